@@ -1,0 +1,48 @@
+# Needs Python >= 3.11 and pip only. `make demo` shows the tool at work, `make test` proves it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Ctrl-C must reach the run, which saves and stops; make must not kill it first.
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test test-slow lint bench messages clean
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("lora-tui needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install -q -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/.installed
+	@$(BIN)/lora-tui --demo --yes --resume auto
+
+test: $(VENV)/.installed-dev
+	$(BIN)/pytest -q
+
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/pytest -q -m slow --timeout 3600
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.bench
+
+# After changing user-facing text: collect it, merge it into the catalogues, compile them.
+messages: $(VENV)/.installed-dev
+	$(BIN)/pybabel -q extract -k n_:1,2 --no-location --sort-output --project lora-tui -o tui/locale/lora-tui.pot engine tui
+	$(BIN)/pybabel -q update --no-fuzzy-matching -D lora-tui -i tui/locale/lora-tui.pot -d tui/locale -l zh_CN
+	$(BIN)/pybabel -q compile -D lora-tui -d tui/locale
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

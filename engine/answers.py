@@ -1,0 +1,88 @@
+"""Where the answers of a run come from: one place that lays the sources in order (C1).
+
+flag > environment > --config file > what the run already in OUT was started with > demo > default. Which run that is depends on
+the answers themselves, so it is done in two steps: the stronger sources say which folder is meant, then that folder's own
+answers are laid beneath them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.checkpoints.checkpoint import Checkpoint
+from engine.checkpoints.inspect import inspect_folder
+from engine.checkpoints.scan import Scan, scan
+from engine.config import Resolved, Source, environment, read_toml, resolve
+from engine.folder import last_run, proposed_output, source_of_run
+from engine.resume.plan import recommend
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Valid answers, and the scan made on the way to them."""
+
+    resolved: Resolved
+    found: Scan | None
+
+
+def gather(
+    flags: Mapping[str, Any],
+    config_file: Path | None = None,
+    demo: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Answers:
+    """All answers of a run, validated. Raises ConfigError (2) naming every wrong one."""
+    strong = [Source("flag", "", flags), environment() if environ is None else environment(environ)]
+    if config_file is not None:
+        strong.append(read_toml(config_file))
+    weak = [Source("demo", "", demo)] if demo else []
+    first = resolve([*strong, *weak]).config
+    if first.init_from is not None:
+        return Answers(resolve([*strong, *_of_checkpoint(Path(first.init_from), weights=True), *weak]), None)
+    if first.resume not in ("auto", "never"):
+        return Answers(resolve([*strong, *_of_checkpoint(Path(first.resume)), *weak]), None)
+    folder = Path(first.output) if first.output else None
+    if folder is None and first.dataset and first.model:
+        folder = proposed_output(first.dataset, first.model)
+    if folder is None and first.resume == "auto" and not first.dataset and not first.model:
+        folder = last_run()
+        if folder is not None:
+            strong.append(Source("run", "", {"output": str(folder)}))
+    if folder is None:
+        return Answers(resolve([*strong, *weak]), None)
+    own = source_of_run(folder)
+    if own is not None or first.resume == "never" or not folder.is_dir():
+        return Answers(resolve([*strong, *([own] if own else []), *weak]), None)
+    found = scan(folder)
+    chosen = recommend(found).checkpoint
+    return Answers(resolve([*strong, *([_told_by(chosen)] if chosen else []), *weak]), found)
+
+
+def _of_checkpoint(path: Path, weights: bool = False) -> list[Source]:
+    """What the run that `path` belongs to was started with; what the adapter itself tells where there is no run.toml."""
+    if not path.is_dir():
+        return []
+    own = source_of_run(path.resolve().parent)
+    told = _told_by(inspect_folder(path, verify=False))
+    shape = {key: value for key, value in told.values.items() if key.startswith(("lora_", "target_"))}
+    if own is None:
+        return [Source("run", told.where, shape if weights else told.values)]
+    # A new run from weights takes the adapter's shape from the adapter; how long to train is asked anew.
+    return [Source("run", own.where, {**own.values, **shape} if weights else own.values)]
+
+
+def _told_by(checkpoint: Checkpoint) -> Source:
+    """The answers that a checkpoint of another tool gives: the shape of its adapter, its base, its length."""
+    shape = checkpoint.adapter
+    values: dict[str, Any] = {}
+    if shape is not None:
+        values |= {"lora_r": shape.r, "lora_alpha": shape.lora_alpha, "lora_dropout": shape.raw.get("lora_dropout")}
+        if shape.target_modules:
+            values["target_modules"] = ",".join(shape.target_modules)
+        if shape.base_model and Path(shape.base_model).is_dir():
+            values["model"] = shape.base_model
+    values["epochs"] = checkpoint.total_epochs
+    return Source("run", str(checkpoint.path), {key: value for key, value in values.items() if value})

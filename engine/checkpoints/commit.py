@@ -1,0 +1,165 @@
+"""A checkpoint is there or it is not: staging, fsync, manifest, rename (contract C3).
+
+The training loop writes the files of a checkpoint into a staging folder, as it would into a checkpoint, and goes on. What
+makes them a checkpoint happens beside it, in one thread and in order: every file is hashed and synced, the manifest is
+written last, the folder is renamed and the rename is synced. Only then may older ones go. A kill at any point leaves whole
+checkpoints and perhaps a staging or trash folder, which no scan ever takes for one and the next run sweeps away.
+
+Errors do not vanish in the thread: they are kept and raised in the training loop at its next look.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine.checkpoints.durable import sync_file, sync_folder
+from engine.checkpoints.manifest import MANIFEST_NAME, FileRecord, Manifest, dump_manifest
+from engine.checkpoints.retain import Kept, surplus
+
+STAGING_PREFIX = ".staging-"
+TRASH_PREFIX = ".trash-"
+TRASH = ".trash"
+
+Complete = Callable[[dict[str, FileRecord]], Manifest]
+"""Makes the manifest once every file's size and digest are known."""
+
+
+@dataclass(frozen=True)
+class Committed:
+    """A checkpoint that is durable."""
+
+    name: str
+    path: Path
+    step: int
+    bytes: int
+    seconds: float
+    removed: tuple[str, ...]
+
+
+@dataclass
+class Committer:
+    """Commits the checkpoints of one run, in order, beside the training. Holds what retention must know of the run."""
+
+    output_dir: Path
+    keep: int
+    kept: list[Kept] = field(default_factory=list)
+    """The run's sound checkpoints so far; those of other runs in the folder are never touched."""
+    pinned: set[str] = field(default_factory=set)
+    """Names that retention must leave: the last one known good before a loss jump."""
+
+    def __post_init__(self) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
+        self._pending: Future[Committed] | None = None
+        self._count = 0
+
+    def stage(self) -> Path:
+        """A new empty staging folder on the output folder's own file system. Raises OSError."""
+        self._count += 1
+        staging = self.output_dir / f"{STAGING_PREFIX}{os.getpid()}-{self._count}"
+        staging.mkdir()
+        return staging
+
+    def commit(self, staging: Path, step: int, eval_loss: float | None, complete: Complete) -> None:
+        """Turn `staging` into `checkpoint-<step>` in the background. `wait` must have been called since the last commit."""
+        assert self._pending is None, "one commit at a time: wait() first"
+        started = time.monotonic()
+        self._pending = self._pool.submit(self._commit, staging, step, eval_loss, complete, started)
+
+    def poll(self) -> Committed | None:
+        """The commit that has ended since the last look, if one has. Raises what went wrong in it."""
+        return self.wait() if self._pending is not None and self._pending.done() else None
+
+    def wait(self) -> Committed | None:
+        """Wait for the commit under way; None where there is none. Raises what went wrong in it (OSError, mostly)."""
+        if self._pending is None:
+            return None
+        pending, self._pending = self._pending, None
+        return pending.result()
+
+    def close(self) -> None:
+        """End the thread. What is still pending is finished first."""
+        self._pool.shutdown(wait=True)
+
+    def _commit(self, staging: Path, step: int, eval_loss: float | None, complete: Complete, started: float) -> Committed:
+        name = f"checkpoint-{step}"
+        try:
+            total = seal(staging, complete)
+            final = place(staging, self.output_dir / name)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        self.kept = [kept for kept in self.kept if kept.name != name] + [Kept(name, step, eval_loss)]
+        removed = surplus(self.kept, self.keep, self.pinned)
+        for old in removed:
+            remove(self.output_dir / old)
+        self.kept = [kept for kept in self.kept if kept.name not in removed]
+        return Committed(name, final, step, total, time.monotonic() - started, removed)
+
+
+def seal(staging: Path, complete: Complete) -> int:
+    """Hash and sync every file of `staging`, then write and sync its manifest. Returns the bytes. Raises OSError."""
+    records: dict[str, FileRecord] = {}
+    for path in sorted(staging.iterdir()):
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            size = file.tell()
+        sync_file(path)
+        records[path.name] = FileRecord(size=size, sha256=digest)
+    content = dump_manifest(complete(records))
+    with open(staging / MANIFEST_NAME, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(staging)
+    return sum(record.size for record in records.values()) + len(content)
+
+
+def place(staging: Path, final: Path) -> Path:
+    """Rename `staging` to `final` and make that durable. What stands there already is put into the trash, not deleted."""
+    if os.path.lexists(final):
+        to_trash(final)
+    staging.rename(final)
+    sync_folder(final.parent)
+    return final
+
+
+def remove(path: Path) -> None:
+    """Delete a folder so that no torn one is ever seen under its name: rename it away first. Raises OSError."""
+    doomed = path.parent / f"{TRASH_PREFIX}{path.name}-{time.time_ns()}"
+    path.rename(doomed)
+    sync_folder(path.parent)
+    shutil.rmtree(doomed)
+
+
+def to_trash(path: Path) -> Path:
+    """Move `path` into the folder's `.trash`, from where a person can take it back. Returns its new place. Raises OSError."""
+    trash = path.parent / TRASH
+    trash.mkdir(exist_ok=True)
+    target = trash / f"{path.name}.{time.time_ns()}"
+    path.rename(target)
+    sync_folder(path.parent)
+    return target
+
+
+def sweep(output_dir: Path) -> tuple[str, ...]:
+    """Delete what a killed run left half made or half removed. Only under the run's lock. Returns the names.
+
+    Both kinds of folder carry our own prefix and were never a checkpoint, or were already given up by retention.
+    """
+    left = [entry for entry in output_dir.iterdir() if entry.name.startswith((STAGING_PREFIX, TRASH_PREFIX))]
+    for entry in left:
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+    return tuple(entry.name for entry in left)
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that may still be written under `folder`."""
+    return shutil.disk_usage(folder).free

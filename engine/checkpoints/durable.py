@@ -1,0 +1,45 @@
+"""The few file-system steps that make a write survive a power cut: fsync the file, fsync the folder, rename.
+
+A rename is atomic but not durable until its folder is synced; a file is not durable until it is synced itself (FAILURES C,
+LevelDB and etcd do the same). A failed fsync is never retried on the same file: the kernel may have dropped the pages.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def sync_folder(folder: Path) -> None:
+    """Make creations and renames in `folder` durable. Systems that cannot open folders (Windows) have no such step."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Make the content of `path` durable. Raises OSError (ENOSPC and EIO often show only here)."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Replace `path` by `content` so that a crash leaves the old or the new one, whole. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)

@@ -1,0 +1,168 @@
+"""manifest.json: what a checkpoint made here says of itself, so that a later run can prove it came back.
+
+Written last into a staged checkpoint (C3): its presence says that everything it lists was complete. It names every other
+file with size and SHA-256, where in the data the run stood, and the identity of everything the weights depend on. It comes
+from disk, so it is untrusted: a pydantic model, strict, frozen, nothing extra.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MANIFEST_NAME = "manifest.json"
+MANIFEST_SCHEMA = 1
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class FileRecord(_Part):
+    """One file beside the manifest."""
+
+    size: Count
+    """Bytes."""
+    sha256: Sha256
+
+
+class Cursor(_Part):
+    """Where in the data the run stands, in rows and not in batches, so that it does not depend on the batch size."""
+
+    epoch: Count
+    """Whole epochs done."""
+    rows_consumed: Count
+    """Rows of the running epoch that were trained on."""
+    rows: Count
+    """Rows in an epoch."""
+    seed: Count
+    next_batch: Sha256
+    """SHA-256 over the row ids of the next optimizer step, as little-endian int64; of nothing where no row is left."""
+
+
+class Probe(_Part):
+    """The loss on a few fixed rows, dropout off (C5)."""
+
+    rows: tuple[Sha256, ...]
+    """Content digests of the rows, in the order they were scored."""
+    loss: float
+    base_loss: float
+    """The same rows with the adapter switched off."""
+    precision: str
+
+
+class DatasetIdentity(_Part):
+    """Enough to tell unchanged, appended, reordered and edited rows apart without storing a digest for each row."""
+
+    rows: Count
+    ordered: Sha256
+    """Digest over the row digests in order."""
+    unordered: Sha256
+    """Sum of the row digests modulo 2**256: the same for any order."""
+
+
+class Identities(_Part):
+    """What the weights depend on."""
+
+    base_model: str
+    """Folder or hub id as given; shown, not compared."""
+    base_config: Sha256
+    base_weights: Sha256
+    """Sampled: sizes, headers and evenly spaced blocks of every weight file."""
+    tokenizer: Sha256
+    chat_template: Sha256
+    dataset: DatasetIdentity
+    eval_dataset: DatasetIdentity | None
+    data_settings: Sha256
+    """format, train_on, max_length, eval_fraction: what turns rows into tokens."""
+
+
+class Geometry(_Part):
+    """How rows are cut into optimizer steps."""
+
+    batch_size: Annotated[int, Field(ge=1)]
+    grad_accum: Annotated[int, Field(ge=1)]
+    world_size: Annotated[int, Field(ge=1)]
+
+
+class Schedule(_Part):
+    """The learning rate as a function of the step."""
+
+    scheduler: str
+    learning_rate: float
+    """Peak."""
+    warmup_steps: Count
+    total_steps: Count
+    next_learning_rate: float
+    """Rate of the step after this checkpoint."""
+
+
+class Adapter(_Part):
+    """The trainable tensors."""
+
+    tensors: Count
+    sha256: Sha256
+    """Over names, dtypes, shapes and bytes of all adapter tensors, sorted by name."""
+    config: Sha256
+
+
+class LogState(_Part):
+    """A window of steps that was not logged yet, so that a continued run logs what the uninterrupted one would have."""
+
+    loss_sum: float
+    last_logged_step: Count
+    metrics: dict[str, list[float]]
+    tokens: Count
+
+
+class Manifest(_Part):
+    """The whole of manifest.json."""
+
+    schema_version: Annotated[int, Field(ge=1, le=MANIFEST_SCHEMA)]
+    run_id: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[0-9A-Za-z._-]+$")]
+    parent: str | None
+    """The checkpoint this stretch of training continued from: `<run id>/<name>`. None for a fresh run."""
+    saved_at: float
+    """Unix seconds."""
+    step: Count
+    epoch: Annotated[float, Field(ge=0)]
+    total_epochs: Annotated[float, Field(ge=0)]
+    loss: float | None
+    eval_loss: float | None
+    cursor: Cursor
+    probe: Probe | None
+    identities: Identities
+    geometry: Geometry
+    schedule: Schedule
+    adapter: Adapter
+    logs: LogState
+    optimizer: Sha256
+    """Over the optimizer's moments, in parameter order."""
+    rng: Sha256
+    monitor: dict[str, float | int | str | bool | None | list[float]]
+    """LossMonitor's state."""
+    precision: str
+    device: str
+    versions: dict[str, str]
+    files: dict[str, FileRecord]
+    """Every file beside manifest.json, by its name; no folders."""
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of `folder`. Raises FileNotFoundError, OSError or ValueError (pydantic's among them)."""
+    text = (folder / MANIFEST_NAME).read_bytes()
+    try:
+        return Manifest.model_validate_json(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def dump_manifest(manifest: Manifest) -> bytes:
+    """`manifest` as UTF-8 JSON, readable by a person."""
+    return json.dumps(manifest.model_dump(mode="json"), indent=1, allow_nan=False).encode()

@@ -1,0 +1,282 @@
+"""RunConfig: every answer a run needs, in one frozen model, each described once.
+
+The command line, run.toml, the environment and the wizard are all generated from or validated by this one model, so a
+field's name, help, unit and range exist in one place. Values arrive from several sources of different strength (C1: flag >
+environment > --config file > what the run in OUT was started with > default); `resolve` lays them over each other, remembers
+which source won each field, and reports **all** problems at once, each named the way its source names it.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from engine.errors import ConfigError
+from engine.i18n import _
+
+SCHEMA_VERSION = 1
+ENV_PREFIX = "LORA_TUI_"
+
+ACCEPTABLE = ("dataset", "tokenizer", "chat_template", "optimizer", "scheduler", "rng", "versions")
+"""Receipt items that `--accept` may wave through (C1); adapter items and probe_loss never."""
+
+
+def _field(default: Any, help: str, group: str, metavar: str = "", more: bool = False, **bounds: Any) -> Any:
+    return Field(default, description=help, json_schema_extra={"group": group, "metavar": metavar, "more": more}, **bounds)
+
+
+class RunConfig(BaseModel):
+    """One run, completely answered. Frozen: a changed answer is a new RunConfig."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=False)
+
+    dataset: str | None = _field(None, "File, save_to_disk folder or hub id to learn from", "What", "PATH|ID")
+    model: str | None = _field(None, "Folder or hub id of the model to fine-tune", "What", "PATH|ID")
+    output: str | None = _field(None, "Folder of the run (default: out/<dataset>-<model>)", "What", "FOLDER")
+    format: Literal["auto", "messages", "prompt_completion", "text", "alpaca", "sharegpt"] = _field(
+        "auto", "What the dataset's rows are, where it should not be recognised", "What", more=True
+    )
+
+    resume: str = _field(
+        "auto", "auto: from the furthest checkpoint; never: start fresh; PATH: from this one", "Continue", "auto|never|PATH"
+    )
+    init_from: str | None = _field(None, "Start a new run from the weights of this checkpoint only", "Continue", "PATH")
+    accept: tuple[str, ...] = _field(
+        (), "Go on although these receipt items differ: " + ", ".join(ACCEPTABLE), "Continue", "ITEM,...", more=True
+    )
+
+    epochs: float = _field(3.0, "Passes over the dataset, in total", "Training", "N", gt=0, le=100_000)
+    max_steps: int | None = _field(
+        None, "Stop after this many optimizer steps instead of --epochs", "Training", "N", ge=1, le=100_000_000
+    )
+    learning_rate: float = _field(2e-4, "Peak learning rate", "Training", "RATE", gt=0, le=1)
+    scheduler: Literal["cosine", "linear", "constant"] = _field(
+        "cosine", "How the learning rate falls after the warmup", "Training"
+    )
+    warmup: float = _field(
+        0.03, "Below 1: share of the steps; from 1 on: number of steps", "Training", "N", ge=0, le=100_000_000
+    )
+    batch_size: Literal["auto"] | int = _field(
+        "auto", "Rows at a time on the device; auto: 8, or what fits", "Training", "auto|N"
+    )
+    grad_accum: int = _field(1, "Batches added up for one optimizer step", "Training", "N", ge=1, le=65_536)
+    max_length: int = _field(1024, "Longest row in tokens; longer ones are cut", "Training", "N", ge=8, le=10_000_000)
+    train_on: Literal["auto", "assistant", "completion", "all"] = _field(
+        "auto",
+        "Which tokens the loss counts; auto: the assistant's turns or the completion, all of a plain text",
+        "Training",
+    )
+    eval_fraction: float = _field(0.0, "Share of the rows held back to measure eval loss", "Training", "SHARE", ge=0, lt=1)
+    seed: int = _field(42, "Seed of the weights' start, the row order and the dropout", "Training", "N", ge=0, lt=2**31)
+    weight_decay: float = _field(0.0, "AdamW weight decay", "Training", "W", more=True, ge=0, le=1)
+    max_grad_norm: float = _field(
+        1.0, "Gradients are clipped to this norm; 0: never", "Training", "G", more=True, ge=0, le=1e6
+    )
+
+    lora_r: int = _field(16, "Rank of the adapter", "LoRA", "R", ge=1, le=4096)
+    lora_alpha: float = _field(32, "Scale of the adapter (it acts with alpha / rank)", "LoRA", "A", gt=0, le=65_536)
+    lora_dropout: float = _field(0.0, "Dropout in front of the adapter", "LoRA", "P", ge=0, lt=1)
+    target_modules: str = _field("all-linear", "all-linear, or names of the layers, separated by commas", "LoRA", "NAMES")
+
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = _field(
+        "auto", "Number format of the base model; auto: what this hardware is good at", "Hardware", more=True
+    )
+    load_in_4bit: bool = _field(False, "Load the base model in 4 bit (CUDA, needs the gpu extra)", "Hardware", more=True)
+    activation_checkpointing: bool = _field(
+        False, "Trade 30-90 % more time for less activation memory", "Hardware", more=True
+    )
+
+    logging_steps: int = _field(1, "Log the loss every N steps", "Saving", "N", ge=1, le=1_000_000)
+    save_steps: Literal["auto"] | int = _field(
+        "auto", "Save every N steps; auto: four times an epoch, at least every 500", "Saving", "auto|N"
+    )
+    keep: int = _field(3, "Checkpoints kept: the furthest N (and the best by eval loss)", "Saving", "N", ge=1, le=100_000)
+    on_save_error: Literal["stop", "continue"] = _field(
+        "stop", "When a checkpoint cannot be saved: stop the run, or warn and go on", "Saving", more=True
+    )
+
+    @field_validator("batch_size", "save_steps", mode="before")
+    @classmethod
+    def _auto_or_positive(cls, value: Any) -> Any:
+        if value == "auto":
+            return value
+        try:
+            number = int(str(value))
+        except ValueError:
+            raise ValueError(_("is neither auto nor a whole number")) from None
+        if isinstance(value, bool) or not 1 <= number <= 1_000_000:
+            raise ValueError(_("must be auto or a whole number from 1 to 1000000"))
+        return number
+
+    @field_validator("accept", mode="before")
+    @classmethod
+    def _items(cls, value: Any) -> Any:
+        items = tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else tuple(value)
+        unknown = [item for item in items if item not in ACCEPTABLE]
+        if unknown:
+            raise ValueError(
+                _("{items} cannot be accepted; these can: {known}").format(
+                    items=", ".join(map(repr, unknown)), known=", ".join(ACCEPTABLE)
+                )
+            )
+        return items
+
+    @field_validator("target_modules")
+    @classmethod
+    def _names_not_a_pattern(cls, value: str) -> str:
+        names = [name.strip() for name in value.split(",")]
+        if not all(name and name.replace("_", "").replace("-", "").replace(".", "").isalnum() for name in names):
+            raise ValueError(_("must be all-linear or names of layers separated by commas (never a pattern)"))
+        return ",".join(names)
+
+    @field_validator("dataset", "model", "output", "init_from", "resume")
+    @classmethod
+    def _not_empty(cls, value: str | None) -> str | None:
+        if value is not None and (not value.strip() or "\0" in value):
+            raise ValueError(_("is empty"))
+        return value
+
+
+def flag(name: str) -> str:
+    """`learning_rate` -> `--learning-rate`."""
+    return "--" + name.replace("_", "-")
+
+
+def field_meta(name: str) -> dict[str, Any]:
+    """`group`, `metavar` and `more` (hidden behind "more" in the wizard) of a field."""
+    extra = RunConfig.model_fields[name].json_schema_extra
+    assert isinstance(extra, dict)
+    return dict(extra)
+
+
+def choices(name: str) -> tuple[str, ...]:
+    """The words a field may be, empty where it is free."""
+    annotation = RunConfig.model_fields[name].annotation
+    return tuple(get_args(annotation)) if get_origin(annotation) is Literal else ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """Raw answers from one place. `values` may hold strings (flags, environment) or typed values (TOML)."""
+
+    kind: Literal["flag", "environment", "config", "run", "remembered", "demo"]
+    where: str
+    """Shown in errors: a file's path, or empty."""
+    values: Mapping[str, Any]
+
+    def name(self, field: str) -> str:
+        """What a person wrote to set `field` here."""
+        if self.kind == "flag":
+            return flag(field)
+        if self.kind == "environment":
+            return ENV_PREFIX + field.upper()
+        return f"{self.where}: {field}" if self.where else field
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A valid configuration and where each value came from."""
+
+    config: RunConfig
+    origin: Mapping[str, str]
+    """Field -> kind of the winning source; fields left at their default are missing."""
+
+    def asked(self, field: str) -> bool:
+        """Whether a person set `field` for this very run (flag, environment or config file)."""
+        return self.origin.get(field) in ("flag", "environment", "config")
+
+
+def resolve(sources: Sequence[Source]) -> Resolved:
+    """Lay `sources` over each other, strongest first. Raises ConfigError naming every bad value."""
+    values: dict[str, Any] = {}
+    owner: dict[str, Source] = {}
+    problems: list[str] = []
+    for source in sources:
+        for key, value in source.values.items():
+            if key not in RunConfig.model_fields:
+                problems.append(_("{name}: there is no such setting").format(name=source.name(key)))
+            elif key not in values:
+                values[key], owner[key] = value, source
+    try:
+        config = RunConfig.model_validate(values)
+    except ValidationError as error:
+        for item in error.errors():
+            key = str(item["loc"][0]) if item["loc"] else ""
+            text = _explain(key, item)
+            line = f"{owner[key].name(key)}: {text}" if key in owner else text
+            if line not in problems:
+                problems.append(line)
+        config = None
+    if problems or config is None:
+        title = problems[0] if len(problems) == 1 else _("{count} settings are wrong").format(count=len(problems))
+        detail = "" if len(problems) == 1 else "\n".join(problems)
+        raise ConfigError(title, detail, _("See lora-tui --help for what each setting takes."))
+    return Resolved(config, {key: source.kind for key, source in owner.items()})
+
+
+def _explain(key: str, item: Any) -> str:
+    value, kind, context = item.get("input"), item["type"], item.get("ctx") or {}
+    shown = repr(value) if not isinstance(value, str) else f"'{value}'"
+    if kind == "value_error":
+        return f"{shown} {context['error']}"
+    words = choices(key)
+    if words:
+        return _("{value} is not one of {words}").format(value=shown, words=", ".join(words))
+    bounds = {"greater_than": ">", "greater_than_equal": ">=", "less_than": "<", "less_than_equal": "<="}
+    if kind in bounds:
+        limit = next(iter(context.values()))
+        return _("{value} is out of range (must be {bound} {limit})").format(value=shown, bound=bounds[kind], limit=limit)
+    if kind.startswith(("int_", "float_", "finite")):
+        what = _("a whole number") if kind.startswith("int_") else _("a number")
+        return _("{value} is not {what}").format(value=shown, what=what)
+    return f"{shown}: {item['msg']}"
+
+
+def environment(environ: Mapping[str, str] = os.environ) -> Source:
+    """The `LORA_TUI_*` variables that name a setting. LORA_TUI_LANG and the like belong to others and are not read here."""
+    found = {
+        name: environ[ENV_PREFIX + name.upper()]
+        for name in RunConfig.model_fields
+        if environ.get(ENV_PREFIX + name.upper(), "") != ""
+    }
+    return Source("environment", "", found)
+
+
+def read_toml(path: Path, kind: Literal["config", "run", "remembered"] = "config") -> Source:
+    """A TOML file of settings. Raises ConfigError where it is missing, no TOML, or of a newer schema."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise ConfigError(_("{path}: there is no such file").format(path=path)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(_("{path}: cannot be read").format(path=path), str(error)) from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(_("{path}: is not TOML").format(path=path), str(error)) from None
+    schema = document.pop("schema_version", SCHEMA_VERSION)
+    document.pop("run_id", None)
+    if schema != SCHEMA_VERSION:
+        raise ConfigError(
+            _("{path}: schema_version {found} is not {known}").format(path=path, found=schema, known=SCHEMA_VERSION),
+            fix=_("It was written by another version of lora-tui."),
+        )
+    return Source(kind, str(path), document)
+
+
+def to_toml(config: RunConfig, run_id: str | None = None) -> str:
+    """`config` as run.toml. Settings at None are left out, as TOML has no null."""
+    import tomlkit
+
+    document = tomlkit.document()
+    document.add("schema_version", tomlkit.item(SCHEMA_VERSION))
+    if run_id is not None:
+        document.add("run_id", tomlkit.item(run_id))
+    for name, value in config.model_dump().items():
+        if value is not None:
+            document.add(name, tomlkit.item(list(value) if isinstance(value, tuple) else value))
+    return tomlkit.dumps(document)

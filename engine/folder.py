@@ -1,0 +1,158 @@
+"""A run's folder (contract C2): who holds it, which run it belongs to, and where a new run goes when it is taken.
+
+The lock is the operating system's (flock through filelock), so it goes with the process that held it, however that ended.
+Beside it stands a note of who holds it, for the one sentence a second process needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from engine.checkpoints.durable import write_durably
+from engine.config import RunConfig, Source, read_toml, to_toml
+from engine.errors import ConfigError, OutputError
+from engine.events import JOURNAL_NAME, read_journal
+from engine.i18n import _
+
+RUN_TOML = "run.toml"
+FINAL = "final"
+RUN_LOG = "run.log"
+_LOCK = ".lock"
+_HOLDER = ".lock.holder"
+OUT_ROOT = Path("out")
+
+NOT_INHERITED = ("resume", "init_from", "accept", "output")
+"""Answers about one start of a run, not about the run: they are kept in run.toml but never taken up from it."""
+
+
+@contextlib.contextmanager
+def locked(output_dir: Path) -> Iterator[None]:
+    """Hold `output_dir` for this process, creating it. Raises OutputError where it is busy or cannot be written."""
+    from filelock import FileLock, Timeout
+
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(output_dir / _LOCK, timeout=0, mode=0o666)
+        lock.acquire()
+    except Timeout:
+        raise OutputError(
+            _("{folder}: another run is using this folder").format(folder=output_dir),
+            _holder(output_dir),
+            _("Wait for it or stop it, or choose another --output."),
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        raise unwritable(output_dir, error) from error
+    try:
+        note = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.time()}
+        try:
+            (output_dir / _HOLDER).write_text(json.dumps(note))
+        except OSError as error:
+            raise unwritable(output_dir, error) from error
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            (output_dir / _HOLDER).unlink(missing_ok=True)
+        lock.release()
+
+
+def unwritable(folder: Path, error: BaseException) -> OutputError:
+    """The error for an output folder that cannot be written to, with the system's own words."""
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return OutputError(
+        _("{folder}: cannot write here").format(folder=folder),
+        words,
+        _("Check the folder's permissions and the free space, or choose another --output."),
+    )
+
+
+def _holder(output_dir: Path) -> str:
+    try:
+        note: Any = json.loads((output_dir / _HOLDER).read_text())
+        since = datetime.fromtimestamp(float(note["started"])).isoformat(sep=" ", timespec="seconds")
+        return _("Held by process {pid} on {host} since {since}.").format(
+            pid=int(note["pid"]), host=str(note["host"]), since=since
+        )
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return _("The holder left no note of itself.")
+
+
+def run_id_of(output_dir: Path) -> str | None:
+    """The id of the run that `output_dir` belongs to, by its run.toml; None where there is none or it cannot be read."""
+    import tomllib
+
+    try:
+        found = tomllib.loads((output_dir / RUN_TOML).read_text(encoding="utf-8")).get("run_id")
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, str) and re.fullmatch(r"[0-9A-Za-z._-]{1,64}", found) else None
+
+
+def source_of_run(output_dir: Path) -> Source | None:
+    """What the run in `output_dir` was started with. None without a run.toml; raises ConfigError for a damaged one."""
+    path = output_dir / RUN_TOML
+    if not path.is_file():
+        return None
+    source = read_toml(path, "run")
+    return Source("run", source.where, {key: value for key, value in source.values.items() if key not in NOT_INHERITED})
+
+
+def write_run_toml(output_dir: Path, config: RunConfig, run_id: str) -> None:
+    """Record what this run is started with. Raises OSError."""
+    write_durably(output_dir / RUN_TOML, to_toml(config, run_id).encode())
+
+
+def occupied(output_dir: Path) -> bool:
+    """Whether anything a person could miss lies in `output_dir`. A lock or an empty folder does not count."""
+    if output_dir.is_symlink() or output_dir.is_file():
+        return True
+    if not output_dir.is_dir():
+        return False
+    return any(entry.name not in (_LOCK, _HOLDER, ".gitkeep") for entry in output_dir.iterdir())
+
+
+def free_sibling(output_dir: Path) -> Path:
+    """`output_dir` if it is free, else the first of OUT-2, OUT-3, ... that is."""
+    if not occupied(output_dir):
+        return output_dir
+    number = 2
+    while occupied(sibling := output_dir.with_name(f"{output_dir.name}-{number}")):
+        number += 1
+    return sibling
+
+
+def last_run(root: Path = OUT_ROOT) -> Path | None:
+    """The run under `root` whose journal spoke last (by what it says, not by file times); None where there is none."""
+    spoken: list[tuple[float, str, Path]] = []
+    if not root.is_dir():
+        return None
+    for folder in root.iterdir():
+        if not (folder / JOURNAL_NAME).is_file():
+            continue
+        times = [record["t"] for record in read_journal(folder) if isinstance(record.get("t"), int | float)]
+        if times:
+            spoken.append((max(times), folder.name, folder))
+    return max(spoken)[2] if spoken else None
+
+
+def proposed_output(dataset: str, model: str, root: Path = OUT_ROOT) -> Path:
+    """`out/<dataset>-<model>`, from the last parts of both names, with only characters that every file system takes."""
+
+    def short(name: str) -> str:
+        stem = Path(name.rstrip("/\\")).name or name
+        for ending in (".gz", ".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow"):
+            stem = stem.removesuffix(ending)
+        return re.sub(r"[^\w.-]+", "_", stem).strip("._-")[:80]
+
+    name = "-".join(part for part in (short(dataset), short(model)) if part)
+    if not name:
+        raise ConfigError(_("no folder name can be made of these names"), fix=_("Name one with --output."))
+    return root / name

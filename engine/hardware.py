@@ -1,0 +1,77 @@
+"""Which device and number format a run uses, each with its reason. torch is imported when it is asked, not before."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from engine.config import RunConfig
+from engine.errors import ConfigError
+from engine.i18n import _
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What was chosen, and why."""
+
+    device: str
+    """cuda | mps | cpu."""
+    device_reason: str
+    precision: str
+    """float32 | bfloat16 | float16: of the base model; the adapter is always trained in float32."""
+    precision_reason: str
+
+    def reasons(self) -> dict[str, str]:
+        """The choices as a person reads them: name -> "choice · reason"."""
+        return {
+            "device": f"{self.device} · {self.device_reason}",
+            "precision": f"{self.precision} · {self.precision_reason}",
+        }
+
+
+def choose_hardware(config: RunConfig) -> Hardware:
+    """The best this machine can do exactly. Raises ConfigError for a precision or 4 bit that it cannot do."""
+    first_device_only()
+    import torch
+
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        device, why = "cuda", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            precision, reason = "bfloat16", _("this GPU computes bf16 natively; the adapter stays in float32")
+        else:
+            precision, reason = "float16", _("this GPU has no bf16; float16 with loss scaling")
+    elif torch.backends.mps.is_available():
+        device, why = "mps", _("Apple GPU")
+        precision, reason = "float32", _("exact on every Mac; --precision bfloat16 halves the memory")
+    else:
+        device, why = "cpu", _("no GPU that torch can use was found")
+        precision, reason = "float32", _("a CPU multiplies bf16 no faster, and float32 continues bit for bit")
+    if config.precision != "auto":
+        if config.precision == "float16" and device != "cuda":
+            raise ConfigError(_("--precision float16 needs CUDA, this device is {device}").format(device=device))
+        precision, reason = config.precision, _("as asked")
+    if config.load_in_4bit:
+        _need_bitsandbytes(device)
+    return Hardware(device, why, precision, reason)
+
+
+def first_device_only() -> None:
+    """One process trains on one GPU: show torch the first only, unless the person chose. Must run before torch sees CUDA.
+
+    transformers would wrap the model in DataParallel, which TRL refuses.
+    """
+    if "LOCAL_RANK" not in os.environ:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+
+
+def _need_bitsandbytes(device: str) -> None:
+    import importlib.util
+
+    if device != "cuda":
+        raise ConfigError(
+            _("--load-in-4bit needs CUDA, this device is {device}").format(device=device),
+            fix=_("Leave it out, or choose a smaller model."),
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(_("--load-in-4bit needs bitsandbytes"), fix=_("Install it with: pip install 'lora-tui[gpu]'"))

@@ -1,0 +1,212 @@
+"""The receipt's second half: what was loaded, held against what was saved. Imports torch; see receipt.py for the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.checkpoints.checkpoint import Checkpoint
+from engine.checkpoints.manifest import Manifest, Probe
+from engine.i18n import _
+from engine.resume.plan import Difference
+from engine.resume.receipt import Item, same, unknown
+from engine.training.digests import optimizer_digest, optimizer_steps, rng_digest, state_digest, tensors_digest
+from engine.training.probe import agrees
+
+
+def adapter_in_memory(model: Any) -> dict[str, torch.Tensor]:
+    """The adapter's tensors under the names PEFT saves them with."""
+    from peft import get_peft_model_state_dict
+
+    return dict(get_peft_model_state_dict(model, save_embedding_layers=False))
+
+
+def adapter_in_file(folder: Path) -> dict[str, torch.Tensor]:
+    """The adapter's tensors as saved: safetensors, or the older adapter_model.bin (its opcodes were listed by inspect)."""
+    from safetensors.torch import load_file
+
+    if (folder / "adapter_model.safetensors").is_file():
+        return dict(load_file(folder / "adapter_model.safetensors"))
+    return dict(torch.load(folder / "adapter_model.bin", map_location="cpu", weights_only=True))
+
+
+def keys_item(saved: Mapping[str, torch.Tensor], built: Mapping[str, torch.Tensor]) -> Item:
+    """adapter_keys: names and shapes of the file against those of the model that was built for it."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in saved.items()}
+    wanted = {name: tuple(tensor.shape) for name, tensor in built.items()}
+    matched = sum(1 for name, shape in wanted.items() if shapes.get(name) == shape)
+    odd = sorted(name for name in {*shapes, *wanted} if shapes.get(name) != wanted.get(name))
+    total = len({*shapes, *wanted})
+    return Item(
+        "adapter_keys",
+        f"{total}/{total}",
+        f"{matched}/{total}",
+        "failed" if odd else "ok",
+        _("Missing, unexpected or of another shape: {names}").format(names=", ".join(odd[:3])) if odd else "",
+    )
+
+
+def values_item(saved: Mapping[str, torch.Tensor], loaded: Mapping[str, torch.Tensor], manifest: Manifest | None) -> Item:
+    """adapter_values: every tensor in memory against the file, and the file against the manifest."""
+    same_type = {name: tensor.to(loaded[name].dtype) if name in loaded else tensor for name, tensor in saved.items()}
+    found = tensors_digest(loaded)
+    if manifest is not None and manifest.adapter.sha256 != tensors_digest(saved):
+        return Item(
+            "adapter_values",
+            manifest.adapter.sha256[:12],
+            found[:12],
+            "failed",
+            _("The file's tensors are not those that were saved."),
+        )
+    item = same("adapter_values", tensors_digest(same_type), found, _("The tensors in memory are not those of the file."))
+    if item.verdict == "ok" and any(saved[name].dtype != loaded[name].dtype for name in saved):
+        return Item(item.item, item.expected, item.found, "changed", _("Equal values in another number format."))
+    return item
+
+
+def optimizer_item(optimizer: Any, folder: Path, step: int, manifest: Manifest | None) -> Item:
+    """optimizer: Adam's step is the run's, and the moments in memory are those that were saved."""
+    steps = optimizer_steps(optimizer)
+    if steps != {step}:
+        shown = ", ".join(map(str, sorted(steps))) or _("none")
+        return Item(
+            "optimizer",
+            f"step {step}",
+            f"step {shown}",
+            "failed",
+            _("The optimizer was not restored, or is of another step."),
+        )
+    expected = (
+        manifest.optimizer
+        if manifest is not None
+        else state_digest(torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)["state"])
+    )
+    return same("optimizer", expected, optimizer_digest(optimizer), _("The moments are not those that were saved."))
+
+
+def scheduler_item(scheduler: Any, step: int, manifest: Manifest | None, rescheduled: bool) -> Item:
+    """scheduler: it stands at the run's step, and the next rate is the saved one unless the schedule was changed."""
+    rate = float(scheduler.get_last_lr()[0])
+    if scheduler.last_epoch != step:
+        return Item(
+            "scheduler",
+            f"step {step}",
+            f"step {scheduler.last_epoch}",
+            "failed",
+            _("The scheduler was not restored, or is of another step."),
+        )
+    if manifest is None or rescheduled:
+        return Item("scheduler", f"step {step}", f"step {step}, next {rate:.3g}", "ok")
+    return same(
+        "scheduler",
+        f"next {manifest.schedule.next_learning_rate!r}",
+        f"next {rate!r}",
+        _("The next learning rate is not the saved one."),
+    )
+
+
+def rng_item(manifest: Manifest | None) -> Item:
+    """rng: the random states in memory against the saved digest."""
+    now = rng_digest()
+    if manifest is None:
+        return unknown("rng", now, _("Restored from rng_state.pth."))
+    return same("rng", manifest.rng, now, _("The random states are not those that were saved."))
+
+
+def plan_items(differences: tuple[Difference, ...], saved: Manifest | None, now: Mapping[str, str]) -> list[Item]:
+    """schedule and batch_geometry: as the plan said. `now`: item -> what it is in this run."""
+    items = []
+    for name in ("schedule", "batch_geometry"):
+        found = [difference for difference in differences if difference.item == name]
+        if found:
+            items.append(
+                Item(
+                    name,
+                    found[0].saved,
+                    found[0].asked,
+                    "changed",
+                    _("What was asked wins: {reason}.").format(reason=found[0].reason),
+                )
+            )
+        elif saved is None:
+            items.append(unknown(name, now[name]))
+        else:
+            items.append(Item(name, now[name], now[name], "ok"))
+    return items
+
+
+def precision_item(manifest: Manifest | None, precision: str, device: str) -> Item:
+    """precision: another number format or device is told and goes on."""
+    if manifest is None:
+        return unknown("precision", f"{precision} on {device}")
+    return same(
+        "precision",
+        f"{manifest.precision} on {manifest.device}",
+        f"{precision} on {device}",
+        _("This machine's precision wins; the loss may differ in its last digits."),
+        otherwise="changed",
+    )
+
+
+def scaler_item(folder: Path, precision: str) -> Item:
+    """scaler: float16 needs the saved loss scale."""
+    there = (folder / "scaler.pt").is_file()
+    if precision != "float16":
+        return Item("scaler", "-", "-", "ok", _("Only float16 needs one."))
+    return Item(
+        "scaler",
+        "scaler.pt",
+        "scaler.pt" if there else _("missing"),
+        "ok" if there else "changed",
+        "" if there else _("The loss scale starts anew."),
+    )
+
+
+def probe_item(saved: Probe | None, now: float, base: float, logged: float | None, precision: str) -> Item:
+    """probe_loss: the loss on the fixed rows when saved and now, beside the bare base model's."""
+    found = _("{now:.4f} (base {base:.4f})").format(now=now, base=base)
+    if saved is not None:
+        good = agrees(saved.loss, now, precision)
+        gone = agrees(base, now, precision) and not agrees(saved.loss, base, precision)
+        why = _("The adapter is not there: this is the base model's loss.") if gone else _("The model is not the saved one.")
+        expected = _("{now:.4f} (base {base:.4f})").format(now=saved.loss, base=saved.base_loss)
+        return Item("probe_loss", expected, found, "ok" if good else "failed", "" if good else why)
+    if logged is None:
+        return unknown("probe_loss", found)
+    if base - logged > 0.5 and base - now < 0.25 * (base - logged):
+        return Item(
+            "probe_loss",
+            _("near {loss:.2f}, the last logged").format(loss=logged),
+            found,
+            "failed",
+            _("The adapter has no effect: the loss is the base model's."),
+        )
+    return Item(
+        "probe_loss",
+        _("near {loss:.2f}, the last logged").format(loss=logged),
+        found,
+        "unknown",
+        _("No probe was saved; it lies where the logged loss lets expect it.") if now < base else _("No probe was saved."),
+    )
+
+
+def adapter_config_item(checkpoint: Checkpoint, built: Any) -> Item:
+    """adapter_config: rank, alpha and the rest of the saved adapter_config.json against the adapter that was built."""
+    shape = checkpoint.adapter
+    assert shape is not None
+    expected = f"r {shape.r}, alpha {shape.lora_alpha:g}, rslora {bool(shape.raw.get('use_rslora'))}"
+    found = f"r {built.r}, alpha {built.lora_alpha:g}, rslora {bool(built.use_rslora)}"
+    item = same("adapter_config", expected, found, _("The adapter was built with another shape than it was saved with."))
+    saved_dropout = float(shape.raw.get("lora_dropout") or 0)
+    if item.verdict == "ok" and saved_dropout != built.lora_dropout:
+        return Item(
+            "adapter_config",
+            f"{expected}, dropout {saved_dropout:g}",
+            f"{found}, dropout {built.lora_dropout:g}",
+            "changed",
+            _("What was asked wins."),
+        )
+    return item

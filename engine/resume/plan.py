@@ -1,0 +1,327 @@
+"""What a run will do before anything is loaded: start fresh, continue, take over weights, or say that it is done.
+
+The plan is data: the headless printer prints it, a screen shows it, `--dry-run` stops at it, a test compares it, and the
+trainer carries it out. Everything that can be told without torch is told here: which checkpoint and why, what was passed
+over, which settings differ from the saved ones and which side wins, how many steps are left and the learning rate after
+the join. What contradicts the checkpoint is refused here (exit 3), before minutes go into loading a model.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from engine.checkpoints.checkpoint import Checkpoint, Grade
+from engine.checkpoints.choose import Choice, PassedOver, choose, weights_fallback
+from engine.checkpoints.inspect import inspect_folder
+from engine.checkpoints.scan import Scan, scan
+from engine.config import Resolved, RunConfig, flag
+from engine.errors import CannotContinue, ConfigError
+from engine.folder import free_sibling, proposed_output, run_id_of
+from engine.i18n import _
+from engine.training.steps import Length, Position, chosen_batch_size, learning_rate_at, run_length
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One setting that is not what the checkpoint was saved with."""
+
+    item: str
+    """The receipt item it belongs to (C5)."""
+    saved: str
+    asked: str
+    winner: Literal["saved", "asked"]
+    reason: str
+
+
+@dataclass(frozen=True)
+class ResumePlan:
+    """What will be done, decided."""
+
+    mode: Literal["fresh", "continue", "weights", "complete"]
+    """fresh: from nothing; continue: everything is restored; weights: a new run from an adapter; complete: nothing is left."""
+    config: RunConfig
+    """The configuration the run will have: what was asked, with the saved side where that wins, and the output named."""
+    output_dir: Path
+    run_id: str
+    parent: str | None
+    """`<run id>/<checkpoint>` where this run branches off another one."""
+    checkpoint: Checkpoint | None
+    reason: str
+    passed_over: tuple[PassedOver, ...] = ()
+    differences: tuple[Difference, ...] = ()
+    position: Position | None = None
+    """Where it goes on; None where the rows must be counted first (checkpoints of other tools)."""
+    length: Length | None = None
+    saved_learning_rate: float | None = None
+    """The rate the saved schedule would have gone on with."""
+    next_learning_rate: float | None = None
+    """The rate of the first step after the join."""
+
+
+def plan_run(resolved: Resolved, found: Scan | None = None) -> ResumePlan:
+    """Decide what a run with these answers does. `found`: a scan of its folder, where one was just made.
+
+    Raises ConfigError (2) where an answer is missing, CannotContinue (3) where no checkpoint can be continued as asked.
+    """
+    config = resolved.config
+    _need(config)
+    assert config.dataset is not None and config.model is not None
+    asked = Path(config.output) if config.output else None
+    if config.init_from is not None:
+        if config.resume not in ("auto", "never"):
+            raise ConfigError(
+                _("--resume PATH and --init-from exclude each other"),
+                fix=_("--resume continues a run; --init-from starts a new one from its weights."),
+            )
+        return _from_weights(config, asked or proposed_output(config.dataset, config.model), Path(config.init_from))
+    if config.resume == "never":
+        return _fresh(config, free_sibling(asked or proposed_output(config.dataset, config.model)), _("as asked"))
+    if config.resume != "auto":
+        return _from_path(resolved, asked, Path(config.resume))
+    output_dir = asked or proposed_output(config.dataset, config.model)
+    if not output_dir.is_dir():
+        return _fresh(config, output_dir, _("nothing is there yet"))
+    found = found if found is not None and found.output_dir == output_dir else scan(output_dir)
+    if not found.checkpoints:
+        return _fresh(config, output_dir, _("no checkpoint is there yet"), run_id_of(output_dir))
+    choice = recommend(found, lambda candidate: contradiction(candidate, config))
+    if choice.checkpoint is None:
+        raise _nothing_to_continue(found, choice)
+    return _continue(resolved, output_dir, run_id_of(output_dir) or choice.checkpoint.run, None, choice)
+
+
+def _nothing_to_continue(found: Scan, choice: Choice) -> CannotContinue:
+    """Never a silent new start: either the settings speak against what is there, or what is there is damaged."""
+    told = "\n".join(f"{passed.checkpoint.name}: {passed.reason}" for passed in choice.passed_over)
+    as_it_was = recommend(found).checkpoint
+    if as_it_was is None:
+        return CannotContinue(
+            _("{folder}: none of its checkpoints can be continued").format(folder=found.output_dir),
+            told,
+            _ways_on(found.checkpoints),
+        )
+    return CannotContinue(
+        _("{folder}: these settings contradict what was trained there").format(folder=found.output_dir),
+        told,
+        _("Leave the setting out to go on from {name} as it was started, or begin a new run with --resume never.").format(
+            name=as_it_was.name
+        ),
+    )
+
+
+def recommend(found: Scan, refuse: Callable[[Checkpoint], str | None] | None = None) -> Choice:
+    """What `auto` takes and `check` recommends: the furthest of the run that the folder belongs to by its run.toml.
+
+    A folder whose run has no checkpoint (or without run.toml) belongs to none; then all of them are candidates.
+    """
+    own = run_id_of(found.output_dir)
+    if own is not None and not any(checkpoint.run == own for checkpoint in found.checkpoints):
+        own = None
+    return choose(found.checkpoints, run=own, refuse=refuse)
+
+
+def contradiction(checkpoint: Checkpoint, config: RunConfig) -> str | None:
+    """Why a run with this configuration cannot be the one that saved `checkpoint`; None where it can."""
+    shape = checkpoint.adapter
+    if shape is None:
+        return None
+    if shape.r is not None and shape.r != config.lora_r:
+        return _("its LoRA rank is {saved}, asked is {asked}").format(saved=shape.r, asked=config.lora_r)
+    if shape.lora_alpha is not None and shape.lora_alpha != config.lora_alpha:
+        return _("its LoRA alpha is {saved:g}, asked is {asked:g}").format(saved=shape.lora_alpha, asked=config.lora_alpha)
+    if config.target_modules != "all-linear" and shape.target_modules:
+        asked = tuple(sorted(config.target_modules.split(",")))
+        if asked != shape.target_modules:
+            return _("its adapter is on {saved}, asked is {asked}").format(
+                saved=", ".join(shape.target_modules), asked=", ".join(asked)
+            )
+    return _other_base(checkpoint, config)
+
+
+def _other_base(checkpoint: Checkpoint, config: RunConfig) -> str | None:
+    from engine.training.model import base_digests
+
+    folder = Path(config.model or "").expanduser()
+    if not (folder / "config.json").is_file():
+        return None  # a hub id: identified when it is loaded
+    if checkpoint.manifest is not None:
+        saved = checkpoint.manifest.identities
+        if base_digests(folder) == (saved.base_config, saved.base_weights):
+            return None
+        return _("it was trained on another base model ({name})").format(name=saved.base_model)
+    named = checkpoint.adapter.base_model if checkpoint.adapter is not None else None
+    if named is None or Path(named).name == folder.resolve().name:
+        return None
+    there = Path(named) / "config.json"
+    if there.is_file() and base_digests(there.parent) == base_digests(folder):
+        return None
+    return _("it was trained on {name}, asked is {folder}").format(name=named, folder=folder)
+
+
+def _need(config: RunConfig) -> None:
+    missing = [flag(name) for name in ("dataset", "model") if getattr(config, name) is None]
+    if missing:
+        raise ConfigError(
+            _("missing: {flags}").format(flags=", ".join(missing)),
+            _("A run needs a dataset and a model."),
+            _(
+                "Name them, for example: lora-tui --yes --dataset chat.jsonl --model ./Qwen3-0.6B · or try: lora-tui --demo --yes"
+            ),
+        )
+
+
+def _fresh(config: RunConfig, output_dir: Path, reason: str, run_id: str | None = None) -> ResumePlan:
+    return ResumePlan("fresh", _at(config, output_dir), output_dir, run_id or new_run_id(), None, None, reason)
+
+
+def _from_weights(config: RunConfig, output_dir: Path, path: Path) -> ResumePlan:
+    checkpoint = _inspected(path)
+    if checkpoint.grade is Grade.BROKEN or checkpoint.adapter is None:
+        raise CannotContinue(
+            _("{path}: holds no sound adapter").format(path=path),
+            _told(checkpoint),
+            _("Choose another checkpoint; lora-tui check {folder} lists them.").format(folder=path.parent),
+        )
+    against = contradiction(checkpoint, config)
+    if against:
+        raise CannotContinue(_("{path}: cannot start this run from its weights").format(path=path), against)
+    output_dir = free_sibling(output_dir)
+    return ResumePlan(
+        "weights",
+        _at(config, output_dir),
+        output_dir,
+        new_run_id(),
+        f"{checkpoint.run}/{checkpoint.name}",
+        checkpoint,
+        _("a new run from these weights, as asked"),
+    )
+
+
+def _from_path(resolved: Resolved, asked: Path | None, path: Path) -> ResumePlan:
+    checkpoint = _inspected(path)
+    if not checkpoint.continuable:
+        raise CannotContinue(_("{path}: cannot be continued").format(path=path), _told(checkpoint), _ways_on((checkpoint,)))
+    against = contradiction(checkpoint, resolved.config)
+    if against:
+        raise CannotContinue(
+            _("{path}: cannot be continued with these settings").format(path=path),
+            against,
+            _("Leave the setting out to go on as it was started, or begin a new run with --resume never."),
+        )
+    here = path.resolve().parent
+    found = scan(here)
+    placed = next((other for other in found.checkpoints if other.name == checkpoint.name), checkpoint)
+    mates = [other for other in found.checkpoints if other.run == placed.run]
+    furthest = choose(mates).checkpoint
+    if furthest is not None and furthest.name == placed.name and (asked is None or asked.resolve() == here):
+        choice = Choice(placed, _("as asked; it is the furthest of its run"), ())
+        output_dir = asked or path.parent
+        return _continue(resolved, output_dir, run_id_of(output_dir) or placed.run, None, choice)
+    output_dir = free_sibling(asked or here)
+    choice = Choice(placed, _("as asked; the run branches off here into {folder}").format(folder=output_dir), ())
+    return _continue(resolved, output_dir, new_run_id(), f"{placed.run}/{placed.name}", choice)
+
+
+def _inspected(path: Path) -> Checkpoint:
+    if not path.is_dir():
+        raise CannotContinue(
+            _("{path}: there is no such checkpoint").format(path=path), fix=_("lora-tui check FOLDER lists what is there.")
+        )
+    return inspect_folder(path)
+
+
+def _continue(resolved: Resolved, output_dir: Path, run_id: str, parent: str | None, choice: Choice) -> ResumePlan:
+    checkpoint = choice.checkpoint
+    assert checkpoint is not None
+    config = _at(resolved.config, output_dir)
+    differences: list[Difference] = []
+    position = length = before = after = None
+    if checkpoint.manifest is not None:
+        saved = checkpoint.manifest
+        if config.seed != saved.cursor.seed:
+            differences.append(
+                Difference(
+                    "data_position",
+                    f"seed {saved.cursor.seed}",
+                    f"seed {config.seed}",
+                    "saved",
+                    _("the order of the rows under way depends on it"),
+                )
+            )
+            config = config.model_copy(update={"seed": saved.cursor.seed})
+        batch_size, _reason = chosen_batch_size(config, saved.cursor.rows, saved.geometry.batch_size)
+        geometry = (saved.geometry.batch_size, saved.geometry.grad_accum)
+        if (batch_size, config.grad_accum) != geometry:
+            differences.append(
+                Difference(
+                    "batch_geometry",
+                    "{} x {}".format(*geometry),
+                    f"{batch_size} x {config.grad_accum}",
+                    "asked",
+                    _("the epoch goes on by rows, each still exactly once"),
+                )
+            )
+        position = Position(saved.step, saved.cursor.epoch, saved.cursor.rows_consumed)
+        length = run_length(config, saved.cursor.rows, batch_size * config.grad_accum, position)
+        before = saved.schedule.next_learning_rate
+        after = learning_rate_at(config, length.total_steps, saved.step)
+        differences += _schedule(checkpoint, config, length)
+        complete = length.total_steps <= saved.step
+    else:
+        epochs_asked = resolved.asked("epochs") or resolved.asked("max_steps")
+        complete = not epochs_asked and checkpoint.max_steps is not None and (checkpoint.step or 0) >= checkpoint.max_steps
+    return ResumePlan(
+        "complete" if complete else "continue",
+        config,
+        output_dir,
+        run_id,
+        parent,
+        checkpoint,
+        choice.reason,
+        choice.passed_over,
+        tuple(differences),
+        position,
+        length,
+        before,
+        after,
+    )
+
+
+def _schedule(checkpoint: Checkpoint, config: RunConfig, length: Length) -> list[Difference]:
+    assert checkpoint.manifest is not None
+    saved = checkpoint.manifest.schedule
+    was = f"{saved.scheduler} {saved.learning_rate:g}, {saved.total_steps} steps"
+    now = f"{config.scheduler} {config.learning_rate:g}, {length.total_steps} steps"
+    if was == now:
+        return []
+    rate = learning_rate_at(config, length.total_steps, checkpoint.manifest.step)
+    reason = _("the rate goes from {before:.3g} to {after:.3g} at the join").format(
+        before=saved.next_learning_rate, after=rate
+    )
+    return [Difference("schedule", was, now, "asked", reason)]
+
+
+def _told(checkpoint: Checkpoint) -> str:
+    return "\n".join(problem.message for problem in checkpoint.problems)
+
+
+def _ways_on(checkpoints: tuple[Checkpoint, ...]) -> str:
+    weights = weights_fallback(checkpoints)
+    ways = [_("mend or restore the checkpoint's files and try again")]
+    if weights is not None:
+        ways.append(_("start a new run from sound weights: --init-from {path}").format(path=weights.path))
+    ways.append(_("start fresh in a new folder: --resume never"))
+    return _("Ways on: {ways}.").format(ways="; ".join(ways))
+
+
+def _at(config: RunConfig, output_dir: Path) -> RunConfig:
+    return config.model_copy(update={"output": str(output_dir)})
+
+
+def new_run_id() -> str:
+    """An id for a run: 12 random hexadecimal digits."""
+    return uuid.uuid4().hex[:12]

@@ -1,0 +1,106 @@
+"""Listens to the Trainer and tells what happened; asks between steps whether to stop; checks the receipt before the first.
+
+Imports transformers at its top, for its base class: import it only where training starts.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState
+
+from engine.events import Evaluated, Event, LossJumped, Step
+from engine.training.monitor import LossMonitor
+from engine.training.saving import Saver
+from engine.training.sft import ExactTrainer
+
+LOGS_AT_RESUME = 5
+"""The first logged losses after a join are judged as such by the monitor."""
+
+
+@dataclass
+class RunCallback(TrainerCallback):
+    """The run's ear in the Trainer's loop."""
+
+    tell: Callable[[Event], None]
+    should_stop: Callable[[], str | None]
+    monitor: LossMonitor
+    continued: bool
+    begin: Callable[[ExactTrainer], None] = lambda trainer: None
+    """Called before the first step, after everything is loaded; may raise."""
+    trainer: ExactTrainer = field(init=False)
+    saver: Saver = field(init=False)
+    stopped_by: str | None = None
+    eval_losses: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_ignored: Any) -> None:
+        """Everything is loaded, nothing trained yet."""
+        self.begin(self.trainer)
+        self._joined_logs = 0
+        self._last_time, self._last_tokens = time.monotonic(), float(self.trainer._total_train_tokens)
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_ignored: Any) -> None:
+        """The position moves on; this is the one place where a run may stop."""
+        self.trainer.advance()
+        state.epoch = self.trainer.epochs
+        self.saver.poll()
+        reason = self.should_stop()
+        if reason and not control.should_training_stop:
+            self.stopped_by = reason
+            control.should_save = control.should_training_stop = True
+
+    def on_log(
+        self, args: Any, state: TrainerState, control: TrainerControl, logs: Mapping[str, Any], **_ignored: Any
+    ) -> None:
+        """A loss was logged: tell it, and let the monitor judge it."""
+        if "loss" not in logs:
+            return
+        now, tokens = time.monotonic(), float(logs.get("num_tokens", self._last_tokens))
+        speed = (tokens - self._last_tokens) / max(now - self._last_time, 1e-9)
+        self._last_time, self._last_tokens = now, tokens
+        loss = _finite(logs["loss"])
+        rate = float(logs["learning_rate"])
+        self.saver.last_loss = loss
+        if loss is not None:
+            self.losses.append(loss)
+        self.tell(
+            Step(
+                state.global_step,
+                self.trainer.epochs,
+                loss,
+                rate,
+                _finite(logs.get("grad_norm")),
+                int(tokens),
+                round(speed, 1),
+            )
+        )
+        self._joined_logs += 1
+        at_resume = self.continued and self._joined_logs <= LOGS_AT_RESUME
+        jump = self.monitor.observe(state.global_step, float(logs["loss"]), rate, at_resume)
+        if jump is not None:
+            self._jumped(jump)
+
+    def _jumped(self, jump: LossJumped) -> None:
+        if self.saver.last_name is not None:
+            self.saver.committer.pinned.add(self.saver.last_name)
+        self.tell(jump)
+
+    def on_evaluate(
+        self, args: Any, state: TrainerState, control: TrainerControl, metrics: Mapping[str, Any], **_ignored: Any
+    ) -> None:
+        """The held-back rows were scored."""
+        loss = _finite(metrics.get("eval_loss"))
+        if loss is not None:
+            self.eval_losses.append(loss)
+            self.saver.eval_losses[state.global_step] = loss
+        self.tell(Evaluated(state.global_step, self.trainer.epochs, loss, float(metrics.get("eval_runtime", 0.0))))
+        self._last_time = time.monotonic()
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if value is not None and math.isfinite(float(value)) else None

@@ -1,0 +1,209 @@
+"""The base model, its tokenizer and the adapter on it; and the digests that say whether they are the same as before.
+
+Nothing here runs code that comes with a model: trust_remote_code is never set, and a configuration that asks for it is refused
+in words. A hub id is turned into a local folder first, so that what is identified is what is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from engine.config import RunConfig
+from engine.errors import ModelError
+from engine.hardware import Hardware
+from engine.i18n import _
+
+WEIGHTS = (".safetensors", ".bin")
+_BLOCK = 1 << 16
+_BLOCKS = 64
+_WHOLE = 16 << 20
+
+
+def model_folder(model: str) -> Path:
+    """The local folder of `model`: itself, or the snapshot of a hub id, fetched where it is not there yet.
+
+    Raises ModelError with what is missing.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            adapter = (path / "adapter_config.json").is_file()
+            raise ModelError(
+                _("{path}: is no model folder, it has no config.json").format(path=path),
+                _("It holds an adapter, not a whole model.") if adapter else "",
+                _("Give the base model it was made for as --model.")
+                if adapter
+                else _("A model folder holds config.json, *.safetensors and the tokenizer's files."),
+            )
+        return path
+    if path.exists():
+        raise ModelError(
+            _("{path}: is a file, not a model folder").format(path=path),
+            fix=_("Give the folder that holds config.json. GGUF files cannot be trained."),
+        )
+    if path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
+        raise ModelError(
+            _("{path}: there is no such model folder").format(path=model),
+            fix=_("Give a folder with config.json, or a hub id such as Qwen/Qwen3-0.6B."),
+        )
+    return _snapshot(model)
+
+
+def _snapshot(repo: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    wanted = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "tokenizer*"]
+    try:
+        return Path(snapshot_download(repo, allow_patterns=wanted, etag_timeout=5))
+    except GatedRepoError as error:
+        raise ModelError(
+            _("{repo}: this model is gated").format(repo=repo),
+            str(error).splitlines()[0],
+            _("Accept its terms on its page, then run: hf auth login"),
+        ) from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise ModelError(
+            _("{repo}: there is no such folder here, and no such model on the hub").format(repo=repo),
+            fix=_("Check the spelling; private models need: hf auth login"),
+        ) from None
+    except (LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            _("{repo}: there is no such folder here, and the hub cannot be reached").format(repo=repo),
+            str(error).splitlines()[0],
+            _("Check the path, or the network; HF_ENDPOINT names a mirror."),
+        ) from None
+
+
+def read_model_config(folder: Path) -> dict[str, Any]:
+    """config.json of a model folder. Raises ModelError where it is no JSON object or no causal language model."""
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(_("{path}: cannot be read").format(path=folder / "config.json"), str(error)) from None
+    if not isinstance(found, dict) or not isinstance(found.get("model_type"), str):
+        raise ModelError(
+            _("{path}: names no model_type").format(path=folder / "config.json"),
+            fix=_("Is this the config.json of a transformers model?"),
+        )
+    if "auto_map" in found:
+        raise ModelError(
+            _("{path}: this model brings its own code").format(path=folder),
+            _("Code from a model folder is never run (trust_remote_code stays off)."),
+            _("Use a model that transformers itself knows."),
+        )
+    return found
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model folder, with a pad token. Raises ModelError."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:
+        # transformers raises anything here, from OSError to KeyError, for a folder with a damaged or missing tokenizer.
+        raise ModelError(
+            _("{path}: the tokenizer cannot be loaded").format(path=folder),
+            _first_line(error),
+            _("The folder needs tokenizer.json and tokenizer_config.json of this model."),
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            _("{path}: the tokenizer has no end token").format(path=folder),
+            fix=_("Set eos_token in its tokenizer_config.json."),
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(folder: Path, hardware: Hardware, config: RunConfig) -> Any:
+    """The base model on its device, in the chosen precision. Raises ModelError."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    read_model_config(folder)
+    if not any(path.suffix in WEIGHTS for path in folder.iterdir()):
+        raise ModelError(_("{path}: has no weights").format(path=folder), fix=_("*.safetensors files are missing."))
+    options: dict[str, Any] = {"dtype": getattr(torch, hardware.precision), "trust_remote_code": False}
+    if config.load_in_4bit:
+        from transformers import BitsAndBytesConfig
+
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=getattr(torch, hardware.precision),
+        )
+        options["device_map"] = {"": 0}
+    try:
+        model, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
+    except Exception as error:
+        # As above: a model folder can be wrong in ways for which the library has no one class.
+        raise ModelError(
+            _("{path}: the model cannot be loaded").format(path=folder),
+            _first_line(error),
+            _("It must be a causal language model that this version of transformers knows."),
+        ) from error
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise ModelError(
+            _("{path}: {count} of the model's tensors are not in its files").format(path=folder, count=len(missing)),
+            ", ".join(missing[:5]),
+            _("The weights are incomplete or of another model; fetch them again."),
+        )
+    return model
+
+
+def base_digests(folder: Path) -> tuple[str, str]:
+    """(config, weights): SHA-256 that tell a base model from another of equal shape, in well under a second.
+
+    The weights' digest takes, of every weight file, its name, its size and 64 evenly spaced blocks of 64 KiB (files up to
+    16 MiB whole): a different or a retrained model differs everywhere, so a sample shows it; single flipped bits are
+    what the probe loss is for.
+    """
+    config = hashlib.sha256(json.dumps(read_model_config(folder), sort_keys=True).encode()).hexdigest()
+    weights = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.suffix in WEIGHTS and path.name != "training_args.bin"):
+        size = path.stat().st_size
+        weights.update(f"{path.name}\0{size}\0".encode())
+        with open(path, "rb") as file:
+            if size <= _WHOLE:
+                weights.update(file.read())
+                continue
+            for index in range(_BLOCKS):
+                file.seek((size - _BLOCK) * index // (_BLOCKS - 1))
+                weights.update(file.read(_BLOCK))
+    return config, weights.hexdigest()
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """SHA-256 of what turns text into ids: the fast tokenizer's own description, or the vocabulary of a slow one."""
+    if tokenizer.is_fast:
+        description = json.loads(tokenizer.backend_tokenizer.to_str())
+        description.pop("truncation", None)
+        description.pop("padding", None)
+    else:
+        description = {"vocab": tokenizer.get_vocab(), "class": type(tokenizer).__name__}
+    special = {key: str(value) for key, value in tokenizer.special_tokens_map.items()}
+    return hashlib.sha256(json.dumps([description, special], sort_keys=True).encode()).hexdigest()
+
+
+def template_digest(tokenizer: Any) -> str:
+    """SHA-256 of the chat template; of the empty text where there is none."""
+    template = tokenizer.chat_template
+    return hashlib.sha256((template if isinstance(template, str) else json.dumps(template or "")).encode()).hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

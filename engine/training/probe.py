@@ -1,0 +1,90 @@
+"""The probe: the loss on a few fixed rows, dropout off, that says in one number whether the adapter is really there (C5).
+
+The rows are chosen by their content, so the same dataset gives the same rows whatever its order. They are scored one at a
+time: no padding, little memory, and the same sum in the same order each time, so on one machine in float32 the number comes
+back exactly. How many are scored follows from how long the first takes, bounded in seconds, and is then kept by the manifest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+MAX_ROWS = 8
+MAX_TOKENS = 256
+BUDGET_SECONDS = 1.5
+"""For all rows of one scoring; a save pays it once."""
+
+TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 3e-2, "4bit": 6e-2}
+"""Largest difference of the probe loss that the number format explains, absolute and relative to a loss above 1."""
+
+
+@dataclass(frozen=True)
+class ProbeRow:
+    """One row that is scored."""
+
+    digest: str
+    """Hexadecimal digest of the dataset row's content."""
+    input_ids: Sequence[int]
+    labels: Sequence[int]
+
+
+def choose_rows(rows: Sequence[ProbeRow], count: int = MAX_ROWS) -> tuple[ProbeRow, ...]:
+    """Up to `count` of the shorter half of `rows` that have something to learn, those with the smallest digests."""
+    usable = [row for row in rows if any(label != -100 for label in row.labels[1:MAX_TOKENS])]
+    if not usable:
+        return ()
+    median = sorted(len(row.input_ids) for row in usable)[len(usable) // 2]
+    short = {row.digest: row for row in usable if len(row.input_ids) <= median}
+    return tuple(short[digest] for digest in sorted(short)[:count])
+
+
+def affordable(model: Any, rows: Sequence[ProbeRow], budget: float = BUDGET_SECONDS) -> tuple[ProbeRow, ...]:
+    """As many of `rows` as can be scored within `budget` seconds, at least one. Measured on the first."""
+    if not rows:
+        return ()
+    score(model, rows[:1])  # the first forward pass pays for warming up
+    started = time.monotonic()
+    score(model, rows[:1])
+    each = max(time.monotonic() - started, 1e-6)
+    return tuple(rows[: max(1, min(len(rows), int(budget / each)))])
+
+
+def score(model: Any, rows: Sequence[ProbeRow]) -> float:
+    """Mean cross-entropy over all trained tokens of `rows`, in nats per token, in evaluation mode."""
+    total, count = 0.0, 0
+    with _evaluating(model), torch.no_grad():
+        device = next(model.parameters()).device
+        for row in rows:
+            ids = torch.tensor([list(row.input_ids[:MAX_TOKENS])], device=device)
+            labels = torch.tensor(list(row.labels[1:MAX_TOKENS]), device=device)
+            logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0, :-1].float()
+            total += float(torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum"))
+            count += int((labels != -100).sum())
+    return total / max(count, 1)
+
+
+def score_base(model: Any, rows: Sequence[ProbeRow]) -> float:
+    """As `score`, with the adapter switched off: the bare base model."""
+    with model.disable_adapter():
+        return score(model, rows)
+
+
+def agrees(saved: float, now: float, precision: str) -> bool:
+    """Whether two probe losses are the same within what `precision` explains. A NaN agrees with nothing."""
+    return abs(saved - now) <= TOLERANCE[precision] * max(1.0, abs(saved))
+
+
+@contextlib.contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    was = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was)

@@ -1,0 +1,276 @@
+"""Makes the checkpoints of a run: writes their files, and the manifest that proves them later.
+
+In the training loop it does what a stock save does and no more: write the files into the staging folder, copy the small tensors
+that are to be digested. Hashing, syncing and renaming happen in the Committer's thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.checkpoints.commit import Committed, Committer, free_bytes
+from engine.checkpoints.manifest import (
+    Adapter,
+    Cursor,
+    FileRecord,
+    Geometry,
+    LogState,
+    Manifest,
+    Probe,
+    Schedule,
+)
+from engine.config import RunConfig
+from engine.data.order import next_batch_digest
+from engine.errors import LoraTuiError, OutputError
+from engine.events import CheckpointSaved, Event, Warned
+from engine.hardware import Hardware
+from engine.i18n import _
+from engine.resume.memory import adapter_in_memory
+from engine.training.digests import all_finite, rng_digest, state_digest, tensors_digest
+from engine.training.material import Material
+from engine.training.probe import ProbeRow, score
+from engine.training.sft import ExactTrainer
+from engine.training.steps import warmup_steps
+
+MIB = 1 << 20
+
+
+@dataclass
+class Saver:
+    """Saves one run. Called by the trainer when a checkpoint is due."""
+
+    config: RunConfig
+    material: Material
+    hardware: Hardware
+    committer: Committer
+    run_id: str
+    parent: str | None
+    tell: Callable[[Event], None]
+    monitor_state: Callable[[], Mapping[str, Any]]
+    probe_rows: tuple[ProbeRow, ...] = ()
+    probe_base: float = 0.0
+    last_loss: float | None = None
+    eval_losses: dict[int, float] = field(default_factory=dict)
+    """Step -> eval loss of this attempt; a checkpoint carries only the one of its own step."""
+    last_name: str | None = None
+    """The newest durable checkpoint of the run."""
+    last_bytes: int = 0
+    _due: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self, trainer: ExactTrainer) -> None:
+        """Write and hand over the checkpoint of the step that just ended. Raises OutputError, or tells and goes on."""
+        try:
+            self.settle()
+            self._save(trainer)
+        except LoraTuiError:
+            raise
+        except Exception as error:
+            # Writers of three libraries: OSError, RuntimeError (torch's zip writer), SafetensorError. All mean: not saved.
+            self.failed(trainer.state.global_step, error)
+
+    def settle(self) -> None:
+        """Wait for the commit under way and tell of it."""
+        try:
+            self._tell(self.committer.wait())
+        except OSError as error:
+            self.failed(None, error)
+
+    def poll(self) -> None:
+        """Tell of a commit that has ended meanwhile. Never waits."""
+        try:
+            self._tell(self.committer.poll())
+        except OSError as error:
+            self.failed(None, error)
+
+    def failed(self, step: int | None, error: Exception) -> None:
+        """A checkpoint could not be saved: stop with exit 5, or warn and go on, as asked (C3)."""
+        kept = (
+            _("The newest checkpoint is {name}.").format(name=self.last_name)
+            if self.last_name
+            else _("There is no checkpoint yet.")
+        )
+        words = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        free = _("{free:.0f} MB are free.").format(free=_free(self.committer.output_dir) / 1e6)
+        title = (
+            _("the checkpoint of step {step} could not be saved").format(step=step)
+            if step is not None
+            else _("a checkpoint could not be saved")
+        )
+        if self.config.on_save_error == "continue":
+            self.tell(Warned("save_failed", f"{title}: {words}. {kept} {free}"))
+            return
+        raise OutputError(
+            f"{self.committer.output_dir}: {title}",
+            f"{words}. {kept} {free}",
+            _("Make room or mend the disk, then continue with --resume auto."),
+        ) from error
+
+    def _tell(self, committed: Committed | None) -> None:
+        if committed is None:
+            return
+        self.last_name, self.last_bytes = committed.name, committed.bytes
+        self.tell(
+            CheckpointSaved(
+                committed.name,
+                **self._due,
+                bytes=committed.bytes,
+                seconds=round(committed.seconds, 3),
+                removed=committed.removed,
+            )
+        )
+
+    def _save(self, trainer: ExactTrainer) -> None:
+        step = trainer.state.global_step
+        adapter = adapter_in_memory(trainer.model)
+        if not all_finite(adapter.values()):
+            raise LoraTuiError(
+                _("the weights are no longer finite at step {step}; they were not saved").format(step=step),
+                _("The newest sound checkpoint is {name}.").format(name=self.last_name or "-"),
+                _("Continue from it with a lower --learning-rate; look at the data where the loss rose."),
+            )
+        if self.last_bytes and _free(self.committer.output_dir) < self.last_bytes + MIB:
+            raise OSError(28, _("no space left for another {size:.0f} MB").format(size=self.last_bytes / 1e6))
+        staging = self.committer.stage()
+        write_files(trainer, staging)
+        eval_loss = self.eval_losses.get(step)
+        complete = self._manifest(trainer, adapter, eval_loss)
+        self._due = {"step": step, "epoch": trainer.epochs, "loss": self.last_loss, "eval_loss": eval_loss}
+        self.committer.commit(staging, step, eval_loss, complete)
+
+    def _manifest(
+        self, trainer: ExactTrainer, adapter: dict[str, torch.Tensor], eval_loss: float | None
+    ) -> Callable[[dict[str, FileRecord]], Manifest]:
+        """Everything the manifest says but the files, taken now; digests of tensors are computed later, from copies."""
+        config, position, length = self.config, trainer.position, trainer.length
+        copies = {name: tensor.detach().cpu().clone() for name, tensor in adapter.items()}
+        moments = {
+            index: {
+                key: value.detach().cpu().clone() if isinstance(value, torch.Tensor) else value
+                for key, value in entry.items()
+            }
+            for index, entry in trainer.optimizer.state_dict()["state"].items()
+        }
+        batch_rows = trainer.batches.batch_size * config.grad_accum
+        order = trainer.batches.order(position.epoch)
+        probe = None
+        if self.probe_rows:
+            probe = Probe(
+                rows=tuple(row.digest for row in self.probe_rows),
+                loss=score(trainer.model, self.probe_rows),
+                base_loss=self.probe_base,
+                precision=self.precision,
+            )
+        draft: dict[str, Any] = {
+            "schema_version": 1,
+            "run_id": self.run_id,
+            "parent": self.parent,
+            "saved_at": time.time(),
+            "step": position.step,
+            "epoch": trainer.epochs,
+            "total_epochs": length.total_epochs,
+            "loss": self.last_loss,
+            "eval_loss": eval_loss,
+            "cursor": Cursor(
+                epoch=position.epoch,
+                rows_consumed=position.rows_consumed,
+                rows=len(order),
+                seed=config.seed,
+                next_batch=next_batch_digest(order, position.rows_consumed, batch_rows),
+            ),
+            "probe": probe,
+            "identities": self.material.identities,
+            "geometry": Geometry(batch_size=trainer.batches.batch_size, grad_accum=config.grad_accum, world_size=1),
+            "schedule": Schedule(
+                scheduler=config.scheduler,
+                learning_rate=config.learning_rate,
+                warmup_steps=warmup_steps(config, length.total_steps),
+                total_steps=length.total_steps,
+                next_learning_rate=float(trainer.lr_scheduler.get_last_lr()[0]),
+            ),
+            "logs": LogState(
+                loss_sum=float(trainer._tr_loss),
+                last_logged_step=trainer._globalstep_last_logged,
+                metrics={key: [float(value) for value in values] for key, values in trainer._metrics["train"].items()},
+                tokens=int(trainer._total_train_tokens),
+            ),
+            "rng": rng_digest(),
+            "monitor": dict(self.monitor_state()),
+            "precision": self.precision,
+            "device": self.hardware.device,
+            "versions": versions(),
+        }
+        adapter_config = trainer.model.peft_config["default"]
+        shape = f"{adapter_config.r} {adapter_config.lora_alpha} {sorted(adapter_config.target_modules)}"
+
+        def complete(files: dict[str, FileRecord]) -> Manifest:
+            return Manifest(
+                **draft,
+                files=files,
+                optimizer=state_digest(moments),
+                adapter=Adapter(
+                    tensors=len(copies), sha256=tensors_digest(copies), config=hashlib.sha256(shape.encode()).hexdigest()
+                ),
+            )
+
+        return complete
+
+    @property
+    def precision(self) -> str:
+        """The name of the number format for tolerances."""
+        return "4bit" if self.config.load_in_4bit else self.hardware.precision
+
+
+def write_files(trainer: ExactTrainer, folder: Path) -> None:
+    """The files of a checkpoint in Hugging Face layout, as Trainer writes them (training_args.bin, a pickle, is left out)."""
+    write_adapter(trainer, folder)
+    trainer._save_optimizer_and_scheduler(str(folder))
+    trainer._save_scaler(str(folder))
+    trainer._save_rng_state(str(folder))
+    trainer.state.save_to_json(str(folder / "trainer_state.json"))
+
+
+def write_adapter(trainer: ExactTrainer, folder: Path) -> None:
+    """Adapter and tokenizer: what loading the result needs. `save_embedding_layers` is off: nothing here resizes them, and
+    finding out by itself would ask the hub."""
+    trainer.model.save_pretrained(str(folder), save_embedding_layers=False)
+    trainer.processing_class.save_pretrained(str(folder))
+
+
+def restore_logs(trainer: ExactTrainer, logs: LogState) -> None:
+    """Take up a logging window that was open when saving, so that the next logged loss is the uninterrupted run's."""
+    trainer._tr_loss.fill_(logs.loss_sum)
+    trainer._globalstep_last_logged = logs.last_logged_step
+    trainer._total_train_tokens = logs.tokens
+    for key, values in logs.metrics.items():
+        trainer._metrics["train"][key] = list(values)
+
+
+def versions() -> dict[str, str]:
+    """The libraries whose change may change the numbers."""
+    import platform
+    from importlib.metadata import version
+
+    import engine
+
+    names = ("torch", "transformers", "peft", "trl", "accelerate")
+    return {"lora-tui": engine.__version__, "python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def needed_bytes(model: Any) -> int:
+    """A checkpoint's size in bytes, estimated: the adapter in its own format, two moments of it, 8 MiB for the rest."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return 8 * MIB + sum(int(parameter.numel() * parameter.element_size() * 3) for parameter in trainable)
+
+
+def _free(folder: Path) -> int:
+    try:
+        return free_bytes(folder)
+    except OSError:
+        return 0

@@ -1,0 +1,346 @@
+"""One training session: the model is built, what was saved is loaded and proven, and the steps are done.
+
+trainer.py owns the folder, the data and the Journal; this file owns the model. It wires TRL's trainer (sft.py), the listener in
+its loop (callback.py) and the saver together, and it is the only place that knows all three.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from engine.checkpoints.commit import Committer, free_bytes, place
+from engine.checkpoints.durable import sync_file, sync_folder
+from engine.checkpoints.retain import Kept
+from engine.checkpoints.scan import scan
+from engine.errors import ModelError, OutputError
+from engine.events import Event, RunFinished, RunStopped
+from engine.folder import FINAL, write_run_toml
+from engine.hardware import Hardware
+from engine.i18n import _
+from engine.resume.plan import ResumePlan
+from engine.resume.receipt import Item, Receipt, accepted, next_batch_item
+from engine.training.advice import advise
+from engine.training.material import Material
+from engine.training.monitor import LossMonitor
+from engine.training.steps import Length, Position, save_interval, warmup_steps
+
+ShouldStop = Callable[[], str | None]
+"""Asked between steps; the reason to stop, or None to go on."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended that did not fail."""
+
+    state: Literal["finished", "stopped"]
+    step: int
+    loss: float | None
+
+
+class Session:
+    """One model, loaded, proven and trained. Used once."""
+
+    def __init__(
+        self,
+        plan: ResumePlan,
+        tell: Callable[[Event], None],
+        material: Material,
+        hardware: Hardware,
+        batch_size: int,
+        start: Position,
+        length: Length,
+        early: list[Item],
+        should_stop: ShouldStop,
+    ) -> None:
+        self.plan, self.config = plan, plan.config
+        self.material, self.hardware, self.start, self.length, self.early = material, hardware, start, length, early
+        self.batch_size = batch_size
+        self.tell = tell
+        self.should_stop = should_stop
+        self.begun = time.monotonic()
+
+    def run(self) -> Outcome:
+        from engine.training.callback import RunCallback
+        from engine.training.saving import Saver
+
+        monitor = LossMonitor()
+        committer = Committer(self.plan.output_dir, self.config.keep, self._kept())
+        self.listener = RunCallback(self.tell, self.should_stop, monitor, self.plan.mode == "continue", self._begin)
+        self.saver = Saver(
+            self.config,
+            self.material,
+            self.hardware,
+            committer,
+            self.plan.run_id,
+            self.plan.parent,
+            self.tell,
+            monitor.state,
+        )
+        self.listener.saver = self.saver
+        if self.plan.mode == "continue" and self.plan.checkpoint is not None:
+            self._take_up(monitor)
+        try:
+            trainer = self._build()
+            resumed = str(self.plan.checkpoint.path) if self.plan.mode == "continue" and self.plan.checkpoint else None
+            trainer.train(resume_from_checkpoint=resumed)
+            self.saver.settle()
+        finally:
+            committer.close()
+        position = trainer.position
+        if self.listener.stopped_by and position.step < self.length.total_steps:
+            self.tell(RunStopped(position.step, trainer.epochs, self.listener.stopped_by, self.saver.last_name))
+            return Outcome("stopped", position.step, self.saver.last_loss)
+        return self._finish(trainer)
+
+    def _take_up(self, monitor: LossMonitor) -> None:
+        """What the saved run knew besides its weights: its last loss, its newest checkpoint, the monitor's state."""
+        checkpoint = self.plan.checkpoint
+        assert checkpoint is not None
+        self.saver.last_loss = checkpoint.loss
+        self.saver.last_name, self.saver.last_bytes = checkpoint.name, checkpoint.bytes
+        self.listener.losses = [row.loss for row in checkpoint.history if row.loss is not None]
+        self.listener.eval_losses = [row.eval_loss for row in checkpoint.history if row.eval_loss is not None]
+        if checkpoint.manifest is not None:
+            monitor.restore(dict(checkpoint.manifest.monitor))
+        else:
+            for row in checkpoint.history:
+                if row.loss is not None:
+                    monitor.observe(row.step, row.loss, row.learning_rate or 0.0, False)
+
+    def _kept(self) -> list[Kept]:
+        """The sound checkpoints of this very run that retention may count and remove."""
+        return [
+            Kept(checkpoint.name, checkpoint.step, checkpoint.manifest.eval_loss)
+            for checkpoint in scan(self.plan.output_dir).checkpoints
+            if checkpoint.manifest is not None
+            and checkpoint.step is not None
+            and checkpoint.continuable
+            and checkpoint.manifest.run_id == self.plan.run_id
+        ]
+
+    def _build(self) -> Any:
+        """Base model, adapter and trainer, nothing restored yet except the weights of --init-from."""
+        from engine.training.batches import RowBatches
+        from engine.training.model import load_base
+        from engine.training.peft_config import lora_config, lora_config_of
+        from engine.training.sft import ExactTrainer
+
+        checkpoint = self.plan.checkpoint
+        adapter = lora_config(self.config) if checkpoint is None else lora_config_of(checkpoint, self.config)
+        base = load_base(self.material.folder, self.hardware, self.config)
+        try:
+            trainer = ExactTrainer(
+                rows=_Rows(self.material.train),
+                batches=RowBatches(self.material.train.lengths, self.config.seed, self.batch_size),
+                start=self.start,
+                length=self.length,
+                saver=self.saver,
+                model=base,
+                args=self._arguments(),
+                train_dataset=self.material.train.to_dataset(),
+                eval_dataset=self.material.eval.to_dataset() if self.material.eval is not None else None,
+                processing_class=self.material.tokenizer,
+                peft_config=adapter,
+                callbacks=[self.listener],
+            )
+        except ValueError as error:
+            if "target" in str(error).lower():
+                raise ModelError(
+                    _("--target-modules {names}: this model has no such layers").format(names=self.config.target_modules),
+                    str(error).splitlines()[0],
+                ) from error
+            raise
+        from transformers import PrinterCallback
+
+        trainer.remove_callback(PrinterCallback)
+        self.listener.trainer = trainer
+        if checkpoint is not None:
+            self._check_adapter(trainer)
+        return trainer
+
+    def _check_adapter(self, trainer: Any) -> None:
+        """Names and shapes must fit before anything is loaded: PEFT would load what fits and warn of the rest."""
+        from peft import set_peft_model_state_dict
+
+        from engine.resume.memory import adapter_config_item, adapter_in_file, adapter_in_memory, keys_item
+
+        checkpoint = self.plan.checkpoint
+        assert checkpoint is not None
+        saved = adapter_in_file(checkpoint.path)
+        items = [
+            keys_item(saved, adapter_in_memory(trainer.model)),
+            adapter_config_item(checkpoint, trainer.model.peft_config["default"]),
+        ]
+        receipt = Receipt(checkpoint.path, (*self.early, *items))
+        if receipt.failed:
+            if self.plan.mode == "continue":
+                self.tell(receipt.event())
+            receipt.refuse()
+        self.early = list(receipt.items)
+        if self.plan.mode == "weights":
+            set_peft_model_state_dict(trainer.model, saved)
+
+    def _arguments(self) -> Any:
+        from trl import SFTConfig
+
+        config, length = self.config, self.length
+        interval = save_interval(config, length.steps_per_epoch)
+        return SFTConfig(
+            output_dir=str(self.plan.output_dir),
+            per_device_train_batch_size=self.batch_size,
+            per_device_eval_batch_size=self.batch_size,
+            gradient_accumulation_steps=config.grad_accum,
+            max_steps=length.total_steps,
+            learning_rate=config.learning_rate,
+            lr_scheduler_type="constant_with_warmup" if config.scheduler == "constant" else config.scheduler,
+            warmup_steps=warmup_steps(config, length.total_steps),
+            weight_decay=config.weight_decay,
+            max_grad_norm=config.max_grad_norm,
+            seed=config.seed,
+            bf16=self.hardware.precision == "bfloat16" and self.hardware.device == "cuda",
+            fp16=self.hardware.precision == "float16",
+            use_cpu=self.hardware.device == "cpu",
+            activation_checkpointing=config.activation_checkpointing,
+            logging_strategy="steps",
+            logging_steps=config.logging_steps,
+            logging_nan_inf_filter=False,
+            save_strategy="steps",
+            save_steps=interval,
+            save_total_limit=None,
+            eval_strategy="steps" if self.material.eval is not None else "no",
+            eval_steps=interval if self.material.eval is not None else None,
+            report_to=[],
+            disable_tqdm=True,
+            dataloader_pin_memory=self.hardware.device == "cuda",
+            dataset_kwargs={"skip_prepare_dataset": True},
+            max_length=None,
+            packing=False,
+        )
+
+    # -- before the first step -----------------------------------------------------------------------------------------
+
+    def _begin(self, trainer: Any) -> None:
+        """Everything is loaded: prove it, or measure what a later run will be proven by."""
+        from engine.training.probe import ProbeRow, affordable, choose_rows, score, score_base
+        from engine.training.saving import needed_bytes, restore_logs
+
+        self._need_room(needed_bytes(trainer.model))
+        manifest = self.plan.checkpoint.manifest if self.plan.checkpoint is not None else None
+        continued = self.plan.mode == "continue"
+        rows: tuple[ProbeRow, ...]
+        if continued and manifest is not None and manifest.probe is not None:
+            known = {row.digest: row for row in self.material.probe_candidates}
+            rows = tuple(known[digest] for digest in manifest.probe.rows if digest in known)
+            comparable = len(rows) == len(manifest.probe.rows)
+        else:
+            rows = affordable(trainer.model, choose_rows(self.material.probe_candidates))
+            comparable = False
+        self.saver.probe_rows = rows
+        self.saver.probe_base = score_base(trainer.model, rows) if rows else 0.0
+        if continued:
+            saved = manifest.probe if manifest is not None and comparable else None
+            self._check_memory(trainer, score(trainer.model, rows) if rows else math.nan, saved)
+            if manifest is not None:
+                restore_logs(trainer, manifest.logs)
+        write_run_toml(self.plan.output_dir, self.config, self.plan.run_id)
+
+    def _need_room(self, bytes_each: int) -> None:
+        free = free_bytes(self.plan.output_dir)
+        if free < 2 * bytes_each:
+            raise OutputError(
+                _("{folder}: the disk is too full to save checkpoints").format(folder=self.plan.output_dir),
+                _("One takes about {each:.0f} MB and two must fit; {free:.0f} MB are free.").format(
+                    each=bytes_each / 1e6, free=free / 1e6
+                ),
+                _("Make room, or choose another --output."),
+            )
+
+    def _check_memory(self, trainer: Any, probe_now: float, probe_saved: Any) -> None:
+        """The other half of the receipt. Raises CannotContinue where an item failed."""
+        from engine.data.order import next_batch_digest
+        from engine.resume import memory
+
+        checkpoint = self.plan.checkpoint
+        assert checkpoint is not None
+        manifest, step = checkpoint.manifest, self.start.step
+        saved = memory.adapter_in_file(checkpoint.path)
+        order = trainer.batches.order(self.start.epoch)
+        geometry = manifest.geometry.batch_size * manifest.geometry.grad_accum if manifest else 0
+        digest = next_batch_digest(order, self.start.rows_consumed, geometry)
+        where = _("epoch {epoch}, row {row}").format(epoch=self.start.epoch, row=self.start.rows_consumed)
+        trainer._load_rng_state(str(checkpoint.path))
+        now = {
+            "schedule": f"{self.config.scheduler} {self.config.learning_rate:g}, {self.length.total_steps} steps",
+            "batch_geometry": f"{self.batch_size} x {self.config.grad_accum}",
+        }
+        rescheduled = any(difference.item == "schedule" for difference in self.plan.differences)
+        restarted = any(item.item == "dataset" and item.verdict == "changed" for item in self.early)
+        position = (
+            Item("data_position", "", where, "changed", _("The epoch starts anew over the changed rows."))
+            if restarted
+            else next_batch_item(manifest, digest, where)
+        )
+        items = [
+            *self.early,
+            memory.values_item(saved, memory.adapter_in_memory(trainer.model), manifest),
+            memory.optimizer_item(trainer.optimizer, checkpoint.path, step, manifest),
+            memory.scheduler_item(trainer.lr_scheduler, step, manifest, rescheduled or restarted),
+            memory.rng_item(manifest),
+            position,
+            *memory.plan_items(self.plan.differences, manifest, now),
+            memory.precision_item(manifest, self.saver.precision, self.hardware.device),
+            memory.scaler_item(checkpoint.path, self.hardware.precision),
+            memory.probe_item(probe_saved, probe_now, self.saver.probe_base, checkpoint.loss, self.saver.precision),
+        ]
+        receipt = Receipt(checkpoint.path, accepted(items, self.config.accept))
+        self.tell(receipt.event())
+        receipt.refuse()
+
+    # -- after the last step -------------------------------------------------------------------------------------------
+
+    def _finish(self, trainer: Any) -> Outcome:
+        from engine.training.saving import write_adapter
+
+        out = self.plan.output_dir
+        staging = out / f".staging-final-{os.getpid()}"
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+        write_adapter(trainer, staging)
+        for path in staging.iterdir():
+            sync_file(path)
+        sync_folder(staging)
+        final = place(staging, out / FINAL)
+        losses, evals = self.listener.losses, self.listener.eval_losses
+        advice = advise(losses, evals)
+        self.tell(
+            RunFinished(
+                trainer.position.step,
+                trainer.epochs,
+                self.saver.last_loss,
+                evals[-1] if evals else None,
+                round(time.monotonic() - self.begun, 1),
+                str(final),
+                {"state": advice.state, "message": advice.message},
+            )
+        )
+        return Outcome("finished", trainer.position.step, self.saver.last_loss)
+
+
+class _Rows:
+    """A TokenTable as torch's DataLoader wants it."""
+
+    def __init__(self, table: Any) -> None:
+        self.table = table
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> dict[str, list[int]]:
+        row: dict[str, list[int]] = self.table.row(index)
+        return row

@@ -1,0 +1,114 @@
+"""TRL's SFTTrainer with the four things changed that make continuing exact, and nothing else.
+
+1. *Rows, not steps.* Batches come from RowBatches, which starts at a cursor; the Trainer's own skipping (recomputed from the
+   current arguments, so another batch size lands elsewhere) is never used.
+2. *The loader leaves the random state alone.* torch's DataLoader draws a seed from the global generator whenever it is iterated;
+   a generator of its own keeps dropout the same whether an epoch was entered or continued.
+3. *Saving is staged.* `_save_checkpoint` hands over to the run's saver; the stock one writes straight into checkpoint-N and
+   rotates by modification time.
+4. *The schedule is computed, not remembered.* After loading, the rate is what the schedule of now says for this step, so an
+   extended run starts at the rate its plan showed. At an unchanged schedule this is the saved number, bit for bit.
+
+This module imports torch and trl at its top: import it only where training starts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import DataLoader
+from trl import SFTTrainer
+
+from engine.training.batches import RowBatches
+from engine.training.steps import Length, Position
+
+
+class Saver(Protocol):
+    """Takes over when a checkpoint is due."""
+
+    def __call__(self, trainer: ExactTrainer) -> None: ...
+
+
+class ExactTrainer(SFTTrainer):
+    """SFTTrainer whose continuing is exact. `position` is where the run stands, after each step."""
+
+    def __init__(
+        self, *, rows: Any, batches: RowBatches, start: Position, length: Length, saver: Saver, **options: Any
+    ) -> None:
+        """`rows`: sequence of {"input_ids", "labels"}; `start`: Position(0, 0, 0) for a fresh run."""
+        super().__init__(**options)
+        self.rows, self.batches, self.position, self.length, self.saver = rows, batches, start, length, saver
+        self._taken = 0
+
+    @property
+    def epochs(self) -> float:
+        """Epochs done, with the fraction of the running one."""
+        return self.position.epochs(len(self.rows))
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """A loader over `batches`. Not prepared by accelerate: there is one process, and rows are cut here."""
+        return DataLoader(
+            self.rows,
+            batch_sampler=self.batches,
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+            generator=torch.Generator(),
+        )
+
+    def set_initial_training_values(self, args: Any, dataloader: DataLoader[Any]) -> tuple[Any, ...]:
+        """The run's length as counted from its position (steps.run_length), in the shape Trainer expects."""
+        rows = len(self.rows)
+        batches = math.ceil(rows / self.batches.batch_size)
+        per_step = self.batches.batch_size * args.gradient_accumulation_steps
+        epochs = math.ceil(round(self.length.total_epochs, 9))
+        total = self.length.total_steps
+        return epochs, self.length.steps_per_epoch, rows, rows * epochs, per_step, batches, total
+
+    def _init_training_state(self, *args: Any, **options: Any) -> tuple[int, int]:
+        super()._init_training_state(*args, **options)
+        # Loading put the saved intervals in place of the asked ones, silently (transformers 28867).
+        self.state.compute_steps(self.args, self.length.total_steps)
+        self.state.train_batch_size = self.batches.batch_size
+        return self.position.epoch, 0
+
+    def _run_epoch(self, **options: Any) -> None:
+        begun = options["epoch"] == self.position.epoch
+        self.batches.at(options["epoch"], self.position.rows_consumed if begun else 0)
+        options["steps_in_epoch"] = len(self.batches)
+        options["num_update_steps_per_epoch"] = math.ceil(len(self.batches) / self.args.gradient_accumulation_steps)
+        super()._run_epoch(**options)
+
+    def get_batch_samples(self, *args: Any, **options: Any) -> Any:
+        """As Trainer's; counts the rows of the coming optimizer step."""
+        samples, items = super().get_batch_samples(*args, **options)
+        self._taken = sum(len(batch["input_ids"]) for batch in samples)
+        return samples, items
+
+    def advance(self) -> None:
+        """Move `position` past the rows of the step that was just done. Called once, when the step has ended."""
+        done = self.position.rows_consumed + self._taken
+        if done >= len(self.rows):
+            self.position = Position(self.state.global_step, self.position.epoch + 1, 0)
+        else:
+            self.position = replace(self.position, step=self.state.global_step, rows_consumed=done)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        fresh = [{key: value for key, value in group.items() if key != "params"} for group in self.optimizer.param_groups]
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        scheduler = self.lr_scheduler
+        scheduler.base_lrs = [group["initial_lr"] for group in fresh]
+        scheduler._last_lr = [
+            base * multiplier(scheduler.last_epoch)
+            for base, multiplier in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+        ]
+        for group, asked, rate in zip(self.optimizer.param_groups, fresh, scheduler._last_lr, strict=True):
+            group.update(asked, lr=rate)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.store_flos()
+        self.saver(self)

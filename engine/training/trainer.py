@@ -1,0 +1,210 @@
+"""Carries out a plan: one blocking call from the lock on the folder to the final adapter.
+
+It reads top to bottom as a run goes: hold the folder, read the data, check what can be checked without the model, load, check
+what was loaded, train, finish. Everything that happens is told twice, to the Journal and to `emit`; nothing is printed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from engine.checkpoints.commit import sweep
+from engine.errors import CannotContinue, LoraTuiError
+from engine.events import Event, Journal, RunFailed, RunStarted, RunStopped, Warned, as_record
+from engine.folder import RUN_LOG, locked, unwritable
+from engine.hardware import choose_hardware
+from engine.i18n import _
+from engine.resume.plan import ResumePlan
+from engine.resume.receipt import Item, Receipt, accepted, check_material, versions_item
+from engine.training.library_output import library_output_to
+from engine.training.material import Material, load_material
+from engine.training.session import Outcome, Session, ShouldStop
+from engine.training.steps import (
+    Position,
+    chosen_batch_size,
+    run_length,
+)
+
+Emit = Callable[[Event, Mapping[str, Any]], None]
+"""Told each event and its record as it stands in the Journal."""
+
+
+class Trainer:
+    """One run, as planned. Used once."""
+
+    def __init__(self, plan: ResumePlan) -> None:
+        """`plan`: fresh, continue or weights; a complete one has nothing to run."""
+        assert plan.mode != "complete", "a finished run has nothing left to train"
+        self.plan, self.config = plan, plan.config
+        self._journal: Journal | None = None
+        self._emit: Emit = lambda event, record: None
+        self._step: int | None = None
+
+    def run(self, emit: Emit, should_stop: ShouldStop) -> Outcome:
+        """Train. Blocks until all steps are done or `should_stop` gives a reason, and a checkpoint is saved then.
+
+        Raises LoraTuiError with the exit code of the contract; whatever else escapes is a fault and told as run_failed.
+        """
+        self._emit = emit
+        out = self.plan.output_dir
+        with self._failures_told(), locked(out), _own_folder(out), library_output_to(_log(out)):
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+            swept = sweep(out)
+            material = load_material(self.config)
+            self._journal = Journal(out)
+            try:
+                if swept:
+                    self._tell(
+                        Warned("swept", _("cleaned up after a run that was cut off: {names}").format(names=", ".join(swept)))
+                    )
+                for note in material.notes[:20]:
+                    self._tell(Warned("data", note))
+                return self._train(material, should_stop)
+            except LoraTuiError:
+                raise
+            except OSError as error:
+                raise unwritable(out, error) from error
+            except Exception:
+                logging.getLogger(__name__).exception("the run failed")  # to run.log, with its traceback
+                raise
+
+    # -- telling -------------------------------------------------------------------------------------------------------
+
+    def _tell(self, event: Event) -> None:
+        if self._journal is None:
+            self._emit(event, as_record(event, 0, time.time()))
+            return
+        self._emit(event, self._journal.write(event))
+        if event.type == "step":
+            self._step = event.step  # type: ignore[attr-defined]
+
+    @contextlib.contextmanager
+    def _failures_told(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            known = error if isinstance(error, LoraTuiError) else _as_known(error)
+            self._tell(RunFailed(self._step, known.title, known.detail, known.fix, known.exit_code))
+            if known is not error:
+                raise known from error
+            raise
+        finally:
+            if self._journal is not None:
+                self._journal.close()
+
+    # -- the run -------------------------------------------------------------------------------------------------------
+
+    def _train(self, material: Material, should_stop: ShouldStop) -> Outcome:
+        config, plan = self.config, self.plan
+        hardware = choose_hardware(config)
+        manifest = plan.checkpoint.manifest if plan.checkpoint is not None and plan.mode == "continue" else None
+        rows = len(material.train)
+        batch_size, batch_reason = chosen_batch_size(config, rows, manifest.geometry.batch_size if manifest else None)
+        start = _start(plan, material, accepted_dataset="dataset" in config.accept)
+        length = run_length(config, rows, batch_size * config.grad_accum, start)
+        choices = {**hardware.reasons(), "batch_size": f"{batch_size} · {batch_reason}"}
+        name = plan.checkpoint.name if plan.checkpoint is not None and plan.mode == "continue" else None
+        self._tell(
+            RunStarted(
+                plan.run_id,
+                str(plan.output_dir),
+                name,
+                start.step,
+                start.epochs(rows),
+                length.total_steps,
+                length.total_epochs,
+                rows,
+                material.trained_tokens,
+                choices,
+                config.model_dump(mode="json"),
+            )
+        )
+        early = self._check_early(material)
+        if reason := should_stop():
+            self._tell(RunStopped(start.step, start.epochs(rows), reason, name))
+            return Outcome("stopped", start.step, None)
+        return Session(plan, self._tell, material, hardware, batch_size, start, length, early, should_stop).run()
+
+    def _check_early(self, material: Material) -> list[Item]:
+        """The half of the receipt that needs no model. Refuses at once where an item fails."""
+        plan = self.plan
+        if plan.mode != "continue" or plan.checkpoint is None:
+            return []
+        from engine.training.saving import versions
+
+        shape = plan.checkpoint.adapter
+        items = [
+            *check_material(plan.checkpoint.manifest, material, shape.base_model if shape else None),
+            versions_item(plan.checkpoint.manifest, versions()),
+        ]
+        receipt = Receipt(plan.checkpoint.path, accepted(items, self.config.accept))
+        if receipt.failed:
+            self._tell(receipt.event())
+            receipt.refuse()
+        return list(receipt.items)
+
+
+def _start(plan: ResumePlan, material: Material, accepted_dataset: bool) -> Position:
+    """Where the run goes on, now that the rows are known."""
+    if plan.mode != "continue" or plan.checkpoint is None:
+        return Position(0, 0, 0)
+    rows = len(material.train)
+    manifest = plan.checkpoint.manifest
+    if manifest is not None:
+        saved = manifest.identities
+        changed = (saved.dataset, saved.data_settings) != (material.identities.dataset, material.identities.data_settings)
+        if (changed and accepted_dataset) or manifest.cursor.rows != rows:
+            return Position(manifest.step, manifest.cursor.epoch, 0)
+        assert plan.position is not None
+        return plan.position
+    step, epoch = plan.checkpoint.step, plan.checkpoint.epoch
+    if step is None or epoch is None:
+        raise CannotContinue(_("{path}: says neither step nor epoch").format(path=plan.checkpoint.path))
+    whole = math.floor(epoch + 1e-9)
+    consumed = min(rows, round((epoch - whole) * rows))
+    return Position(step, whole + 1, 0) if consumed == rows else Position(step, whole, consumed)
+
+
+@contextlib.contextmanager
+def _own_folder(out: Path) -> Iterator[None]:
+    """Leave nothing behind where a run failed before it began: a folder that only we have touched goes again."""
+    before = {entry.name for entry in out.iterdir()} - {RUN_LOG}
+    try:
+        yield
+    except BaseException:
+        after = {entry.name for entry in out.iterdir()} if out.is_dir() else set()
+        if not any(not name.startswith(".") for name in before) and after <= before | {RUN_LOG}:
+            (out / RUN_LOG).unlink(missing_ok=True)
+        raise
+
+
+def _log(out: Path) -> Path:
+    return out / RUN_LOG
+
+
+def _as_known(error: BaseException) -> LoraTuiError:
+    """An error of the outside world in our words; a fault of ours keeps its own."""
+    words = str(error).splitlines()[0] if str(error) else ""
+    if type(error).__name__ == "OutOfMemoryError" or "out of memory" in words.lower():
+        return LoraTuiError(
+            _("the memory of the device is used up"),
+            words,
+            _(
+                "Lower --batch-size or --max-length, or try --activation-checkpointing or --load-in-4bit; "
+                "then continue with --resume auto."
+            ),
+        )
+    return LoraTuiError(
+        _("{kind}: {words}").format(kind=type(error).__name__, words=words),
+        fix=_(
+            "This is a fault of lora-tui or of a library; run.log has the details. "
+            "What was saved can be continued with --resume auto."
+        ),
+    )

@@ -1,0 +1,174 @@
+"""What most tests need: a tiny real model with a real tokenizer, chats to learn, and runs in processes that can be killed."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+WORDS = [
+    "the",
+    "lamp",
+    "burns",
+    "when",
+    "fog",
+    "comes",
+    "over",
+    "bay",
+    "and",
+    "ships",
+    "turn",
+    "home",
+    "we",
+    "keep",
+    "watch",
+    "until",
+    "morning",
+    "light",
+    "finds",
+    "gulls",
+    "asleep",
+]
+
+
+def chats(count: int) -> list[dict[str, Any]]:
+    """`count` different chats of differing length."""
+    rows = []
+    for index in range(count):
+        words = [WORDS[(index * 7 + step * 3) % len(WORDS)] for step in range(3 + index * 5 % 17)]
+        rows.append(
+            {
+                "messages": [
+                    {"role": "user", "content": f"question {index}"},
+                    {"role": "assistant", "content": " ".join(words)},
+                ]
+            }
+        )
+    return rows
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def build_tiny_model(folder: Path, seed: int = 0) -> Path:
+    """A Llama of two small layers, from a config, with a tokenizer trained on a few lines. Real in every respect but size."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator([" ".join(WORDS), "user assistant system question 0123456789"], trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    fast.chat_template = CHATML
+    fast.save_pretrained(folder)
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(fast),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=None,
+        eos_token_id=fast.eos_token_id,
+        pad_token_id=fast.pad_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny Llama."""
+    return build_tiny_model(tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def chat_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """26 chats: not a multiple of any batch size in use."""
+    return write_jsonl(tmp_path_factory.mktemp("data") / "chats.jsonl", chats(26))
+
+
+def run_lora_tui(arguments: list[str], folder: str, environment: dict[str, str]) -> None:
+    """The body of a child process: the command line as a person starts it, with its output in files."""
+    os.chdir(folder)
+    os.environ.update(environment)
+    for descriptor, name in ((1, "stdout.txt"), (2, "stderr.txt")):
+        target = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(target, descriptor)
+    import sys
+
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+    from tui.cli import main
+
+    code = main(arguments)
+    sys.stdout.flush()
+    os._exit(code)
+
+
+Start = Callable[..., multiprocessing.Process]
+
+
+@pytest.fixture(scope="session")
+def processes() -> Any:
+    """Real processes that start in milliseconds: a server has imported torch and trl once, each child is forked from it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "trl", "peft", "transformers", "datasets", "trl.trainer.sft_trainer"])
+    return context
+
+
+@pytest.fixture
+def start(processes: Any, tmp_path: Path) -> Any:
+    """Start `lora-tui` with arguments in tmp_path; returns the process. What still runs at the end is killed."""
+    started = []
+
+    def begin(*arguments: object, **environment: str) -> multiprocessing.Process:
+        process = processes.Process(
+            target=run_lora_tui, args=([str(word) for word in arguments], str(tmp_path), environment)
+        )
+        process.start()
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        if process.is_alive():
+            process.kill()
+        process.join()
+
+
+@pytest.fixture
+def lora_tui(start: Start, tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
+    """Run `lora-tui` to its end: (exit code, stdout, stderr)."""
+
+    def run(*arguments: object, **environment: str) -> tuple[int, str, str]:
+        process = start(*arguments, **environment)
+        process.join(timeout=120)
+        assert process.exitcode is not None, "still running after two minutes"
+        return process.exitcode, (tmp_path / "stdout.txt").read_text(), (tmp_path / "stderr.txt").read_text()
+
+    return run

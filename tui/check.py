@@ -1,0 +1,149 @@
+"""`lora-tui check OUT`: what is in an output folder, what would be continued, and what is wrong with the rest.
+
+The engine makes the document (engine/checkpoints/report.py); here it is printed, as JSON for scripts or as a table for people.
+Loads neither torch nor the wizard, so that it answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from engine.checkpoints.choose import Choice
+from engine.checkpoints.report import check_report
+from engine.checkpoints.scan import scan
+from engine.i18n import _
+from engine.resume.plan import recommend
+from tui.plain import visible
+
+CONTINUABLE, NOTHING = 0, 3
+"""Exit codes (contract C4)."""
+MARK = ">"
+"""Stands before the recommended checkpoint, so that it is marked without colour too."""
+
+
+def run_check(out: str, as_json: bool) -> int:
+    """Print what is in the folder `out`; the exit code. Raises ConfigError where there is no such folder."""
+    found = scan(Path(out))
+    choice = recommend(found)
+    report = check_report(found, choice)
+    if as_json:
+        sys.stdout.write(json.dumps(report, indent=2, allow_nan=False) + "\n")
+    else:
+        _print(report, choice)
+    return CONTINUABLE if choice.checkpoint is not None else NOTHING
+
+
+def _print(report: dict[str, Any], choice: Choice) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(markup=False, highlight=False, emoji=False)
+    if report["checkpoints"]:
+        console.print(_table(report))
+    for line, style in _lines(report, choice):
+        console.print(Text(visible(line, keep_lines=True), style=style), soft_wrap=False)
+
+
+def _table(report: dict[str, Any]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("", no_wrap=True)
+    table.add_column(_("name"), overflow="fold")
+    for title in (_("epoch"), _("step"), _("loss"), _("eval")):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column(_("grade"), no_wrap=True)
+    table.add_column(_("run"), overflow="ellipsis", no_wrap=True, max_width=None if _is_wide() else 9)
+    table.add_column(_("size"), justify="right", no_wrap=True)
+    table.add_column(_("problems"), justify="right", no_wrap=True)
+    for one in report["checkpoints"]:
+        recommended = one["name"] == report["recommended"]
+        style = "bold green" if recommended else "" if one["continuable"] else "dim"
+        cells = (
+            MARK if recommended else "",
+            one["name"],
+            _number(one["epoch"], ".2f"),
+            _number(one["step"], "d"),
+            _number(one["loss"], ".4g"),
+            _number(one["eval_loss"], ".4g"),
+            one["grade"],
+            one["run"],
+            size_words(one["bytes"]),
+            str(len(one["problems"]) or "-"),
+        )
+        table.add_row(*(Text(visible(cell)) for cell in cells), style=style)
+    return table
+
+
+def _is_wide() -> bool:
+    import shutil
+
+    return shutil.get_terminal_size().columns >= 100
+
+
+def _lines(report: dict[str, Any], choice: Choice) -> Iterator[tuple[str, str]]:
+    """The text below the table, each line with its style."""
+    if report["checkpoints"]:
+        yield "", ""
+    yield report["reason"], "bold"
+    for names, reason in _together((passed.checkpoint.name, passed.reason) for passed in choice.passed_over):
+        yield _("Passed over {name}: {reason}").format(name=names, reason=reason), ""
+    told = [
+        (one["name"], f"[{problem['code']}] {problem['message']} {problem['fix']}".rstrip())
+        for one in report["checkpoints"]
+        for problem in one["problems"]
+    ]
+    if told:
+        yield "", ""
+        yield _("Problems"), "bold"
+    for names, problem in _together(told):
+        yield f"{names} {problem}", ""
+    if report["ignored"]:
+        yield "", ""
+        yield _("Ignored"), "bold"
+    for one in report["ignored"]:
+        # A name may hold line feeds; only the lines made here may begin a new one.
+        yield f"{visible(one['name'])}: {one['reason']}", ""
+    if report["jumps"]:
+        yield "", ""
+        yield _("Jumps of the loss"), "bold"
+    for jump in report["jumps"]:
+        yield _jump(jump), "yellow"
+    yield "", ""
+    yield report["advice"]["message"], ""
+
+
+def _together(told: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """What is told of several checkpoints once, with all their names."""
+    names: dict[str, list[str]] = {}
+    for name, text in told:
+        names.setdefault(visible(text), []).append(name)
+    return ((", ".join(members), text) for text, members in names.items())
+
+
+def _jump(jump: dict[str, Any]) -> str:
+    where = _("at a continuation") if jump["at_resume"] else _("while training")
+    return _("{run}, step {step}: from {before} to {after} {where}").format(
+        run=jump["run"],
+        step=jump["step"],
+        before=_number(jump["from"], ".4g"),
+        after=_number(jump["to"], ".4g") if jump["to"] is not None else _("not a number"),
+        where=where,
+    )
+
+
+def _number(value: float | None, form: str) -> str:
+    return format(value, form) if value is not None else "-"
+
+
+def size_words(count: int) -> str:
+    """Bytes in the unit that needs the fewest digits (powers of 1000, as disks are sold)."""
+    value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.3g} {units[0]}"

@@ -1,0 +1,167 @@
+"""The command line: what was asked, handed to what does it. Loads what a command needs and no more.
+
+`--help` must answer in under 0.3 s and `check` must never load torch, so everything heavier than argparse and the RunConfig is
+imported inside the function that needs it. The flags are generated from RunConfig: a field is described once, there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import engine
+from engine.config import RunConfig, choices, field_meta, flag
+from engine.errors import ConfigError, LoraTuiError
+from engine.i18n import _
+from tui import i18n
+
+COMMANDS = ("check", "data")
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that raises our errors, so that usage mistakes look like all others. Flags are never guessed from a beginning."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False, add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+        self.add_argument("-h", "--help", action="help", help=_("show this help and leave"))
+        self.add_argument("--lang", choices=i18n.LANGUAGES, help=_("language (default: by locale)"))
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message, fix=_("See {program} --help.").format(program=self.prog))
+
+
+def run_parser() -> argparse.ArgumentParser:
+    """The parser of `lora-tui` itself: one flag for each field of RunConfig, plus how to run."""
+    parser = _Parser(
+        prog="lora-tui",
+        usage="lora-tui [--demo] --yes [FLAGS] | check OUT [--json] | data PATH [--model M] [--json]",
+        description=_("Fine-tune a language model with LoRA; continue exactly where a run stopped, and see that it did."),
+        epilog=_EXAMPLES(),
+    )
+    how = parser.add_argument_group(_("How to run"))
+    how.add_argument("--yes", action="store_true", help=_("headless: ask nothing"))
+    how.add_argument("--demo", action="store_true", help=_("with the embedded model and dataset, built on this machine"))
+    how.add_argument("--dry-run", action="store_true", help=_("say what would be done, and stop"))
+    how.add_argument("--config", metavar="FILE", type=Path, help=_("settings from a TOML file"))
+    how.add_argument("--json", action="store_true", help=_("events as JSON lines on stdout"))
+    how.add_argument("--version", action="version", version=f"lora-tui {engine.__version__}")
+    groups: dict[str, Any] = {}
+    for name, field in RunConfig.model_fields.items():
+        meta = field_meta(name)
+        title = str(meta["group"])
+        if title not in groups:
+            groups[title] = parser.add_argument_group(_(title))
+        options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": _help(name)}
+        if field.annotation is bool:
+            groups[title].add_argument(flag(name), action=argparse.BooleanOptionalAction, **options)
+        else:
+            metavar = str(meta["metavar"]) or "|".join(choices(name)) or name.upper()
+            groups[title].add_argument(flag(name), metavar=metavar, **options)
+    return parser
+
+
+def _help(name: str) -> str:
+    field = RunConfig.model_fields[name]
+    text = _(field.description or "")
+    shown = field.default not in (None, (), False)
+    return (text + (f" ({field.default})" if shown else "")).replace("%", "%%")
+
+
+def _EXAMPLES() -> str:
+    return _("""examples:
+  lora-tui --demo --yes                                        see it work, with a model and data built here
+  lora-tui --yes --dataset chat.jsonl --model ./Qwen3-0.6B     train; continues by itself if it was begun
+  lora-tui --yes --resume auto                                 go on with the last run under ./out
+  lora-tui --yes --output out/mine --epochs 5                  extend a finished run
+  lora-tui check out/mine                                      what is there, what would be continued, and why
+
+exit codes:
+  0 done · 1 unexpected failure · 2 usage or configuration · 3 this checkpoint cannot be continued
+  4 dataset or model unusable · 5 output folder busy, unwritable, gone or full
+  129/130/143 stopped by HUP/INT/TERM after saving a checkpoint""")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    i18n.install(_lang(given))
+    try:
+        return _dispatch(given)
+    except LoraTuiError as error:
+        from tui.headless import show_error
+
+        show_error(error)
+        return error.exit_code
+    except BrokenPipeError:
+        # Whoever read our output has gone (`| head`): not an error, and nothing more can be said.
+        sys.stderr.close()
+        return 0
+
+
+def _lang(given: Sequence[str]) -> str | None:
+    for index, word in enumerate(given):
+        if word == "--lang" and index + 1 < len(given):
+            return given[index + 1]
+        if word.startswith("--lang="):
+            return word.removeprefix("--lang=")
+    return None
+
+
+def _dispatch(given: list[str]) -> int:
+    if given and given[0] == "check":
+        return _check(given[1:])
+    if given and given[0] == "data":
+        return _data(given[1:])
+    return _run(given)
+
+
+def _check(given: list[str]) -> int:
+    parser = _Parser(prog="lora-tui check", description=_("What is in an output folder, and what would be continued."))
+    parser.add_argument("out", metavar="OUT", help=_("a run's folder, or any folder with checkpoint-* in it"))
+    parser.add_argument("--json", action="store_true", help=_("as JSON on stdout"))
+    options = parser.parse_args(given)
+    from tui.check import run_check
+
+    return run_check(options.out, options.json)
+
+
+def _data(given: list[str]) -> int:
+    parser = _Parser(prog="lora-tui data", description=_("What a dataset is, its problems, and what will be trained on."))
+    parser.add_argument("path", metavar="PATH", help=_("file, save_to_disk folder or hub id"))
+    parser.add_argument("--model", metavar="M", help=_("model whose template and tokenizer are to be used"))
+    parser.add_argument("--format", metavar="FORMAT", choices=choices("format"), default="auto", help=_help("format"))
+    parser.add_argument("--json", action="store_true", help=_("as JSON on stdout"))
+    options = parser.parse_args(given)
+    from tui.data import run_data
+
+    return run_data(options.path, options.model, options.json, options.format)
+
+
+def _run(given: list[str]) -> int:
+    parser = run_parser()
+    options, rest = parser.parse_known_args(given)
+    if rest:
+        parser.error(_unknown(rest[0], parser))
+    flags = {name: value for name, value in vars(options).items() if name in RunConfig.model_fields}
+    if not options.yes and not options.dry_run:
+        parser.error(_("the wizard is not part of this version; add --yes to run without questions"))
+    from tui.headless import run_headless
+
+    return run_headless(flags, options.config, demo=options.demo, as_json=options.json, dry_run=options.dry_run)
+
+
+def _unknown(word: str, parser: argparse.ArgumentParser) -> str:
+    import difflib
+
+    name = word.split("=")[0]
+    known = [option for action in parser._actions for option in action.option_strings] + list(COMMANDS)
+    near = difflib.get_close_matches(name, known, 1)
+    text = (_("unknown flag {word}") if word.startswith("-") else _("unknown command or argument {word}")).format(word=name)
+    return text + (" · " + _("did you mean {near}?").format(near=near[0]) if near else "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,280 @@
+"""Events and plans as text for a terminal or a log: one function for each kind, nothing decided here.
+
+On a terminal the steps are one live bar; elsewhere they are plain lines, few enough to read in a log. Every string that may come
+from outside (names, messages of libraries) goes through `visible` and never through rich's markup.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from types import TracebackType
+from typing import IO, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from engine.events import (
+    CheckpointSaved,
+    Evaluated,
+    Event,
+    LossJumped,
+    ResumeChecked,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    RunStopped,
+    Step,
+    Warned,
+)
+from engine.i18n import _
+from engine.resume.plan import ResumePlan
+from tui.plain import visible
+
+LINE_SECONDS = 5.0
+"""Without a terminal, a step is told at most this often (and the first and last always)."""
+
+MARKS = {"ok": "ok     ", "changed": "changed", "failed": "FAILED ", "unknown": "unknown"}
+STYLES = {"ok": "green", "changed": "yellow", "failed": "bold red", "unknown": "dim"}
+
+
+class Show:
+    """Shows one run on one stream. Use as a context: the live bar must end before the terminal is given back."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.console = Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=not stream.isatty())
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._said = 0.0
+        self._total = 0
+
+    def __enter__(self) -> Show:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._end_bar()
+
+    def line(self, text: str, style: str = "") -> None:
+        """One line of talk."""
+        self.console.print(Text(visible(text), style=style))
+
+    def lines(self, lines: Iterable[tuple[str, str]]) -> None:
+        """Several lines, each with its style."""
+        for text, style in lines:
+            self.line(text, style)
+
+    def progress(self, what: str, share: float) -> None:
+        """Something before the run takes its time. `share`: 0 to 1."""
+        now = time.monotonic()
+        if self.console.is_terminal:
+            if self._bar is None:
+                self._start_bar(100, what)
+            assert self._bar is not None
+            self._bar.update(self._task, completed=round(share * 100), text=visible(what))
+            if share >= 1:
+                self._end_bar()
+        elif share >= 1 or now - self._said >= LINE_SECONDS:
+            self._said = now
+            self.line(f"{what} {share:.0%}")
+
+    def event(self, event: Event) -> None:
+        """Show what happened."""
+        match event:
+            case Step():
+                self._step(event)
+            case RunStarted():
+                self._started(event)
+            case ResumeChecked():
+                self._receipt(event)
+            case Evaluated():
+                self.line(_("step {step} · eval loss {loss}").format(step=event.step, loss=number(event.eval_loss)))
+            case CheckpointSaved():
+                gone = _(" · removed {names}").format(names=", ".join(event.removed)) if event.removed else ""
+                self.line(
+                    _("saved {name} · epoch {epoch:.2f} · loss {loss}{gone}").format(
+                        name=event.checkpoint, epoch=event.epoch, loss=number(event.loss), gone=gone
+                    ),
+                    "dim",
+                )
+            case LossJumped():
+                self._jumped(event)
+            case Warned():
+                self.line(_("note: {message}").format(message=event.message), "yellow")
+            case RunFinished():
+                self._finished(event)
+            case RunStopped():
+                self._end_bar()
+                where = (
+                    _("continue from {name} with --resume auto").format(name=event.checkpoint)
+                    if event.checkpoint
+                    else _("nothing was trained yet")
+                )
+                self.line(
+                    _("stopped ({reason}) at step {step}, epoch {epoch:.2f} · {where}").format(
+                        reason=event.reason, step=event.step, epoch=event.epoch, where=where
+                    ),
+                    "bold",
+                )
+            case RunFailed():
+                self._end_bar()
+                self.line(_("error: {title}").format(title=event.title), "bold red")
+                for more in (event.detail, event.fix):
+                    for text in more.splitlines():
+                        self.line(f"  {text}")
+
+    def _started(self, event: RunStarted) -> None:
+        self.line(
+            _("{rows} rows · {tokens} trained tokens an epoch · {steps} steps · {epochs:g} epochs · run {run}").format(
+                rows=event.rows,
+                tokens=event.trained_tokens,
+                steps=event.total_steps,
+                epochs=event.total_epochs,
+                run=event.run_id,
+            )
+        )
+        for name, reason in event.choices.items():
+            self.line(f"  {name} {reason}", "dim")
+        self._total = event.total_steps
+        if self.console.is_terminal:
+            self._start_bar(event.total_steps, _("loading"), event.step)
+
+    def _start_bar(self, total: int, text: str, done: int = 0) -> None:
+        self._end_bar()
+        self._bar = Progress(
+            TextColumn("{task.fields[text]}", markup=False),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            refresh_per_second=4,
+        )
+        self._task = self._bar.add_task("", total=total, completed=done, text=visible(text))
+        self._bar.start()
+
+    def _end_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _step(self, event: Step) -> None:
+        text = _("epoch {epoch:.2f} · loss {loss} · lr {rate:.2e} · {speed:.0f} tok/s").format(
+            epoch=event.epoch, loss=number(event.loss), rate=event.learning_rate, speed=event.tokens_per_second
+        )
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(self._task, completed=event.step, text=text)
+        elif now - self._said >= LINE_SECONDS or event.step >= self._total:
+            self._said = now
+            self.line(_("step {step}/{total} · {text}").format(step=event.step, total=self._total, text=text))
+
+    def _receipt(self, event: ResumeChecked) -> None:
+        table = Table(box=None, padding=(0, 1), show_edge=False, pad_edge=False)
+        for title in ("", _("restored"), _("saved"), _("now")):
+            table.add_column(title, overflow="fold")
+        for item in event.items:
+            verdict = str(item["verdict"])
+            table.add_row(
+                Text(MARKS[verdict], STYLES[verdict]),
+                Text(visible(str(item["item"]))),
+                Text(visible(str(item["expected"]))),
+                Text(visible(str(item["found"]))),
+            )
+            if item["detail"]:
+                table.add_row("", "", Text(visible(str(item["detail"])), "dim"), "")
+        self.console.print(table)
+
+    def _jumped(self, event: LossJumped) -> None:
+        kinds = {
+            "reset_at_resume": _("the loss started over after continuing"),
+            "spike": _("the loss spiked"),
+            "divergence": _("the loss is rising and stays up"),
+            "non_finite": _("the loss is not a number"),
+        }
+        self.line(
+            _("WARNING step {step}: {what} · from {before} to {after}").format(
+                step=event.step, what=kinds[event.kind], before=number(event.before), after=number(event.after)
+            ),
+            "bold yellow",
+        )
+
+    def _finished(self, event: RunFinished) -> None:
+        self._end_bar()
+        evaluated = _(" · eval loss {loss}").format(loss=number(event.eval_loss)) if event.eval_loss is not None else ""
+        self.line(
+            _("done · step {step} · epoch {epoch:.2f} · loss {loss}{evaluated}").format(
+                step=event.step, epoch=event.epoch, loss=number(event.loss), evaluated=evaluated
+            ),
+            "bold green",
+        )
+        self.line(event.advice["message"])
+        self.line(_("adapter: {path}").format(path=event.adapter))
+
+
+def number(value: float | None) -> str:
+    """A loss as people write it: enough digits to tell, none to spare."""
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if abs(value) >= 0.095 else f"{value:.3g}"
+
+
+def plan_lines(plan: ResumePlan) -> list[tuple[str, str]]:
+    """What a person sees before a run: (text, style) lines."""
+    lines: list[tuple[str, str]] = []
+    checkpoint = plan.checkpoint
+    if plan.mode == "fresh" or checkpoint is None:
+        lines.append((_("starting fresh in {folder} · {reason}").format(folder=plan.output_dir, reason=plan.reason), "bold"))
+        return lines
+    total = plan.length.total_epochs if plan.length is not None else checkpoint.total_epochs
+    epoch = checkpoint.epoch
+    left = max(0.0, total - epoch) if total is not None and epoch is not None else None
+    parts = [
+        f"{checkpoint.name}",
+        _("epoch {epoch} of {total}").format(epoch=_short(epoch), total=_trim(total)),
+        _("step {step}").format(step=checkpoint.step if checkpoint.step is not None else "-"),
+        _("last loss {loss}").format(loss=number(checkpoint.loss)),
+    ]
+    if plan.mode == "weights":
+        lines.append(
+            (
+                _("new run in {folder} from the weights of {what}").format(folder=plan.output_dir, what=" · ".join(parts)),
+                "bold",
+            )
+        )
+        return lines
+    if plan.mode == "complete":
+        lines.append((_("already complete: {what}").format(what=" · ".join(parts)), "bold"))
+        lines.append((_("  extend it with a larger --epochs"), "dim"))
+        return lines
+    parts.append(_("{left} epochs left").format(left=_short(left)))
+    lines.append((_("continuing from {what}").format(what=" · ".join(parts)), "bold"))
+    lines.append((_("  why: {reason}").format(reason=plan.reason), ""))
+    lines += [
+        (_("  passed over {name}: {reason}").format(name=passed.checkpoint.name, reason=passed.reason), "yellow")
+        for passed in plan.passed_over
+    ]
+    lines += [
+        (
+            _("  changed {item}: saved {saved}, now {asked} · {winner} wins · {reason}").format(
+                item=difference.item,
+                saved=difference.saved,
+                asked=difference.asked,
+                winner=_("saved") if difference.winner == "saved" else _("asked"),
+                reason=difference.reason,
+            ),
+            "yellow",
+        )
+        for difference in plan.differences
+    ]
+    if plan.next_learning_rate is not None:
+        lines.append((_("  next learning rate {rate:.3g}").format(rate=plan.next_learning_rate), ""))
+    return lines
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _trim(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}".rstrip("0").rstrip(".")
