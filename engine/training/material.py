@@ -19,8 +19,6 @@ from engine.data.formats import read_rows
 from engine.data.identity import identify, row_digest
 from engine.data.split import split
 from engine.data.tokens import TokenTable, tokenize
-from engine.errors import DatasetError
-from engine.i18n import _
 from engine.training.model import base_digests, load_tokenizer, model_folder, template_digest, tokenizer_digest
 from engine.training.probe import ProbeRow
 
@@ -64,12 +62,12 @@ def load_material(config: RunConfig) -> Material:
     base_config, base_weights = base_digests(folder)
     tokenizer = load_tokenizer(folder)
     train_ids, eval_ids = split(rows, config.eval_fraction, config.seed)
-    train_rows = [rows[int(index)] for index in train_ids]
-    eval_rows = [rows[int(index)] for index in eval_ids]
-    train = tokenize(train_rows, tokenizer, config.train_on, config.max_length)
-    if len(train) == 0:
-        raise DatasetError(_("{dataset}: no row has a token to learn from").format(dataset=config.dataset))
-    evaluated = tokenize(eval_rows, tokenizer, config.train_on, config.max_length) if eval_rows else None
+    train_rows = [rows[index] for index in train_ids]
+    eval_rows = [rows[index] for index in eval_ids]
+    train = tokenize(train_rows, tokenizer, config.train_on, config.max_length, [index + 1 for index in train_ids])
+    evaluated = None
+    if eval_rows:
+        evaluated = tokenize(eval_rows, tokenizer, config.train_on, config.max_length, [index + 1 for index in eval_ids])
     identities = Identities(
         base_model=config.model,
         base_config=base_config,
@@ -80,7 +78,7 @@ def load_material(config: RunConfig) -> Material:
         eval_dataset=identify(eval_rows) if eval_rows else None,
         data_settings=data_settings_digest(config),
     )
-    notes = tuple(f"{problem.message}" for problem in train.problems if problem.severity == "costs")
+    notes = rows.notes + tuple(f"{problem.message} · {problem.fix}" for problem in train.problems)
     return Material(folder, tokenizer, train_rows, train, evaluated, identities, notes)
 
 

@@ -1,0 +1,293 @@
+"""What rows mean: five shapes of dataset, recognised by their columns and brought to three.
+
+A dataset is recognised once, from its columns and its first rows, with the reason said; then every row must be of that shape.
+Alpaca and ShareGPT become conversations, so that everything behind this file knows only messages, prompt and completion, and
+text. All bad rows are told together, with their numbers (from 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+from engine.data.read import Raw, kind, read_raw
+from engine.errors import DatasetError
+from engine.i18n import _, n_
+
+Row = dict[str, Any]
+
+ROLES = ("system", "user", "assistant", "tool", "developer")
+SPEAKERS = {
+    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant", "bot": "assistant",
+    "model": "assistant", "system": "system", "tool": "tool", "function": "tool", "observation": "tool",
+    "function_call": "assistant",
+}  # fmt: skip
+"""ShareGPT's `from` -> role."""
+CHATS = ("messages", "conversations", "conversation", "dialogue", "chat")
+PAIRS = (
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("question", "answer"),
+    ("query", "response"),
+    ("input", "output"),
+)
+TEXTS = ("text", "content")
+SHOWN = 20
+
+MESSAGE = '{"role": "user" | "assistant" | "system", "content": text}'
+SHAPES = {
+    "messages": '{"messages": [' + MESSAGE + ", ...]}",
+    "sharegpt": '{"conversations": [{"from": "human" | "gpt" | "system", "value": text}, ...]}',
+    "prompt_completion": '{"prompt": text, "completion": text}',
+    "alpaca": '{"instruction": text, "input": text (may be missing), "output": text}',
+    "text": '{"text": text}',
+}
+
+
+@dataclass(frozen=True)
+class Rows(Sequence[Row]):
+    """A dataset's rows in one of three shapes: {"messages"}, {"prompt", "completion"} or {"text"}."""
+
+    name: str
+    format: str
+    """messages | prompt_completion | text | alpaca | sharegpt: what was found, before it was brought to one of the three."""
+    reason: str
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
+        return self.rows[index]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+
+class _Bad(ValueError):
+    """One row is not of its shape; says what."""
+
+
+def read_rows(dataset: str, format: str = "auto") -> Rows:
+    """The rows of a file, folder or hub id, normalised. Raises DatasetError (exit 4) naming file, row and remedy."""
+    raw = read_raw(dataset)
+    if not raw.rows:
+        raise DatasetError(_("{name}: the dataset is empty").format(name=raw.name), fix=_("It must hold at least one row."))
+    found, reason, normalise = recognise(raw, format)
+    rows, problems = [], []
+    for number, row in enumerate(raw.rows, 1):
+        try:
+            rows.append(normalise(row))
+        except _Bad as error:
+            problems.append(_("{name}, row {row}: {what}").format(name=raw.name, row=number, what=error))
+    if problems:
+        raise _bad_rows(raw, found, problems)
+    return Rows(raw.name, found, reason, tuple(rows), raw.notes)
+
+
+def _bad_rows(raw: Raw, found: str, problems: list[str]) -> DatasetError:
+    shape = _("A row of this format ({format}) is {shape}.").format(format=found, shape=SHAPES[found])
+    fix = _("Mend the rows or take them out; --format names another format.")
+    if len(problems) == 1:
+        return DatasetError(problems[0], shape, fix)
+    more = len(problems) - SHOWN
+    listed = [
+        *problems[:SHOWN],
+        *([n_("and {count} more row", "and {count} more rows", more).format(count=more)] if more > 0 else []),
+    ]
+    title = _("{name}: {count} of {rows} rows cannot be used; the first is {first}").format(
+        name=raw.name, count=len(problems), rows=len(raw.rows), first=problems[0]
+    )
+    return DatasetError(title, "\n".join([*listed[1:], shape]), fix)
+
+
+def recognise(raw: Raw, asked: str = "auto") -> tuple[str, str, Callable[[Row], Row]]:
+    """(format, why, normaliser of one row). Raises DatasetError where no format fits, with the nearest one's requirement."""
+    first = raw.rows[0]
+    columns = set(first)
+    chat = next((name for name in CHATS if name in columns), None)
+    pair = next(((left, right) for left, right in PAIRS if {left, right} <= columns), None)
+    output = next((name for name in ("output", "response") if name in columns), None)
+    text = next((name for name in TEXTS if name in columns), None)
+    found = asked if asked != "auto" else _found(first, chat, pair, output, text)
+    if found == "messages" and chat:
+        return (
+            found,
+            _('the column "{name}" holds turns with role and content').format(name=chat),
+            lambda row: _messages(row, chat),
+        )
+    if found == "sharegpt" and chat:
+        return (
+            found,
+            _('the column "{name}" holds turns with from and value').format(name=chat),
+            lambda row: _sharegpt(row, chat),
+        )
+    if found == "alpaca" and "instruction" in columns and output:
+        return found, _('there are columns "instruction" and "{name}"').format(name=output), lambda row: _alpaca(row, output)
+    if found == "prompt_completion" and pair:
+        return (
+            found,
+            _('there are columns "{left}" and "{right}"').format(left=pair[0], right=pair[1]),
+            lambda row: _pair(row, *pair),
+        )
+    if found == "text" and text:
+        return found, _('there is a column "{name}"').format(name=text), lambda row: {"text": _some_text(row, text)}
+    shown = ", ".join(sorted(map(str, columns))[:12]) or _("none")
+    if asked != "auto":
+        raise DatasetError(
+            _("{name}: has not the columns of {format}").format(name=raw.name, format=asked),
+            _("Found columns: {columns}. A row must be {shape}.").format(columns=shown, shape=SHAPES[asked]),
+        )
+    if {"chosen", "rejected"} <= columns:
+        raise DatasetError(
+            _("{name}: is a preference dataset (chosen, rejected)").format(name=raw.name),
+            _("Fine-tuning learns from one answer a row."),
+            _("Keep the chosen answers as {shape}.").format(shape=SHAPES["messages"]),
+        )
+    raise DatasetError(
+        _("{name}: its format is not recognised").format(name=raw.name),
+        _("Found columns: {columns}.").format(columns=shown),
+        _("The nearest format needs {shape}; others: {others}").format(
+            shape=SHAPES["messages"], others="; ".join(list(SHAPES.values())[1:])
+        ),
+    )
+
+
+def _found(first: Row, chat: str | None, pair: tuple[str, str] | None, output: str | None, text: str | None) -> str | None:
+    if chat is not None:
+        turns = first[chat]
+        head = turns[0] if isinstance(turns, list) and turns else {}
+        return "sharegpt" if isinstance(head, dict) and "from" in head and "role" not in head else "messages"
+    if "instruction" in first and output is not None:
+        return "alpaca"
+    if pair is not None:
+        return "prompt_completion"
+    return "text" if text is not None else None
+
+
+def _messages(row: Row, column: str) -> Row:
+    turns = _list(row, column)
+    messages = [_message(turn, number) for number, turn in enumerate(turns, 1)]
+    return _conversation(messages, row)
+
+
+def _conversation(messages: list[Row], row: Row) -> Row:
+    if not any(message["role"] == "assistant" for message in messages):
+        raise _Bad(_("has no assistant turn, so there is nothing to learn"))
+    tools = row.get("tools")
+    return {"messages": messages, **({"tools": tools} if tools else {})}
+
+
+def _message(turn: Any, number: int) -> Row:
+    if not isinstance(turn, dict):
+        raise _Bad(_("turn {number} is {what}, not an object").format(number=number, what=kind(turn)))
+    role = turn.get("role")
+    if not isinstance(role, str):
+        raise _Bad(_('turn {number}: "role" is {what}, not text').format(number=number, what=kind(role)))
+    if role not in ROLES:
+        raise _Bad(
+            _('turn {number}: "role" is {role!r}; known are {roles}').format(
+                number=number, role=role, roles=", ".join(ROLES)
+            )
+        )
+    message = {"role": role, "content": _content(turn, number)}
+    for key in ("tool_calls", "tool_call_id", "name", "reasoning_content"):
+        if turn.get(key):
+            message[key] = turn[key]
+    return message
+
+
+def _content(turn: Row, number: int) -> str:
+    content = turn.get("content")
+    if content is None and turn.get("tool_calls"):
+        return ""
+    if isinstance(content, list):
+        parts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
+        if not all(isinstance(part, str) for part in parts):
+            raise _Bad(_('turn {number}: "content" has a part that is not text').format(number=number))
+        content = "".join(str(part) for part in parts)
+    if not isinstance(content, str):
+        raise _Bad(_('turn {number}: "content" is {what}, not text').format(number=number, what=kind(content)))
+    return _whole(content)
+
+
+def _sharegpt(row: Row, column: str) -> Row:
+    messages = []
+    for number, turn in enumerate(_list(row, column), 1):
+        if not isinstance(turn, dict):
+            raise _Bad(_("turn {number} is {what}, not an object").format(number=number, what=kind(turn)))
+        speaker = turn.get("from")
+        if not isinstance(speaker, str) or speaker not in SPEAKERS:
+            raise _Bad(_('turn {number}: "from" is {speaker!r}; known are {known}').format(
+                number=number, speaker=speaker, known=", ".join(SPEAKERS)))  # fmt: skip
+        value = turn.get("value")
+        if not isinstance(value, str):
+            raise _Bad(_('turn {number}: "value" is {what}, not text').format(number=number, what=kind(value)))
+        messages.append({"role": SPEAKERS[speaker], "content": _whole(value)})
+    if isinstance(row.get("system"), str) and row["system"]:
+        messages.insert(0, {"role": "system", "content": row["system"]})
+    return _conversation(messages, row)
+
+
+def _alpaca(row: Row, output: str) -> Row:
+    question = _some_text(row, "instruction")
+    extra = row.get("input")
+    if extra is not None and not isinstance(extra, str):
+        raise _Bad(_('"input" is {what}, not text').format(what=kind(extra)))
+    messages = [{"role": "user", "content": f"{question}\n\n{extra}" if extra else question},
+                {"role": "assistant", "content": _some_text(row, output)}]  # fmt: skip
+    if isinstance(row.get("system"), str) and row["system"]:
+        messages.insert(0, {"role": "system", "content": row["system"]})
+    return {"messages": messages}
+
+
+def _pair(row: Row, prompt: str, completion: str) -> Row:
+    if isinstance(row.get(prompt), list) or isinstance(row.get(completion), list):
+        sides = {
+            name: [_message(turn, number) for number, turn in enumerate(_list(row, name), 1)]
+            for name in (prompt, completion)
+        }
+        if not any(message["role"] == "assistant" for message in sides[completion]):
+            raise _Bad(_('"{name}" has no assistant turn').format(name=completion))
+        return {"prompt": sides[prompt], "completion": sides[completion]}
+    return {"prompt": _text(row, prompt), "completion": _some_text(row, completion)}
+
+
+def _list(row: Row, column: str) -> list[Any]:
+    found = row.get(column)
+    if not isinstance(found, list):
+        raise _Bad(_('"{name}" is {what}, not a list of turns').format(name=column, what=kind(found)))
+    if not found:
+        raise _Bad(_('"{name}" is empty').format(name=column))
+    return found
+
+
+def _text(row: Row, column: str) -> str:
+    found = row.get(column)
+    if not isinstance(found, str):
+        raise _Bad(_('"{name}" is {what}, not text').format(name=column, what=kind(found)))
+    return _whole(found)
+
+
+def _some_text(row: Row, column: str) -> str:
+    found = _text(row, column)
+    if not found.strip():
+        raise _Bad(_('"{name}" is empty').format(name=column))
+    return found
+
+
+def _whole(text: str) -> str:
+    """`text`, refused where it holds half a character (a lone surrogate), which no tokenizer can take."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise _Bad(
+            _("holds half a character (U+{code:04X}), a trace of damaged text").format(code=ord(text[error.start]))
+        ) from None
+    return text

@@ -1,0 +1,260 @@
+"""Watches the loss and says when it left its path; keeps quiet while it only wanders.
+
+A run that starts over unnoticed is the fault this project began with, so the monitor looks hardest right after a join. But real
+losses are noisy (over 27,874 consecutive pairs of quiet runs the ratio's 99th percentile is 2.07, its maximum 20.8), and an
+alarm that cries at noise is turned off. So a loss is judged by the run's own noise: losses are taken as logarithms, since noise
+grows with the level; the level is a median, the noise a quantile of the steps from one log to the next, which a trend hardly
+moves; and away from a join only several high losses in a row count. Losses that reach zero or cross it (GRPO, DPO variants,
+masked rows) have no ratios: for those only NaN and infinity are told.
+
+Plain floats in, a LossJumped out. Its state is bounded, costs the same at every step, and is saved with the run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from engine.checkpoints.checkpoint import LogRow
+from engine.events import LossJumped
+
+WINDOW = 32
+"""Logs the noise is measured on."""
+LEVEL = 11
+"""Logs whose median is the level."""
+WARMUP = 4
+"""Logs before anything is judged."""
+LOGS_AT_JOIN = 5
+"""Logs after a join that are judged as such, where nobody else says how many."""
+NOISE_FLOOR = 0.02
+"""No loss is taken to be steadier than this (natural logarithm, so about 2 %)."""
+HIGH_NOISES, HIGH_RATIO = 4.5, 1.6
+"""A loss is high when it is above the level by this many times the noise, and by this factor."""
+IN_A_ROW = 3
+"""So many high losses in a row are a divergence."""
+SHARE_OF_FALL = 0.05
+"""A rise by less than this share of what the loss had fallen since the start is too small to matter."""
+RESET_NOISES, RESET_RATIO, TOGETHER_RATIO, RESET_SHARE = 4.0, 1.08, 1.12, 0.5
+"""At a join: above the level by so much, and half of the way back to where the run began."""
+CERTAIN_NOISES = 8.0
+"""At a join one loss this far off is enough; below it two are needed, or three that are so far off on the average."""
+WORSE_THAN_UNTRAINED = 1.5
+"""Times the loss the run began with."""
+EPISODE = 50
+"""Logs after an alarm until a loss that stayed high is taken as the new level."""
+QUIET_AFTER_ZERO = 64
+"""Logs without ratios after a loss that was zero or less, at least; a fiftieth of all such losses silence the monitor."""
+
+_COUNTS = ("seen", "not_positive", "since_zero", "high", "worse", "episode", "back")
+
+
+class LossMonitor:
+    """Watches one run."""
+
+    def __init__(self) -> None:
+        self._start: list[float] = []
+        """The first losses, to know where the run began."""
+        self._logs: list[float] = []
+        """Logarithms of the last WINDOW losses."""
+        self._seen = 0
+        self._not_positive = 0
+        self._since_zero = QUIET_AFTER_ZERO
+        self._high = 0
+        """High losses in a row."""
+        self._worse = 0
+        """Losses in a row that are worse than untrained."""
+        self._episode = 0
+        """Logs since an alarm whose loss has not come back; 0: no alarm is on."""
+        self._spike = False
+        """Whether the alarm that is on was a spike, which may yet become a divergence."""
+        self._back = 0
+        """Logs in a row that were back at the level, while an alarm is on."""
+        self._not_finite = False
+        self._joined = False
+        self._reset_votes = 0
+        self._join_logs: list[float] = []
+        """The losses since the join, while it is one."""
+        self._level_at_join: float | None = None
+
+    def observe(self, step: int, loss: float, learning_rate: float, at_resume: bool) -> LossJumped | None:
+        """Take in a logged loss; what it means, if it means anything.
+
+        `at_resume`: this is one of the first logs after a join. `learning_rate` is of no use to the judgement yet and is taken so
+        that callers need not change when it is.
+        """
+        self._seen += 1
+        if not math.isfinite(loss):
+            told, self._not_finite = self._not_finite, True
+            return None if told else LossJumped(step, "non_finite", self._before(), None, None, at_resume)
+        self._not_finite = False
+        if at_resume and not self._joined:
+            self._reset_votes, self._level_at_join = 0, self._level()
+            self._join_logs.clear()
+        self._joined = at_resume
+        if loss <= 0:
+            self._not_positive += 1
+            self._since_zero = 0
+            return None
+        self._since_zero += 1
+        kind = self._judge(loss, at_resume) if self._ratios_mean_something() else None
+        before = self._before(at_resume)
+        self._take(loss)
+        if kind is None:
+            return None
+        return LossJumped(step, kind, before, loss, loss / before, at_resume)
+
+    def _ratios_mean_something(self) -> bool:
+        return self._since_zero > QUIET_AFTER_ZERO and self._not_positive * 50 <= self._seen
+
+    def _judge(self, loss: float, at_resume: bool) -> str | None:
+        """The kind of jump that this loss completes."""
+        noise = self._noise()
+        if at_resume and self._level_at_join is not None:
+            if self._is_reset(loss, self._level_at_join, noise):
+                self._episode, self._back, self._spike = 1, 0, False
+                return "reset_at_resume"
+            return None
+        level = self._level()
+        if level is None:
+            return None
+        start = median(self._start)
+        rise = math.log(loss) - level
+        matters = loss - math.exp(level) >= SHARE_OF_FALL * (start - math.exp(level))
+        high = rise > max(math.log(HIGH_RATIO), HIGH_NOISES * noise) and matters
+        worse = loss > WORSE_THAN_UNTRAINED * start and math.log(loss / start) > HIGH_NOISES / 2 * noise
+        self._high = self._high + 1 if high else 0
+        self._worse = self._worse + 1 if worse else 0
+        stays = self._high >= IN_A_ROW or self._worse >= IN_A_ROW
+        if self._episode and not (self._spike and stays):
+            self._follow(high or worse)
+            return None
+        leaps = self._high >= 2 and worse and rise > 2 * HIGH_NOISES * noise
+        if not stays and not leaps:
+            return None
+        self._episode, self._back, self._spike = 1, 0, not stays
+        return "divergence" if stays else "spike"
+
+    def _is_reset(self, loss: float, level: float, noise: float) -> bool:
+        """Whether the run started over: the loss is far off, or noticeably off and most of the way back to the start."""
+        if self._episode:
+            return False
+        self._join_logs = [*self._join_logs[-WINDOW:], loss]
+        rise, start = math.log(loss) - level, median(self._start)
+        half_way = math.exp(level) + RESET_SHARE * (start - math.exp(level))
+        back = loss >= half_way
+        off = rise > max(math.log(RESET_RATIO), RESET_NOISES * noise) and back
+        far = rise > max(math.log(HIGH_RATIO), HIGH_NOISES * noise)
+        if off or far:
+            self._reset_votes += 1
+        certain = rise > max(math.log(HIGH_RATIO), CERTAIN_NOISES * noise)
+        return self._reset_votes >= 2 or (certain and back) or self._join_stays_high(level, half_way, noise)
+
+    def _join_stays_high(self, level: float, half_way: float, noise: float) -> bool:
+        """Whether the losses since the join are too high together, where each alone might be noise."""
+        number = len(self._join_logs)
+        rise = sum(math.log(loss) for loss in self._join_logs) / number - level
+        far = rise > max(math.log(TOGETHER_RATIO), RESET_NOISES * noise / math.sqrt(number))
+        return number >= IN_A_ROW and far and median(self._join_logs) >= half_way
+
+    def _follow(self, high: bool) -> None:
+        """An alarm is on: has the loss come back, or has it settled where it is?"""
+        self._episode += 1
+        self._back = 0 if high else self._back + 1
+        if self._back >= IN_A_ROW:
+            self._episode = self._high = self._worse = 0
+        elif self._episode > EPISODE:
+            self._episode = self._high = self._worse = 0
+            self._logs.clear()
+
+    def _take(self, loss: float) -> None:
+        """Make the loss part of what later ones are judged by, unless an alarm is on or it is itself suspect at a join."""
+        if len(self._start) < LOGS_AT_JOIN:
+            self._start.append(loss)
+        if self._episode or (self._joined and self._reset_votes):
+            return
+        self._logs.append(math.log(loss))
+        del self._logs[:-WINDOW]
+
+    def _level(self) -> float | None:
+        """The logarithm of the loss's level; None while too little was seen."""
+        return median(self._logs[-LEVEL:]) if len(self._logs) >= WARMUP else None
+
+    def _before(self, at_join: bool = False) -> float:
+        level = self._level_at_join if at_join and self._level_at_join is not None else self._level()
+        if level is not None:
+            return math.exp(level)
+        return self._start[-1] if self._start else 0.0
+
+    def _noise(self) -> float:
+        """The standard deviation of a logged loss around its level, as far as outliers and the trend let one tell."""
+        steps = sorted(abs(one - other) for one, other in zip(self._logs, self._logs[1:], strict=False))
+        if not steps:
+            return NOISE_FLOOR
+        # Of a normal noise s the steps' median is 0.954 s and their upper quartile 1.627 s.
+        return max(NOISE_FLOOR, median(steps) / 0.954, steps[int(0.75 * (len(steps) - 1))] / 1.627)
+
+    def state(self) -> dict[str, float | int | str | bool | list[float] | None]:
+        """Everything it knows, as plain JSON values."""
+        return {
+            "start": list(self._start),
+            "logs": list(self._logs),
+            "seen": self._seen,
+            "not_positive": self._not_positive,
+            "since_zero": self._since_zero,
+            "high": self._high,
+            "worse": self._worse,
+            "episode": self._episode,
+            "back": self._back,
+            "spike": self._spike,
+            "not_finite": self._not_finite,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state` gave. A run restored begins a new join. Raises ValueError where it is not such a state."""
+        try:
+            start, logs = ([float(value) for value in state[key]] for key in ("start", "logs"))
+            counts = [int(state[key]) for key in _COUNTS]
+            spike, not_finite = bool(state["spike"]), bool(state["not_finite"])
+        except (KeyError, TypeError, OverflowError) as error:
+            raise ValueError(f"not a state of the loss monitor: {error!r}") from error
+        if (
+            any(value <= 0 for value in start)
+            or not all(math.isfinite(value) for value in (*start, *logs))
+            or min(counts) < 0
+        ):
+            raise ValueError("not a state of the loss monitor: it holds losses that cannot be")
+        self._start, self._logs = start[:LOGS_AT_JOIN], logs[-WINDOW:]
+        self._seen, self._not_positive, self._since_zero, self._high, self._worse, self._episode, self._back = counts
+        self._spike, self._not_finite = spike, not_finite
+        self._joined, self._reset_votes, self._level_at_join, self._join_logs = False, 0, None, []
+
+
+def jumps_in(history: Sequence[LogRow]) -> list[LossJumped]:
+    """The jumps in a finished log. Where a run was continued is not written there: the epoch going back, or the learning rate
+    leaping up after it had fallen, are taken for a join."""
+    monitor, found = LossMonitor(), []
+    rows = [row for row in history if row.loss is not None or (row.learning_rate is not None and row.eval_loss is None)]
+    since_join = LOGS_AT_JOIN
+    peak = 0.0
+    before: LogRow | None = None
+    for row in rows:
+        since_join += 1
+        if before is not None and _joined(before, row, peak):
+            since_join, peak = 0, 0.0
+        peak = max(peak, row.learning_rate or 0.0)
+        loss = row.loss if row.loss is not None else math.nan
+        jump = monitor.observe(row.step, loss, row.learning_rate or 0.0, since_join < LOGS_AT_JOIN)
+        if jump is not None:
+            found.append(jump)
+        before = row
+    return found
+
+
+def _joined(before: LogRow, row: LogRow, peak: float) -> bool:
+    if before.epoch is not None and row.epoch is not None and row.epoch < before.epoch - 1e-6:
+        return True
+    if before.learning_rate is None or row.learning_rate is None:
+        return False
+    return before.learning_rate < 0.9 * peak and row.learning_rate > max(2 * before.learning_rate, 0.05 * peak)
