@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from engine.checkpoints.adapter import CONFIG_NAME
 from engine.checkpoints.choose import Choice
 from engine.checkpoints.report import check_report
 from engine.checkpoints.scan import scan
+from engine.checkpoints.state import STATE_NAME
 from engine.i18n import _
 from engine.resume.plan import recommend
 from tui.plain import visible
@@ -29,6 +32,9 @@ def run_check(out: str, as_json: bool) -> int:
     """Print what is in the folder `out`; the exit code. Raises ConfigError where there is no such folder."""
     found = scan(Path(out))
     choice = recommend(found)
+    if not found.checkpoints and any((Path(out) / name).is_file() for name in (STATE_NAME, CONFIG_NAME)):
+        words = _("This folder is a checkpoint itself; check the one it is in: {parent}")
+        choice = replace(choice, reason=words.format(parent=Path(out).resolve().parent))
     report = check_report(found, choice)
     if as_json:
         sys.stdout.write(json.dumps(report, indent=2, allow_nan=False) + "\n")

@@ -1,0 +1,134 @@
+"""Which checkpoint a run continues from, and why.
+
+Pure on purpose: it is given what was found and says what to do, so the same answer reaches the browser, the headless printer,
+`check` and the tests. Modification times do not appear here; choosing by them is the fault this project began with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from engine.checkpoints.checkpoint import Checkpoint, Grade
+from engine.i18n import _, n_
+
+
+@dataclass(frozen=True)
+class PassedOver:
+    """A checkpoint that was further along than the one chosen, and why it was not taken."""
+
+    checkpoint: Checkpoint
+    reason: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to continue from."""
+
+    checkpoint: Checkpoint | None
+    """None: nothing can be continued."""
+    reason: str
+    passed_over: tuple[PassedOver, ...]
+    """Further along than `checkpoint`, and why each was not taken; all of them where there is none. The furthest first."""
+
+
+def choose(
+    found: Sequence[Checkpoint],
+    run: str | None = None,
+    refuse: Callable[[Checkpoint], str | None] | None = None,
+) -> Choice:
+    """The furthest checkpoint that can be continued: by epoch, then by step.
+
+    `run` keeps to one run. `refuse` says why a checkpoint cannot come from the run that is asked for; None: it can.
+    """
+    against = {checkpoint.name: _against(checkpoint, run, refuse) for checkpoint in found}
+    ranked = sorted(found, key=distance, reverse=True)
+    chosen = next((checkpoint for checkpoint in ranked if against[checkpoint.name] is None), None)
+    passed = tuple(
+        PassedOver(checkpoint, reason)
+        for checkpoint in ranked
+        if (reason := against[checkpoint.name]) is not None and (chosen is None or distance(checkpoint) > distance(chosen))
+    )
+    return Choice(chosen, _reason(chosen, found, passed), passed)
+
+
+def weights_fallback(found: Sequence[Checkpoint]) -> Checkpoint | None:
+    """The furthest sound LoRA adapter: what `--init-from` can start a new run from where nothing can be continued."""
+    return max((checkpoint for checkpoint in found if _has_weights(checkpoint)), key=distance, default=None)
+
+
+def distance(checkpoint: Checkpoint) -> tuple[float, int, bool, str]:
+    """How far along it is: epoch, then step. Of two that are equally far the proven one, then the name decides."""
+    return (
+        checkpoint.epoch if checkpoint.epoch is not None else -1.0,
+        checkpoint.step if checkpoint.step is not None else -1,
+        checkpoint.grade is Grade.PROVEN,
+        checkpoint.name,
+    )
+
+
+def _has_weights(checkpoint: Checkpoint) -> bool:
+    imports = any(problem.code == "adapter_config_imports" for problem in checkpoint.problems)
+    lora = checkpoint.adapter is not None and checkpoint.adapter.peft_type == "LORA"
+    return checkpoint.grade is not Grade.BROKEN and lora and not imports
+
+
+def _against(checkpoint: Checkpoint, run: str | None, refuse: Callable[[Checkpoint], str | None] | None) -> str | None:
+    """Why it cannot be the one; None where it can."""
+    if run is not None and checkpoint.run != run:
+        return _("It belongs to another run ({run}).").format(run=checkpoint.run)
+    if not checkpoint.continuable:
+        told = " ".join(problem.message for problem in checkpoint.problems[:2])
+        return f"{grade_words(checkpoint.grade)} {told}".strip()
+    return refuse(checkpoint) if refuse is not None else None
+
+
+def grade_words(grade: Grade) -> str:
+    """What a grade means, for people."""
+    return {
+        Grade.PROVEN: _("Every byte is as it was saved."),
+        Grade.COMPLETE: _("Everything is there."),
+        Grade.WEIGHTS_ONLY: _("Only its weights can be used."),
+        Grade.BROKEN: _("It is broken."),
+    }[grade]
+
+
+def _reason(chosen: Checkpoint | None, found: Sequence[Checkpoint], passed: Sequence[PassedOver]) -> str:
+    if chosen is None:
+        return _nothing(found)
+    parts = [
+        _("{name} is the furthest that can be continued: {where}.").format(name=chosen.name, where=_where(chosen))
+        if passed
+        else _("{name} is the furthest: {where}.").format(name=chosen.name, where=_where(chosen))
+    ]
+    others = sorted({checkpoint.run for checkpoint in found} - {chosen.run})
+    if others:
+        parts.append(
+            n_("The folder also holds checkpoints of another run ({runs}).",
+               "The folder also holds checkpoints of {count} other runs ({runs}).", len(others)).format(
+                   count=len(others), runs=", ".join(others))
+        )  # fmt: skip
+    if passed:
+        parts.append(
+            n_("{count} that is further along was passed over.", "{count} that are further along were passed over.",
+               len(passed)).format(count=len(passed))
+        )  # fmt: skip
+    return " ".join(parts)
+
+
+def _nothing(found: Sequence[Checkpoint]) -> str:
+    if not found:
+        return _("There is no checkpoint in this folder.")
+    weights = weights_fallback(found)
+    if weights is None:
+        return _("Nothing here can be continued, and no adapter is sound enough to start a new run from.")
+    return _(
+        "Nothing here can be continued. A new run can start from the weights of {name} ({where}): --init-from {path}"
+    ).format(name=weights.name, where=_where(weights), path=weights.path)
+
+
+def _where(checkpoint: Checkpoint) -> str:
+    epoch = _("epoch {epoch:.2f}").format(epoch=checkpoint.epoch) if checkpoint.epoch is not None else _("epoch unknown")
+    step = _("step {step}").format(step=checkpoint.step) if checkpoint.step is not None else _("step unknown")
+    loss = ", " + _("loss {loss:.4g}").format(loss=checkpoint.loss) if checkpoint.loss is not None else ""
+    return f"{epoch}, {step}{loss}"

@@ -1,0 +1,197 @@
+"""Reading a folder nobody vouches for: what is in it, opened without following anything, and JSON without surprises.
+
+A checkpoint may come from a stranger, a torn disk or a clone without its large files. So a name is looked at before it is opened
+(a link, a pipe or a device is never opened: a pipe alone would hang the scan), sizes are bounded before anything is read, and JSON
+is parsed the way the library that wrote it would have written it: UTF-8, each key once, no byte order mark. Every way a file can
+be wrong is one `Unsound`, which carries the sentence a person reads.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+from engine.checkpoints.checkpoint import Problem
+from engine.i18n import _
+
+MAX_ENTRIES = 10_000
+"""Entries looked at in one checkpoint folder; more is no checkpoint of anything."""
+MAX_JSON_BYTES = 32 * 2**20
+"""A step-by-step log of some 200,000 steps fits; parsed it takes a few times that in memory."""
+_PARSING = threading.Lock()
+"""Folders are judged in threads; parsing holds the interpreter anyway, so one file at a time keeps memory bounded for free."""
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+class Unsound(Exception):
+    """A file is not what its name says. Carries the problem that is shown."""
+
+    def __init__(self, code: str, message: str, fix: str = "") -> None:
+        super().__init__(message)
+        self.problem = Problem(code, message, fix)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One name in a folder, links not followed."""
+
+    name: str
+    kind: str
+    """file | folder | link | special (pipe, socket, device)."""
+    size: int
+    """Bytes; 0 for what is no file."""
+    mtime: float
+
+
+def look(path: Path) -> Entry:
+    """What `path` itself is, links not followed. Raises OSError."""
+    return _entry(path.name, os.lstat(path))
+
+
+def _entry(name: str, status: os.stat_result) -> Entry:
+    mode = status.st_mode
+    if stat.S_ISREG(mode):
+        return Entry(name, "file", status.st_size, status.st_mtime)
+    kind = "folder" if stat.S_ISDIR(mode) else "link" if stat.S_ISLNK(mode) else "special"
+    return Entry(name, kind, 0, status.st_mtime)
+
+
+def list_folder(path: Path) -> dict[str, Entry]:
+    """The entries of `path` by name, links not followed. Raises OSError; Unsound where there are too many."""
+    found: dict[str, Entry] = {}
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if len(found) >= MAX_ENTRIES:
+                raise Unsound(
+                    "too_many_files",
+                    _("The folder holds more than {limit} entries; a checkpoint holds a few dozen.").format(
+                        limit=MAX_ENTRIES
+                    ),
+                    _("Move what does not belong to the checkpoint elsewhere."),
+                )
+            found[entry.name] = _entry(entry.name, entry.stat(follow_symlinks=False))
+    return found
+
+
+@contextmanager
+def open_plain(path: Path) -> Iterator[BufferedReader]:
+    """`path` opened for reading, only if it is a plain file and no link. Raises Unsound."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    try:
+        entry = look(path)
+        if entry.kind != "file":
+            raise not_a_file(entry)
+        handle = os.open(path, flags | getattr(os, "O_BINARY", 0))
+    except OSError as error:
+        raise unreadable(path.name, error) from error
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise Unsound("not_a_file", _("{name} is not a plain file.").format(name=path.name))
+        try:
+            yield file
+        except OSError as error:
+            raise unreadable(path.name, error) from error
+
+
+def not_a_file(entry: Entry) -> Unsound:
+    """The problem of a name that should be a plain file."""
+    what = {
+        "folder": _("{name} is a folder where a file belongs."),
+        "link": _("{name} is a link; links are not followed, since what they point to can change."),
+        "special": _("{name} is a pipe, socket or device where a file belongs; it was not opened."),
+    }[entry.kind].format(name=entry.name)
+    fix = _("Copy the checkpoint with links resolved (cp -rL) and continue from the copy.") if entry.kind == "link" else ""
+    return Unsound("link" if entry.kind == "link" else "not_a_file", what, fix)
+
+
+def unreadable(name: str, error: OSError) -> Unsound:
+    """The problem of a file the system does not hand out."""
+    return Unsound(
+        "unreadable",
+        _("{name} cannot be read: {error}.").format(name=name, error=error.strerror or type(error).__name__),
+        _("Check its permissions and the disk."),
+    )
+
+
+def refuse_pointer(name: str, start: bytes) -> None:
+    """Raise Unsound where a Git LFS pointer stands in the place of the file."""
+    if start.startswith(LFS_POINTER):
+        raise Unsound(
+            "lfs_pointer",
+            _("{name} is a Git LFS pointer, not the file itself.").format(name=name),
+            _("Fetch the file with `git lfs pull`."),
+        )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`, strictly read. Raises Unsound."""
+    with open_plain(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_JSON_BYTES:
+            raise Unsound(
+                "too_large",
+                _("{name} has {size} MB; more than {limit} MB are not read.").format(
+                    name=path.name, size=size // 10**6, limit=MAX_JSON_BYTES // 10**6
+                ),
+            )
+        with _PARSING:
+            return parse_json(file.read(MAX_JSON_BYTES + 1), path.name)
+
+
+def parse_json(data: bytes, name: str) -> dict[str, Any]:
+    """The JSON object that `data` holds. NaN and Infinity, which Trainer writes, become float nan and inf. Raises Unsound."""
+    refuse_pointer(name, data)
+    if not data.strip(b"\0 \t\r\n"):
+        raise Unsound(
+            "empty", _("{name} is empty or holds only zero bytes: its content never reached the disk.").format(name=name)
+        )
+    try:
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_each_key_once)
+    except RecursionError:
+        raise Unsound("not_json", _("{name} is nested too deeply to be read.").format(name=name)) from None
+    except ValueError as error:
+        raise Unsound(
+            "not_json",
+            _("{name} is not valid JSON: {error}.").format(name=name, error=str(error)[:200]),
+            _("It was torn while being written, or changed since; take an earlier checkpoint."),
+        ) from None
+    if not isinstance(value, dict):
+        raise Unsound("not_json", _("{name} does not hold a JSON object.").format(name=name))
+    return value
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        for key, _value in pairs:
+            if key in seen:
+                raise ValueError(_("the key {key} stands twice").format(key=repr(key[:60])))
+            seen.add(key)
+    return found
+
+
+def number(value: Any) -> float | None:
+    """`value` as a finite float; None for everything else, bools and digits in quotes included."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        result = float(value)
+    except OverflowError:
+        return None
+    return result if math.isfinite(result) else None
+
+
+def count(value: Any) -> int | None:
+    """`value` where it is a whole number >= 0 written as one; else None."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63 else None

@@ -1,0 +1,230 @@
+"""One folder, judged: what it is, how far it can be trusted, and what is wrong with it.
+
+Nothing of it is executed or loaded. Each file is judged by the module that knows its format; here their verdicts are put together
+into a grade (contract C4). A problem never hides another: all are told, since "the optimizer is missing" and "the weights hold
+NaN" lead to different ways on. That digests match proves that nothing changed, not that it is harmless, so a manifest adds to
+the structural checks and replaces none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.checkpoints import adapter, kinds
+from engine.checkpoints.adapter import Weights
+from engine.checkpoints.checkpoint import Checkpoint, Grade, Problem
+from engine.checkpoints.files import Entry, Unsound, list_folder, look, not_a_file, unreadable
+from engine.checkpoints.manifest import MANIFEST_NAME
+from engine.checkpoints.proof import Proof, check_manifest
+from engine.checkpoints.state import STATE_NAME, TrainerState, last_eval_loss, last_loss, read_state
+from engine.checkpoints.torch_file import check_torch_file
+from engine.i18n import _
+
+UNKNOWN_RUN = "unknown"
+"""The run of a checkpoint looked at alone, without a manifest; `scan` puts in what lineage finds."""
+
+OPTIMIZER, SCHEDULER, SCALER, RNG = "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth"
+RNG_OF_RANK = re.compile(r"rng_state_(0|[1-9][0-9]*)\.pth", re.ASCII)
+
+
+@dataclass(frozen=True)
+class _TrainingState:
+    state: TrainerState | None
+    whole: bool
+    problems: tuple[Problem, ...]
+
+
+def inspect_folder(path: Path, verify: bool = True) -> Checkpoint:
+    """Judge the checkpoint folder `path`. Never raises for what is in it; what is wrong is in the problems.
+
+    With `verify` every byte is looked at: digests, checksums, finite numbers. Without, only structure and sizes, for a first
+    look; a checkpoint with a manifest is then `complete` at best, since nothing was proven.
+    """
+    try:
+        itself = look(path)
+        if itself.kind != "folder":
+            raise not_a_file(itself) if itself.kind != "file" else Unsound(
+                "not_a_folder", _("{name} is a file, not a folder.").format(name=path.name))  # fmt: skip
+        entries = list_folder(path)
+    except OSError as error:
+        return _unreadable(path, unreadable(path.name, error))
+    except Unsound as wrong:
+        return _unreadable(path, wrong)
+    weights, shards = _weights(path, entries, verify)
+    training = _training_state(path, entries, verify)
+    proof = check_manifest(path, entries, digests=verify) if MANIFEST_NAME in entries else None
+    return _put_together(path, entries, weights, shards, training, proof, verify)
+
+
+def _weights(path: Path, entries: Mapping[str, Entry], verify: bool) -> tuple[Weights, bool]:
+    """The weights, and whether the training state is sharded."""
+    spread = kinds.sharded(path, entries)
+    others = kinds.several_adapters(path, entries)
+    if adapter.CONFIG_NAME in entries or any(name in entries for name in adapter.WEIGHTS):
+        found = adapter.check_adapter(path, entries, verify)
+    elif any(name in entries for name in (*adapter.WHOLE, *adapter.INDEXES)):
+        found = adapter.check_whole_model(path, entries, verify)
+    elif spread is not None:
+        found = Weights(spread[1], False, None, (), ())
+    elif others:
+        each = [adapter.check_adapter(path / name, list_folder(path / name), verify) for name in others]
+        wrong = tuple(problem for one in each for problem in one.problems if not one.sound)
+        found = Weights(all(one.sound for one in each), False, None, wrong, ())
+    else:
+        found = Weights(False, False, None, (_no_weights(entries),), ())
+    added = ([spread[0]] if spread else []) + ([kinds.several(others)] if others else [])
+    return Weights(
+        found.sound, found.continuable and not added, found.adapter, (*found.problems, *added), found.files
+    ), bool(spread)
+
+
+def _no_weights(entries: Mapping[str, Entry]) -> Problem:
+    message = _("It holds no weights.") if entries else _("The folder is empty.")
+    return Problem(
+        "adapter_missing", message, _("The save was cut short, or the files were not copied; take an earlier checkpoint.")
+    )
+
+
+def _training_state(path: Path, entries: Mapping[str, Entry], verify: bool) -> _TrainingState:
+    problems: list[Problem] = []
+    state: TrainerState | None = None
+    whole = True
+    try:
+        if STATE_NAME not in entries:
+            raise _state_missing(STATE_NAME, _("how far the run had come is not known"))
+        state = read_state(path / STATE_NAME)
+    except Unsound as wrong:
+        problems.append(wrong.problem)
+        whole = False
+    for name, why in (
+        (OPTIMIZER, _("the optimizer would start anew, and with it the direction of the training")),
+        (SCHEDULER, _("the learning rate would start anew")),
+        *((name, "") for name in _rng_files(entries)),
+        *(((SCALER, ""),) if SCALER in entries else ()),
+    ):
+        try:
+            if name not in entries:
+                raise _state_missing(name, why or _("order and dropout would differ"))
+            check_torch_file(path / name, contents=verify)
+        except Unsound as wrong:
+            problems.append(wrong.problem)
+            whole = False
+    return _TrainingState(state, whole, tuple(problems))
+
+
+def _rng_files(entries: Mapping[str, Entry]) -> tuple[str, ...]:
+    """The files of random states that must be there: one, or one for each process from 0 to the highest."""
+    ranks = [int(match[1]) for name in entries if (match := RNG_OF_RANK.fullmatch(name)) and len(match[1]) < 6]
+    if not ranks:
+        return (RNG,)
+    return tuple(f"rng_state_{rank}.pth" for rank in range(min(max(ranks) + 1, len(ranks) + 1))) + (
+        (RNG,) if RNG in entries else ()
+    )
+
+
+def _state_missing(name: str, why: str) -> Unsound:
+    code = {STATE_NAME: "state_missing", OPTIMIZER: "optimizer_missing", SCHEDULER: "scheduler_missing"}.get(
+        name, "rng_missing"
+    )
+    return Unsound(
+        code,
+        _("{name} is missing: {why}.").format(name=name, why=why),
+        _("Continue from an earlier checkpoint, or start a new run from these weights with --init-from."),
+    )
+
+
+def _put_together(
+    path: Path,
+    entries: Mapping[str, Entry],
+    weights: Weights,
+    sharded: bool,
+    training: _TrainingState,
+    proof: Proof | None,
+    verify: bool,
+) -> Checkpoint:
+    state, manifest = training.state, proof.manifest if proof else None
+    problems = [*weights.problems, *training.problems, *(proof.problems if proof else ())]
+    problems += _odd_entries(entries, {problem.message for problem in problems})
+    step = state.step if state is not None else manifest.step if manifest is not None else None
+    agree = state is None or manifest is None or manifest.step == state.step
+    if not agree:
+        problems.append(Problem("manifest_disagrees", _("{manifest} and {state} name different steps.").format(
+            manifest=MANIFEST_NAME, state=STATE_NAME)))  # fmt: skip
+    named = re.fullmatch(r"checkpoint-(0|[1-9][0-9]{0,17})", path.name, re.ASCII)
+    if named and step is not None and int(named[1]) != step:
+        problems.append(Problem(
+            "step_mismatch",
+            _("The folder's name says step {name}, its state says {step}; the state counts.").format(name=named[1], step=step),
+            _("Rename the folder to checkpoint-{step} if nothing of that name is there.").format(step=step)))  # fmt: skip
+    whole = training.whole and agree and (proof is None or proof.holds)
+    if not weights.sound or (proof is not None and proof.failed & set(weights.files)):
+        grade = Grade.BROKEN
+    elif not whole or (sharded and weights.adapter is not None) or _imports(weights):
+        grade = Grade.WEIGHTS_ONLY
+    else:
+        grade = Grade.PROVEN if proof is not None and verify else Grade.COMPLETE
+    history = state.history if state is not None else ()
+    return Checkpoint(
+        name=path.name,
+        path=path,
+        grade=grade,
+        run=manifest.run_id if manifest is not None else UNKNOWN_RUN,
+        made_by="lora-tui" if proof is not None else kinds.made_by(path, entries, weights.adapter, state),
+        step=step,
+        epoch=_first(manifest.epoch if manifest else None, state.epoch if state else None),
+        loss=_first(manifest.loss if manifest else None, last_loss(history, step) if step is not None else None),
+        eval_loss=_first(
+            manifest.eval_loss if manifest else None, last_eval_loss(history, step) if step is not None else None
+        ),
+        max_steps=manifest.schedule.total_steps if manifest else state.max_steps if state else None,
+        total_epochs=manifest.total_epochs if manifest else state.total_epochs if state else None,
+        saved_at=manifest.saved_at if manifest else _saved_at(entries),
+        bytes=sum(entry.size for entry in entries.values()) + _inside(path, entries),
+        continuable=grade in (Grade.PROVEN, Grade.COMPLETE) and weights.continuable,
+        problems=tuple(problems),
+        history=history,
+        adapter=weights.adapter,
+        manifest=manifest,
+    )
+
+
+def _imports(weights: Weights) -> bool:
+    return any(problem.code == "adapter_config_imports" for problem in weights.problems)
+
+
+def _odd_entries(entries: Mapping[str, Entry], told: set[str]) -> list[Problem]:
+    """Pipes, devices and links among the files, beyond those that were already told."""
+    found = [not_a_file(entry).problem for entry in entries.values() if entry.kind in ("link", "special")]
+    return [problem for problem in found if problem.message not in told]
+
+
+def _inside(path: Path, entries: Mapping[str, Entry]) -> int:
+    """Bytes of the files one folder down."""
+    total = 0
+    for entry in entries.values():
+        if entry.kind == "folder":
+            try:
+                total += sum(inner.size for inner in list_folder(path / entry.name).values())
+            except (OSError, Unsound):
+                continue
+    return total
+
+
+def _saved_at(entries: Mapping[str, Entry]) -> float | None:
+    last = entries.get(STATE_NAME) or max(entries.values(), key=lambda entry: entry.mtime, default=None)
+    return last.mtime if last is not None else None
+
+
+def _first(one: float | None, other: float | None) -> float | None:
+    return one if one is not None else other
+
+
+def _unreadable(path: Path, wrong: Unsound) -> Checkpoint:
+    return Checkpoint(
+        name=path.name, path=path, grade=Grade.BROKEN, run=UNKNOWN_RUN, made_by="unknown", step=None, epoch=None, loss=None,
+        eval_loss=None, max_steps=None, total_epochs=None, saved_at=None, bytes=0, continuable=False, problems=(wrong.problem,),
+        history=(), adapter=None, manifest=None,
+    )  # fmt: skip

@@ -1,0 +1,106 @@
+"""A manifest held against the folder it describes (contract C3): sizes, digests, and nothing beside that a loader would take up."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.checkpoints.checkpoint import Problem
+from engine.checkpoints.files import MAX_JSON_BYTES, Entry, Unsound, open_plain, refuse_pointer
+from engine.checkpoints.manifest import MANIFEST_NAME, Manifest
+from engine.i18n import _
+
+LOADED = (".safetensors", ".bin", ".pt", ".pth", ".pkl", ".json", ".py", ".so", ".jinja", ".model")
+"""Endings of files that some loader would take up from a checkpoint; one that the manifest does not know is a trap."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a manifest proves."""
+
+    manifest: Manifest | None
+    """None: it cannot be read."""
+    failed: frozenset[str]
+    """Names of listed files that are missing or have another size or digest."""
+    problems: tuple[Problem, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether everything the manifest says is so."""
+        return self.manifest is not None and not any(problem.code in BREAKING for problem in self.problems)
+
+
+BREAKING = frozenset({"manifest_invalid", "file_missing", "size_mismatch", "digest_mismatch", "unlisted_file", "not_a_file",
+                      "link", "unreadable", "lfs_pointer"})  # fmt: skip
+
+
+def check_manifest(folder: Path, entries: Mapping[str, Entry], digests: bool) -> Proof:
+    """Hold the manifest of `folder` against its entries; with `digests` every byte, without them sizes only."""
+    try:
+        with open_plain(folder / MANIFEST_NAME) as file:
+            data = file.read(MAX_JSON_BYTES)
+        refuse_pointer(MANIFEST_NAME, data)
+    except Unsound as wrong:
+        return Proof(None, frozenset(), (wrong.problem,))
+    try:
+        manifest = Manifest.model_validate_json(data)
+        if not all(math.isfinite(value) for value in _numbers(manifest)):
+            raise ValueError(_("it holds numbers that are not finite"))
+    except (ValueError, RecursionError) as error:
+        why = str(error).splitlines()[0][:160]
+        return Proof(None, frozenset(), (Problem(
+            "manifest_invalid", _("{name} cannot be read: {why}.").format(name=MANIFEST_NAME, why=why),
+            _("Take an earlier checkpoint, or start a new run from these weights with --init-from.")),))  # fmt: skip
+    problems: list[Problem] = []
+    failed: set[str] = set()
+    for name, record in manifest.files.items():
+        try:
+            _hold(folder, entries, name, record.size, record.sha256 if digests else None)
+        except Unsound as wrong:
+            failed.add(name)
+            problems.append(wrong.problem)
+    for name, entry in entries.items():
+        if name not in manifest.files and name != MANIFEST_NAME and _trap(entry):
+            problems.append(Problem(
+                "unlisted_file",
+                _("{name} was not part of this checkpoint when it was saved.").format(name=name[:80]),
+                _("Move it out of the folder; then the checkpoint is proven again.")))  # fmt: skip
+    return Proof(manifest, frozenset(failed), tuple(problems))
+
+
+def _numbers(manifest: Manifest) -> list[float]:
+    """The numbers that are ranked by and shown; JSON's 1e999 would be further along than anything."""
+    shown = (manifest.epoch, manifest.total_epochs, manifest.saved_at, manifest.loss, manifest.eval_loss)
+    return [value for value in shown if value is not None]
+
+
+def _hold(folder: Path, entries: Mapping[str, Entry], name: str, size: int, sha256: str | None) -> None:
+    """Raise Unsound where the file `name` is not the one that was saved."""
+    entry = entries.get(name)
+    if entry is None:
+        raise Unsound("file_missing", _("{name}, which the manifest lists, is missing.").format(name=name[:80]),
+                      _("Restore the file or take an earlier checkpoint."))  # fmt: skip
+    with open_plain(folder / name) as file:
+        refuse_pointer(name, file.read(64))
+        if entry.size != size:
+            raise Unsound(
+                "size_mismatch",
+                _("{name} has {found} bytes, was saved with {expected}.").format(
+                    name=name[:80], found=entry.size, expected=size
+                ),
+                _("It was cut short or changed since; restore it or take an earlier checkpoint."),
+            )
+        file.seek(0)
+        if sha256 is not None and hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+            raise Unsound(
+                "digest_mismatch",
+                _("{name} is not the file that was saved: its SHA-256 differs.").format(name=name[:80]),
+                _("It was damaged or changed since; restore it or take an earlier checkpoint."),
+            )
+
+
+def _trap(entry: Entry) -> bool:
+    return entry.kind != "file" or entry.name.lower().endswith(LOADED)

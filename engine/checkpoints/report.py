@@ -1,0 +1,108 @@
+"""What `check` says of an output folder, as plain JSON values (contract C4).
+
+The one place where a scan becomes the document that scripts read; the table for people shows the same document, so the two
+cannot disagree. Numbers that are not finite become null, since JSON has none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from engine.checkpoints.checkpoint import Checkpoint
+from engine.checkpoints.choose import Choice, choose, distance
+from engine.checkpoints.scan import Scan
+from engine.training.advice import advise
+from engine.training.monitor import jumps_in
+
+SCHEMA = 1
+
+
+def check_report(scan: Scan, choice: Choice | None = None) -> dict[str, Any]:
+    """The document for `scan`. `choice`: what would be continued; by default the furthest of all."""
+    choice = choice if choice is not None else choose(scan.checkpoints)
+    return {
+        "schema": SCHEMA,
+        "output_dir": _text(str(scan.output_dir)),
+        "recommended": choice.checkpoint.name if choice.checkpoint is not None else None,
+        "reason": _text(choice.reason),
+        "runs": [
+            {"id": run, "checkpoints": [member.name for member in members]}
+            for run, members in runs_of(scan.checkpoints).items()
+        ],
+        "checkpoints": [checkpoint_report(checkpoint) for checkpoint in scan.checkpoints],
+        "ignored": [{"name": _text(one.name), "reason": _text(one.reason)} for one in scan.ignored],
+        "jumps": _jumps(scan.checkpoints),
+        "advice": _advice(choice.checkpoint or max(scan.checkpoints, key=distance, default=None)),
+    }
+
+
+def runs_of(checkpoints: Sequence[Checkpoint]) -> dict[str, list[Checkpoint]]:
+    """The checkpoints by run, each in order of step; the run that came furthest first."""
+    runs: dict[str, list[Checkpoint]] = {}
+    for checkpoint in sorted(checkpoints, key=distance, reverse=True):
+        runs.setdefault(checkpoint.run, []).insert(0, checkpoint)
+    return runs
+
+
+def checkpoint_report(checkpoint: Checkpoint) -> dict[str, Any]:
+    """One checkpoint."""
+    return {
+        "name": checkpoint.name,
+        "path": _text(str(checkpoint.path)),
+        "step": checkpoint.step,
+        "epoch": _number(checkpoint.epoch),
+        "loss": _number(checkpoint.loss),
+        "eval_loss": _number(checkpoint.eval_loss),
+        "max_steps": checkpoint.max_steps,
+        "total_epochs": _number(checkpoint.total_epochs),
+        "remaining_epochs": _number(checkpoint.remaining_epochs),
+        "grade": str(checkpoint.grade),
+        "run": checkpoint.run,
+        "made_by": checkpoint.made_by,
+        "saved_at": _utc(checkpoint.saved_at),
+        "bytes": checkpoint.bytes,
+        "continuable": checkpoint.continuable,
+        "problems": [
+            {"code": problem.code, "message": _text(problem.message), "fix": _text(problem.fix)}
+            for problem in checkpoint.problems
+        ],
+    }
+
+
+def _jumps(checkpoints: Sequence[Checkpoint]) -> list[dict[str, Any]]:
+    """The jumps of each run, as its longest history tells them."""
+    found: list[dict[str, Any]] = []
+    for run, members in runs_of(checkpoints).items():
+        longest = max(members, key=lambda member: len(member.history))
+        for jump in jumps_in(longest.history):
+            found.append({"run": run, "step": jump.step, "from": _number(jump.before), "to": _number(jump.after),
+                          "ratio": _number(jump.ratio), "at_resume": jump.at_resume})  # fmt: skip
+    return found
+
+
+def _advice(checkpoint: Checkpoint | None) -> dict[str, str]:
+    history = checkpoint.history if checkpoint is not None else ()
+    advice = advise(
+        [row.loss for row in history if row.loss is not None],
+        [row.eval_loss for row in history if row.eval_loss is not None],
+    )
+    return {"state": advice.state, "message": advice.message}
+
+
+def _number(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _utc(seconds: float | None) -> str | None:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat() if seconds is not None else None
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _text(text: str) -> str:
+    """`text` as valid Unicode: a file name that is none keeps its odd bytes as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

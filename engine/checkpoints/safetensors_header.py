@@ -1,0 +1,147 @@
+"""A safetensors file, judged by its header and its numbers, in bounded memory.
+
+The file is eight bytes of header length, that much JSON, then the tensors' bytes (https://github.com/huggingface/safetensors).
+The library's reader checks offsets and sizes; it lets a key stand twice and says nothing of values, so the header is also read
+here, and the bytes are looked at for NaN and infinity block by block, as bit patterns: an exponent of ones is neither a number.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from engine.checkpoints.files import Unsound, open_plain, parse_json, refuse_pointer
+from engine.i18n import _
+
+MAX_HEADER_BYTES = 100_000_000
+"""The library's own limit."""
+BLOCK = 4 * 2**20
+
+BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+    "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64,
+}  # fmt: skip
+"""Bits an element takes."""
+
+EXPONENTS = {"F64": ("<u8", 0x7FF << 52), "F32": ("<u4", 0xFF << 23), "F16": ("<u2", 0x1F << 10), "BF16": ("<u2", 0xFF << 7),
+             "C64": ("<u4", 0xFF << 23)}  # fmt: skip
+"""How an element is read as an integer, and the bits that are all ones where it is infinite or no number."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of the header."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    """Bytes from the start of the file."""
+    end: int
+
+
+def check_safetensors(path: Path, finite: bool) -> dict[str, Tensor]:
+    """The tensors of `path` by name, if it is sound; with `finite` also every value. Raises Unsound."""
+    with open_plain(path) as file:
+        tensors = read_header(file, path.name)
+        _ask_the_library(path)
+        if finite:
+            for tensor in tensors.values():
+                if tensor.dtype in EXPONENTS and not all_finite(file, tensor.begin, tensor.end, tensor.dtype):
+                    raise Unsound(
+                        "non_finite",
+                        _(
+                            "{name}: the tensor {tensor} holds NaN or infinity; the run had failed before it was saved."
+                        ).format(name=path.name, tensor=tensor.name[:120]),
+                        _("Take an earlier checkpoint, with a lower learning rate."),
+                    )
+    return tensors
+
+
+def read_header(file: BinaryIO, name: str) -> dict[str, Tensor]:
+    """The tensors that the header of `file` names, checked against the file's size. Raises Unsound."""
+    size = os.fstat(file.fileno()).st_size
+    start = file.read(256)
+    refuse_pointer(name, start)
+    if len(start) < 8 or not start.strip(b"\0"):
+        raise _torn(name, _("it is empty or holds only zero bytes"))
+    (length,) = struct.unpack("<Q", start[:8])
+    if length > min(MAX_HEADER_BYTES, size - 8):
+        raise _torn(name, _("its header claims {length} bytes, the file has {size}").format(length=length, size=size))
+    file.seek(8)
+    header = parse_json(file.read(length), name)
+    header.pop("__metadata__", None)
+    tensors = {key: _tensor(key, value, 8 + length, name) for key, value in header.items()}
+    reached = 8 + length
+    for tensor in sorted(tensors.values(), key=lambda one: (one.begin, one.end)):
+        if tensor.begin != reached:
+            raise _torn(name, _("the tensor {tensor} overlaps another or leaves a gap").format(tensor=tensor.name[:120]))
+        reached = tensor.end
+    if reached != size:
+        raise _torn(name, _("its header describes {reached} bytes, the file has {size}").format(reached=reached, size=size))
+    return tensors
+
+
+def _tensor(key: str, value: Any, offset: int, name: str) -> Tensor:
+    wrong = _torn(name, _("the header's entry for {tensor} is not one of a tensor").format(tensor=key[:120]))
+    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
+        raise wrong
+    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if (
+        not isinstance(dtype, str)
+        or dtype not in BITS
+        or not _naturals(shape)
+        or not _naturals(offsets)
+        or len(offsets) != 2
+    ):
+        raise wrong
+    begin, end = offsets
+    if len(shape) > 64 or math.prod(shape) * BITS[dtype] != (end - begin) * 8:
+        raise _torn(name, _("the tensor {tensor} has another size than its shape").format(tensor=key[:120]))
+    return Tensor(key, dtype, tuple(shape), offset + begin, offset + end)
+
+
+def _naturals(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 2**63 for item in value
+    )
+
+
+def _ask_the_library(path: Path) -> None:
+    import safetensors
+
+    try:
+        with safetensors.safe_open(str(path), framework="np"):
+            pass
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise _torn(path.name, str(error)[:200]) from error
+
+
+def all_finite(file: BinaryIO, begin: int, end: int, dtype: str) -> bool:
+    """Whether every number of `dtype` in the bytes from `begin` to `end` of `file` is finite. Raises EOFError where it ends before."""
+    import numpy
+
+    kind, mask = EXPONENTS[dtype]
+    file.seek(begin)
+    left = end - begin
+    while left > 0:
+        block = file.read(min(BLOCK, left))
+        if len(block) < min(BLOCK, left):
+            raise EOFError(dtype)
+        left -= len(block)
+        bits = numpy.frombuffer(block, kind)
+        if bool(((bits & bits.dtype.type(mask)) == mask).any()):
+            return False
+    return True
+
+
+def _torn(name: str, why: str) -> Unsound:
+    return Unsound(
+        "safetensors_invalid",
+        _("{name} is not a whole safetensors file: {why}.").format(name=name, why=why),
+        _("It was torn while being written or copied; copy it again or take an earlier checkpoint."),
+    )

@@ -1,0 +1,150 @@
+"""A file of torch.save, judged as the zip archive it is.
+
+torch stores each tensor's bytes as an uncompressed entry `<prefix>/data/<key>` beside `<prefix>/data.pkl`. So everything can be
+held against everything: the entries lie one after another inside the file and none is compressed (which rules out archives that
+unpack to more than they are), each storage the pickle describes has exactly the bytes that are there, and the checksums say
+whether they are the ones that were written. The pickle itself is only listed (pickles.py).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zipfile
+from pathlib import Path
+from typing import BinaryIO
+
+from engine.checkpoints.files import Unsound, open_plain, refuse_pointer
+from engine.checkpoints.pickles import FLOATS, Listing, list_pickle
+from engine.checkpoints.safetensors_header import BLOCK, EXPONENTS
+from engine.i18n import _
+
+MAX_PICKLE_BYTES = 64 * 2**20
+MAX_DIRECTORY_BYTES = 32 * 2**20
+"""The archive's list of entries; 100,000 tensors take nine of them."""
+
+
+def check_torch_file(path: Path, contents: bool) -> Listing:
+    """What the file would build, if it is sound; with `contents` also checksums and finite numbers. Raises Unsound."""
+    with open_plain(path) as file:
+        _refuse_other_kinds(file, path.name)
+        try:
+            _refuse_huge_directory(file, path.name)
+            with zipfile.ZipFile(file) as archive:
+                prefix, entries = _entries(archive, file, path.name)
+                listing = list_pickle(archive.read(entries["data.pkl"]), path.name)
+                for storage in listing.storages.values():
+                    entry = entries.get(f"data/{storage.key}")
+                    if entry is None or entry.file_size != storage.bytes:
+                        raise Unsound(
+                            "storage_mismatch",
+                            _("{name} describes {expected} bytes for {entry} and holds {found}.").format(
+                                name=path.name, expected=storage.bytes, entry=f"{prefix}/data/{storage.key}"[:80],
+                                found=entry.file_size if entry else 0,
+                            ),
+                            _("It was torn or changed; take an earlier checkpoint."),
+                        )  # fmt: skip
+                    if contents:
+                        _check_contents(archive, entry, FLOATS.get(storage.kind), path.name)
+        except (
+            zipfile.BadZipFile,
+            struct.error,
+            EOFError,
+            NotImplementedError,
+            RuntimeError,
+            ValueError,
+            OverflowError,
+        ) as error:
+            raise _torn(path.name, str(error)[:120]) from None
+    return listing
+
+
+def _refuse_other_kinds(file: BinaryIO, name: str) -> None:
+    start = file.read(512)
+    refuse_pointer(name, start)
+    if not start.strip(b"\0"):
+        raise _torn(name, _("it is empty or holds only zero bytes"))
+    if start.startswith(b"PK\3\4"):
+        return
+    if start[:1] == b"\x80" or start[257:262] == b"ustar":
+        raise Unsound(
+            "pickle_legacy",
+            _("{name} is a bare pickle or tar archive, the format torch wrote before 2020; it was not loaded.").format(
+                name=name
+            ),
+            _("Load and save it once with the program that made it, if you trust its origin."),
+        )
+    raise _torn(name, _("it does not begin like a file of torch.save"))
+
+
+def _refuse_huge_directory(file: BinaryIO, name: str) -> None:
+    """zipfile reads the whole list of entries into memory, so its size is looked at first."""
+    size = os.fstat(file.fileno()).st_size
+    file.seek(max(0, size - 65_557))
+    tail = file.read(65_557)
+    at = tail.rfind(b"PK\5\6")
+    if at < 0 or len(tail) - at < 22:
+        raise _torn(name, _("the archive's list of entries is missing at its end"))
+    (length,) = struct.unpack("<I", tail[at + 12 : at + 16])
+    locator = tail[at - 20 : at] if at >= 20 else b""
+    if locator.startswith(b"PK\6\7"):
+        (position,) = struct.unpack("<Q", locator[8:16])
+        if position > size - 56:
+            raise _torn(name, _("the archive's list of entries is missing at its end"))
+        file.seek(position)
+        (length,) = struct.unpack("<Q", file.read(56)[40:48])
+    if length > min(size, MAX_DIRECTORY_BYTES):
+        raise _torn(name, _("its list of entries claims {length} bytes").format(length=length))
+    file.seek(0)
+
+
+def _entries(archive: zipfile.ZipFile, file: BinaryIO, name: str) -> tuple[str, dict[str, zipfile.ZipInfo]]:
+    """The archive's prefix and its entries by the name behind it; all plain, none overlapping. Raises Unsound."""
+    found = archive.infolist()
+    prefixes = {entry.filename.partition("/")[0] for entry in found}
+    if len(prefixes) != 1:
+        raise _torn(name, _("its entries do not share one folder"))
+    entries = {entry.filename.partition("/")[2]: entry for entry in found}
+    if len(entries) != len(found) or "data.pkl" not in entries:
+        raise _torn(name, _("it has no data.pkl, or an entry twice"))
+    reached = 0
+    for entry in sorted(found, key=lambda one: one.header_offset):
+        packed = entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size
+        if packed or entry.flag_bits & 1 or entry.header_offset < reached:
+            raise Unsound(
+                "archive_bomb",
+                _(
+                    "{name} holds packed, encrypted or overlapping entries, which torch never writes; it was not unpacked."
+                ).format(name=name),
+                _("Do not load this file with anything; the weights may still serve for a new run."),
+            )
+        reached = entry.header_offset + 30 + entry.compress_size
+    if reached > os.fstat(file.fileno()).st_size:
+        raise _torn(name, _("its entries are longer than the file"))
+    if entries["data.pkl"].file_size > MAX_PICKLE_BYTES:
+        raise _torn(name, _("its data.pkl has more than {limit} MB").format(limit=MAX_PICKLE_BYTES // 2**20))
+    return prefixes.pop(), entries
+
+
+def _check_contents(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, dtype: str | None, name: str) -> None:
+    """Read the entry to its end, which makes zipfile compare its checksum, and look for NaN and infinity on the way."""
+    import numpy
+
+    kind, mask = EXPONENTS[dtype] if dtype else ("u1", 0)
+    with archive.open(entry) as stream:
+        while block := stream.read(BLOCK):
+            bits = numpy.frombuffer(block, kind)
+            if dtype and bool(((bits & bits.dtype.type(mask)) == mask).any()):
+                raise Unsound(
+                    "non_finite",
+                    _("{name} holds NaN or infinity; the run had failed before it was saved.").format(name=name),
+                    _("Take an earlier checkpoint, with a lower learning rate."),
+                )
+
+
+def _torn(name: str, why: str) -> Unsound:
+    return Unsound(
+        "torch_file_invalid",
+        _("{name} is not a whole file of torch.save: {why}.").format(name=name, why=why),
+        _("It was torn while being written or copied; copy it again or take an earlier checkpoint."),
+    )

@@ -1,0 +1,96 @@
+"""Choosing: epoch, then step; and every one that was passed over says why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.checkpoints.checkpoint import AdapterShape, Checkpoint, Grade, Problem
+from engine.checkpoints.choose import choose, weights_fallback
+from tests.engine.checkpoints.test_lineage import made
+
+LORA = AdapterShape("LORA", 4, 8.0, ("q_proj",), None, {})
+
+
+def at(epoch: float | None, step: int | None, grade: Grade = Grade.COMPLETE, **more: object) -> Checkpoint:
+    """One at this place."""
+    sound = grade in (Grade.COMPLETE, Grade.PROVEN)
+    problems = () if sound else (Problem("x", "Something is wrong."),)
+    base = made(f"checkpoint-{step}", [], step=step or 0, continuable=sound, problems=problems, adapter=LORA, grade=grade)
+    return replace(base, epoch=epoch, step=step, **more)  # type: ignore[arg-type]
+
+
+checkpoints = st.lists(
+    st.builds(
+        at,
+        st.none() | st.sampled_from([0.1, 1.0, 2.9]),
+        st.integers(0, 400),
+        st.sampled_from(Grade),
+        saved_at=st.floats(0, 2e9),
+        run=st.sampled_from(["a", "b"]),
+    ),
+    unique_by=lambda checkpoint: checkpoint.name,
+)
+
+
+def far(checkpoint: Checkpoint) -> tuple[float, int]:
+    return (-1.0 if checkpoint.epoch is None else checkpoint.epoch, checkpoint.step or 0)
+
+
+@given(checkpoints)
+def test_the_chosen_one_is_the_furthest_that_can_be_continued(found: list[Checkpoint]) -> None:
+    chosen = choose(found).checkpoint
+    assert (chosen is None) == (not any(one.continuable for one in found))
+    if chosen is not None:
+        assert chosen.continuable and all(far(one) <= far(chosen) for one in found if one.continuable)
+
+
+@given(checkpoints)
+def test_each_one_that_is_further_along_says_why_it_was_passed_over(found: list[Checkpoint]) -> None:
+    choice = choose(found)
+    further = {one.name for one in found if choice.checkpoint is None or far(one) > far(choice.checkpoint)}
+    assert further <= {passed.checkpoint.name for passed in choice.passed_over}
+    assert all(passed.reason for passed in choice.passed_over)
+
+
+@given(checkpoints, st.randoms())
+def test_times_and_order_do_not_matter(found: list[Checkpoint], random: object) -> None:
+    mixed = [replace(one, saved_at=float(number)) for number, one in enumerate(found)]
+    random.shuffle(mixed)  # type: ignore[attr-defined]
+    one, other = choose(found).checkpoint, choose(mixed).checkpoint
+    assert (one and one.name) == (other and other.name)
+
+
+def test_steps_decide_only_within_an_epoch() -> None:
+    assert choose([at(0.5, 900), at(2.9, 327), at(2.9, 326)]).checkpoint == at(2.9, 327)
+
+
+def test_another_run_is_left_out_with_the_reason() -> None:
+    choice = choose([at(1.0, 10, run="a"), at(5.0, 50, run="b")], run="a")
+    assert choice.checkpoint == at(1.0, 10, run="a")
+    assert [passed.checkpoint.name for passed in choice.passed_over] == ["checkpoint-50"] and "b" in choice.passed_over[
+        0
+    ].reason
+
+
+def test_what_the_caller_refuses_is_passed_over_with_its_reason() -> None:
+    choice = choose([at(1.0, 10), at(2.0, 20)], refuse=lambda one: "another base model" if one.step == 20 else None)
+    assert choice.checkpoint == at(1.0, 10) and choice.passed_over[0].reason == "another base model"
+
+
+def test_other_runs_are_named_in_the_reason() -> None:
+    assert "(b)" in choose([at(1.0, 10, run="a"), at(0.5, 5, run="b")]).reason
+
+
+def test_where_nothing_can_be_continued_the_best_weights_are_named() -> None:
+    found = [at(2.0, 20, Grade.WEIGHTS_ONLY), at(1.0, 10, Grade.WEIGHTS_ONLY), at(3.0, 30, Grade.BROKEN)]
+    choice = choose(found)
+    assert choice.checkpoint is None and "checkpoint-20" in choice.reason and "--init-from" in choice.reason
+    assert weights_fallback(found) == found[0] and len(choice.passed_over) == 3
+
+
+def test_an_empty_folder_is_said_to_be_empty() -> None:
+    choice = choose([])
+    assert choice.checkpoint is None and choice.passed_over == () and choice.reason

@@ -1,0 +1,346 @@
+"""Grades: each way a folder can be wrong has its grade and its code, and nothing of it is executed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+from engine.checkpoints.checkpoint import Grade
+from engine.checkpoints.inspect import inspect_folder
+from tests.engine.checkpoints.folders import adapter_config, adapter_tensors, codes, history, seal, write_json, write_state
+
+STATE, ADAPTER, CONFIG = "trainer_state.json", "adapter_model.safetensors", "adapter_config.json"
+
+
+def test_a_checkpoint_of_the_real_trainer_is_complete_and_can_be_continued(stock_run: Path) -> None:
+    found = inspect_folder(stock_run / "checkpoint-6")
+    assert (found.grade, found.continuable, found.problems) == (Grade.COMPLETE, True, ())
+    assert (found.step, found.epoch, found.max_steps, found.total_epochs) == (6, 2.0, 6, 2.0)
+    assert found.adapter is not None and (found.adapter.r, found.adapter.lora_alpha) == (4, 8.0)
+    assert found.made_by == "Trainer" and found.loss is not None and len(found.history) == 6
+
+
+def test_a_manifest_that_holds_makes_it_proven(proven: Path) -> None:
+    found = inspect_folder(proven)
+    assert (found.grade, found.continuable, found.problems) == (Grade.PROVEN, True, ())
+    assert (found.run, found.made_by, found.loss, found.saved_at) == ("run-of-ours", "lora-tui", 0.25, 1_700_000_000.0)
+
+
+def test_a_checkpoint_of_a_real_run_of_ours_is_proven(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
+    from tests.engine.runs import train
+
+    train(dataset=chat_file, model=tiny_model, output=tmp_path / "run", max_steps=2, batch_size=4)
+    found = inspect_folder(tmp_path / "run" / "checkpoint-2")
+    assert (found.grade, found.continuable, found.problems) == (Grade.PROVEN, True, ())
+
+
+def test_without_verifying_nothing_is_called_proven(proven: Path) -> None:
+    found = inspect_folder(proven, verify=False)
+    assert (found.grade, found.continuable) == (Grade.COMPLETE, True)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", STATE])
+def test_one_flipped_bit_in_the_training_state_leaves_only_the_weights(proven: Path, name: str) -> None:
+    data = bytearray((proven / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (proven / name).write_bytes(data)
+    found = inspect_folder(proven)
+    assert found.grade is Grade.WEIGHTS_ONLY and not found.continuable and "digest_mismatch" in codes(found)
+
+
+@pytest.mark.parametrize("name", [ADAPTER, CONFIG])
+def test_one_flipped_bit_in_the_adapter_breaks_it(proven: Path, name: str) -> None:
+    data = bytearray((proven / name).read_bytes())
+    data[-3] ^= 1
+    (proven / name).write_bytes(data)
+    assert inspect_folder(proven).grade is Grade.BROKEN
+
+
+def test_a_listed_file_that_is_missing_is_told(proven: Path) -> None:
+    (proven / "scheduler.pt").unlink()
+    found = inspect_folder(proven)
+    assert found.grade is Grade.WEIGHTS_ONLY and {"file_missing", "scheduler_missing"} <= codes(found)
+
+
+def test_a_pickle_put_beside_a_proven_checkpoint_takes_the_proof_away(proven: Path) -> None:
+    (proven / "adapter_model.bin").write_bytes(b"\x80\x02.")
+    found = inspect_folder(proven)
+    assert found.grade is not Grade.PROVEN and not found.continuable and "unlisted_file" in codes(found)
+
+
+def test_a_note_put_beside_a_proven_checkpoint_does_no_harm(proven: Path) -> None:
+    (proven / "notes.txt").write_text("the good one")
+    assert inspect_folder(proven).grade is Grade.PROVEN
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "null", '{"schema_version": 1}', "[" * 100_000, "\0" * 900],
+    ids=["empty", "torn", "list", "null", "short", "deep", "zeros"],
+)
+def test_an_unreadable_manifest_leaves_only_the_weights(proven: Path, text: str) -> None:
+    (proven / "manifest.json").write_text(text)
+    found = inspect_folder(proven)
+    assert found.grade is Grade.WEIGHTS_ONLY and "manifest_invalid" in codes(found)
+
+
+def test_a_manifest_with_an_endless_epoch_is_no_manifest(proven: Path) -> None:
+    text = (proven / "manifest.json").read_text()
+    (proven / "manifest.json").write_text(text.replace('"epoch": 2.9', '"epoch": 1e999'))
+    found = inspect_folder(proven)
+    assert "manifest_invalid" in codes(found) and found.epoch == 2.9
+
+
+def test_a_manifest_and_a_state_of_different_steps_are_not_trusted(whole: Path) -> None:
+    found = inspect_folder(seal(whole, step=400))
+    assert not found.continuable and "manifest_disagrees" in codes(found)
+
+
+def test_a_manifest_does_not_make_a_hostile_pickle_harmless(whole: Path, hostile_zip: Callable[[str], bytes]) -> None:
+    (whole / "optimizer.pt").write_bytes(hostile_zip("os system"))
+    found = inspect_folder(seal(whole))
+    assert not found.continuable and "pickle_unsafe" in codes(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [(STATE, "state_missing"), ("optimizer.pt", "optimizer_missing"), ("scheduler.pt", "scheduler_missing"),
+     ("rng_state.pth", "rng_missing")],
+)  # fmt: skip
+def test_a_missing_part_of_the_training_state_leaves_only_the_weights(whole: Path, name: str, code: str) -> None:
+    (whole / name).unlink()
+    found = inspect_folder(whole)
+    assert (found.grade, found.continuable, codes(found)) == (Grade.WEIGHTS_ONLY, False, {code})
+
+
+@pytest.mark.parametrize("name", [ADAPTER, CONFIG])
+def test_a_missing_part_of_the_adapter_breaks_it(whole: Path, name: str) -> None:
+    (whole / name).unlink()
+    assert inspect_folder(whole).grade is Grade.BROKEN
+
+
+def test_random_states_of_several_processes_serve_when_none_is_missing(whole: Path) -> None:
+    (whole / "rng_state.pth").rename(whole / "rng_state_0.pth")
+    shutil.copy(whole / "rng_state_0.pth", whole / "rng_state_1.pth")
+    assert inspect_folder(whole).continuable
+    (whole / "rng_state_0.pth").unlink()
+    assert codes(inspect_folder(whole)) == {"rng_missing"}
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", STATE, ADAPTER, CONFIG])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\0" * 500, b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"],
+    ids=["empty", "zeros", "pointer"],
+)
+def test_a_file_that_is_empty_zeros_or_a_pointer_is_never_continued(whole: Path, name: str, content: bytes) -> None:
+    (whole / name).write_bytes(content)
+    found = inspect_folder(whole)
+    assert not found.continuable and len(found.problems) == 1
+    assert found.grade is (Grade.BROKEN if name in (ADAPTER, CONFIG) else Grade.WEIGHTS_ONLY)
+    assert ("lfs_pointer" in codes(found)) == content.startswith(b"version")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    name=st.sampled_from(["optimizer.pt", "scheduler.pt", "rng_state.pth", STATE, ADAPTER, CONFIG]), share=st.floats(0, 1)
+)
+def test_a_file_cut_anywhere_is_never_continued_and_never_crashes(
+    _whole: Path, tmp_path: Path, name: str, share: float
+) -> None:
+    folder = tmp_path / "checkpoint-327"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(_whole, folder)
+    data = (folder / name).read_bytes()
+    cut = int(share * (len(data) - 1))
+    (folder / name).write_bytes(data[:cut])
+    assert not inspect_folder(folder).continuable
+
+
+@pytest.mark.parametrize("dtype", [numpy.float16, numpy.float32, numpy.float64])
+@pytest.mark.parametrize("value", [numpy.nan, numpy.inf, -numpy.inf])
+def test_a_weight_that_is_no_number_breaks_it(whole: Path, dtype: type, value: float) -> None:
+    tensors: dict[str, Any] = {name: tensor.astype(dtype) for name, tensor in adapter_tensors().items()}
+    next(iter(tensors.values()))[1, 1] = value
+    save_file(tensors, str(whole / ADAPTER))
+    found = inspect_folder(whole)
+    assert found.grade is Grade.BROKEN and codes(found) == {"non_finite"}
+
+
+@pytest.mark.parametrize("bad", [True, False])
+def test_a_bfloat16_adapter_is_judged_by_its_bits(whole: Path, bad: bool) -> None:
+    import torch
+    from safetensors.torch import save_file as save_torch
+
+    tensors = {name: torch.from_numpy(tensor).to(torch.bfloat16) for name, tensor in adapter_tensors().items()}
+    if bad:
+        next(iter(tensors.values()))[0, 0] = float("nan")
+    save_torch(tensors, str(whole / ADAPTER))
+    assert inspect_folder(whole).grade is (Grade.BROKEN if bad else Grade.COMPLETE)
+
+
+def test_infinite_moments_of_the_optimizer_leave_only_the_weights(whole: Path) -> None:
+    import torch
+
+    torch.save({"state": {0: {"exp_avg": torch.tensor([1.0, float("inf")])}}, "param_groups": []}, whole / "optimizer.pt")
+    found = inspect_folder(whole)
+    assert found.grade is Grade.WEIGHTS_ONLY and codes(found) == {"non_finite"}
+
+
+def test_a_lost_tensor_breaks_it(whole: Path) -> None:
+    tensors = adapter_tensors()
+    del tensors["base_model.model.layers.1.q_proj.lora_B.weight"]
+    save_file(tensors, str(whole / ADAPTER))
+    found = inspect_folder(whole)
+    assert found.grade is Grade.BROKEN and codes(found) == {"tensors_missing"}
+
+
+def test_an_adapter_of_another_rank_than_its_configuration_is_broken(whole: Path) -> None:
+    save_file(adapter_tensors(rank=8), str(whole / ADAPTER))
+    assert codes(inspect_folder(whole)) == {"rank_mismatch"}
+
+
+@pytest.mark.parametrize(
+    "broken", [{"r": "4"}, {"r": True}, {"r": 0}, {"lora_alpha": None}, {"peft_type": 3}, {"target_modules": 7}]
+)
+def test_an_adapter_configuration_of_the_wrong_types_is_broken(whole: Path, broken: dict[str, object]) -> None:
+    write_json(whole / CONFIG, adapter_config(**broken))
+    found = inspect_folder(whole)
+    assert found.grade is Grade.BROKEN and codes(found) == {"adapter_config_invalid"}
+
+
+def test_an_adapter_configuration_that_names_code_is_not_continued(whole: Path) -> None:
+    write_json(whole / CONFIG, adapter_config(auto_mapping={"base_model_class": "X", "parent_library": "evil.module"}))
+    found = inspect_folder(whole)
+    assert not found.continuable and codes(found) == {"adapter_config_imports"}
+
+
+def test_prompt_tuning_is_named_and_not_continued(whole: Path) -> None:
+    write_json(whole / CONFIG, {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 8})
+    save_file({"prompt_embeddings": numpy.ones((8, 4), numpy.float32)}, str(whole / ADAPTER))
+    found = inspect_folder(whole)
+    assert (found.grade, found.continuable, codes(found)) == (Grade.COMPLETE, False, {"prompt_tuning"})
+
+
+def test_a_whole_model_is_named_and_not_continued(whole: Path) -> None:
+    for name in (ADAPTER, CONFIG):
+        (whole / name).unlink()
+    write_json(whole / "config.json", {"model_type": "llama"})
+    save_file({"w": numpy.ones(3, numpy.float32)}, str(whole / "model.safetensors"))
+    found = inspect_folder(whole)
+    assert (found.grade, found.continuable, codes(found)) == (Grade.COMPLETE, False, {"whole_model"})
+    (whole / "model.safetensors").unlink()
+    (whole / "pytorch_model.bin").write_bytes(b"")
+    assert inspect_folder(whole).grade is Grade.BROKEN
+
+
+@pytest.mark.parametrize("target", ["../../secret.safetensors", "/etc/passwd", "sub/x.safetensors", "..", "a\\b", ""])
+def test_an_index_that_points_elsewhere_is_not_followed(whole: Path, target: str) -> None:
+    for name in (ADAPTER, CONFIG):
+        (whole / name).unlink()
+    write_json(whole / "config.json", {})
+    write_json(whole / "model.safetensors.index.json", {"weight_map": {"w": target}})
+    found = inspect_folder(whole)
+    assert found.grade is Grade.BROKEN and "index_escapes" in codes(found)
+
+
+def test_a_deepspeed_checkpoint_is_named_and_not_continued(whole: Path) -> None:
+    (whole / "optimizer.pt").unlink()
+    (whole / "global_step327").mkdir()
+    (whole / "global_step327" / "mp_rank_00_model_states.pt").write_bytes(b"x")
+    found = inspect_folder(whole)
+    assert found.grade is Grade.WEIGHTS_ONLY and "sharded" in codes(found)
+
+
+def test_several_adapters_are_named_and_not_continued(whole: Path) -> None:
+    (whole / "second").mkdir()
+    write_json(whole / "second" / CONFIG, adapter_config())
+    save_file(adapter_tensors(), str(whole / "second" / ADAPTER))
+    found = inspect_folder(whole)
+    assert not found.continuable and "several_adapters" in codes(found)
+
+
+def test_an_old_pickled_adapter_is_listed_not_loaded(whole: Path) -> None:
+    import torch
+
+    (whole / ADAPTER).unlink()
+    torch.save({name: torch.from_numpy(tensor) for name, tensor in adapter_tensors().items()}, whole / "adapter_model.bin")
+    assert inspect_folder(whole).grade is Grade.COMPLETE
+
+
+def test_training_args_are_never_opened(whole: Path) -> None:
+    os.mkfifo(whole / "unrelated")  # opening this one would hang
+    (whole / "training_args.bin").write_bytes(b"cos\nsystem\n(S'touch /tmp/never'\ntR.")
+    found = inspect_folder(whole)
+    assert found.continuable and codes(found) == {"not_a_file"}
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "rng_state.pth", STATE, ADAPTER, CONFIG])
+def test_a_pipe_or_a_link_in_the_place_of_a_file_is_not_opened(whole: Path, name: str) -> None:
+    (whole / name).rename(whole.parent / "elsewhere")
+    os.mkfifo(whole / name)
+    assert not inspect_folder(whole).continuable
+    (whole / name).unlink()
+    (whole / name).symlink_to(whole.parent / "elsewhere")
+    found = inspect_folder(whole)
+    assert not found.continuable and codes(found) == {"link"}
+
+
+def test_the_number_in_the_name_does_not_count(whole: Path) -> None:
+    renamed = whole.rename(whole.with_name("checkpoint-9999"))
+    found = inspect_folder(renamed)
+    assert (found.step, found.continuable, codes(found)) == (327, True, {"step_mismatch"})
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("tags:\n- trl\n- unsloth", "Unsloth"), ("tags:\n- llama-factory", "LLaMA-Factory"), ("axolotl version: `0.9`", "Axolotl"),
+     ("tags:\n- trl\n- sft", "TRL"), ("controls", "Trainer")],
+)  # fmt: skip
+def test_the_model_card_tells_who_made_it(whole: Path, text: str, name: str) -> None:
+    (whole / "README.md").write_text(text)
+    assert inspect_folder(whole).made_by == name
+
+
+def test_the_losses_are_the_last_ones_logged_at_or_before_the_step(whole: Path) -> None:
+    rows = history([0.9, 0.8, 0.7])
+    rows[2]["step"] = 400
+    rows.insert(2, {"step": 2, "epoch": 0.02, "eval_loss": 1.5})
+    rows.append({"step": 400, "epoch": 3.0, "train_loss": 9.0, "train_runtime": 1.0})
+    write_state(whole, 327, 2.9, rows)
+    found = inspect_folder(whole)
+    assert (found.loss, found.eval_loss) == (0.8, 1.5)
+
+
+def test_numbers_that_are_none_in_the_log_are_unknown_not_fatal(whole: Path) -> None:
+    text = json.dumps({"global_step": 327, "epoch": 2.9, "max_steps": 339, "num_train_epochs": 3, "log_history": [
+        {"step": 1, "loss": 1.0, "grad_norm": float("nan"), "learning_rate": float("inf"), "epoch": "?"},
+        {"step": 2, "eval_loss": float("nan")}, {"step": 3, "loss": float("nan")}, {"no": "step"}, 7]})  # fmt: skip
+    (whole / STATE).write_text(text)
+    found = inspect_folder(whole)
+    assert found.continuable and found.loss == 1.0 and found.eval_loss is None
+
+
+def test_a_torn_save_of_a_real_repository_is_broken(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint-1400"
+    folder.mkdir()
+    write_json(folder / "config.json", {"model_type": "t5"})
+    (folder / "pytorch_model.bin").write_bytes(b"")
+    assert inspect_folder(folder).grade is Grade.BROKEN
+
+
+def test_what_is_no_folder_is_broken_and_never_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "checkpoint-1")
+    (tmp_path / "checkpoint-2").symlink_to(tmp_path)
+    for name in ("checkpoint-1", "checkpoint-2", "checkpoint-3"):
+        assert inspect_folder(tmp_path / name).grade is Grade.BROKEN

@@ -1,0 +1,69 @@
+"""Runs told apart: by their ids, else by their losses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from engine.checkpoints.checkpoint import Checkpoint, Grade, LogRow
+from engine.checkpoints.lineage import assign_runs, group
+from engine.checkpoints.scan import scan
+
+
+def made(name: str, losses: list[float], run_id: str | None = None, **more: Any) -> Checkpoint:
+    """A checkpoint whose losses were logged at steps 1, 2, ..."""
+    step = more.pop("step", len(losses))
+    values: dict[str, Any] = {
+        "name": name, "path": Path(name), "grade": Grade.COMPLETE, "run": "unknown", "made_by": "Trainer", "step": step,
+        "epoch": step / 10, "loss": None, "eval_loss": None, "max_steps": 30, "total_epochs": 3.0, "saved_at": None, "bytes": 0,
+        "continuable": True, "problems": (), "adapter": None,
+        "history": tuple(LogRow(number + 1, None, loss, None, None) for number, loss in enumerate(losses)),
+        "manifest": SimpleNamespace(run_id=run_id) if run_id else None,
+    }  # fmt: skip
+    return Checkpoint(**{**values, **more})
+
+
+def runs(*checkpoints: Checkpoint) -> list[set[str]]:
+    return sorted(({member.name for member in members} for members in group(checkpoints)), key=sorted)
+
+
+@pytest.mark.parametrize("name", ["G02", "G06", "G10", "G17", "G30"])
+def test_the_runs_of_real_folders_are_told_apart(histories: Path, name: str) -> None:
+    folder = histories / "groups" / name
+    facts = json.loads((folder / "FACTS.json").read_text())
+    there = {path.name for path in folder.glob("checkpoint-*")}
+    expected = sorted((set(members) & there for members in facts["runs"].values()), key=sorted)
+    found: dict[str, set[str]] = {}
+    for checkpoint in scan(folder).checkpoints:
+        found.setdefault(checkpoint.run, set()).add(checkpoint.name)
+    assert sorted(found.values(), key=sorted) == expected
+
+
+def test_a_shorter_history_that_begins_the_longer_is_the_same_run() -> None:
+    assert runs(made("a", [3, 2.0]), made("b", [3, 2.0005, 1]), made("c", [3, 2.01, 1])) == [{"a", "b"}, {"c"}]
+
+
+def test_a_common_stem_belongs_to_the_longest() -> None:
+    assert runs(made("stem", [3]), made("short", [3, 2]), made("long", [3, 1, 1])) == [{"long", "stem"}, {"short"}]
+
+
+def test_different_ids_are_different_runs_whatever_the_losses_say() -> None:
+    assert runs(made("a", [3, 2], "x"), made("b", [3, 2, 1], "y"), made("c", [9], "x")) == [{"a", "c"}, {"b"}]
+
+
+def test_a_stock_checkpoint_that_a_run_with_an_id_continued_belongs_to_it() -> None:
+    assert runs(made("stock", [3, 2]), made("ours", [3, 2, 1], "x")) == [{"ours", "stock"}]
+
+
+def test_one_saved_before_the_first_log_goes_to_the_run_planned_alike() -> None:
+    found = runs(made("new", [], step=2), made("run", [3, 2, 1]), made("other", [5, 4], max_steps=7))
+    assert found == [{"new", "run"}, {"other"}]
+
+
+def test_the_run_that_came_furthest_is_the_first_and_a_recorded_id_is_kept() -> None:
+    named = assign_runs((made("a", [3]), made("b", [5, 4, 3]), made("c", [1], "run-1")))
+    assert [checkpoint.run for checkpoint in named] == ["run-3", "run-2", "run-1"]

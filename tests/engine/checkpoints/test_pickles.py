@@ -1,0 +1,184 @@
+"""Torch files: listed, never run; what a stock save never holds is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import pickle
+import shutil
+import struct
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.checkpoints.files import Unsound
+from engine.checkpoints.pickles import list_pickle
+from engine.checkpoints.torch_file import check_torch_file
+
+
+def code_of(path: Path) -> str | None:
+    try:
+        check_torch_file(path, contents=True)
+    except Unsound as wrong:
+        return wrong.problem.code
+    return None
+
+
+class Runs:
+    """Unpickling this would create the file `marker`."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.marker,)
+
+
+def rewrite(source: Path, target: Path, change: Callable[[str, bytes], bytes], method: int = zipfile.ZIP_STORED) -> Path:
+    """Copy an archive entry by entry, changed."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", method) as new:
+        for entry in old.infolist():
+            new.writestr(entry.filename, change(entry.filename, old.read(entry)))
+    return target
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_the_files_of_the_real_trainer_are_sound(stock_run: Path, name: str) -> None:
+    assert code_of(stock_run / "checkpoint-6" / name) is None
+
+
+def test_training_arguments_are_not_plain_numbers(stock_run: Path) -> None:
+    assert code_of(stock_run / "checkpoint-6" / "training_args.bin") == "pickle_unsafe"
+
+
+def test_a_scaler_and_every_dtype_are_plain_numbers(tmp_path: Path) -> None:
+    import torch
+
+    dtypes = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool, torch.float8_e4m3fn,
+              torch.uint16)  # fmt: skip
+    values = {str(dtype): torch.ones(3, 2).to(dtype) for dtype in dtypes}
+    torch.save(
+        {"scale": 65536.0, "_growth_tracker": 3, "view": torch.ones(8)[2:4], "none": torch.ones(0), **values},
+        tmp_path / "s.pt",
+    )
+    assert code_of(tmp_path / "s.pt") is None
+
+
+def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path: Path) -> None:
+    import torch
+
+    torch.save({"state": Runs(tmp_path / "ran")}, tmp_path / "optimizer.pt")
+    assert code_of(tmp_path / "optimizer.pt") == "pickle_unsafe"
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "os system",
+        "builtins eval",
+        "builtins getattr",
+        "torch load",
+        "collections OrderedDict.update",
+        "numpy load",
+        "nt open",
+    ],
+)
+def test_a_name_that_is_not_on_the_list_is_refused(tmp_path: Path, hostile_zip: Callable[[str], bytes], name: str) -> None:
+    (tmp_path / "x.pt").write_bytes(hostile_zip(name))
+    assert code_of(tmp_path / "x.pt") == "pickle_unsafe"
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 3, 4, 5])
+def test_steps_that_torch_never_writes_are_refused(protocol: int) -> None:
+    with pytest.raises(Unsound):
+        list_pickle(pickle.dumps({"a": io.BytesIO}, protocol), "x")
+
+
+def test_calling_what_was_computed_is_refused() -> None:
+    for data in (b"\x80\x02}(tR.", b"\x80\x02ccollections\nOrderedDict\n)R)R.", b"\x80\x02ctorch\nFloatStorage\n)R."):
+        with pytest.raises(Unsound) as wrong:
+            list_pickle(data, "x")
+        assert wrong.value.problem.code == "pickle_unsafe"
+
+
+def test_a_bare_pickle_and_a_tar_are_refused_by_name(tmp_path: Path) -> None:
+    bare, tar = tmp_path / "bare.pt", tmp_path / "tar.pt"
+    bare.write_bytes(pickle.dumps(Runs(tmp_path / "ran")))
+    with tarfile.open(tar, "w") as archive:
+        archive.add(bare, "pickle")
+    assert (code_of(bare), code_of(tar)) == ("pickle_legacy", "pickle_legacy")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_packed_archive_is_not_unpacked(_whole: Path, tmp_path: Path) -> None:
+    bomb = rewrite(
+        _whole / "optimizer.pt", tmp_path / "b.pt", lambda name, data: b"\0" * 50_000_000 if name.endswith("/data/0") else data,
+        zipfile.ZIP_DEFLATED,
+    )  # fmt: skip
+    assert code_of(bomb) == "archive_bomb"
+
+
+def test_a_storage_of_another_size_than_described_is_refused(_whole: Path, tmp_path: Path) -> None:
+    shorter = rewrite(
+        _whole / "optimizer.pt", tmp_path / "s.pt", lambda name, data: data[:-4] if "/data/1" in name else data
+    )
+    assert code_of(shorter) == "storage_mismatch"
+
+
+def test_a_storage_that_is_missing_is_refused(_whole: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(_whole / "optimizer.pt") as old, zipfile.ZipFile(tmp_path / "m.pt", "w") as new:
+        for entry in old.infolist():
+            if not entry.filename.endswith("/data/1"):
+                new.writestr(entry.filename, old.read(entry))
+    assert code_of(tmp_path / "m.pt") == "storage_mismatch"
+
+
+def test_changed_numbers_are_seen_by_their_checksum(_whole: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(_whole / "optimizer.pt", tmp_path / "o.pt"))
+    with zipfile.ZipFile(path) as archive:
+        entry = next(entry for entry in archive.infolist() if entry.filename.endswith("/data/1"))
+    data = bytearray(path.read_bytes())
+    (name_length, extra_length) = struct.unpack("<HH", data[entry.header_offset + 26 : entry.header_offset + 30])
+    data[entry.header_offset + 30 + name_length + extra_length] ^= 1
+    path.write_bytes(data)
+    assert code_of(path) == "torch_file_invalid"
+
+
+def test_a_list_of_entries_that_claims_too_much_is_refused(_whole: Path, tmp_path: Path) -> None:
+    data = bytearray((_whole / "scheduler.pt").read_bytes())
+    at = data.rfind(b"PK\6\6")
+    data[at + 40 : at + 48] = struct.pack("<Q", 2**40)
+    (tmp_path / "s.pt").write_bytes(data)
+    assert code_of(tmp_path / "s.pt") == "torch_file_invalid"
+
+
+@pytest.mark.parametrize("name", ["scheduler.pt", "optimizer.pt"])
+def test_every_truncation_is_refused(_whole: Path, tmp_path: Path, name: str) -> None:
+    data, path = (_whole / name).read_bytes(), tmp_path / "t.pt"
+    for cut in range(0, len(data), 7):
+        path.write_bytes(data[:cut])
+        assert code_of(path) is not None
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_pickle_with_any_byte_changed_never_crashes(_whole: Path, data: st.DataObject) -> None:
+    with zipfile.ZipFile(_whole / "optimizer.pt") as archive:
+        content = bytearray(archive.read("optimizer/data.pkl"))
+    content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(Unsound):
+        list_pickle(bytes(content), "x")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary())
+def test_no_bytes_crash_the_walk(content: bytes) -> None:
+    with contextlib.suppress(Unsound):
+        list_pickle(b"\x80\x02" + content, "x")

@@ -1,0 +1,72 @@
+"""Scanning: what counts as a checkpoint, and what is only told."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from engine.checkpoints.choose import choose
+from engine.checkpoints.scan import scan
+from engine.errors import ConfigError
+from tests.engine.checkpoints.folders import write_checkpoint
+
+
+def test_the_furthest_epoch_wins_over_the_newest_folder(tmp_path: Path) -> None:
+    late = write_checkpoint(tmp_path / "checkpoint-327", 327, 2.9, [4.4, 2.0, 0.17])
+    early = write_checkpoint(tmp_path / "checkpoint-12", 12, 0.11, [4.4])
+    for path in (*early.iterdir(), early):
+        os.utime(path, (time.time() + 3600, time.time() + 3600))
+    os.utime(late, (1, 1))
+    choice = choose(scan(tmp_path).checkpoints)
+    assert choice.checkpoint is not None and choice.checkpoint.name == "checkpoint-327"
+    assert "2.90" in choice.reason and "327" in choice.reason
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["checkpoint-٣", "checkpoint-007", "checkpoint-7\n", "checkpoint-100-backup", "checkpoint-", "checkpoint", "Checkpoint-5",
+     "checkpoint-1e3", "checkpoint--4", "checkpoint-" + "9" * 40, "checkpoint-\x1b]52;c;aGk=\x07", "checkpoint-5 "],
+)  # fmt: skip
+def test_a_name_that_only_looks_like_a_checkpoint_is_ignored_with_the_reason(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    found = scan(tmp_path)
+    assert found.checkpoints == () and [one.name for one in found.ignored] == [name] and found.ignored[0].reason
+
+
+def test_links_pipes_and_files_are_ignored_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "checkpoint-1").symlink_to(tmp_path / "real")
+    os.mkfifo(tmp_path / "checkpoint-2")
+    (tmp_path / "checkpoint-3").write_text("")
+    found = scan(tmp_path)
+    assert found.checkpoints == () and len({one.reason for one in found.ignored}) == 3
+
+
+def test_staging_and_trash_are_never_seen(tmp_path: Path) -> None:
+    for name in (".staging-1-1", ".trash", ".trash-checkpoint-3-1", "final"):
+        (tmp_path / name / "checkpoint-3").mkdir(parents=True)
+    found = scan(tmp_path)
+    assert (found.checkpoints, found.ignored) == ((), ())
+
+
+def test_a_hundred_thousand_other_entries_do_not_matter(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "checkpoint-3", 3, 0.1, torch_files=None)
+    for number in range(100_000):
+        os.mknod(f"{tmp_path}/f{number}")
+    begun = time.monotonic()
+    assert len(scan(tmp_path).checkpoints) == 1
+    assert time.monotonic() - begun < 2
+
+
+def test_no_such_folder_is_a_usage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "nowhere", tmp_path / "file"):
+        with pytest.raises(ConfigError):
+            scan(path)
+
+
+def test_a_checkpoint_folder_itself_holds_no_checkpoints(whole: Path) -> None:
+    assert scan(whole).checkpoints == ()

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.config import RunConfig, Source, environment, flag, read_toml, resolve, to_toml
+from engine.errors import ConfigError
+
+
+def flags(**values: Any) -> Source:
+    return Source("flag", "", values)
+
+
+def test_all_wrong_settings_are_told_at_once_each_by_the_name_its_source_gave_it() -> None:
+    sources = [flags(epochs="x", lora_r="0"), Source("environment", "", {"scheduler": "zigzag"}),
+               Source("config", "my.toml", {"colour": "red"})]  # fmt: skip
+    with pytest.raises(ConfigError) as error:
+        resolve(sources)
+    told = error.value.detail
+    assert all(name in told for name in ("--epochs", "--lora-r", "LORA_TUI_SCHEDULER", "my.toml: colour"))
+
+
+def test_a_stronger_source_wins_and_is_named() -> None:
+    resolved = resolve([flags(epochs="2"), Source("environment", "", {"epochs": "5", "seed": "7"})])
+    assert (resolved.config.epochs, resolved.config.seed) == (2, 7)
+    assert resolved.origin == {"epochs": "flag", "seed": "environment"}
+
+
+def test_a_default_is_no_answer_of_a_person() -> None:
+    assert not resolve([]).asked("epochs")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", "0"), ("epochs", "nan"), ("epochs", "inf"), ("learning_rate", "-1"), ("learning_rate", "2"),
+        ("batch_size", "0"), ("batch_size", "many"), ("max_steps", "0"), ("lora_dropout", "1"), ("eval_fraction", "1"),
+        ("keep", "0"), ("seed", "-1"), ("max_length", "4"), ("warmup", "-0.1"), ("accept", "probe_loss"),
+        ("accept", "adapter_values"), ("target_modules", "(a+)+$"), ("target_modules", ""), ("scheduler", "polynomial"),
+        ("dataset", ""), ("output", "a\0b"),
+    ],
+)  # fmt: skip
+def test_a_value_out_of_range_is_an_error_and_never_a_default(name: str, value: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        resolve([flags(**{name: value})])
+    assert flag(name) in str(error.value)
+
+
+configs = st.builds(
+    RunConfig,
+    dataset=st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1).filter(str.strip),
+    epochs=st.floats(0.01, 1000),
+    learning_rate=st.floats(1e-9, 1),
+    lora_alpha=st.floats(0.5, 1000),
+    batch_size=st.just("auto") | st.integers(1, 1000),
+    max_steps=st.none() | st.integers(1, 10**6),
+    accept=st.just(()) | st.just(("dataset", "rng")),
+    load_in_4bit=st.booleans(),
+)
+
+
+@given(configs)
+def test_run_toml_gives_back_the_configuration_it_was_written_from(config: RunConfig) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run.toml"
+        path.write_text(to_toml(config, "abc"), encoding="utf-8")
+        assert resolve([read_toml(path)]).config == config
+
+
+@given(st.binary(max_size=200))
+def test_no_file_of_settings_breaks_the_reader(content: bytes) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.toml"
+        path.write_bytes(content)
+        try:
+            resolve([read_toml(path)])
+        except ConfigError:
+            pass
+
+
+def test_the_environment_is_read_by_the_names_of_the_settings_only() -> None:
+    source = environment({"LORA_TUI_EPOCHS": "4", "LORA_TUI_LANG": "zh_CN", "LORA_TUI_SEED": "", "EPOCHS": "9"})
+    assert dict(source.values) == {"epochs": "4"}

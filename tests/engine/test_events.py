@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.events import JOURNAL_NAME, Journal, RunStarted, Step, Warned, fold, read_journal
+
+
+def started(step: int = 0) -> RunStarted:
+    return RunStarted("id", "out", None, step, 0.0, 10, 1.0, 5, 5, {}, {})
+
+
+def done(step: int, loss: float | None = 1.0) -> Step:
+    return Step(step, step / 10, loss, 1e-4, 0.5, 100, 10.0)
+
+
+def test_a_torn_last_line_is_cut_off_and_nothing_else_is_lost(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.write(started())
+    journal.write(done(1))
+    journal.close()
+    path = tmp_path / JOURNAL_NAME
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"v": 1, "type": "st')
+    again = Journal(tmp_path)
+    again.close()
+    assert path.read_bytes() == whole
+    assert again.attempt == 2
+
+
+def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.write(done(1, math.nan))
+    journal.close()
+    assert json.loads((tmp_path / JOURNAL_NAME).read_text())["loss"] is None
+
+
+def test_each_line_has_version_time_attempt_and_type_first(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    record = journal.write(Warned("x", "y"))
+    journal.close()
+    assert list(record)[:4] == ["v", "t", "attempt", "type"]
+
+
+def test_a_later_attempt_replaces_the_steps_past_its_start() -> None:
+    def rows(*events: Any) -> list[dict[str, Any]]:
+        return [{"type": event.type, "step": event.step, "loss": getattr(event, "loss", None)} for event in events]
+
+    records = rows(started(), done(1), done(2), done(3, 9.0), started(2), done(3, 1.5))
+    assert [(row["step"], row["loss"]) for row in fold(records)] == [(1, 1.0), (2, 1.0), (3, 1.5)]
+
+
+def test_an_attempt_that_did_no_step_replaces_nothing() -> None:
+    records = [{"type": "run_started", "step": 0}, {"type": "step", "step": 1}, {"type": "run_started", "step": 0}]
+    assert [row["step"] for row in fold(records)] == [1]
+
+
+@given(st.lists(st.binary(max_size=60)))
+def test_no_journal_breaks_its_reader(lines: list[bytes]) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / JOURNAL_NAME).write_bytes(b"\n".join(lines))
+        assert all(isinstance(record, dict) for record in read_journal(Path(folder)))

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from engine.errors import ConfigError, OutputError
+from engine.folder import free_sibling, last_run, locked, proposed_output
+
+
+def test_a_held_folder_is_refused_and_its_holder_named(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(OutputError) as error, locked(tmp_path):
+        pass
+    assert str(os.getpid()) in error.value.detail
+
+
+def test_a_lock_is_free_again_after_it(tmp_path: Path) -> None:
+    for _time in range(2):
+        with locked(tmp_path):
+            pass
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError), locked(tmp_path / "file"):
+        pass
+
+
+def test_the_last_run_is_the_one_whose_journal_spoke_last_whatever_the_file_times(tmp_path: Path) -> None:
+    for name, spoke in (("old", 100.0), ("new", 200.0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "events.jsonl").write_text(json.dumps({"type": "step", "t": spoke}) + "\n")
+    os.utime(tmp_path / "old" / "events.jsonl", (time.time() + 1000, time.time() + 1000))
+    assert last_run(tmp_path) == tmp_path / "new"
+
+
+def test_an_occupied_folder_gets_the_next_free_sibling(tmp_path: Path) -> None:
+    for name in ("run", "run-2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "something").write_text("x")
+    assert free_sibling(tmp_path / "run") == tmp_path / "run-3"
+
+
+def test_an_empty_folder_is_free(tmp_path: Path) -> None:
+    assert free_sibling(tmp_path) == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("dataset", "model", "name"),
+    [
+        ("data/chat.jsonl", "./Qwen3-0.6B", "chat-Qwen3-0.6B"),
+        ("org/set", "org/model", "set-model"),
+        ("客服.jsonl.gz", "m/", "客服-m"),
+        ("../..", "m", "m"),
+    ],
+)
+def test_the_proposed_folder_is_named_after_dataset_and_model(dataset: str, model: str, name: str) -> None:
+    assert proposed_output(dataset, model) == Path("out") / name
+
+
+def test_names_of_nothing_but_dots_need_an_output() -> None:
+    with pytest.raises(ConfigError):
+        proposed_output("..", "../..")

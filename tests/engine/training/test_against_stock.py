@@ -1,0 +1,123 @@
+"""The same numbers as the libraries it stands on, and checkpoints that they read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.config import RunConfig
+from engine.training.material import load_material
+from tests.engine.runs import losses, plan, train
+
+FLAGS: dict[str, Any] = {"epochs": 1, "batch_size": 4, "learning_rate": 1e-2, "save_steps": 3}
+
+
+def stock(folder: Path, model: Path, **options: Any) -> Any:
+    """SFTConfig as a person would write it for the same run."""
+    from trl import SFTConfig
+
+    return SFTConfig(
+        output_dir=str(folder), per_device_train_batch_size=4, learning_rate=1e-2, max_steps=7, lr_scheduler_type="cosine",
+        warmup_steps=1, logging_steps=1, bf16=False, use_cpu=True, report_to=[], disable_tqdm=True, seed=42, max_length=None,
+        save_steps=3, activation_checkpointing=False, dataset_kwargs={"skip_prepare_dataset": True}, **options,
+    )  # fmt: skip
+
+
+def test_the_losses_are_stock_trls_on_the_same_batches(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
+    from transformers import AutoModelForCausalLM
+    from trl import SFTTrainer
+
+    from engine.data.order import row_order
+    from engine.training.peft_config import lora_config
+
+    train(dataset=chat_file, model=tiny_model, output=tmp_path / "run", **FLAGS)
+    config = RunConfig(dataset=str(chat_file), model=str(tiny_model))
+    material = load_material(config)
+    order = row_order(config.seed, 0, material.train.lengths)
+    trainer = SFTTrainer(
+        model=AutoModelForCausalLM.from_pretrained(tiny_model, dtype="float32"),
+        args=stock(tmp_path / "stock", tiny_model, train_sampling_strategy="sequential"),
+        train_dataset=material.train.to_dataset().select(order),
+        processing_class=material.tokenizer,
+        peft_config=lora_config(config),
+    )
+    trainer.train()
+    theirs = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    ours = [loss for _step, loss in losses(tmp_path / "run")]
+    assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+def test_a_checkpoint_loads_in_plain_trainer_and_in_peft(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+    from trl import SFTTrainer
+
+    from engine.resume.memory import adapter_in_file, adapter_in_memory
+    from engine.training.peft_config import lora_config
+
+    out = tmp_path / "run"
+    train(stop_at=3, dataset=chat_file, model=tiny_model, output=out, **FLAGS)
+    checkpoint = out / "checkpoint-3"
+    base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype="float32")
+    loaded = adapter_in_memory(PeftModel.from_pretrained(base, checkpoint))
+    saved = adapter_in_file(checkpoint)
+    assert all(torch.equal(loaded[name], saved[name]) for name in saved)
+    config = RunConfig(dataset=str(chat_file), model=str(tiny_model))
+    material = load_material(config)
+    trainer = SFTTrainer(
+        model=AutoModelForCausalLM.from_pretrained(tiny_model, dtype="float32"),
+        args=stock(tmp_path / "stock", tiny_model),
+        train_dataset=material.train.to_dataset(),
+        processing_class=material.tokenizer,
+        peft_config=lora_config(config),
+    )
+    trainer.train(resume_from_checkpoint=str(checkpoint))
+    logged = [row["step"] for row in trainer.state.log_history if "loss" in row]
+    assert trainer.state.global_step == 7
+    assert logged == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_checkpoint_of_plain_trl_is_continued_where_it_stood(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
+    from transformers import AutoModelForCausalLM
+    from trl import SFTTrainer
+
+    from engine.training.peft_config import lora_config
+    from tests.engine.runs import receipt
+
+    config = RunConfig(dataset=str(chat_file), model=str(tiny_model))
+    material = load_material(config)
+    trainer = SFTTrainer(
+        model=AutoModelForCausalLM.from_pretrained(tiny_model, dtype="float32"),
+        args=stock(tmp_path / "stock", tiny_model),
+        train_dataset=material.train.to_dataset(),
+        processing_class=material.tokenizer,
+        peft_config=lora_config(config),
+    )
+    trainer.train()
+    out = tmp_path / "stock"
+    assert plan(output=out, dataset=chat_file, model=tiny_model).mode == "complete"
+    _outcome, events = train(output=out, dataset=chat_file, model=tiny_model, epochs=2, batch_size=4)
+    verdicts = receipt(events)
+    assert {verdicts[item] for item in ("adapter_keys", "adapter_values", "adapter_config", "optimizer", "scheduler")} == {"ok"}
+    assert [event.step for event in events if event.type == "step"][0] == 8  # type: ignore[attr-defined]
+
+
+def test_the_planned_learning_rates_are_the_schedulers(tmp_path: Path) -> None:
+    import torch
+    from transformers import get_scheduler
+
+    from engine.training.steps import learning_rate_at, warmup_steps
+
+    for name in ("cosine", "linear", "constant"):
+        config = RunConfig(scheduler=name, learning_rate=3e-4, warmup=0.1)  # type: ignore[arg-type]
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.learning_rate)
+        kind = "constant_with_warmup" if name == "constant" else name
+        scheduler = get_scheduler(kind, optimizer, num_warmup_steps=warmup_steps(config, 37), num_training_steps=37)
+        for step in range(38):
+            assert learning_rate_at(config, 37, step) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-12, abs=1e-18)
+            optimizer.step()
+            scheduler.step()
+

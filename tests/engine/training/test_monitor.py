@@ -1,0 +1,180 @@
+"""The loss monitor: quiet on healthy runs, loud where a run starts over or falls apart."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.checkpoints.checkpoint import LogRow
+from engine.checkpoints.state import read_state
+from engine.events import LossJumped
+from engine.training.monitor import WINDOW, LossMonitor, jumps_in
+
+HISTORIES = Path(__file__).parents[3].parent / "shared" / "histories"
+QUIET = ["002", "005", "010", "016", "020", "021", "023", "031", "040", "042", "051", "056", "061", "065", "067", "077"]
+FALLING = ["002", "005", "020", "023", "051", "061", "065"]
+"""Runs whose loss had clearly fallen."""
+
+
+def losses_of(name: str) -> list[float]:
+    if not HISTORIES.is_dir():
+        pytest.skip("the real histories are not here")
+    return [row.loss for row in read_state(HISTORIES / f"{name}.json").history if row.loss is not None]
+
+
+def feed(monitor: LossMonitor, losses: list[float], resumed: bool = False, start: int = 1) -> list[LossJumped]:
+    seen = (monitor.observe(start + i, loss, 1e-4, resumed and i < 5) for i, loss in enumerate(losses))
+    return [jump for jump in seen if jump is not None]
+
+
+def healthy(count: int, low: float = 0.17, noise: float = 0.1, seed: int = 0) -> list[float]:
+    """A loss that falls from 4.4 to `low`."""
+    draw = random.Random(seed)
+    return [(low + (4.4 - low) * math.exp(-step / 40)) * math.exp(draw.gauss(0, noise)) for step in range(count)]
+
+
+@pytest.mark.parametrize("name", QUIET)
+def test_a_quiet_real_run_raises_no_alarm(name: str) -> None:
+    if not HISTORIES.is_dir():
+        pytest.skip("the real histories are not here")
+    assert jumps_in(read_state(HISTORIES / f"{name}.json").history) == []
+
+
+def test_a_real_divergence_is_seen_both_times() -> None:
+    if not HISTORIES.is_dir():
+        pytest.skip("the real histories are not here")
+    jumps = jumps_in(read_state(HISTORIES / "008.json").history)
+    assert all(430 <= jump.step <= 500 or 930 <= jump.step <= 1060 for jump in jumps)
+    assert {jump.step <= 500 for jump in jumps if jump.kind == "divergence"} == {True, False}
+    assert not any(jump.at_resume for jump in jumps)
+
+
+@pytest.mark.parametrize("name", QUIET)
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_real_run_that_is_continued_rightly_raises_no_alarm(name: str, share: float) -> None:
+    losses = losses_of(name)
+    cut = int(share * len(losses))
+    monitor = LossMonitor()
+    feed(monitor, losses[:cut])
+    assert feed(monitor, losses[cut:], resumed=True) == []
+
+
+@pytest.mark.parametrize("name", FALLING)
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_a_real_run_that_starts_over_is_seen_within_five_logs(name: str, share: float) -> None:
+    losses = losses_of(name)
+    monitor = LossMonitor()
+    feed(monitor, losses[: int(share * len(losses))])
+    jumps = feed(monitor, losses[:5], resumed=True)
+    assert [jump.kind for jump in jumps] == ["reset_at_resume"] and jumps[0].at_resume
+
+
+def test_a_loss_that_starts_over_at_the_join_is_seen_at_once() -> None:
+    monitor = LossMonitor()
+    assert feed(monitor, healthy(300)) == []
+    (jump,) = feed(monitor, [4.44, 4.3, 4.2, 4.1], resumed=True, start=301)
+    assert (jump.kind, jump.step, jump.after) == ("reset_at_resume", 301, 4.44)
+    assert jump.before == pytest.approx(0.17, rel=0.3) and jump.ratio is not None and jump.ratio > 20
+
+
+def test_a_moderate_reset_near_the_start_level_is_seen() -> None:
+    monitor = LossMonitor()
+    feed(monitor, [2.2 - 0.6 * (1 - math.exp(-step / 20)) for step in range(100)])
+    assert [jump.kind for jump in feed(monitor, [2.1, 2.12, 2.09], resumed=True)] == ["reset_at_resume"]
+
+
+def test_a_single_spike_is_no_alarm() -> None:
+    losses = healthy(200)
+    losses[120] = 3.5
+    losses[160] = 9.0
+    assert feed(LossMonitor(), losses) == []
+
+
+def test_a_rate_far_too_high_is_seen_early() -> None:
+    jumps = feed(LossMonitor(), [2.3, 2.25, 2.2, 2.4, 3.5, 6.0, 9.0, 10.0, 10.5, 10.4, 10.6])
+    assert jumps and jumps[0].kind in ("divergence", "spike")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_no_number_is_told_once(value: float) -> None:
+    jumps = feed(LossMonitor(), [1.0, value, value, value])
+    assert [(jump.kind, jump.step, jump.after, jump.ratio) for jump in jumps] == [("non_finite", 2, None, None)]
+
+
+def test_losses_around_zero_raise_no_alarm() -> None:
+    draw = random.Random(1)
+    assert feed(LossMonitor(), [draw.gauss(0, 0.01) for _step in range(500)] + [5.0] * 5) == []
+    assert feed(LossMonitor(), [0.0] * 100) == []
+
+
+def test_it_goes_on_from_its_state_as_if_it_had_not_been_interrupted() -> None:
+    losses = [*healthy(120), 3.0, 4.0, 5.0, 6.0, *healthy(60, seed=3)[40:]]
+    for cut in range(0, len(losses), 7):
+        one, other = LossMonitor(), LossMonitor()
+        feed(one, losses[:cut])
+        other.restore(json.loads(json.dumps(one.state(), allow_nan=False)))
+        assert feed(one, losses[cut:]) == feed(other, losses[cut:])
+
+
+def test_its_state_is_bounded_and_fits_the_manifest() -> None:
+    monitor = LossMonitor()
+    feed(monitor, healthy(5000))
+    for value in monitor.state().values():
+        assert isinstance(value, float | int | str | bool | None) or (
+            len(value) <= WINDOW and all(type(x) is float for x in value)
+        )
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(st.floats(), st.booleans())))
+def test_no_losses_crash_it(observed: list[tuple[float, bool]]) -> None:
+    monitor = LossMonitor()
+    for step, (loss, at_resume) in enumerate(observed):
+        jump = monitor.observe(step, loss, 1e-4, at_resume)
+        assert jump is None or math.isfinite(jump.before)
+    json.dumps(monitor.state(), allow_nan=False)
+
+
+def test_noise_of_many_kinds_raises_next_to_no_alarms() -> None:
+    alarms = sum(
+        len(feed(LossMonitor(), healthy(600, noise=noise, seed=seed))) for noise in (0.05, 0.3, 0.6) for seed in range(10)
+    )
+    assert alarms == 0
+
+
+def rows(losses: list[float | None], epochs: list[float], rates: list[float]) -> list[LogRow]:
+    return [LogRow(i + 1, epochs[i], loss, None, rates[i]) for i, loss in enumerate(losses)]
+
+
+def test_a_join_is_inferred_from_an_epoch_that_goes_back() -> None:
+    losses = [*healthy(100), 4.4, 4.3, 4.2]
+    found = jumps_in(rows([*losses], [i / 50 for i in range(100)] + [0.1, 0.12, 0.14], [1e-4] * 103))
+    assert [(jump.kind, jump.at_resume) for jump in found] == [("reset_at_resume", True)]
+
+
+def test_a_join_is_inferred_from_a_rate_that_leaps_up() -> None:
+    losses = [*healthy(100), 4.4, 4.3, 4.2]
+    rates = [1e-4 * (1 - i / 100) for i in range(100)] + [1e-4, 9.9e-5, 9.8e-5]
+    assert jumps_in(rows([*losses], [i / 50 for i in range(103)], rates))[0].at_resume
+
+
+def test_a_warmup_is_no_join() -> None:
+    rates = [1e-4 * min(1, (i + 1) / 20) for i in range(60)]
+    assert jumps_in(rows([*healthy(60)], [i / 50 for i in range(60)], rates)) == []
+
+
+def test_a_logged_step_without_a_number_is_told() -> None:
+    found = jumps_in(rows([2.0, 1.9, 1.8, None], [0.1, 0.2, 0.3, 0.4], [1e-4] * 4))
+    assert [jump.kind for jump in found] == ["non_finite"]
+
+
+@pytest.mark.parametrize("change", [{"start": None}, {"logs": [math.inf]}, {"start": [-1.0]}, {"seen": -1}, {"back": "x"}])
+def test_a_state_that_is_none_is_refused(change: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"monitor|invalid"):
+        LossMonitor().restore({**LossMonitor().state(), **change})
