@@ -7,6 +7,7 @@ imported inside the function that needs it. The flags are generated from RunConf
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,15 +90,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     i18n.install(_lang(given))
     try:
-        return _dispatch(given)
+        code = _dispatch(given)
+        sys.stdout.flush()
+        return code
     except LoraTuiError as error:
         from tui.headless import show_error
 
         show_error(error)
         return error.exit_code
     except BrokenPipeError:
-        # Whoever read our output has gone (`| head`): not an error, and nothing more can be said.
-        sys.stderr.close()
+        # Whoever read our output has gone (`| head`): not an error. What is still buffered must not be tried again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
 
 

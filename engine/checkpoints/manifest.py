@@ -145,7 +145,7 @@ class Manifest(_Part):
     optimizer: Sha256
     """Over the optimizer's moments, in parameter order."""
     rng: Sha256
-    monitor: dict[str, float | int | str | bool | None | list[float]]
+    monitor: dict[str, float | int | str | bool | list[float] | None]
     """LossMonitor's state."""
     precision: str
     device: str

@@ -18,7 +18,8 @@ from engine.config import RunConfig
 from engine.data.formats import read_rows
 from engine.data.identity import identify, row_digest
 from engine.data.split import split
-from engine.data.tokens import TokenTable, tokenize
+from engine.data.tokens import TokenProblem, TokenTable, tokenize
+from engine.i18n import n_
 from engine.training.model import base_digests, load_tokenizer, model_folder, template_digest, tokenizer_digest
 from engine.training.probe import ProbeRow
 
@@ -78,8 +79,18 @@ def load_material(config: RunConfig) -> Material:
         eval_dataset=identify(eval_rows) if eval_rows else None,
         data_settings=data_settings_digest(config),
     )
-    notes = rows.notes + tuple(f"{problem.message} · {problem.fix}" for problem in train.problems)
+    notes = rows.notes + _notes(train.problems)
     return Material(folder, tokenizer, train_rows, train, evaluated, identities, notes)
+
+
+def _notes(problems: Sequence[TokenProblem]) -> tuple[str, ...]:
+    """One sentence for each kind of problem: the first row in full, how many more, the remedy."""
+    notes = []
+    for code in dict.fromkeys(problem.code for problem in problems):
+        found = [problem for problem in problems if problem.code == code]
+        more = n_(" (and {count} more row)", " (and {count} more rows)", len(found) - 1).format(count=len(found) - 1)
+        notes.append(f"{found[0].message}{more if len(found) > 1 else ''}. {found[0].fix}")
+    return tuple(notes)
 
 
 def data_settings_digest(config: RunConfig) -> str:

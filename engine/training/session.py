@@ -106,9 +106,9 @@ class Session:
         self.saver.last_name, self.saver.last_bytes = checkpoint.name, checkpoint.bytes
         self.listener.losses = [row.loss for row in checkpoint.history if row.loss is not None]
         self.listener.eval_losses = [row.eval_loss for row in checkpoint.history if row.eval_loss is not None]
-        if checkpoint.manifest is not None:
-            monitor.restore(dict(checkpoint.manifest.monitor))
-        else:
+        try:
+            monitor.restore(dict(checkpoint.manifest.monitor) if checkpoint.manifest is not None else {})
+        except ValueError:  # no state of this kind of monitor: it learns the level from the history instead
             for row in checkpoint.history:
                 if row.loss is not None:
                     monitor.observe(row.step, row.loss, row.learning_rate or 0.0, False)

@@ -152,7 +152,7 @@ def test_a_changed_dataset_is_refused_by_name_and_can_be_accepted(how: str, run:
     changed = write_jsonl(tmp_path / "changed.jsonl", CHANGES[how])
     with pytest.raises(CannotContinue) as refused:
         train(output=run, dataset=changed)
-    assert how.removesuffix("ed") in refused.value.detail.lower() or how == "reordered" and "order" in refused.value.detail
+    assert how.removesuffix("ed") in refused.value.detail.lower() or (how == "reordered" and "order" in refused.value.detail)
     before = losses(run)
     outcome, events = train(output=run, dataset=changed, accept="dataset")
     assert outcome.state == "finished"

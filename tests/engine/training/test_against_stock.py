@@ -102,7 +102,7 @@ def test_a_checkpoint_of_plain_trl_is_continued_where_it_stood(tmp_path: Path, t
     _outcome, events = train(output=out, dataset=chat_file, model=tiny_model, epochs=2, batch_size=4)
     verdicts = receipt(events)
     assert {verdicts[item] for item in ("adapter_keys", "adapter_values", "adapter_config", "optimizer", "scheduler")} == {"ok"}
-    assert [event.step for event in events if event.type == "step"][0] == 8  # type: ignore[attr-defined]
+    assert next(event.step for event in events if event.type == "step") == 8  # type: ignore[attr-defined]
 
 
 def test_the_planned_learning_rates_are_the_schedulers(tmp_path: Path) -> None:
