@@ -39,6 +39,7 @@ def locked(output_dir: Path) -> Iterator[None]:
     """Hold `output_dir` for this process, creating it. Raises OutputError where it is busy or cannot be written."""
     from filelock import FileLock, Timeout
 
+    created = not output_dir.exists()
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         lock = FileLock(output_dir / _LOCK, timeout=0, mode=0o666)
@@ -61,6 +62,11 @@ def locked(output_dir: Path) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):
             (output_dir / _HOLDER).unlink(missing_ok=True)
+        if created:
+            with contextlib.suppress(OSError):  # a folder that holds anything else stays
+                if {entry.name for entry in output_dir.iterdir()} <= {_LOCK}:
+                    (output_dir / _LOCK).unlink(missing_ok=True)
+                    output_dir.rmdir()
         lock.release()
 
 

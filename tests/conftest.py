@@ -123,6 +123,12 @@ def run_lora_tui(arguments: list[str], folder: str, environment: dict[str, str])
 
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+    if limit := environment.get("TEST_LARGEST_FILE"):
+        import resource
+        import signal
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     from tui.cli import main
 
     code = main(arguments)

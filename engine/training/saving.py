@@ -7,6 +7,7 @@ that are to be digested. Hashing, syncing and renaming happen in the Committer's
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -91,6 +92,18 @@ class Saver:
 
     def failed(self, step: int | None, error: Exception) -> None:
         """A checkpoint could not be saved: stop with exit 5, or warn and go on, as asked (C3)."""
+        title = (
+            _("the checkpoint of step {step} could not be saved").format(step=step)
+            if step is not None
+            else _("a checkpoint could not be saved")
+        )
+        known = self.unsaved(title, error)
+        if self.config.on_save_error != "continue":
+            raise known from error
+        self.tell(Warned("save_failed", f"{title}: {known.detail}"))
+
+    def unsaved(self, title: str, error: Exception) -> OutputError:
+        """The error for something that could not be written: the system's words, what is safe, how much room there is."""
         kept = (
             _("The newest checkpoint is {name}.").format(name=self.last_name)
             if self.last_name
@@ -98,19 +111,11 @@ class Saver:
         )
         words = getattr(error, "strerror", None) or str(error).splitlines()[0]
         free = _("{free:.0f} MB are free.").format(free=_free(self.committer.output_dir) / 1e6)
-        title = (
-            _("the checkpoint of step {step} could not be saved").format(step=step)
-            if step is not None
-            else _("a checkpoint could not be saved")
-        )
-        if self.config.on_save_error == "continue":
-            self.tell(Warned("save_failed", f"{title}: {words}. {kept} {free}"))
-            return
-        raise OutputError(
+        return OutputError(
             f"{self.committer.output_dir}: {title}",
             f"{words}. {kept} {free}",
             _("Make room or mend the disk, then continue with --resume auto."),
-        ) from error
+        )
 
     def _tell(self, committed: Committed | None) -> None:
         if committed is None:
@@ -138,9 +143,13 @@ class Saver:
         if self.last_bytes and _free(self.committer.output_dir) < self.last_bytes + MIB:
             raise OSError(28, _("no space left for another {size:.0f} MB").format(size=self.last_bytes / 1e6))
         staging = self.committer.stage()
-        write_files(trainer, staging)
         eval_loss = self.eval_losses.get(step)
-        complete = self._manifest(trainer, adapter, eval_loss)
+        try:
+            write_files(trainer, staging)
+            complete = self._manifest(trainer, adapter, eval_loss)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
         self._due = {"step": step, "epoch": trainer.epochs, "loss": self.last_loss, "eval_loss": eval_loss}
         self.committer.commit(staging, step, eval_loss, complete)
 
@@ -263,10 +272,12 @@ def versions() -> dict[str, str]:
     return {"lora-tui": engine.__version__, "python": platform.python_version(), **{name: version(name) for name in names}}
 
 
-def needed_bytes(model: Any) -> int:
-    """A checkpoint's size in bytes, estimated: the adapter in its own format, two moments of it, 8 MiB for the rest."""
+def needed_bytes(model: Any, model_folder: Path) -> int:
+    """A checkpoint's size in bytes, estimated: the adapter and two moments of it, the tokenizer, 1 MiB for the rest."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return 8 * MIB + sum(int(parameter.numel() * parameter.element_size() * 3) for parameter in trainable)
+    tensors = sum(int(parameter.numel() * parameter.element_size() * 3) for parameter in trainable)
+    words = [path for pattern in ("tokenizer*", "vocab*", "merges*", "*.model") for path in model_folder.glob(pattern)]
+    return MIB + tensors + sum(path.stat().st_size for path in words if path.is_file())
 
 
 def _free(folder: Path) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engine.checkpoints.commit import Committer, free_bytes, place
+from engine.checkpoints.commit import STAGING_PREFIX, Committer, free_bytes, place
 from engine.checkpoints.durable import sync_file, sync_folder
 from engine.checkpoints.retain import Kept
 from engine.checkpoints.scan import scan
@@ -230,7 +230,7 @@ class Session:
         from engine.training.probe import ProbeRow, affordable, choose_rows, score, score_base
         from engine.training.saving import needed_bytes, restore_logs
 
-        self._need_room(needed_bytes(trainer.model))
+        self._need_room(needed_bytes(trainer.model, self.material.folder))
         manifest = self.plan.checkpoint.manifest if self.plan.checkpoint is not None else None
         continued = self.plan.mode == "continue"
         rows: tuple[ProbeRow, ...]
@@ -308,14 +308,18 @@ class Session:
         from engine.training.saving import write_adapter
 
         out = self.plan.output_dir
-        staging = out / f".staging-final-{os.getpid()}"
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir()
-        write_adapter(trainer, staging)
-        for path in staging.iterdir():
-            sync_file(path)
-        sync_folder(staging)
-        final = place(staging, out / FINAL)
+        staging = out / f"{STAGING_PREFIX}final-{os.getpid()}"
+        try:
+            staging.mkdir()
+            write_adapter(trainer, staging)
+            for path in staging.iterdir():
+                sync_file(path)
+            sync_folder(staging)
+            final = place(staging, out / FINAL)
+        except Exception as error:
+            # As with checkpoints: three libraries write here, and each has its own word for a full disk.
+            shutil.rmtree(staging, ignore_errors=True)
+            raise self.saver.unsaved(_("the final adapter could not be saved"), error) from error
         losses, evals = self.listener.losses, self.listener.eval_losses
         advice = advise(losses, evals)
         self.tell(

@@ -1,0 +1,164 @@
+"""The command line as a person or a script meets it: exit codes, one clear message, nothing loaded that is not needed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import chats, write_jsonl
+
+HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "accelerate", "textual"}
+
+
+def loaded_by(*arguments: object) -> set[str]:
+    """The modules that are loaded when the command has ended, in a process of its own."""
+    code = (
+        "import sys, json\n"
+        "from tui.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "print(json.dumps(sorted(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stderr.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("check", "{out}"), ("check", "{out}", "--json"), ("--version",)])
+def test_help_and_check_load_nothing_heavy(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-1").mkdir()
+    assert not HEAVY & loaded_by(*(word.format(out=tmp_path) for word in arguments))
+
+
+def test_a_plan_is_made_without_torch(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
+    arguments = ("--yes", "--dry-run", "--dataset", chat_file, "--model", tiny_model, "--output", tmp_path / "x")
+    assert not HEAVY & loaded_by(*arguments)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.fixture
+def bad(tmp_path: Path, tiny_model: Path, chat_file: Path) -> dict[str, list[object]]:
+    """What a person may get wrong -> the arguments that do it."""
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "nomodel").mkdir()
+    (tmp_path / "file").write_text("x")
+    silent = write_jsonl(tmp_path / "silent.jsonl", [{"messages": [{"role": "user", "content": "hello"}]}] * 3)
+    rows: list[dict[str, Any]] = chats(6)
+    rows[3]["messages"][1]["content"] = 7
+    wrong = write_jsonl(tmp_path / "wrong.jsonl", rows)
+    good = ["--dataset", chat_file, "--model", tiny_model]
+    return {
+        "nothing said": ["--yes", "--output", tmp_path / "out"],
+        "missing file": ["--yes", "--dataset", tmp_path / "no.jsonl", "--model", tiny_model],
+        "empty dataset": ["--yes", "--dataset", tmp_path / "empty.jsonl", "--model", tiny_model],
+        "no trainable token": ["--yes", "--dataset", silent, "--model", tiny_model],
+        "wrong type": ["--yes", "--dataset", wrong, "--model", tiny_model],
+        "no model": ["--yes", "--dataset", chat_file, "--model", tmp_path / "nomodel"],
+        "missing model": ["--yes", "--dataset", chat_file, "--model", tmp_path / "gone"],
+        "a file as output": ["--yes", *good, "--output", tmp_path / "file"],
+        "unwritable output": ["--yes", *good, "--output", "/proc/lora-tui"],
+        "unknown flag": ["--yes", *good, "--epoch", 3],
+        "out of range": ["--yes", *good, "--epochs", 0],
+        "missing config file": ["--yes", *good, "--config", tmp_path / "no.toml"],
+        "missing checkpoint": ["--yes", *good, "--resume", tmp_path / "checkpoint-9"],
+        "no questions asked": good,
+        "two ways at once": ["--yes", *good, "--resume", tmp_path / "checkpoint-9", "--init-from", tmp_path / "checkpoint-9"],
+        "layers that are not there": ["--yes", *good, "--output", tmp_path / "out", "--target-modules", "w_pack"],
+        "unknown command": ["chek", "out"],
+        "check of nothing": ["check", tmp_path / "gone"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "told"),
+    [
+        ("nothing said", 2, "--dataset, --model"),
+        ("missing file", 4, "no.jsonl"),
+        ("empty dataset", 4, "empty"),
+        ("no trainable token", 4, "row 1"),
+        ("wrong type", 4, "row 4"),
+        ("no model", 4, "config.json"),
+        ("missing model", 4, "gone"),
+        ("a file as output", 5, "cannot write"),
+        ("unwritable output", 5, "cannot write"),
+        ("unknown flag", 2, "did you mean --epochs?"),
+        ("out of range", 2, "--epochs"),
+        ("missing config file", 2, "no.toml"),
+        ("missing checkpoint", 3, "checkpoint-9"),
+        ("no questions asked", 2, "--yes"),
+        ("two ways at once", 2, "--init-from"),
+        ("layers that are not there", 4, "w_pack"),
+        ("unknown command", 2, "did you mean check?"),
+        ("check of nothing", 2, "gone"),
+    ],
+)
+def test_bad_input_ends_with_its_exit_code_and_one_clear_message(
+    what: str, code: int, told: str, bad: dict[str, list[object]], lora_tui: Any
+) -> None:
+    found, out, err = lora_tui(*bad[what])
+    assert (found, out) == (code, ""), err
+    assert told in err
+    assert err.count("error: ") == 1
+    assert "Traceback" not in err
+
+
+def test_a_start_that_failed_leaves_no_folder_that_looks_like_a_run(lora_tui: Any, tmp_path: Path, tiny_model: Path) -> None:
+    lora_tui("--yes", "--dataset", tmp_path / "no.jsonl", "--model", tiny_model, "--output", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_json_is_events_and_nothing_else_on_stdout(lora_tui: Any, tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
+    flags = ["--yes", "--json", "--dataset", chat_file, "--model", tiny_model, "--output", tmp_path / "out", "--epochs", 1]
+    code, out, _err = lora_tui(*flags)
+    records = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [records[0]["type"], records[-1]["type"]] == ["run_started", "run_finished"]
+    assert records == [json.loads(line) for line in (tmp_path / "out" / "events.jsonl").read_text().splitlines()]
+
+
+def test_a_failure_is_an_event_too(lora_tui: Any, bad: dict[str, list[object]]) -> None:
+    _code, out, _err = lora_tui(*bad["empty dataset"], "--json")
+    (record,) = [json.loads(line) for line in out.splitlines()]
+    assert (record["type"], record["exit_code"]) == ("run_failed", 4)
+
+
+def test_auto_with_nothing_else_goes_on_with_the_last_run_under_out(
+    lora_tui: Any, tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    lora_tui("--yes", "--dataset", chat_file, "--model", tiny_model, "--epochs", 1, "--batch-size", 4)
+    (tmp_path / "out" / "another").mkdir()
+    code, _out, err = lora_tui("--yes", "--resume", "auto", "--epochs", 2)
+    assert code == 0
+    name = f"{chat_file.stem}-{tiny_model.name}"
+    assert "continuing from checkpoint-7 · epoch 1.00 of 2 · step 7 · last loss" in err
+    assert "1.00 epochs left" in err
+    assert f"out/{name}/final" in err
+
+
+def test_what_libraries_print_goes_to_run_log(lora_tui: Any, tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
+    _code, _out, err = lora_tui("--yes", "--dataset", chat_file, "--model", tiny_model, "--output", tmp_path / "o", "--epochs", 1)
+    assert "Loading weights" not in err
+    assert "Loading weights" in (tmp_path / "o" / "run.log").read_text()
+
+
+def test_a_disk_that_takes_no_more_stops_the_run_and_keeps_what_was_saved(
+    lora_tui: Any, tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    out = tmp_path / "out"
+    flags = ["--yes", "--dataset", chat_file, "--model", tiny_model, "--output", out, "--epochs", 1, "--batch-size", 4]
+    code, _out, err = lora_tui(*flags, "--save-steps", 2, TEST_LARGEST_FILE="20000")
+    assert code == 5, err
+    assert "could not be saved" in err
+    assert not list(out.glob(".staging-*")) and not list(out.glob("checkpoint-*"))
+    code, _out, err = lora_tui(*flags, "--save-steps", 2)
+    assert code == 0, err
+
+
+def test_a_run_may_go_on_although_it_cannot_save(lora_tui: Any, tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
+    flags = ["--yes", "--dataset", chat_file, "--model", tiny_model, "--output", tmp_path / "o", "--epochs", 1, "--batch-size", 4]
+    _code, _out, err = lora_tui(*flags, "--on-save-error", "continue", "--save-steps", 2, TEST_LARGEST_FILE="20000")
+    assert "step 7/7" in err
+    assert err.count("could not be saved") >= 4
