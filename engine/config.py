@@ -155,6 +155,19 @@ def field_meta(name: str) -> dict[str, Any]:
     return dict(extra)
 
 
+def group_title(group: str) -> str:
+    """The heading of a group of fields, in the installed language."""
+    titles = {
+        "What": _("What to learn"),
+        "Continue": _("Fresh or continue"),
+        "Training": _("Training"),
+        "LoRA": _("LoRA"),
+        "Hardware": _("Hardware"),
+        "Saving": _("Saving"),
+    }
+    return titles[group]
+
+
 def choices(name: str) -> tuple[str, ...]:
     """The words a field may be, empty where it is free."""
     annotation = RunConfig.model_fields[name].annotation

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import engine
-from engine.config import RunConfig, choices, field_meta, flag
+from engine.config import RunConfig, choices, field_meta, flag, group_title
 from engine.errors import ConfigError, LoraTuiError
 from engine.i18n import _
 from tui import i18n
@@ -54,7 +54,7 @@ def run_parser() -> argparse.ArgumentParser:
         meta = field_meta(name)
         title = str(meta["group"])
         if title not in groups:
-            groups[title] = parser.add_argument_group(_(title))
+            groups[title] = parser.add_argument_group(group_title(title))
         options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": _help(name)}
         if field.annotation is bool:
             groups[title].add_argument(flag(name), action=argparse.BooleanOptionalAction, **options)
@@ -66,7 +66,7 @@ def run_parser() -> argparse.ArgumentParser:
 
 def _help(name: str) -> str:
     field = RunConfig.model_fields[name]
-    text = _(field.description or "")
+    text = _(str(field.description))
     shown = field.default not in (None, (), False)
     return (text + (f" ({field.default})" if shown else "")).replace("%", "%%")
 
