@@ -6,6 +6,8 @@ trains, descriptors 1 and 2 belong to run.log, so everything is written to dupli
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -16,13 +18,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from engine.answers import gather
 from engine.errors import LoraTuiError
-from engine.events import Event, RunFailed, RunFinished, as_record
+from engine.events import Event, RunFailed, as_record
 from engine.i18n import _
 from engine.resume.plan import ResumePlan, plan_run
+from engine.training.complete import conclude
 from tui.show import Show, plan_lines
 
 SIGNALS = {"SIGHUP": 129, "SIGINT": 130, "SIGTERM": 143}
@@ -72,20 +75,20 @@ def run_headless(flags: Mapping[str, Any], config_file: Path | None, *, demo: bo
         try:
             answers = gather(flags, config_file, _demo(show) if demo else None)
             plan = plan_run(answers.resolved, answers.found)
+            show.lines(plan_lines(plan))
+            if dry_run:
+                if as_json:
+                    out.write(json.dumps(_plan_record(plan), ensure_ascii=False, allow_nan=False) + "\n")
+                return 0
+            if plan.mode == "complete":
+                finished = conclude(plan)
+                emit(finished, as_record(finished, 0, time.time()))
+                return 0
         except LoraTuiError as error:
             failed = RunFailed(None, error.title, error.detail, error.fix, error.exit_code)
             emit(failed, as_record(failed, 0, time.time()))
             return error.exit_code
-        if stop.signal:
-            return SIGNALS[stop.signal]
-        show.lines(plan_lines(plan))
-        if dry_run:
-            if as_json:
-                out.write(json.dumps(_plan_record(plan), ensure_ascii=False, allow_nan=False) + "\n")
-            return 0
-        if plan.mode == "complete":
-            return _already_complete(plan, emit)
-        return _train(plan, emit, stop)
+        return SIGNALS[stop.signal] if stop.signal else _train(plan, emit, stop)
 
 
 def _train(plan: ResumePlan, emit: Callable[[Event, Mapping[str, Any]], None], stop: StopRequest) -> int:
@@ -97,31 +100,6 @@ def _train(plan: ResumePlan, emit: Callable[[Event, Mapping[str, Any]], None], s
         return error.exit_code  # told as run_failed
     if outcome.state == "stopped" and stop.signal:
         return SIGNALS[stop.signal]
-    return 0
-
-
-def _already_complete(plan: ResumePlan, emit: Callable[[Event, Mapping[str, Any]], None]) -> int:
-    """The run is done: say so with its loss and the advice, and leave with 0 (C1)."""
-    from engine.folder import FINAL
-    from engine.training.advice import advise
-
-    checkpoint = plan.checkpoint
-    assert checkpoint is not None
-    advice = advise(
-        [row.loss for row in checkpoint.history if row.loss is not None],
-        [row.eval_loss for row in checkpoint.history if row.eval_loss is not None],
-    )
-    final = plan.output_dir / FINAL
-    event = RunFinished(
-        checkpoint.step or 0,
-        checkpoint.epoch or 0.0,
-        checkpoint.loss,
-        checkpoint.eval_loss,
-        0.0,
-        str(final if final.is_dir() else checkpoint.path),
-        {"state": advice.state, "message": advice.message},
-    )
-    emit(event, as_record(event, 0, time.time()))
     return 0
 
 
@@ -153,9 +131,24 @@ def _plan_record(plan: ResumePlan) -> dict[str, Any]:
     }
 
 
+class _Surviving(io.TextIOWrapper):
+    """A stream whose reader may go away: a closed pipe or terminal ends the talk, never the training."""
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            return super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            super().flush()
+
+
 def _duplicate(descriptor: int) -> IO[str]:
     """A line-buffered text stream on a duplicate of `descriptor`, which goes on when the engine redirects the original."""
-    return open(os.dup(descriptor), "w", encoding=(sys.stderr.encoding or "utf-8"), errors="replace", buffering=1)
+    raw = open(os.dup(descriptor), "wb", buffering=0)  # noqa: SIM115 - lives as long as the process
+    encoding = sys.stderr.encoding or "utf-8"
+    return _Surviving(cast(IO[bytes], raw), encoding=encoding, errors="replace", line_buffering=True, write_through=True)
 
 
 def show_error(error: LoraTuiError) -> None:

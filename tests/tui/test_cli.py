@@ -162,3 +162,14 @@ def test_a_run_may_go_on_although_it_cannot_save(lora_tui: Any, tmp_path: Path, 
     _code, _out, err = lora_tui(*flags, "--on-save-error", "continue", "--save-steps", 2, TEST_LARGEST_FILE="20000")
     assert "step 7/7" in err
     assert err.count("could not be saved") >= 4
+
+
+def test_a_reader_that_goes_away_does_not_end_the_training(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
+    command = [sys.executable, "-m", "tui", "--yes", "--json", "--dataset", chat_file, "--model", tiny_model, "--epochs", "1",
+               "--output", tmp_path / "out"]  # fmt: skip
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(120) == 0
+    assert (tmp_path / "out" / "final").is_dir()

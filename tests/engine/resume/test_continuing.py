@@ -179,3 +179,13 @@ def test_retention_keeps_the_furthest_whatever_their_times(run: Path) -> None:
         os.utime(run / name, (2_000_000_000, 2_000_000_000))
     train(output=run, save_steps=2, keep=2)
     assert {found.name for found in scan(run).checkpoints} == {"checkpoint-12", "checkpoint-14"}
+
+
+def test_a_run_killed_between_its_last_checkpoint_and_its_final_adapter_gets_it_from_the_checkpoint(run: Path) -> None:
+    from engine.training.complete import conclude
+
+    train(output=run)
+    whole = {path.name: path.read_bytes() for path in (run / "final").iterdir()}
+    shutil.rmtree(run / "final")
+    conclude(plan(output=run))
+    assert {path.name: path.read_bytes() for path in (run / "final").iterdir()} == whole

@@ -1,0 +1,73 @@
+"""A run that has nothing left to train: see that its result lies there, and say what it is worth.
+
+The final adapter is written after the last checkpoint. A kill in between leaves a run that is complete but has no final folder, or
+still has the one from before it was extended; that is mended here from the checkpoint, byte for byte, without loading a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+from engine.checkpoints.checkpoint import Checkpoint
+from engine.checkpoints.commit import STAGING_PREFIX, place
+from engine.checkpoints.durable import sync_file, sync_folder
+from engine.events import RunFinished
+from engine.folder import FINAL, locked, unwritable
+from engine.resume.plan import ResumePlan
+from engine.training.advice import advise
+
+NOT_FINAL = ("manifest.json", "optimizer.pt", "scheduler.pt", "scaler.pt", "trainer_state.json", "training_args.bin")
+"""Files of a checkpoint that belong to continuing, not to the result; random states (rng_state*) too."""
+
+
+def conclude(plan: ResumePlan) -> RunFinished:
+    """What a complete run came to. Raises OutputError where the folder is busy, or its final adapter cannot be written."""
+    checkpoint = plan.checkpoint
+    assert plan.mode == "complete" and checkpoint is not None
+    final = plan.output_dir / FINAL
+    if not _is_of(final, checkpoint):
+        with locked(plan.output_dir):
+            try:
+                _write(final, checkpoint)
+            except OSError as error:
+                raise unwritable(plan.output_dir, error) from error
+    advice = advise(
+        [row.loss for row in checkpoint.history if row.loss is not None],
+        [row.eval_loss for row in checkpoint.history if row.eval_loss is not None],
+    )
+    return RunFinished(
+        checkpoint.step or 0, checkpoint.epoch or 0.0, checkpoint.loss, checkpoint.eval_loss, 0.0, str(final),
+        {"state": advice.state, "message": advice.message},
+    )  # fmt: skip
+
+
+def _is_of(final: Path, checkpoint: Checkpoint) -> bool:
+    """Whether `final` holds the weights of `checkpoint`."""
+    for name in ("adapter_model.safetensors", "adapter_model.bin"):
+        ours, theirs = final / name, checkpoint.path / name
+        if theirs.is_file():
+            return ours.is_file() and _sha256(ours) == _sha256(theirs)
+    return False
+
+
+def _write(final: Path, checkpoint: Checkpoint) -> None:
+    staging = final.parent / f"{STAGING_PREFIX}final-{os.getpid()}"
+    staging.mkdir()
+    try:
+        for path in sorted(checkpoint.path.iterdir()):
+            if path.is_file() and path.name not in NOT_FINAL and not path.name.startswith("rng_state"):
+                shutil.copyfile(path, staging / path.name)
+                sync_file(staging / path.name)
+        sync_folder(staging)
+        place(staging, final)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
