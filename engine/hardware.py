@@ -31,7 +31,6 @@ class Hardware:
 
 def choose_hardware(config: RunConfig) -> Hardware:
     """The best this machine can do exactly. Raises ConfigError for a precision or 4 bit that it cannot do."""
-    first_device_only()
     import torch
 
     if torch.cuda.is_available():
@@ -56,13 +55,17 @@ def choose_hardware(config: RunConfig) -> Hardware:
     return Hardware(device, why, precision, reason)
 
 
-def first_device_only() -> None:
-    """One process trains on one GPU: show torch the first only, unless the person chose. Must run before torch sees CUDA.
+def prepare_process() -> None:
+    """Settings that libraries read once, when they are first loaded; a person's own choice is left alone.
 
-    transformers would wrap the model in DataParallel, which TRL refuses.
+    One process trains on one GPU: torch is shown the first only, as transformers would wrap the model in DataParallel, which TRL
+    refuses. OpenMP's threads sleep while they wait instead of spinning: beside one other busy process, spinning
+    makes a small model's steps many times slower. Tokenizers' threads and a later fork do not go together.
     """
     if "LOCAL_RANK" not in os.environ:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def _need_bitsandbytes(device: str) -> None:

@@ -105,6 +105,9 @@ def _train(plan: ResumePlan, emit: Callable[[Event, Mapping[str, Any]], None], s
 
 def _demo(show: Show) -> dict[str, Any]:
     from engine.demo import demo_answers, ensure_demo
+    from engine.hardware import prepare_process
+
+    prepare_process()
 
     ensure_demo(show.progress)
     return dict(demo_answers())

@@ -148,6 +148,8 @@ class Show:
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             console=self.console,
+            redirect_stdout=False,
+            redirect_stderr=False,
             refresh_per_second=4,
         )
         self._task = self._bar.add_task("", total=total, completed=done, text=visible(text))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from engine.checkpoints.commit import sweep
 from engine.errors import CannotContinue, LoraTuiError
 from engine.events import Event, Journal, RunFailed, RunStarted, RunStopped, Warned, as_record
 from engine.folder import RUN_LOG, locked, unwritable
-from engine.hardware import choose_hardware
+from engine.hardware import choose_hardware, prepare_process
 from engine.i18n import _
 from engine.resume.plan import ResumePlan
 from engine.resume.receipt import Item, Receipt, accepted, check_material, versions_item
@@ -53,9 +52,9 @@ class Trainer:
         Raises LoraTuiError with the exit code of the contract; whatever else escapes is a fault and told as run_failed.
         """
         self._emit = emit
+        prepare_process()
         out = self.plan.output_dir
         with self._failures_told(), locked(out), _own_folder(out), library_output_to(_log(out)):
-            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
             swept = sweep(out)
             material = load_material(self.config)
             self._journal = Journal(out)
