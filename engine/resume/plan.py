@@ -18,9 +18,9 @@ from engine.checkpoints.checkpoint import Checkpoint, Grade
 from engine.checkpoints.choose import Choice, PassedOver, choose, weights_fallback
 from engine.checkpoints.inspect import inspect_folder
 from engine.checkpoints.scan import Scan, scan
-from engine.config import Resolved, RunConfig, flag
+from engine.config import Resolved, RunConfig, flag, resolve
 from engine.errors import CannotContinue, ConfigError
-from engine.folder import free_sibling, proposed_output, run_id_of
+from engine.folder import free_sibling, proposed_output, run_id_of, source_of_run
 from engine.i18n import _
 from engine.training.steps import Length, Position, chosen_batch_size, learning_rate_at, run_length
 
@@ -30,7 +30,7 @@ class Difference:
     """One setting that is not what the checkpoint was saved with."""
 
     item: str
-    """The receipt item it belongs to (C5)."""
+    """The receipt item it belongs to (C5), or `settings` for what no item compares."""
     saved: str
     asked: str
     winner: Literal["saved", "asked"]
@@ -270,6 +270,7 @@ def _continue(resolved: Resolved, output_dir: Path, run_id: str, parent: str | N
         before = saved.schedule.next_learning_rate
         after = learning_rate_at(config, length.total_steps, saved.step)
         differences += _schedule(checkpoint, config, length)
+        differences += _settings(resolved, checkpoint)
         complete = length.total_steps <= saved.step
     else:
         epochs_asked = resolved.asked("epochs") or resolved.asked("max_steps")
@@ -303,6 +304,25 @@ def _schedule(checkpoint: Checkpoint, config: RunConfig, length: Length) -> list
         before=saved.next_learning_rate, after=rate
     )
     return [Difference("schedule", was, now, "asked", reason)]
+
+
+SETTINGS = ("weight_decay", "max_grad_norm", "lora_dropout", "logging_steps", "save_steps", "keep", "activation_checkpointing")
+"""Settings that may change in the middle of a run and are told when they do; those of the schedule are told as such."""
+
+
+def _settings(resolved: Resolved, checkpoint: Checkpoint) -> list[Difference]:
+    """What was asked for this start and is not what the run was started with."""
+    own = source_of_run(checkpoint.path.parent)
+    if own is None:
+        return []
+    started = resolve([own]).config
+    found = []
+    for name in SETTINGS:
+        was, now = getattr(started, name), getattr(resolved.config, name)
+        if resolved.asked(name) and was != now:
+            reason = _("it takes effect from the next step on")
+            found.append(Difference("settings", f"{name} {was}", f"{name} {now}", "asked", reason))
+    return found
 
 
 def _told(checkpoint: Checkpoint) -> str:

@@ -189,3 +189,8 @@ def test_a_run_killed_between_its_last_checkpoint_and_its_final_adapter_gets_it_
     shutil.rmtree(run / "final")
     conclude(plan(output=run))
     assert {path.name: path.read_bytes() for path in (run / "final").iterdir()} == whole
+
+
+def test_a_setting_changed_for_the_rest_of_a_run_is_told(run: Path) -> None:
+    told = {(found.item, found.asked) for found in plan(output=run, save_steps=2, keep=9).differences}
+    assert told == {("settings", "save_steps 2"), ("settings", "keep 9")}
