@@ -49,7 +49,7 @@ def choose_hardware(config: RunConfig) -> Hardware:
     if config.precision != "auto":
         if config.precision == "float16" and device != "cuda":
             raise ConfigError(_("--precision float16 needs CUDA, this device is {device}").format(device=device))
-        precision, reason = config.precision, _("as asked")
+        precision, reason = config.precision, _("as set")
     if config.load_in_4bit:
         _need_bitsandbytes(device)
     return Hardware(device, why, precision, reason)

@@ -62,7 +62,8 @@ class TokenTable:
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
         """(rows,) tokens of each row."""
-        return self.starts[1:] - self.starts[:-1]
+        lengths: npt.NDArray[np.int64] = self.starts[1:] - self.starts[:-1]
+        return lengths
 
     @property
     def trained(self) -> npt.NDArray[np.int64]:

@@ -94,7 +94,7 @@ def save_interval(config: RunConfig, steps_per_epoch: int) -> int:
 def chosen_batch_size(config: RunConfig, rows: int, saved: int | None) -> tuple[int, str]:
     """Rows at a time on the device, and why. `saved`: what the continued run found (transformers 25956: it is kept)."""
     if config.batch_size != "auto":
-        return min(int(config.batch_size), max(1, rows)), _("as asked")
+        return min(int(config.batch_size), max(1, rows)), _("as set")
     if saved is not None:
         return saved, _("as the run was started with")
     size = max(1, min(8, rows))

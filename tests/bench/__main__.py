@@ -57,9 +57,8 @@ def main() -> None:
             variant: {key: statistics.median(run[key] for run in runs) for key in ("train", "whole", "last_loss")}
             for variant, runs in found.items()
         }
-        print(
-            f"{date.today()} · {platform.processor() or platform.machine()}, {os.cpu_count()} cores · Python {platform.python_version()}"
-        )
+        machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+        print(f"{date.today()} · {machine} · Python {platform.python_version()}")
         print(f"{'':12}{'training s':>12}{'whole s':>10}{'x raw loop':>12}{'last loss':>11}")
         for variant, row in medians.items():
             ratio = row["train"] / medians["raw loop"]["train"]

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engine.events import Event
 from tests.conftest import WORDS, build_tiny_model, write_jsonl
 
 STEPS, BATCH = 60, 8
