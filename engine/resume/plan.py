@@ -306,7 +306,15 @@ def _schedule(checkpoint: Checkpoint, config: RunConfig, length: Length) -> list
     return [Difference("schedule", was, now, "asked", reason)]
 
 
-SETTINGS = ("weight_decay", "max_grad_norm", "lora_dropout", "logging_steps", "save_steps", "keep", "activation_checkpointing")
+SETTINGS = (
+    "weight_decay",
+    "max_grad_norm",
+    "lora_dropout",
+    "logging_steps",
+    "save_steps",
+    "keep",
+    "activation_checkpointing",
+)
 """Settings that may change in the middle of a run and are told when they do; those of the schedule are told as such."""
 
 

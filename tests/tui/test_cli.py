@@ -65,7 +65,14 @@ def bad(tmp_path: Path, tiny_model: Path, chat_file: Path) -> dict[str, list[obj
         "missing config file": ["--yes", *good, "--config", tmp_path / "no.toml"],
         "missing checkpoint": ["--yes", *good, "--resume", tmp_path / "checkpoint-9"],
         "no questions asked": good,
-        "two ways at once": ["--yes", *good, "--resume", tmp_path / "checkpoint-9", "--init-from", tmp_path / "checkpoint-9"],
+        "two ways at once": [
+            "--yes",
+            *good,
+            "--resume",
+            tmp_path / "checkpoint-9",
+            "--init-from",
+            tmp_path / "checkpoint-9",
+        ],
         "layers that are not there": ["--yes", *good, "--output", tmp_path / "out", "--target-modules", "w_pack"],
         "unknown command": ["chek", "out"],
         "check of nothing": ["check", tmp_path / "gone"],
@@ -139,7 +146,9 @@ def test_auto_with_nothing_else_goes_on_with_the_last_run_under_out(
 
 
 def test_what_libraries_print_goes_to_run_log(lora_tui: Any, tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
-    _code, _out, err = lora_tui("--yes", "--dataset", chat_file, "--model", tiny_model, "--output", tmp_path / "o", "--epochs", 1)
+    _code, _out, err = lora_tui(
+        "--yes", "--dataset", chat_file, "--model", tiny_model, "--output", tmp_path / "o", "--epochs", 1
+    )
     assert "Loading weights" not in err
     assert "Loading weights" in (tmp_path / "o" / "run.log").read_text()
 
@@ -158,7 +167,19 @@ def test_a_disk_that_takes_no_more_stops_the_run_and_keeps_what_was_saved(
 
 
 def test_a_run_may_go_on_although_it_cannot_save(lora_tui: Any, tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
-    flags = ["--yes", "--dataset", chat_file, "--model", tiny_model, "--output", tmp_path / "o", "--epochs", 1, "--batch-size", 4]
+    flags = [
+        "--yes",
+        "--dataset",
+        chat_file,
+        "--model",
+        tiny_model,
+        "--output",
+        tmp_path / "o",
+        "--epochs",
+        1,
+        "--batch-size",
+        4,
+    ]
     _code, _out, err = lora_tui(*flags, "--on-save-error", "continue", "--save-steps", 2, TEST_LARGEST_FILE="20000")
     assert "step 7/7" in err
     assert err.count("could not be saved") >= 4

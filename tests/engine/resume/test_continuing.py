@@ -107,7 +107,9 @@ def test_an_earlier_checkpoint_branches_into_a_sibling_with_its_parent_recorded(
     started = next(event for event in events if isinstance(event, RunStarted))
     assert Path(started.output_dir).name == "run-2"
     furthest = scan(run.with_name("run-2")).checkpoints
-    assert all(found.manifest and found.manifest.parent and found.manifest.parent.endswith("/checkpoint-4") for found in furthest)
+    assert all(
+        found.manifest and found.manifest.parent and found.manifest.parent.endswith("/checkpoint-4") for found in furthest
+    )
     assert (run / "checkpoint-5").is_dir()
 
 
@@ -116,8 +118,12 @@ def test_never_starts_fresh_beside_what_is_there(run: Path) -> None:
     assert (decided.mode, decided.output_dir.name) == ("fresh", "run-2")
 
 
-def test_init_from_starts_a_new_run_from_the_weights_only(run: Path, tiny_model: Path, chat_file: Path, tmp_path: Path) -> None:
-    _outcome, events = train(dataset=chat_file, model=tiny_model, init_from=run / "checkpoint-5", output=tmp_path / "new", **FLAGS)
+def test_init_from_starts_a_new_run_from_the_weights_only(
+    run: Path, tiny_model: Path, chat_file: Path, tmp_path: Path
+) -> None:
+    _outcome, events = train(
+        dataset=chat_file, model=tiny_model, init_from=run / "checkpoint-5", output=tmp_path / "new", **FLAGS
+    )
     started = next(event for event in events if isinstance(event, RunStarted))
     assert (started.step, started.checkpoint) == (0, None)
     first = next(event for event in events if isinstance(event, Step))

@@ -101,7 +101,9 @@ def test_a_checkpoint_of_plain_trl_is_continued_where_it_stood(tmp_path: Path, t
     assert plan(output=out, dataset=chat_file, model=tiny_model).mode == "complete"
     _outcome, events = train(output=out, dataset=chat_file, model=tiny_model, epochs=2, batch_size=4)
     verdicts = receipt(events)
-    assert {verdicts[item] for item in ("adapter_keys", "adapter_values", "adapter_config", "optimizer", "scheduler")} == {"ok"}
+    assert {verdicts[item] for item in ("adapter_keys", "adapter_values", "adapter_config", "optimizer", "scheduler")} == {
+        "ok"
+    }
     assert next(event.step for event in events if event.type == "step") == 8  # type: ignore[attr-defined]
 
 
@@ -120,4 +122,3 @@ def test_the_planned_learning_rates_are_the_schedulers(tmp_path: Path) -> None:
             assert learning_rate_at(config, 37, step) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-12, abs=1e-18)
             optimizer.step()
             scheduler.step()
-

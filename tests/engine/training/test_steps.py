@@ -22,7 +22,9 @@ def walk(rows: int, batch: int, at: Position, steps: int) -> Position:
 
 
 @given(rows_, batch_, epochs_, st.data())
-def test_the_length_is_the_same_from_wherever_it_is_counted(rows: int, batch: int, epochs: float, data: st.DataObject) -> None:
+def test_the_length_is_the_same_from_wherever_it_is_counted(
+    rows: int, batch: int, epochs: float, data: st.DataObject
+) -> None:
     config = RunConfig(epochs=epochs)
     whole = run_length(config, rows, batch, Position(0, 0, 0))
     at = walk(rows, batch, Position(0, 0, 0), data.draw(st.integers(0, min(whole.total_steps, 300))))
@@ -36,7 +38,9 @@ def test_whole_epochs_end_with_their_rows(rows: int, batch: int, epochs: int) ->
 
 
 @given(rows_, batch_, st.integers(1, 400), st.data())
-def test_max_steps_is_the_length_and_its_epochs_are_where_it_ends(rows: int, batch: int, steps: int, data: st.DataObject) -> None:
+def test_max_steps_is_the_length_and_its_epochs_are_where_it_ends(
+    rows: int, batch: int, steps: int, data: st.DataObject
+) -> None:
     config = RunConfig(max_steps=steps)
     end = walk(rows, batch, Position(0, 0, 0), steps).epochs(rows)
     at = walk(rows, batch, Position(0, 0, 0), data.draw(st.integers(0, min(steps, 100))))
