@@ -174,16 +174,18 @@ class Show:
     def _receipt(self, event: ResumeChecked) -> None:
         table = Table(box=None, padding=(0, 1), show_edge=False, pad_edge=False)
         for title in ("", _("restored"), _("saved"), _("now")):
-            table.add_column(title, overflow="fold")
+            table.add_column(title)
         for item in event.items:
             verdict = str(item["verdict"])
+            # What is as it was needs one line; what is not is shown in full, with its reason.
+            shape: Any = {"no_wrap": True, "overflow": "ellipsis"} if verdict == "ok" else {"overflow": "fold"}
             table.add_row(
-                Text(MARKS[verdict], STYLES[verdict]),
-                Text(visible(str(item["item"]))),
-                Text(visible(str(item["expected"]))),
-                Text(visible(str(item["found"]))),
+                Text(MARKS[verdict], STYLES[verdict], no_wrap=True),
+                Text(visible(str(item["item"])), no_wrap=True),
+                Text(visible(str(item["expected"])), **shape),
+                Text(visible(str(item["found"])), **shape),
             )
-            if item["detail"]:
+            if item["detail"] and verdict != "ok":
                 table.add_row("", "", Text(visible(str(item["detail"])), "dim"), "")
         self.console.print(table)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -67,6 +67,7 @@ def plan_run(resolved: Resolved, found: Scan | None = None) -> ResumePlan:
 
     Raises ConfigError (2) where an answer is missing, CannotContinue (3) where no checkpoint can be continued as asked.
     """
+    resolved = replace(resolved, config=_rooted(resolved.config))
     config = resolved.config
     _need(config)
     assert config.dataset is not None and config.model is not None
@@ -172,6 +173,16 @@ def _need(config: RunConfig) -> None:
                 "Name them, for example: lora-tui --yes --dataset chat.jsonl --model ./Qwen3-0.6B · or try: lora-tui --demo --yes"
             ),
         )
+
+
+def _rooted(config: RunConfig) -> RunConfig:
+    """Local paths made absolute, so that run.toml and the adapter's own configuration hold from any folder."""
+    local = {
+        name: str(Path(value).expanduser().absolute())
+        for name in ("dataset", "model")
+        if (value := getattr(config, name)) is not None and Path(value).expanduser().exists()
+    }
+    return config.model_copy(update=local)
 
 
 def _fresh(config: RunConfig, output_dir: Path, reason: str, run_id: str | None = None) -> ResumePlan:
