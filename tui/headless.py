@@ -122,6 +122,7 @@ def _plan_record(plan: ResumePlan) -> dict[str, Any]:
         "checkpoint": checkpoint.name if checkpoint else None,
         "reason": plan.reason,
         "passed_over": [{"checkpoint": passed.checkpoint.name, "reason": passed.reason} for passed in plan.passed_over],
+        "problems": [asdict(problem) for problem in checkpoint.problems] if checkpoint else [],
         "differences": [asdict(difference) for difference in plan.differences],
         "step": checkpoint.step if checkpoint else 0,
         "epoch": checkpoint.epoch if checkpoint else 0.0,

@@ -254,6 +254,7 @@ def plan_lines(plan: ResumePlan) -> list[tuple[str, str]]:
     parts.append(_("{left} epochs left").format(left=_short(left)))
     lines.append((_("continuing from {what}").format(what=" · ".join(parts)), "bold"))
     lines.append((_("  why: {reason}").format(reason=plan.reason), ""))
+    lines += [(_("  note: {message}").format(message=problem.message), "yellow") for problem in checkpoint.problems]
     lines += [
         (_("  passed over {name}: {reason}").format(name=passed.checkpoint.name, reason=passed.reason), "yellow")
         for passed in plan.passed_over

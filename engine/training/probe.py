@@ -20,7 +20,7 @@ MAX_TOKENS = 256
 BUDGET_SECONDS = 1.5
 """For all rows of one scoring; a save pays it once."""
 
-TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 3e-2, "4bit": 6e-2}
+TOLERANCE = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 3e-2, "4bit": 6e-2}
 """Largest difference of the probe loss that the number format explains, absolute and relative to a loss above 1."""
 
 

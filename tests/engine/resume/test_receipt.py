@@ -1,0 +1,154 @@
+"""The receipt: something in the checkpoint is not what was saved, with all file digests made to fit. It refuses, and says what."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.errors import CannotContinue
+from tests.engine.runs import losses, receipt, train
+
+FLAGS: dict[str, Any] = {
+    "epochs": 2,
+    "batch_size": 4,
+    "learning_rate": 1e-2,
+    "save_steps": 3,
+    "keep": 9,
+    "lora_dropout": 0.1,
+}
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, chat_file: Path) -> Path:
+    out = tmp_path_factory.mktemp("stopped") / "run"
+    train(stop_at=7, dataset=chat_file, model=tiny_model, output=out, **FLAGS)
+    return out
+
+
+def change_tensors(checkpoint: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = checkpoint / "adapter_model.safetensors"
+    save_file(change(load_file(path)), path, metadata={"format": "pt"})
+
+
+def change_json(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def forge(checkpoint: Path) -> None:
+    """Write the manifest's file digests anew, as whoever tampers would."""
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    for name in manifest["files"]:
+        content = (checkpoint / name).read_bytes()
+        manifest["files"][name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+
+
+def noisy(tensors: dict[str, Any]) -> dict[str, Any]:
+    name = sorted(tensors)[1]
+    return {**tensors, name: tensors[name] + 0.01}
+
+
+def forgotten(tensors: dict[str, Any]) -> dict[str, Any]:
+    return {name: tensor * 0 if "lora_B" in name else tensor for name, tensor in tensors.items()}
+
+
+def forge_adapter_too(checkpoint: Path) -> None:
+    from engine.resume.memory import adapter_in_file
+    from engine.training.digests import tensors_digest
+
+    path = checkpoint / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["adapter"]["sha256"] = tensors_digest(adapter_in_file(checkpoint))
+    path.write_text(json.dumps(manifest))
+
+
+def from_another_step(name: str) -> Callable[[Path], None]:
+    def change(checkpoint: Path) -> None:
+        shutil.copy(checkpoint.with_name("checkpoint-3") / name, checkpoint / name)
+
+    return change
+
+
+def the_adapter_is_gone(checkpoint: Path) -> None:
+    change_tensors(checkpoint, forgotten)
+    forge_adapter_too(checkpoint)
+
+
+REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a tensor changed": (lambda checkpoint: change_tensors(checkpoint, noisy), "adapter_values"),
+    "no effect any more": (the_adapter_is_gone, "probe_loss"),
+    "rank-stabilised scaling": (
+        lambda checkpoint: change_json(checkpoint / "adapter_config.json", use_rslora=True),
+        "probe_loss",
+    ),
+    "optimizer of another step": (from_another_step("optimizer.pt"), "optimizer"),
+    "scheduler of another step": (from_another_step("scheduler.pt"), "scheduler"),
+    "random states of another step": (from_another_step("rng_state.pth"), "rng"),
+}
+
+
+def tampered(stopped: Path, tmp_path: Path, change: Callable[[Path], None]) -> Path:
+    run = Path(shutil.copytree(stopped, tmp_path / "run"))
+    change(run / "checkpoint-7")
+    forge(run / "checkpoint-7")
+    for other in ("checkpoint-3", "checkpoint-6"):
+        shutil.rmtree(run / other)
+    return run
+
+
+@pytest.mark.parametrize(("change", "item"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_is_not_what_was_saved_is_refused_by_name_before_the_first_step(
+    change: Callable[[Path], None], item: str, stopped: Path, tmp_path: Path
+) -> None:
+    run = tampered(stopped, tmp_path, change)
+    events: list[Any] = []
+    before = losses(run)
+    with pytest.raises(CannotContinue) as refused:
+        train(output=run, watch=events.append)
+    assert refused.value.detail.startswith(f"{item}:")
+    assert receipt(events)[item] == "failed"
+    assert losses(run) == before
+
+
+def test_a_failed_optimizer_can_be_accepted(stopped: Path, tmp_path: Path) -> None:
+    run = tampered(stopped, tmp_path, from_another_step("optimizer.pt"))
+    outcome, events = train(output=run, accept="optimizer")
+    assert (outcome.state, receipt(events)["optimizer"]) == ("finished", "changed")
+
+
+def test_a_failed_probe_cannot_be_waved_through(stopped: Path, tmp_path: Path) -> None:
+    from engine.resume.receipt import Item, accepted
+
+    items = [Item(name, "a", "b", "failed") for name in ("probe_loss", "adapter_values", "base_model", "dataset")]
+    verdicts = [item.verdict for item in accepted(items, ("probe_loss", "adapter_values", "base_model", "dataset"))]
+    assert verdicts == ["failed", "failed", "failed", "changed"]
+
+
+def test_a_changed_template_or_tokenizer_is_refused(stopped: Path, tmp_path: Path, tiny_model: Path) -> None:
+    run = Path(shutil.copytree(stopped, tmp_path / "run"))
+    other = Path(shutil.copytree(tiny_model, tmp_path / "other"))
+    template = other / "chat_template.jinja"
+    template.write_text(template.read_text().replace("<|im_end|>", "<|im_end|> "))
+    with pytest.raises(CannotContinue) as refused:
+        train(output=run, model=other)
+    assert "chat_template" in refused.value.detail
+
+
+def test_without_a_manifest_the_probe_still_sees_that_the_adapter_has_no_effect(stopped: Path, tmp_path: Path) -> None:
+    run = tampered(stopped, tmp_path, lambda checkpoint: change_tensors(checkpoint, forgotten))
+    checkpoint = run / "checkpoint-7"
+    (checkpoint / "manifest.json").unlink()
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    state["log_history"] = [{**row, "loss": 0.17} for row in state["log_history"]]
+    (checkpoint / "trainer_state.json").write_text(json.dumps(state))
+    with pytest.raises(CannotContinue) as refused:
+        train(output=run)
+    assert "probe_loss" in refused.value.detail
