@@ -34,7 +34,8 @@ def _field(default: Any, help: str, group: str, metavar: str = "", more: bool = 
 class RunConfig(BaseModel):
     """One run, completely answered. Frozen: a changed answer is a new RunConfig."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=False)
+    # defer_build: --help shows the fields and validates nothing, so it does not pay for the validator.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     dataset: str | None = _field(None, "File, save_to_disk folder or hub id to learn from", "What", "PATH|ID")
     model: str | None = _field(None, "Folder or hub id of the model to fine-tune", "What", "PATH|ID")

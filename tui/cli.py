@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import argparse
 import os
+
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # none is used, and looking for them costs a tenth of --help
+
 import sys
 from collections.abc import Sequence
 from pathlib import Path
