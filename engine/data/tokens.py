@@ -70,7 +70,8 @@ class TokenTable:
         """(rows,) tokens the loss counts. The first token of a row is never predicted, so its label counts nothing."""
         counted = np.concatenate([[0], np.cumsum(self.labels != IGNORED)])
         firsts = self.labels[self.starts[:-1]] != IGNORED
-        return counted[self.starts[1:]] - counted[self.starts[:-1]] - firsts
+        trained: npt.NDArray[np.int64] = counted[self.starts[1:]] - counted[self.starts[:-1]] - firsts
+        return trained
 
     def to_dataset(self) -> Any:
         """A datasets.Dataset with input_ids and labels, over the same memory."""

@@ -11,7 +11,7 @@ import torch
 from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.manifest import Manifest, Probe
 from engine.i18n import _
-from engine.resume.plan import Difference
+from engine.resume.differences import Difference
 from engine.resume.receipt import Item, same, unknown
 from engine.training.digests import optimizer_digest, optimizer_steps, rng_digest, state_digest, tensors_digest
 from engine.training.probe import agrees

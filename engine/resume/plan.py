@@ -18,23 +18,12 @@ from engine.checkpoints.checkpoint import Checkpoint, Grade
 from engine.checkpoints.choose import Choice, PassedOver, choose, weights_fallback
 from engine.checkpoints.inspect import inspect_folder
 from engine.checkpoints.scan import Scan, scan
-from engine.config import Resolved, RunConfig, flag, resolve
+from engine.config import Resolved, RunConfig, flag
 from engine.errors import CannotContinue, ConfigError
-from engine.folder import free_sibling, proposed_output, run_id_of, source_of_run
+from engine.folder import free_sibling, proposed_output, run_id_of
 from engine.i18n import _
+from engine.resume.differences import Difference, contradiction, schedule_differences, settings_differences
 from engine.training.steps import Length, Position, chosen_batch_size, learning_rate_at, run_length
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One setting that is not what the checkpoint was saved with."""
-
-    item: str
-    """The receipt item it belongs to (C5), or `settings` for what no item compares."""
-    saved: str
-    asked: str
-    winner: Literal["saved", "asked"]
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -123,44 +112,6 @@ def recommend(found: Scan, refuse: Callable[[Checkpoint], str | None] | None = N
     if own is not None and not any(checkpoint.run == own for checkpoint in found.checkpoints):
         own = None
     return choose(found.checkpoints, run=own, refuse=refuse)
-
-
-def contradiction(checkpoint: Checkpoint, config: RunConfig) -> str | None:
-    """Why a run with this configuration cannot be the one that saved `checkpoint`; None where it can."""
-    shape = checkpoint.adapter
-    if shape is None:
-        return None
-    if shape.r is not None and shape.r != config.lora_r:
-        return _("its LoRA rank is {saved}, asked is {asked}").format(saved=shape.r, asked=config.lora_r)
-    if shape.lora_alpha is not None and shape.lora_alpha != config.lora_alpha:
-        return _("its LoRA alpha is {saved:g}, asked is {asked:g}").format(saved=shape.lora_alpha, asked=config.lora_alpha)
-    if config.target_modules != "all-linear" and shape.target_modules:
-        asked = tuple(sorted(config.target_modules.split(",")))
-        if asked != shape.target_modules:
-            return _("its adapter is on {saved}, asked is {asked}").format(
-                saved=", ".join(shape.target_modules), asked=", ".join(asked)
-            )
-    return _other_base(checkpoint, config)
-
-
-def _other_base(checkpoint: Checkpoint, config: RunConfig) -> str | None:
-    from engine.training.model import base_digests
-
-    folder = Path(config.model or "").expanduser()
-    if not (folder / "config.json").is_file():
-        return None  # a hub id: identified when it is loaded
-    if checkpoint.manifest is not None:
-        saved = checkpoint.manifest.identities
-        if base_digests(folder) == (saved.base_config, saved.base_weights):
-            return None
-        return _("it was trained on another base model ({name})").format(name=saved.base_model)
-    named = checkpoint.adapter.base_model if checkpoint.adapter is not None else None
-    if named is None or Path(named).name == folder.resolve().name:
-        return None
-    there = Path(named) / "config.json"
-    if there.is_file() and base_digests(there.parent) == base_digests(folder):
-        return None
-    return _("it was trained on {name}, asked is {folder}").format(name=named, folder=folder)
 
 
 def _need(config: RunConfig) -> None:
@@ -280,8 +231,8 @@ def _continue(resolved: Resolved, output_dir: Path, run_id: str, parent: str | N
         length = run_length(config, saved.cursor.rows, batch_size * config.grad_accum, position)
         before = saved.schedule.next_learning_rate
         after = learning_rate_at(config, length.total_steps, saved.step)
-        differences += _schedule(checkpoint, config, length)
-        differences += _settings(resolved, checkpoint)
+        differences += schedule_differences(checkpoint, config, length)
+        differences += settings_differences(resolved, checkpoint)
         complete = length.total_steps <= saved.step
     else:
         epochs_asked = resolved.asked("epochs") or resolved.asked("max_steps")
@@ -301,47 +252,6 @@ def _continue(resolved: Resolved, output_dir: Path, run_id: str, parent: str | N
         before,
         after,
     )
-
-
-def _schedule(checkpoint: Checkpoint, config: RunConfig, length: Length) -> list[Difference]:
-    assert checkpoint.manifest is not None
-    saved = checkpoint.manifest.schedule
-    was = f"{saved.scheduler} {saved.learning_rate:g}, {saved.total_steps} steps"
-    now = f"{config.scheduler} {config.learning_rate:g}, {length.total_steps} steps"
-    if was == now:
-        return []
-    rate = learning_rate_at(config, length.total_steps, checkpoint.manifest.step)
-    reason = _("the rate goes from {before:.3g} to {after:.3g} at the join").format(
-        before=saved.next_learning_rate, after=rate
-    )
-    return [Difference("schedule", was, now, "asked", reason)]
-
-
-SETTINGS = (
-    "weight_decay",
-    "max_grad_norm",
-    "lora_dropout",
-    "logging_steps",
-    "save_steps",
-    "keep",
-    "activation_checkpointing",
-)
-"""Settings that may change in the middle of a run and are told when they do; those of the schedule are told as such."""
-
-
-def _settings(resolved: Resolved, checkpoint: Checkpoint) -> list[Difference]:
-    """What was asked for this start and is not what the run was started with."""
-    own = source_of_run(checkpoint.path.parent)
-    if own is None:
-        return []
-    started = resolve([own]).config
-    found = []
-    for name in SETTINGS:
-        was, now = getattr(started, name), getattr(resolved.config, name)
-        if resolved.asked(name) and was != now:
-            reason = _("it takes effect from the next step on")
-            found.append(Difference("settings", f"{name} {was}", f"{name} {now}", "asked", reason))
-    return found
 
 
 def _told(checkpoint: Checkpoint) -> str:
