@@ -7,6 +7,7 @@ text. All bad rows are told together, with their numbers (from 1).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -85,7 +86,7 @@ def read_rows(dataset: str, format: str = "auto") -> Rows:
         try:
             rows.append(normalise(row))
         except _Bad as error:
-            problems.append(_("{name}, row {row}: {what}").format(name=raw.name, row=number, what=error))
+            problems.append(f"{raw.where(number)}: {error}")
     if problems:
         raise _bad_rows(raw, found, problems)
     return Rows(raw.name, found, reason, tuple(rows), raw.notes)
@@ -180,8 +181,31 @@ def _messages(row: Row, column: str) -> Row:
 def _conversation(messages: list[Row], row: Row) -> Row:
     if not any(message["role"] == "assistant" for message in messages):
         raise _Bad(_("has no assistant turn, so there is nothing to learn"))
+    return {"messages": messages, **_tools(row)}
+
+
+def _tools(row: Row) -> Row:
+    """{"tools"} where the row offers some; written as JSON text or as a list."""
     tools = row.get("tools")
-    return {"messages": messages, **({"tools": tools} if tools else {})}
+    if isinstance(tools, str) and tools.strip():
+        try:
+            tools = json.loads(tools)
+        except (ValueError, RecursionError):
+            raise _Bad(_('"tools" is text that is not JSON')) from None
+    if not tools:
+        return {}
+    if not isinstance(tools, list):
+        raise _Bad(_('"tools" is {what}, not a list').format(what=kind(tools)))
+    return {"tools": _plain(tools, "tools")}
+
+
+def _plain(value: Any, name: str) -> Any:
+    """`value`, refused where it is not what JSON can hold as whole text: it goes into templates and digests as it is."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError):
+        raise _Bad(_('"{name}" holds something that is not plain JSON').format(name=name)) from None
+    return value
 
 
 def _message(turn: Any, number: int) -> Row:
@@ -199,7 +223,7 @@ def _message(turn: Any, number: int) -> Row:
     message = {"role": role, "content": _content(turn, number)}
     for key in ("tool_calls", "tool_call_id", "name", "reasoning_content"):
         if turn.get(key):
-            message[key] = turn[key]
+            message[key] = _plain(turn[key], key)
     return message
 
 
@@ -230,21 +254,25 @@ def _sharegpt(row: Row, column: str) -> Row:
         if not isinstance(value, str):
             raise _Bad(_('turn {number}: "value" is {what}, not text').format(number=number, what=kind(value)))
         messages.append({"role": SPEAKERS[speaker], "content": _whole(value)})
-    if isinstance(row.get("system"), str) and row["system"]:
-        messages.insert(0, {"role": "system", "content": row["system"]})
+    messages = _system(row) + messages
     return _conversation(messages, row)
 
 
 def _alpaca(row: Row, output: str) -> Row:
     question = _some_text(row, "instruction")
     extra = row.get("input")
-    if extra is not None and not isinstance(extra, str):
-        raise _Bad(_('"input" is {what}, not text').format(what=kind(extra)))
+    if extra is not None:
+        extra = _text(row, "input")
     messages = [{"role": "user", "content": f"{question}\n\n{extra}" if extra else question},
                 {"role": "assistant", "content": _some_text(row, output)}]  # fmt: skip
-    if isinstance(row.get("system"), str) and row["system"]:
-        messages.insert(0, {"role": "system", "content": row["system"]})
+    messages = _system(row) + messages
     return {"messages": messages}
+
+
+def _system(row: Row) -> list[Row]:
+    """The system turn that Alpaca's and ShareGPT's descendants keep in a column of its own."""
+    text = row.get("system")
+    return [{"role": "system", "content": _whole(text)}] if isinstance(text, str) and text else []
 
 
 def _pair(row: Row, prompt: str, completion: str) -> Row:
@@ -255,7 +283,7 @@ def _pair(row: Row, prompt: str, completion: str) -> Row:
         }
         if not any(message["role"] == "assistant" for message in sides[completion]):
             raise _Bad(_('"{name}" has no assistant turn').format(name=completion))
-        return {"prompt": sides[prompt], "completion": sides[completion]}
+        return {"prompt": sides[prompt], "completion": sides[completion], **_tools(row)}
     return {"prompt": _text(row, prompt), "completion": _some_text(row, completion)}
 
 

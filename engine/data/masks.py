@@ -1,10 +1,9 @@
 """Which characters of a row the model should learn to say.
 
-A chat template writes headers, turns and end marks; only the assistant's words and the mark that ends them are to be learned. Where a
-template says so itself ({% generation %}), it is believed. Most do not. Then each assistant turn is found by rendering: the
-conversation up to the turn, with the generation prompt, ends where the turn begins; with the turn, where it ends. That is
-exact wherever a template only appends. Templates that rewrite earlier turns (reasoning models drop old thoughts) break it; there
-the turn's content is replaced by a marker and looked for. What can be found neither way is refused, never guessed.
+A chat template writes headers, turns and end marks; only the assistant's words and the mark that ends them are to be learned. Where
+a template says so itself ({% generation %}), it is believed. Most do not; then each assistant turn is found by rendering
+(turns.py). Spans are of characters and not of tokens, so that chats, pairs and plain texts share one tokenisation, and what is
+trained on is the text that the model will see, never pieces of it put together.
 """
 
 from __future__ import annotations
@@ -12,17 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+from engine.data.turns import Span, Writer, turn_span, unmaskable, without_marks
 from engine.errors import DatasetError, ModelError
 from engine.i18n import _
 
-Span = tuple[int, int]
-"""Characters from the first, included, to the second, excluded."""
-
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_MARKER = "\u27e6lora-tui\u27e7"
-"""Stands for a turn's content; printable, so that no template strips it."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +27,7 @@ class Rendered:
 
     text: str
     spans: tuple[Span, ...]
+    """In order, none overlapping."""
     add_special_tokens: bool
     """Whether the tokenizer adds its own (BOS): to plain texts yes, to templates no, they write theirs themselves."""
 
@@ -39,14 +36,15 @@ def render(row: dict[str, Any], tokenizer: Any, train_on: str, number: int) -> R
     """`row` as text with its trained spans. Raises DatasetError naming row `number`, or ModelError without a template."""
     if "text" in row:
         _only("all", train_on, number)
-        text = _ended(row["text"], tokenizer)
+        text = _ended(_begun(row["text"], tokenizer), tokenizer)
         return Rendered(text, ((0, len(text)),), True)
     if "messages" in row:
         return _chat(row["messages"], row.get("tools"), tokenizer, train_on, number)
+    _only("completion", train_on, number)
     if isinstance(row["prompt"], str):
-        _only("completion", train_on, number)
-        text = _ended(row["prompt"] + row["completion"], tokenizer)
-        return Rendered(text, ((0 if train_on == "all" else len(row["prompt"]), len(text)),), True)
+        prompt = _begun(row["prompt"], tokenizer)
+        text = _ended(prompt + row["completion"], tokenizer)
+        return Rendered(text, ((0 if train_on == "all" else len(prompt), len(text)),), True)
     return _prompted(row, tokenizer, train_on, number)
 
 
@@ -59,106 +57,82 @@ def _only(own: str, train_on: str, number: int) -> None:
         )
 
 
+def _begun(text: str, tokenizer: Any) -> str:
+    """`text` without a begin token that is written out in it: the tokenizer puts one there, and two would be one too many."""
+    return text.removeprefix(tokenizer.bos_token) if tokenizer.bos_token else text
+
+
 def _ended(text: str, tokenizer: Any) -> str:
     """`text` with the end token behind it, so that the model learns to stop."""
+    if not tokenizer.eos_token:
+        raise ModelError(
+            _("this model's tokenizer names no end token"),
+            _("Without one a model that learns from plain text never learns to stop."),
+            _("Name it in tokenizer_config.json as eos_token."),
+        )
     return text if text.endswith(tokenizer.eos_token) else text + tokenizer.eos_token
 
 
 def _chat(messages: Sequence[dict[str, Any]], tools: Any, tokenizer: Any, train_on: str, number: int) -> Rendered:
-    def write(turns: Sequence[dict[str, Any]], prompt: bool = False) -> str:
-        return _templated(turns, tools, tokenizer, number, prompt)
-
-    text = write(messages)
+    writer = Writer(tokenizer, tools, number)
+    text = writer.write(messages)
     if train_on == "all":
         return Rendered(text, ((0, len(text)),), False)
     turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     if train_on == "completion":
         turns = turns[-1:]
-    elif marked := _marked(messages, tools, tokenizer, text):
-        return Rendered(text, marked, False)
-    spans = []
-    for index in turns:
-        head, upto = write(messages[:index], True), write(messages[: index + 1])
-        if text.startswith(upto) and upto.startswith(head):
-            spans.append((len(head), _without_tail(upto, tokenizer)))
-        else:
-            spans.append(_by_marker(messages, index, write, text, tokenizer, number))
-    return Rendered(text, tuple(spans), False)
+    if not any(_says_something(messages[index]) for index in turns):
+        return Rendered(text, (), False)
+    spans = _marked(messages, writer, text) if train_on != "completion" else ()
+    if not spans:
+        spans = tuple(turn_span(messages, index, writer, text) for index in turns)
+        for index, span in zip(turns, spans, strict=True):
+            _has_its_calls(messages[index], without_marks(text[slice(*span)], tokenizer), number)
+    if any(before[1] > after[0] for before, after in pairwise(spans)):
+        raise unmaskable(number)
+    return Rendered(text, spans, False)
+
+
+def _says_something(message: dict[str, Any]) -> bool:
+    return bool(message["content"].strip() or message.get("tool_calls") or message.get("reasoning_content"))
+
+
+def _has_its_calls(message: dict[str, Any], written: str, number: int) -> None:
+    """Refuses a template that leaves out what the turn calls: the model would learn to say nothing there."""
+    for call in message.get("tool_calls") or ():
+        name = call.get("function", call).get("name") if isinstance(call, dict) else None
+        if isinstance(name, str) and name not in written:
+            raise DatasetError(
+                _("row {row}: the model's chat template does not write the call of {name}").format(row=number, name=name),
+                _("This model knows no tool calls, so there would be nothing to learn in that turn."),
+                _("Take a model that knows tools, or rows without tool_calls."),
+            )
 
 
 def _prompted(row: dict[str, Any], tokenizer: Any, train_on: str, number: int) -> Rendered:
-    """Prompt and completion as messages: all of the completion is learned, as TRL does."""
-    _only("completion", train_on, number)
-    turns, tools = [*row["prompt"], *row["completion"]], row.get("tools")
-    text = _templated(turns, tools, tokenizer, number, False)
+    """Prompt and completion as messages: all of the completion is learned, to the end of the text, as TRL does."""
+    turns, first = [*row["prompt"], *row["completion"]], len(row["prompt"])
+    writer = Writer(tokenizer, row.get("tools"), number)
+    text = writer.write(turns)
     if train_on == "all":
         return Rendered(text, ((0, len(text)),), False)
-    head = _templated(row["prompt"], tools, tokenizer, number, row["prompt"][-1]["role"] != "assistant")
-    if not text.startswith(head):
-        raise _unmaskable(number)
-    return Rendered(text, ((len(head), len(text)),), False)
+    if turns[first]["role"] != "assistant":
+        head = writer.write(turns[:first])
+        if not text.startswith(head):
+            raise unmaskable(number)
+        return Rendered(text, ((len(head), len(text)),), False)
+    return Rendered(text, ((turn_span(turns, first, writer, text)[0], len(text)),), False)
 
 
-def _templated(turns: Sequence[dict[str, Any]], tools: Any, tokenizer: Any, number: int, prompt: bool) -> str:
-    if not turns:
-        return ""
-    if not tokenizer.chat_template:
-        raise ModelError(
-            _("this model's tokenizer has no chat template, and the dataset is conversations"),
-            _("Without it nobody knows how turns are to be written for this model."),
-            _("Take its instruct or chat version, or give prompt/completion or text rows."),
-        )
-    try:
-        return str(tokenizer.apply_chat_template(list(turns), tools=tools, tokenize=False, add_generation_prompt=prompt))
-    except Exception as error:
-        # A template may raise anything: jinja's errors, its own raise_exception, or a TypeError over an odd message.
-        raise DatasetError(
-            _("row {row}: the model's chat template refuses it").format(row=number),
-            str(error).splitlines()[0] if str(error) else type(error).__name__,
-            _("Often a system turn, or two turns of one side in a row, that this model does not know. Change the row."),
-        ) from None
-
-
-def _marked(messages: Sequence[dict[str, Any]], tools: Any, tokenizer: Any, text: str) -> tuple[Span, ...]:
+def _marked(messages: Sequence[dict[str, Any]], writer: Writer, text: str) -> tuple[Span, ...]:
     """The spans that the template itself marks as generated; none where it marks nothing."""
-    template = tokenizer.chat_template
-    if not isinstance(template, str) or not _GENERATION.search(template):
+    template = writer.template
+    if not _GENERATION.search(template):
         return ()
     from transformers.utils.chat_template_utils import render_jinja_template
 
     rendered, spans = render_jinja_template(
-        conversations=[list(messages)], tools=tools, chat_template=template, return_assistant_tokens_mask=True,
-        **tokenizer.special_tokens_map,
+        conversations=[list(messages)], tools=writer.tools, chat_template=template, return_assistant_tokens_mask=True,
+        **writer.tokenizer.special_tokens_map,
     )  # fmt: skip
     return tuple((int(low), int(high)) for low, high in spans[0]) if rendered[0] == text else ()
-
-
-def _without_tail(upto: str, tokenizer: Any) -> int:
-    """Where a turn's last learned character ends: white space behind the end mark belongs to the template."""
-    stripped = upto.rstrip()
-    return len(stripped) if stripped.endswith(tuple(tokenizer.all_special_tokens)) else len(upto)
-
-
-def _by_marker(messages: Sequence[dict[str, Any]], index: int, write: Any, text: str, tokenizer: Any, number: int) -> Span:
-    """The span of one turn's content, found by what stays equal around a marker in its place; its end mark included."""
-    changed = [*messages[:index], {**messages[index], "content": _MARKER}, *messages[index + 1 :]]
-    other = write(changed)
-    begin = other.find(_MARKER)
-    behind = other[begin + len(_MARKER) :]
-    if begin < 0 or other.count(_MARKER) != 1 or text[:begin] != other[:begin] or not text.endswith(behind):
-        raise _unmaskable(number)
-    end = len(text) - len(behind)
-    if end < begin:
-        raise _unmaskable(number)
-    lead = behind[: len(behind) - len(behind.lstrip())]
-    mark = next((token for token in sorted(tokenizer.all_special_tokens, key=len, reverse=True)
-                 if behind.lstrip().startswith(token)), "")  # fmt: skip
-    return begin, end + (len(lead) + len(mark) if mark else 0)
-
-
-def _unmaskable(number: int) -> DatasetError:
-    return DatasetError(
-        _("row {row}: it cannot be told which of its tokens are the assistant's").format(row=number),
-        _("The model's chat template changes earlier turns in a way that hides where they are."),
-        _("Give rows with one answer each, or learn from everything with --train-on all."),
-    )

@@ -7,34 +7,27 @@ arrays, not lists: a million short rows must fit beside the model.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, Literal
+from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from engine.data.masks import Rendered, render
+from engine.data.problems import Problem, bad_rows
 from engine.errors import DatasetError
 from engine.i18n import _
+
+TokenProblem = Problem
 
 IGNORED = -100
 """The label of a token that the loss does not count (torch's cross_entropy default)."""
 CHUNK = 1024
 """Rows tokenised at a time."""
 
-
-@dataclass(frozen=True)
-class TokenProblem:
-    """Something about one row that a person should know."""
-
-    row: int
-    """From 1, in the dataset as given."""
-    code: str
-    severity: Literal["stops", "costs", "info"]
-    message: str
-    fix: str = ""
+Ids = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -49,7 +42,9 @@ class TokenTable:
     """(rows + 1,)"""
     source_row: npt.NDArray[np.int64]
     """(rows,) place of the row in what was tokenised, from 0: rows with nothing to learn are not in the table."""
-    problems: tuple[TokenProblem, ...] = ()
+    uncut: npt.NDArray[np.int64]
+    """(rows,) tokens of each row before it was cut."""
+    problems: tuple[Problem, ...] = ()
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -96,19 +91,29 @@ def tokenize(
     ids: list[npt.NDArray[np.int32]] = []
     labels: list[npt.NDArray[np.int32]] = []
     kept: list[int] = []
-    problems: list[TokenProblem] = []
+    uncut: list[int] = []
+    problems: list[Problem] = []
+    refused: list[Problem] = []
     for begin in range(0, len(rows), CHUNK):
-        chunk = rows[begin : begin + CHUNK]
-        rendered = [render(row, tokenizer, train_on, numbers[begin + place]) for place, row in enumerate(chunk)]
-        for place, (row_ids, row_labels) in enumerate(_encode(rendered, tokenizer)):
-            number = numbers[begin + place]
-            found = _fit(row_ids, row_labels, max_length, number, problems)
+        rendered: dict[int, Rendered] = {}
+        for place in range(begin, min(begin + CHUNK, len(rows))):
+            try:
+                rendered[place] = render(rows[place], tokenizer, train_on, numbers[place])
+            except DatasetError as error:
+                refused.append(_refused(error, numbers[place]))
+        if refused:
+            continue
+        for place, (row_ids, row_labels) in sorted(_encode(rendered, tokenizer), key=itemgetter(0)):
+            found = _fit(row_ids, row_labels, max_length, numbers[place], problems)
             if found is None:
-                problems.append(_nothing(number))
+                problems.append(_nothing(numbers[place]))
                 continue
             ids.append(found[0])
             labels.append(found[1])
-            kept.append(begin + place)
+            kept.append(place)
+            uncut.append(len(row_ids))
+    if refused:
+        raise bad_rows(refused, len(rows))
     if rows and not kept:
         raise DatasetError(
             _("no row has a token to learn from"),
@@ -124,52 +129,73 @@ def tokenize(
         np.concatenate([empty, *labels]),
         starts,
         np.array(kept, dtype=np.int64),
+        np.array(uncut, dtype=np.int64),
         tuple(problems),
     )
 
 
-def _encode(rendered: Sequence[Rendered], tokenizer: Any) -> Iterable[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]]:
-    """Ids and labels of each rendered row: a token is trained if it begins inside a trained span."""
-    special = bool(rendered) and rendered[0].add_special_tokens
+def _encode(rendered: dict[int, Rendered], tokenizer: Any) -> Iterator[tuple[int, tuple[Ids, Ids]]]:
+    """(place, (ids, labels)) of each rendered row. A token is trained if any of its characters is in a trained span."""
     if not getattr(tokenizer, "is_fast", False):
-        for row in rendered:
-            yield _encode_slowly(row, tokenizer)
+        for place, row in rendered.items():
+            yield place, _encode_slowly(row, tokenizer)
         return
-    encoded = tokenizer(
-        [row.text for row in rendered], add_special_tokens=special, return_offsets_mapping=True, return_attention_mask=False
-    )
-    for row, row_ids, offsets in zip(rendered, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-        found = np.array(row_ids, dtype=np.int32)
-        places = np.array(offsets, dtype=np.int64).reshape(-1, 2)
-        # An added special token (BOS) stands for no characters: its place is (0, 0), and it is no part of any span.
-        yield found, _labels(found, places[:, 0], places[:, 1] > places[:, 0], row)
+    for special in (False, True):
+        chosen = {place: row for place, row in rendered.items() if row.add_special_tokens == special}
+        if not chosen:
+            continue
+        encoded = tokenizer(
+            [row.text for row in chosen.values()],
+            add_special_tokens=special,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            verbose=False,
+        )
+        for (place, row), row_ids, offsets in zip(
+            chosen.items(), encoded["input_ids"], encoded["offset_mapping"], strict=True
+        ):
+            found = np.array(row_ids, dtype=np.int32)
+            yield place, (found, _labels(found, np.array(offsets, dtype=np.int64).reshape(-1, 2), row))
 
 
-def _encode_slowly(row: Rendered, tokenizer: Any) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """For tokenizers that cannot say where a token begins: the text is tokenised span by span, cut at the spans' edges."""
-    ids: list[int] = []
-    labels: list[int] = []
-    edges = sorted({0, len(row.text), *(edge for span in row.spans for edge in span)})
-    for begin, end in pairwise(edges):
-        part = tokenizer.encode(row.text[begin:end], add_special_tokens=row.add_special_tokens and begin == 0)
-        trained = any(low <= begin < high for low, high in row.spans)
-        ids += part
-        labels += part if trained else [IGNORED] * len(part)
-    return np.array(ids, dtype=np.int32), np.array(labels, dtype=np.int32)
+def _encode_slowly(row: Rendered, tokenizer: Any) -> tuple[Ids, Ids]:
+    """For tokenizers that cannot say where a token stands: a span begins where the tokens of the text before it and those of the
+    whole text part ways, as in TRL's masks."""
+    ids = tokenizer.encode(row.text, add_special_tokens=row.add_special_tokens)
+    labels = np.full(len(ids), IGNORED, dtype=np.int32)
+    for span in row.spans:
+        low, high = (
+            len(ids) if edge == len(row.text)
+            else _common(ids, tokenizer.encode(row.text[:edge], add_special_tokens=row.add_special_tokens)) if edge else 0
+            for edge in span
+        )  # fmt: skip
+        labels[low:high] = ids[low:high]
+    return np.array(ids, dtype=np.int32), labels
 
 
-def _labels(
-    ids: npt.NDArray[np.int32], begins: npt.NDArray[np.int64], real: npt.NDArray[np.bool_], row: Rendered
-) -> npt.NDArray[np.int32]:
-    trained = np.zeros(len(ids), dtype=bool)
+def _common(ids: Sequence[int], others: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    return next((place for place, (one, other) in enumerate(zip(ids, others, strict=False)) if one != other),
+                min(len(ids), len(others)))  # fmt: skip
+
+
+def _labels(ids: Ids, offsets: npt.NDArray[np.int64], row: Rendered) -> Ids:
+    """(tokens,) labels; `offsets`: (tokens, 2) the characters of each token.
+
+    A span is trained from its first token to its last without a gap, whatever a tokenizer says of the pieces of one character.
+    A token of no characters is an added one (BOS) and is no part of any span's ends.
+    """
+    labels = np.full(len(ids), IGNORED, dtype=np.int32)
+    real = offsets[:, 1] > offsets[:, 0]
     for low, high in row.spans:
-        trained |= (begins >= low) & (begins < high)
-    return np.where(trained & real, ids, IGNORED).astype(np.int32)
+        inside = np.flatnonzero(real & (offsets[:, 0] < high) & (offsets[:, 1] > low))
+        if len(inside):
+            part = slice(inside[0], inside[-1] + 1)
+            labels[part] = ids[part]
+    return labels
 
 
-def _fit(
-    ids: npt.NDArray[np.int32], labels: npt.NDArray[np.int32], max_length: int, number: int, problems: list[TokenProblem]
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]] | None:
+def _fit(ids: Ids, labels: Ids, max_length: int, number: int, problems: list[Problem]) -> tuple[Ids, Ids] | None:
     """The row cut to `max_length`, never so that nothing is left to learn; None where there was nothing to begin with.
 
     The start is kept, as TRL does, unless all that is trained lies behind the cut: then the end of what is trained is kept.
@@ -181,20 +207,21 @@ def _fit(
         return ids, labels
     end = max_length if learned[0] < max_length else int(learned[-1]) + 1
     begin = end - max_length
-    problems.append(
-        TokenProblem(
-            number,
-            "truncated",
-            "costs",
-            _("row {row} has {tokens} tokens and is cut to {limit}").format(row=number, tokens=len(ids), limit=max_length),
-            _("Raise --max-length, or split the row."),
-        )
+    lost = int(np.count_nonzero((learned < begin) | (learned >= end)))
+    what = _("row {row} has {tokens} tokens and is cut to {limit}; {lost} of its {trained} trained tokens are lost").format(
+        row=number, tokens=len(ids), limit=max_length, lost=lost, trained=len(learned)
     )
+    problems.append(Problem(number, "truncated", "costs", what, _("Raise --max-length, or split the row.")))
     return ids[begin:end], labels[begin:end]
 
 
-def _nothing(number: int) -> TokenProblem:
-    return TokenProblem(
+def _refused(error: DatasetError, number: int) -> Problem:
+    message = f"{error.title}: {error.detail}" if error.detail else error.title
+    return Problem(number, "refused_by_template", "stops", message, error.fix)
+
+
+def _nothing(number: int) -> Problem:
+    return Problem(
         number,
         "nothing_to_learn",
         "costs",

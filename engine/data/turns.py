@@ -1,0 +1,141 @@
+"""Where a turn of the assistant stands in a rendered conversation, for templates that do not say so.
+
+The conversation up to the turn, with the generation prompt, ends where the turn begins; with the turn, where it ends. That is exact
+wherever a template only appends. Many rewrite earlier turns (reasoning models drop old thoughts, others end the last turn with
+another mark). There the turn is replaced by a marker: what stands before and behind the marker must stand in the real text too,
+and what lies between is the turn. Where neither holds the row is refused: a mask that is wrong trains the model on the user's
+words, and nothing later would show it.
+
+Whether a mark behind the words ends this turn or opens the next is told by what stands there when the turn is the last one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+from engine.errors import DatasetError, ModelError
+from engine.i18n import _
+
+Span = tuple[int, int]
+"""Characters from the first, included, to the second, excluded."""
+Messages = Sequence[dict[str, Any]]
+
+_MARKER = "\u27e6lora-tui\u27e7"
+"""Stands for a turn's words; printable, so that no template strips it."""
+
+
+@dataclass(frozen=True)
+class Writer:
+    """The tokenizer's chat template, at work on one row."""
+
+    tokenizer: Any
+    tools: Any
+    number: int
+    """The row, from 1, for messages."""
+
+    @cached_property
+    def template(self) -> str:
+        """The template's source, of several the one that fits. Raises ModelError where the tokenizer has none."""
+        if not self.tokenizer.chat_template:
+            raise ModelError(
+                _("this model's tokenizer has no chat template, and the dataset is conversations"),
+                _("Without it nobody knows how turns are to be written for this model."),
+                _("Take its instruct or chat version, or give prompt/completion or text rows."),
+            )
+        try:
+            return str(self.tokenizer.get_chat_template(None, self.tools))
+        except ValueError as error:
+            raise ModelError(
+                _("this model has several chat templates and none is the default"), str(error).splitlines()[0]
+            ) from None
+
+    def write(self, turns: Messages, prompt: bool = False) -> str:
+        """`turns` as the template writes them; `prompt`: with the header of the assistant's next turn. Raises DatasetError.
+
+        The one place where a template runs: a limit on its time belongs here.
+        """
+        template = self.template
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    list(turns), tools=self.tools, chat_template=template, tokenize=False, add_generation_prompt=prompt
+                )
+            )
+        except Exception as error:
+            # A template may raise anything: jinja's errors, its own raise_exception, or a TypeError over an odd message.
+            raise DatasetError(
+                _("row {row}: the model's chat template refuses it").format(row=self.number),
+                str(error).splitlines()[0] if str(error) else type(error).__name__,
+                _("Often a system turn, or two turns of one side in a row, that this model does not know. Change the row."),
+            ) from None
+
+    def attempt(self, turns: Messages, prompt: bool = False) -> str | None:
+        """As `write`; None where the template refuses: a part of a conversation need not be one."""
+        try:
+            return self.write(turns, prompt)
+        except DatasetError:
+            return None
+
+
+def turn_span(messages: Messages, index: int, writer: Writer, text: str) -> Span:
+    """Where turn `index` of the assistant stands in `text`, the whole conversation: its words and the mark that ends them.
+
+    Raises DatasetError where it cannot be told.
+    """
+    head = writer.attempt(messages[:index], prompt=True)
+    upto = text if index == len(messages) - 1 else writer.attempt(messages[: index + 1])
+    if head and upto and text.startswith(upto) and upto.startswith(head):
+        return len(head), max(len(head), _without_tail(upto, writer.tokenizer))
+    begin, end = _by_marker(messages, index, writer, text)
+    # What the generation prompt leaves to the model is the turn, its scaffolding before the words included.
+    return (len(head) if head and len(head) <= begin and text.startswith(head) else begin), end
+
+
+def unmaskable(number: int) -> DatasetError:
+    """Row `number` cannot be masked with this template."""
+    return DatasetError(
+        _("row {row}: it cannot be told which of its tokens are the assistant's").format(row=number),
+        _("The model's chat template changes earlier turns in a way that hides where they are."),
+        _("Give rows with one answer each, or learn from everything with --train-on all."),
+    )
+
+
+def _by_marker(messages: Messages, index: int, writer: Writer, text: str) -> Span:
+    words = {key: value for key, value in messages[index].items() if key != "tool_calls"} | {"content": _MARKER}
+    other = writer.attempt([*messages[:index], words, *messages[index + 1 :]])
+    if other is None or other.count(_MARKER) != 1:
+        raise unmaskable(writer.number)
+    before, behind = other.split(_MARKER)
+    begin, end = len(before), len(text) - len(behind)
+    if not text.startswith(before) or not text.endswith(behind) or end < begin:
+        raise unmaskable(writer.number)
+    last = writer.attempt([*messages[:index], words])
+    own = last.split(_MARKER)[-1].lstrip() if last is not None else behind.lstrip()
+    opening, _ends = _marks(writer.tokenizer)
+    if opening.match(own) and (mark := opening.match(behind.lstrip())):
+        end += len(behind) - len(behind.lstrip()) + mark.end()
+    return begin, end
+
+
+def _without_tail(upto: str, tokenizer: Any) -> int:
+    """Where a turn's last learned character ends: white space behind the end mark belongs to the template."""
+    stripped = upto.rstrip()
+    return len(stripped) if stripped.endswith(_marks(tokenizer)[1]) else len(upto)
+
+
+def without_marks(text: str, tokenizer: Any) -> str:
+    """The words in `text`."""
+    return _marks(tokenizer)[0].sub("", text)
+
+
+@lru_cache(maxsize=4)
+def _marks(tokenizer: Any) -> tuple[re.Pattern[str], tuple[str, ...]]:
+    """(pattern, texts) of the tokens that are marks rather than words. Not only the named special ones: many an end mark is
+    merely added to the vocabulary."""
+    added = (str(token.content) for token in tokenizer.added_tokens_decoder.values())
+    texts = sorted({text for text in (*added, *tokenizer.all_special_tokens) if text.strip()}, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, texts)) or r"(?!)"), tuple(texts)

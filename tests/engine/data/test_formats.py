@@ -1,0 +1,177 @@
+# ruff: noqa: E501
+"""What rows mean: each shape is recognised with its reason, and a row that is not of it is told with its number."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.data.formats import ROLES, SPEAKERS, Rows, read_rows
+from engine.errors import DatasetError
+from tests.conftest import write_jsonl
+
+TURNS = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "We."}]
+CALL = [{"type": "function", "function": {"name": "lamp", "arguments": {"on": True}}}]
+TOOLS = [{"type": "function", "function": {"name": "lamp", "parameters": {}}}]
+
+
+def read(tmp_path: Path, *rows: Any, format: str = "auto") -> Rows:
+    return read_rows(str(write_jsonl(tmp_path / "rows.jsonl", list(rows))), format)
+
+
+def refused(tmp_path: Path, *rows: Any, format: str = "auto") -> DatasetError:
+    with pytest.raises(DatasetError) as caught:
+        read(tmp_path, *rows, format=format)
+    return caught.value
+
+
+KNOWN: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
+    "messages": ({"messages": TURNS, "id": 4}, "messages", {"messages": TURNS}),
+    "conversation in parts": (
+        {"messages": [TURNS[0], {"role": "assistant", "content": [{"type": "text", "text": "W"}, {"type": "text", "text": "e."}]}]},
+        "messages",
+        {"messages": TURNS},
+    ),
+    "conversations by role": ({"conversations": TURNS}, "messages", {"messages": TURNS}),
+    "sharegpt": (
+        {"conversations": [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "We."}], "system": "Short."},
+        "sharegpt",
+        {"messages": [{"role": "system", "content": "Short."}, *TURNS]},
+    ),
+    "alpaca": ({"instruction": "Who?", "input": "", "output": "We."}, "alpaca", {"messages": TURNS}),
+    "alpaca without input": ({"instruction": "Who?", "output": "We."}, "alpaca", {"messages": TURNS}),
+    "alpaca with input": (
+        {"instruction": "Who", "input": "is there?", "output": "We."},
+        "alpaca",
+        {"messages": [{"role": "user", "content": "Who\n\nis there?"}, TURNS[1]]},
+    ),
+    "dolly": ({"instruction": "Who?", "response": "We."}, "alpaca", {"messages": TURNS}),
+    "prompt and completion": ({"prompt": "Who? ", "completion": "We."}, "prompt_completion", {"prompt": "Who? ", "completion": "We."}),
+    "question and answer": ({"question": "Who?", "answer": "We."}, "prompt_completion", {"prompt": "Who?", "completion": "We."}),
+    "input and output": ({"input": "Who?", "output": "We."}, "prompt_completion", {"prompt": "Who?", "completion": "We."}),
+    "prompt and completion as turns": (
+        {"prompt": TURNS[:1], "completion": TURNS[1:], "tools": TOOLS},
+        "prompt_completion",
+        {"prompt": TURNS[:1], "completion": TURNS[1:], "tools": TOOLS},
+    ),
+    "text": ({"text": "The lamp burns.", "source": "log"}, "text", {"text": "The lamp burns."}),
+    "content": ({"content": "The lamp burns."}, "text", {"text": "The lamp burns."}),
+    "tools as JSON text": ({"messages": TURNS, "tools": json.dumps(TOOLS)}, "messages", {"messages": TURNS, "tools": TOOLS}),
+    "a call without words": (
+        {"messages": [TURNS[0], {"role": "assistant", "content": None, "tool_calls": CALL}]},
+        "messages",
+        {"messages": [TURNS[0], {"role": "assistant", "content": "", "tool_calls": CALL}]},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", KNOWN)
+def test_a_shape_is_recognised_and_normalised(shape: str, tmp_path: Path) -> None:
+    row, format, wanted = KNOWN[shape]
+    found = read(tmp_path, row)
+    assert (found.format, found[0]) == (format, wanted) and found.reason
+
+
+@pytest.mark.parametrize("role", sorted(set(SPEAKERS.values())))
+def test_every_speaker_becomes_a_known_role(role: str) -> None:
+    assert role in ROLES
+
+
+def test_an_asked_format_wins_over_the_recognised_one(tmp_path: Path) -> None:
+    row = {"messages": TURNS, "text": "The lamp burns."}
+    assert read(tmp_path, row).format == "messages"
+    assert list(read(tmp_path, row, format="text")) == [{"text": "The lamp burns."}]
+
+
+def test_an_asked_format_whose_columns_are_missing_tells_what_is_there(tmp_path: Path) -> None:
+    error = refused(tmp_path, {"text": "a", "source": "b"}, format="alpaca")
+    assert "alpaca" in error.title and "source, text" in error.detail and '"instruction"' in error.detail
+
+
+def test_unknown_columns_are_told_with_the_nearest_format(tmp_path: Path) -> None:
+    error = refused(tmp_path, {"title": "a", "body": "b"})
+    assert "rows.jsonl" in error.title and "body, title" in error.detail and '"messages"' in error.fix
+
+
+def test_preference_data_is_told_apart(tmp_path: Path) -> None:
+    error = refused(tmp_path, {"prompt": "Who?", "chosen": "We.", "rejected": "Nobody."})
+    assert "preference" in error.title and "chosen" in error.fix
+
+
+TURN = TURNS[0]
+BAD: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
+    "turns are text": ({"messages": TURNS}, {"messages": "Who?"}, ['"messages" is text']),
+    "turns are missing": ({"messages": TURNS}, {"other": 1}, ['"messages" is null']),
+    "no turns": ({"messages": TURNS}, {"messages": []}, ['"messages" is empty']),
+    "a turn is text": ({"messages": TURNS}, {"messages": [TURN, "We."]}, ["turn 2 is text"]),
+    "a turn has no role": ({"messages": TURNS}, {"messages": [{"content": "a"}]}, ["turn 1", '"role" is null']),
+    "a role is unknown": ({"messages": TURNS}, {"messages": [{"role": "gpt", "content": "a"}]}, ["turn 1", "'gpt'", "assistant"]),
+    "content is a number": ({"messages": TURNS}, {"messages": [TURN, {"role": "assistant", "content": 4}]}, ["turn 2", '"content" is a number']),
+    "content is null": ({"messages": TURNS}, {"messages": [TURN, {"role": "assistant", "content": None}]}, ["turn 2", "null"]),
+    "content has a picture": ({"messages": TURNS}, {"messages": [{"role": "user", "content": [{"type": "image"}]}]}, ["turn 1", "not text"]),
+    "content holds half a character": ({"messages": TURNS}, {"messages": [TURN, {"role": "assistant", "content": "\ud83d"}]}, ["U+D83D"]),
+    "nobody answers": ({"messages": TURNS}, {"messages": [TURN]}, ["no assistant turn"]),
+    "tools are a number": ({"messages": TURNS}, {"messages": TURNS, "tools": 4}, ['"tools" is a number']),
+    "tools hold half a character": ({"messages": TURNS}, {"messages": TURNS, "tools": ["\ud83d"]}, ['"tools"', "JSON"]),
+    "tools are no JSON": ({"messages": TURNS}, {"messages": TURNS, "tools": "lamp()"}, ['"tools"', "JSON"]),
+    "a speaker is unknown": ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
+                             {"conversations": [{"from": "alien", "value": "a"}]}, ["turn 1", "'alien'"]),
+    "a value is a list": ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
+                          {"conversations": [{"from": "human", "value": []}]}, ["turn 1", '"value" is a list']),
+    "a system text holds half a character": (
+        {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
+        {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}], "system": "\ud83d"}, ["U+D83D"]),
+    "the instruction is a number": ({"instruction": "a", "output": "b"}, {"instruction": 4, "output": "b"}, ['"instruction" is a number']),
+    "the input is a list": ({"instruction": "a", "output": "b"}, {"instruction": "a", "input": [], "output": "b"}, ['"input" is a list']),
+    "the input holds half a character": ({"instruction": "a", "output": "b"}, {"instruction": "a", "input": "\ud83d", "output": "b"}, ["U+D83D"]),
+    "the output is empty": ({"instruction": "a", "output": "b"}, {"instruction": "a", "output": " "}, ['"output" is empty']),
+    "the completion is missing": ({"prompt": "a", "completion": "b"}, {"prompt": "a"}, ['"completion" is null']),
+    "the completion is empty": ({"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": ""}, ['"completion" is empty']),
+    "the completion's turns have no answer": ({"prompt": TURNS[:1], "completion": TURNS[1:]}, {"prompt": TURNS[:1], "completion": TURNS[:1]},
+                                              ['"completion" has no assistant']),
+    "the prompt's turns are none": ({"prompt": TURNS[:1], "completion": TURNS[1:]}, {"prompt": [], "completion": TURNS[1:]}, ['"prompt" is empty']),
+    "the text is true": ({"text": "a"}, {"text": True}, ['"text" is true or false']),
+    "the text is empty": ({"text": "a"}, {"text": "\n"}, ['"text" is empty']),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_a_row_of_the_wrong_kind_is_told_with_its_number_and_the_right_shape(fault: str, tmp_path: Path) -> None:
+    good, bad, words = BAD[fault]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (good, bad, good)))
+    with pytest.raises(DatasetError) as caught:
+        read_rows(str(tmp_path / "rows.jsonl"))
+    text = str(caught.value)
+    assert text.startswith("rows.jsonl, row 2: ") and all(word in text for word in words), text
+    assert "{" in caught.value.detail and caught.value.fix
+
+
+def test_all_bad_rows_are_told_together(tmp_path: Path) -> None:
+    rows = [{"text": "a"}, *({"text": number} for number in range(30))]
+    error = refused(tmp_path, *rows)
+    assert (
+        "30 of 31 rows" in error.title
+        and "row 2:" in error.title
+        and "row 21:" in error.detail
+        and "10 more" in error.detail
+    )
+
+
+def test_values_that_json_has_not_are_refused_where_they_would_reach_the_template(tmp_path: Path) -> None:
+    import datetime
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    turns = [TURNS[0], {**TURNS[1], "tool_calls": [{"at": datetime.datetime(2026, 1, 1)}]}]
+    pq.write_table(pa.Table.from_pylist([{"messages": turns}]), tmp_path / "rows.parquet")
+    with pytest.raises(DatasetError, match=r"rows\.parquet, row 1.*tool_calls"):
+        read_rows(str(tmp_path / "rows.parquet"))
+
+
+def test_rows_are_a_sequence(tmp_path: Path) -> None:
+    found = read(tmp_path, {"text": "a"}, {"text": "b"})
+    assert len(found) == 2 and found[1] == {"text": "b"} and list(found[:1]) == [{"text": "a"}] and {"text": "b"} in found

@@ -1,0 +1,67 @@
+"""Whether a dataset is the one of last time, and how it differs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.data.formats import read_rows
+from engine.data.identity import compare, identify, row_digest
+from tests.conftest import chats, write_jsonl
+
+ROWS = chats(9)
+
+
+def test_the_same_rows_are_the_same() -> None:
+    assert compare(identify(ROWS), [dict(row) for row in ROWS]) == "same"
+
+
+def test_rows_behind_the_known_ones_are_appended() -> None:
+    assert compare(identify(ROWS[:6]), ROWS) == "appended"
+
+
+@pytest.mark.parametrize("gone", [0, 4, 8])
+def test_fewer_rows_are_removed(gone: int) -> None:
+    assert compare(identify(ROWS), ROWS[:gone] + ROWS[gone + 1 :]) == "removed"
+
+
+@given(st.permutations(range(9)))
+def test_another_order_is_reordered_and_nothing_else(order: list[int]) -> None:
+    wanted = "same" if order == sorted(order) else "reordered"
+    assert compare(identify(ROWS), [ROWS[index] for index in order]) == wanted
+
+
+@pytest.mark.parametrize("place", range(9))
+def test_one_letter_in_any_row_is_edited(place: int) -> None:
+    turns = [dict(turn) for turn in ROWS[place]["messages"]]
+    turns[-1]["content"] += "."
+    assert compare(identify(ROWS), [*ROWS[:place], {"messages": turns}, *ROWS[place + 1 :]]) == "edited"
+
+
+def test_more_rows_that_do_not_follow_the_known_ones_are_edited() -> None:
+    assert compare(identify(ROWS[:6]), [ROWS[8], *ROWS[:8]]) == "edited"
+
+
+def test_a_row_in_the_place_of_its_copy_is_edited() -> None:
+    assert compare(identify([ROWS[0], ROWS[0], ROWS[1]]), [ROWS[0], ROWS[1], ROWS[1]]) == "edited"
+
+
+def test_the_order_of_keys_is_no_difference() -> None:
+    assert row_digest({"prompt": "a", "completion": "b"}) == row_digest({"completion": "b", "prompt": "a"})
+
+
+def test_words_that_move_from_one_field_to_the_next_are_a_difference() -> None:
+    assert row_digest({"prompt": "ab", "completion": "c"}) != row_digest({"prompt": "a", "completion": "bc"})
+
+
+def test_another_file_format_of_the_same_rows_is_the_same_dataset(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
+    write_jsonl(tmp_path / "rows.jsonl", ROWS)
+    saved = identify(read_rows(str(tmp_path / "rows.jsonl")))
+    assert compare(saved, read_rows(str(tmp_path / "rows.parquet"))) == "same"

@@ -1,0 +1,288 @@
+# ruff: noqa: RUF043
+"""Rows out of files: every format gives the same rows, and every damage is a DatasetError that names the file and the place."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from engine.data.formats import read_rows
+from engine.data.read import read_raw
+from engine.errors import DatasetError
+
+ROWS = [
+    {"prompt": 'What burns, "there"?', "completion": "The lamp,\nwhen fog comes."},
+    {"prompt": "谁在看守?", "completion": "我们 🙂"},
+    {"prompt": "Home?", "completion": "\tShips turn home."},
+]
+
+
+def jsonl(rows: list[Any]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def table(delimiter: str) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, ["prompt", "completion"], delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(ROWS)
+    return text.getvalue().encode()
+
+
+def parquet(rows: list[dict[str, Any]] = ROWS) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    return file.getvalue()
+
+
+FILES: dict[str, Callable[[], bytes]] = {
+    "rows.jsonl": lambda: jsonl(ROWS),
+    "rows.ndjson": lambda: jsonl(ROWS),
+    "ROWS.JSONL": lambda: jsonl(ROWS),
+    "no-last-line-feed.jsonl": lambda: jsonl(ROWS).rstrip(),
+    "byte-order-mark.jsonl": lambda: b"\xef\xbb\xbf" + jsonl(ROWS),
+    "windows.jsonl": lambda: jsonl(ROWS).replace(b"\n", b"\r\n"),
+    "blank-lines.jsonl": lambda: b"\n" + jsonl(ROWS).replace(b"\n", b"\n\n"),
+    "rows.jsonl.gz": lambda: gzip.compress(jsonl(ROWS)),
+    "rows.json": lambda: json.dumps(ROWS, indent=1).encode(),
+    "wrapped.json": lambda: json.dumps({"version": 1, "data": ROWS}).encode(),
+    "really-lines.json": lambda: jsonl(ROWS),
+    "rows.json.gz": lambda: gzip.compress(json.dumps(ROWS).encode()),
+    "rows.csv": lambda: table(","),
+    "mark.csv": lambda: b"\xef\xbb\xbf" + table(","),
+    "rows.csv.gz": lambda: gzip.compress(table(",")),
+    "rows.tsv": lambda: table("\t"),
+    "rows.parquet": parquet,
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_format_gives_the_same_rows(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(FILES[name]())
+    assert list(read_rows(str(tmp_path / name))) == ROWS
+
+
+def test_a_folder_that_datasets_saved_gives_the_same_rows(tmp_path: Path) -> None:
+    import datasets
+
+    datasets.Dataset.from_list(ROWS).save_to_disk(str(tmp_path / "saved"))
+    assert list(read_rows(str(tmp_path / "saved"))) == ROWS
+
+
+def test_of_saved_splits_train_is_read_and_said(tmp_path: Path) -> None:
+    import datasets
+
+    both = {"test": datasets.Dataset.from_list(ROWS[:1]), "train": datasets.Dataset.from_list(ROWS)}
+    datasets.DatasetDict(both).save_to_disk(str(tmp_path / "saved"))
+    found = read_rows(str(tmp_path / "saved"))
+    assert list(found) == ROWS and "train" in found.notes[0]
+
+
+def test_a_folder_of_files_is_read_in_the_order_of_their_names_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "b.jsonl").write_bytes(jsonl(ROWS[1:]))
+    (tmp_path / "a.csv").write_bytes(table(","))
+    (tmp_path / "README.md").write_text("about")
+    found = read_rows(str(tmp_path))
+    assert list(found) == ROWS + ROWS[1:] and "a.csv, b.jsonl" in found.notes[0]
+
+
+def test_where_a_folder_has_training_files_the_others_are_left(tmp_path: Path) -> None:
+    folder = tmp_path / "train_sets"
+    folder.mkdir()
+    (folder / "train-00000.jsonl").write_bytes(jsonl(ROWS[:1]))
+    (folder / "test.jsonl").write_bytes(jsonl(ROWS[1:]))
+    assert list(read_rows(str(folder))) == ROWS[:1]
+
+
+def test_hidden_files_and_descriptions_in_a_folder_are_no_rows(tmp_path: Path) -> None:
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "old.jsonl").write_bytes(jsonl(ROWS))
+    (tmp_path / "dataset_infos.json").write_text('{"default": {}}')
+    (tmp_path / "rows.jsonl").write_bytes(jsonl(ROWS))
+    assert list(read_rows(str(tmp_path))) == ROWS
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="nowhere.jsonl"):
+        read_raw(str(tmp_path / "nowhere.jsonl"))
+
+
+@pytest.mark.parametrize("name", ["", " ", "~nobody-of-this-name/rows.jsonl", "a\0b.jsonl"])
+def test_a_name_that_can_be_no_file_is_an_error_of_the_dataset(name: str) -> None:
+    with pytest.raises(DatasetError):
+        read_raw(name)
+
+
+def test_a_device_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "rows.jsonl")
+    with pytest.raises(DatasetError, match=r"rows\.jsonl"):
+        read_raw(str(tmp_path / "rows.jsonl"))
+
+
+GOOD = b'{"text": "lamp"}\n'
+DEEP = b'{"text": ' + b"[" * 200_000 + b"]" * 200_000 + b"}\n"
+
+BAD: dict[str, tuple[str, bytes, list[str]]] = {
+    "empty": ("rows.jsonl", b"", ["rows.jsonl", "empty"]),
+    "only blank lines": ("rows.jsonl", b"\n \n", ["rows.jsonl", "empty"]),
+    "no rows in an array": ("rows.json", b"[]", ["rows.json", "empty"]),
+    "nothing in an array's file": ("rows.json", b"", ["rows.json"]),
+    "header only": ("rows.csv", b"prompt,completion\n", ["rows.csv", "empty"]),
+    "torn last line": ("rows.jsonl", GOOD + b'{"text": "fo', ["rows.jsonl, row 2", "cut off"]),
+    "torn behind a colon": ("rows.jsonl", GOOD + b'{"text":', ["rows.jsonl, row 2", "cut off"]),
+    "torn in a character": ("rows.jsonl", GOOD + '{"text": "微'.encode()[:-1], ["rows.jsonl, row 2", "cut off"]),
+    "no JSON": ("rows.jsonl", GOOD + b"text: lamp\n" + GOOD, ["rows.jsonl, row 2", "not JSON"]),
+    "no JSON in the only line": ("rows.jsonl", b"lamp", ["rows.jsonl, row 1", "not JSON"]),
+    "row behind a blank line": ("rows.jsonl", GOOD + b"\n{]\n", ["rows.jsonl, row 2 (line 3)"]),
+    "not UTF-8": ("rows.jsonl", GOOD + '{"text": "é"}\n'.encode("latin-1"), ["rows.jsonl, row 2", "0xe9", "iconv"]),
+    "not UTF-8 in a table": ("rows.csv", b"text\nlamp\n\xb5\xc6\n", ["rows.csv, line 3", "0xb5"]),
+    "UTF-16": ("rows.jsonl", GOOD.decode().encode("utf-16"), ["rows.jsonl", "UTF-16", "iconv"]),
+    "NUL": ("rows.jsonl", GOOD + b'{"text": "a\0b"}\n', ["rows.jsonl, row 2", "NUL"]),
+    "NUL in an array": ("rows.json", b'[{"text": "a"},\n{"text": "\0"}]', ["rows.json, line 2", "NUL"]),
+    "half a character": ("rows.jsonl", GOOD + b'{"text": "\\ud83d"}\n', ["rows.jsonl, row 2", "U+D83D"]),
+    "key twice": ("rows.jsonl", GOOD + b'{"text": "a", "text": "b"}\n', ["rows.jsonl, row 2", "'text'", "twice"]),
+    "key twice inside": ("rows.jsonl", b'{"text": "a", "x": {"k": 1, "k": 2}}\n', ["row 1", "'k'"]),
+    "nested deeply": ("rows.jsonl", GOOD + DEEP, ["rows.jsonl, row 2", "deeply"]),
+    "number of many digits": ("rows.jsonl", GOOD + b'{"n": ' + b"9" * 5000 + b"}\n", ["rows.jsonl, row 2"]),
+    "a line that is a list": ("rows.jsonl", GOOD + b"[1]\n", ["rows.jsonl, row 2", "a list"]),
+    "an element that is text": ("rows.json", b'[{"text": "a"}, "b"]', ["rows.json, row 2", "text"]),
+    "an object": ("rows.json", b'{"text": "a"}', ["rows.json", "array"]),
+    "array torn": ("rows.json", b'[{"text": "a"},\n{"text": ', ["rows.json, line 2", "not JSON"]),
+    "fields missing": ("rows.csv", b"prompt,completion\na,b\nc\n", ["rows.csv, row 2", "1", "2"]),
+    "column twice": ("rows.csv", b"text,text\na,b\n", ["rows.csv", "twice"]),
+    "quote not closed": ("rows.csv", b'text\na\n"b\n', ["rows.csv"]),
+    "LFS pointer": ("rows.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", ["LFS", "git lfs pull"]),
+    "LFS pointer as parquet": ("rows.parquet", b"version https://git-lfs.github.com/spec/v1\n", ["rows.parquet", "LFS"]),
+    "unknown suffix": ("rows.xlsx", b"PK", ["rows.xlsx", ".jsonl"]),
+    "no suffix": ("rows", b"{}", ["rows"]),
+    "gzip cut off": ("rows.jsonl.gz", gzip.compress(jsonl(ROWS) * 99)[:-20], ["rows.jsonl.gz"]),
+    "gzip of an array cut off": ("rows.json.gz", gzip.compress(json.dumps(ROWS).encode())[:-20], ["rows.json.gz"]),
+    "gzip of a table cut off": ("rows.csv.gz", gzip.compress(table(","))[:-20], ["rows.csv.gz"]),
+    "no gzip": ("rows.jsonl.gz", GOOD, ["rows.jsonl.gz", "gzip"]),
+    "no parquet": ("rows.parquet", b"PAR1 nothing PAR1", ["rows.parquet"]),
+    "parquet of no bytes": ("rows.parquet", b"", ["rows.parquet"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_a_bad_file_is_told_with_its_name_and_the_place(fault: str, tmp_path: Path) -> None:
+    name, data, words = BAD[fault]
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(DatasetError) as caught:
+        read_rows(str(tmp_path / name))
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize("place", range(10, 60, 7))
+def test_a_gzip_with_a_wrong_byte_is_told(place: int, tmp_path: Path) -> None:
+    data = bytearray(gzip.compress(jsonl(ROWS), mtime=0))
+    data[place] ^= 0xFF
+    (tmp_path / "rows.jsonl.gz").write_bytes(data)
+    with pytest.raises(DatasetError, match=r"rows\.jsonl\.gz"):
+        read_rows(str(tmp_path / "rows.jsonl.gz"))
+
+
+def test_a_parquet_file_with_wrong_bytes_is_read_or_told(tmp_path: Path) -> None:
+    sound = parquet()
+    file = tmp_path / "rows.parquet"
+    for place in range(0, len(sound), 29):
+        data = bytearray(sound)
+        data[place] ^= 0xFF
+        file.write_bytes(data)
+        try:
+            read_rows(str(file))
+        except DatasetError as error:
+            assert "rows.parquet" in str(error)
+
+
+def test_a_row_longer_than_the_limit_is_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.data.files.LONGEST_LINE", 1000)
+    (tmp_path / "rows.jsonl").write_bytes(GOOD + jsonl([{"text": "a" * 2000}]))
+    with pytest.raises(DatasetError, match=r"rows\.jsonl, row 2"):
+        read_raw(str(tmp_path / "rows.jsonl"))
+
+
+def test_a_bad_row_in_a_folder_is_told_with_its_own_file(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(GOOD)
+    (tmp_path / "b.jsonl").write_bytes(GOOD + b'{"text": 4}\n')
+    with pytest.raises(DatasetError, match=r"b\.jsonl, row 2"):
+        read_rows(str(tmp_path))
+
+
+def test_a_dataset_that_brings_code_is_refused_and_the_code_not_run(tmp_path: Path) -> None:
+    (tmp_path / "loader.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    (tmp_path / "rows.jsonl").write_bytes(GOOD)
+    with pytest.raises(DatasetError, match=r"loader\.py"):
+        read_raw(str(tmp_path))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("about")
+    with pytest.raises(DatasetError, match="no data file"):
+        read_raw(str(tmp_path))
+
+
+def test_a_damaged_folder_of_datasets_is_told(tmp_path: Path) -> None:
+    import datasets
+
+    folder = tmp_path / "saved"
+    datasets.Dataset.from_list(ROWS).save_to_disk(str(folder))
+    for arrow in folder.glob("*.arrow"):
+        arrow.write_bytes(arrow.read_bytes()[:100])
+    with pytest.raises(DatasetError, match="saved"):
+        read_raw(str(folder))
+
+
+PIECES = st.one_of(
+    st.binary(max_size=12),
+    st.sampled_from([b"\n", b"{", b"}", b"[", b"]", b'"', b"\\ud800", b"\\", b"null", b"NaN", b"1e999", b"-", b"\0", b"\r",
+                     b'"text"', b'{"text": "a"}\n', b'{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", ',
+                     b'"content": "a"}]}\n', b'"tools": ', b'"tool_calls": ', b"\xff\xfe", b"\xef\xbb\xbf", b":", b","]),
+)  # fmt: skip
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(PIECES, max_size=14).map(b"".join))
+def test_any_mix_of_bytes_is_read_or_told(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "rows.jsonl")
+        file.write_bytes(data)
+        try:
+            assert len(read_rows(str(file))) > 0
+        except DatasetError as error:
+            assert "rows.jsonl" in str(error)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.sampled_from([name for name in FILES if not name.endswith("parquet")]),
+    st.lists(st.tuples(st.integers(0, 10_000), st.binary(max_size=3)), min_size=1, max_size=3),
+    st.integers(0, 10_000),
+)
+def test_any_damage_to_a_sound_file_is_read_or_told(name: str, changes: list[tuple[int, bytes]], cut: int) -> None:
+    data = FILES[name]()
+    for place, piece in changes:
+        at = place % len(data)
+        data = data[:at] + piece + data[at + len(piece) :]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, name)
+        file.write_bytes(data[: cut % (2 * len(data)) or None])
+        try:
+            read_rows(str(file))
+        except DatasetError as error:
+            assert name in str(error)
