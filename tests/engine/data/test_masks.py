@@ -1,0 +1,217 @@
+"""The mask of every template family that TRL knows, found by us in the model's own template, against TRL's masks of its patched one.
+
+TRL keeps two versions of many templates: the one models ship, and a "training" one with {% generation %} markers. The plain one is
+masked by rendering (engine/data/turns.py), the other by transformers. Two ways that share no line must find the same tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.data.tokens import IGNORED, tokenize
+from engine.errors import DatasetError, ModelError
+
+TEMPLATES = Path(trl.__file__).parent / "chat_templates"
+FAMILIES = {
+    "llama3": ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+    "qwen2_5": ["<|im_start|>", "<|im_end|>"],
+    "qwen3": ["<|im_start|>", "<|im_end|>"],
+    "qwen3_instruct_2507": ["<|im_start|>", "<|im_end|>"],
+    "gemma": ["<bos>", "<start_of_turn>", "<end_of_turn>"],
+    "gemma3": ["<bos>", "<start_of_turn>", "<end_of_turn>"],
+    "phi3": ["<|user|>", "<|assistant|>", "<|end|>", "<|endoftext|>"],
+    "phi3_5": ["<|user|>", "<|assistant|>", "<|end|>", "<|endoftext|>"],
+    "deepseekv3": ["<｜begin▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>"],
+}
+CHAT = [
+    {"role": "user", "content": "when does the fog come"},
+    {"role": "assistant", "content": "It comes at night."},
+    {"role": "user", "content": "and the lamp"},
+    {"role": "assistant", "content": "burns until morning, 直到天亮"},
+]
+CHATS = {"one turn": CHAT[:2], "two turns": CHAT, "system": [{"role": "system", "content": "Be brief."}, *CHAT]}
+
+
+def tokenizer_of(marks: list[str], template: str) -> Any:
+    """A byte-level tokenizer with `marks` as special tokens; the first ends nothing, the last ends a turn."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        ["when does the fog come over the bay, it comes at night and the lamp burns until morning"],
+        trainers.BpeTrainer(
+            vocab_size=330,
+            special_tokens=["<pad>", *marks],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=marks[-1],
+        pad_token="<pad>",
+        bos_token=marks[0],
+        clean_up_tokenization_spaces=False,
+    )
+    fast.chat_template = template
+    return fast
+
+
+def family(name: str, training: bool = False) -> Any:
+    template = (TEMPLATES / f"{name}{'_training' if training else ''}.jinja").read_text(encoding="utf-8")
+    return tokenizer_of(FAMILIES[name], template)
+
+
+def learned(messages: list[dict[str, Any]], tokenizer: Any) -> tuple[list[int], list[bool]]:
+    """(ids, trained) of one chat."""
+    row = tokenize([{"messages": messages}], tokenizer, "auto", 1 << 20).row(0)
+    return row["input_ids"], [label != IGNORED for label in row["labels"]]
+
+
+def known(name: str, messages: list[dict[str, Any]]) -> tuple[list[int], list[bool]]:
+    """The same as TRL sees it, with its training template."""
+    found = family(name, training=True).apply_chat_template(
+        messages, return_dict=True, return_assistant_tokens_mask=True, tokenize=True
+    )
+    return found["input_ids"], [bool(one) for one in found["assistant_masks"]]
+
+
+def sayings(tokenizer: Any, ids: list[int], trained: list[bool]) -> list[str]:
+    """The trained tokens, each span as text."""
+    return [
+        tokenizer.decode([number for number, _one in run])
+        for wanted, run in groupby(zip(ids, trained, strict=True), key=itemgetter(1))
+        if wanted
+    ]
+
+
+# What TRL's markers take in although the template writes it, not the model: line breaks at the ends, DeepSeek's own header.
+SCAFFOLDING = re.compile(r"^(<｜Assistant｜>|\n)|\n$")
+
+
+@pytest.mark.parametrize("chat", CHATS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_mask_is_the_one_of_trls_markers_without_the_templates_own_scaffolding(name: str, chat: str) -> None:
+    if (name, chat) == ("gemma", "system"):
+        pytest.skip("its template refuses a system turn")
+    if name == "qwen3" and chat != "one turn":
+        pytest.skip("TRL's training template writes another text there than the model's own")
+    ids, trained = learned(CHATS[chat], family(name))
+    wanted_ids, wanted = known(name, CHATS[chat])
+    assert ids == wanted_ids
+    tokenizer = family(name)
+    assert sayings(tokenizer, ids, trained) == [
+        SCAFFOLDING.sub("", words) for words in sayings(tokenizer, wanted_ids, wanted)
+    ]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_turn_is_learned_with_the_mark_that_ends_it_and_no_header(name: str) -> None:
+    tokenizer = family(name)
+    said = sayings(tokenizer, *learned(CHAT, tokenizer))
+    ends = {"phi3": "<|end|>", "phi3_5": "<|end|>"}.get(name, FAMILIES[name][-1])
+    for words, turn in zip(said, [CHAT[1], CHAT[3]], strict=True):
+        assert turn["content"] + ends in words
+        assert not re.search(r"assistant|user|model", words.split(turn["content"])[0])
+
+
+def test_markers_of_the_template_itself_are_believed() -> None:
+    for name in ("llama3", "qwen3_instruct_2507"):
+        tokenizer = family(name, training=True)
+        assert learned(CHAT, tokenizer) == known(name, CHAT)
+
+
+def test_reasoning_is_learned_where_the_template_keeps_it_and_only_there() -> None:
+    tokenizer = family("qwen3")
+    thought = [{**turn, "reasoning_content": "hm"} if turn["role"] == "assistant" else turn for turn in CHAT]
+    said = sayings(tokenizer, *learned(thought, tokenizer))
+    assert said == ["It comes at night.<|im_end|>", "<think>\nhm\n</think>\n\nburns until morning, 直到天亮<|im_end|>"]
+
+
+def test_completion_learns_only_the_last_answer() -> None:
+    tokenizer = family("llama3")
+    row = tokenize([{"messages": CHAT}], tokenizer, "completion", 1 << 20).row(0)
+    said = sayings(tokenizer, row["input_ids"], [label != IGNORED for label in row["labels"]])
+    assert said == ["burns until morning, 直到天亮<|eot_id|>"]
+
+
+def test_all_learns_every_token_but_the_first_which_nothing_predicts() -> None:
+    table = tokenize([{"messages": CHAT}], family("llama3"), "all", 1 << 20)
+    assert int(table.trained[0]) == int(table.lengths[0]) - 1
+
+
+def test_a_system_turn_that_the_template_refuses_is_told_with_its_row() -> None:
+    with pytest.raises(DatasetError, match="row 2: the model's chat template refuses it"):
+        tokenize([{"messages": CHAT}, {"messages": CHATS["system"]}], family("gemma"), "auto", 1 << 20)
+
+
+def test_a_template_that_drops_the_turn_is_refused_rather_than_masked_wrongly() -> None:
+    tokenizer = tokenizer_of(FAMILIES["qwen2_5"], "{{ messages | length }} turns")
+    with pytest.raises(DatasetError, match="row 1: it cannot be told which of its tokens are the assistant's"):
+        tokenize([{"messages": CHAT}], tokenizer, "auto", 1 << 20)
+
+
+def test_conversations_without_a_template_name_the_ways_on() -> None:
+    tokenizer = tokenizer_of(FAMILIES["qwen2_5"], "x")
+    tokenizer.chat_template = None
+    with pytest.raises(ModelError, match="no chat template"):
+        tokenize([{"messages": CHAT}], tokenizer, "auto", 1 << 20)
+
+
+def test_the_same_words_twice_are_masked_each_in_its_place() -> None:
+    tokenizer = family("qwen2_5")
+    echo = [{"role": role, "content": "the lamp"} for role in ("user", "assistant", "user", "assistant")]
+    _ids, trained = learned(echo, tokenizer)
+    assert sayings(tokenizer, _ids, trained) == ["the lamp<|im_end|>"] * 2
+    assert not any(trained[: trained.index(True)])
+
+
+def test_a_pair_learns_its_completion_and_the_end_token() -> None:
+    tokenizer = family("llama3")
+    row = tokenize([{"prompt": "when?", "completion": " at night"}], tokenizer, "auto", 1 << 20).row(0)
+    said = sayings(tokenizer, row["input_ids"], [label != IGNORED for label in row["labels"]])
+    assert said == [" at night<|eot_id|>"]
+
+
+PIECES = st.text(st.sampled_from("abc é中\n"), min_size=1, max_size=12).filter(lambda words: words.strip() == words)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(PIECES, PIECES), min_size=1, max_size=3), st.sampled_from(["llama3", "gemma3", "qwen2_5", "phi3"]))
+def test_any_words_are_learned_whole_and_nothing_of_the_user(turns: list[tuple[str, str]], name: str) -> None:
+    tokenizer = TOKENIZERS.setdefault(name, family(name))
+    chat = [
+        {"role": role, "content": words} for pair in turns for role, words in zip(("user", "assistant"), pair, strict=True)
+    ]
+    said = sayings(tokenizer, *learned(chat, tokenizer))
+    assert [re.split(r"<", words)[0] for words in said] == [answer for _question, answer in turns]
+
+
+TOKENIZERS: dict[str, Any] = {}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(8, 60), st.sampled_from(["auto", "all"]))
+def test_a_row_that_is_cut_keeps_something_to_learn_or_is_left_out_and_told(limit: int, train_on: str) -> None:
+    tokenizer = TOKENIZERS.setdefault("llama3", family("llama3"))
+    rows = [{"messages": CHAT}, {"messages": CHATS["system"]}, {"text": "the lamp burns"}]
+    try:
+        table = tokenize(rows, tokenizer, train_on, limit)
+    except DatasetError:
+        return
+    assert (table.trained > 0).all()
+    assert (table.lengths <= limit).all()
+    left_out = {problem.row for problem in table.problems if problem.code == "no_trainable_token"}
+    assert left_out == {1, 2, 3} - {int(place) + 1 for place in table.source_row}
