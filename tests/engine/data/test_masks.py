@@ -207,11 +207,12 @@ TOKENIZERS: dict[str, Any] = {}
 def test_a_row_that_is_cut_keeps_something_to_learn_or_is_left_out_and_told(limit: int, train_on: str) -> None:
     tokenizer = TOKENIZERS.setdefault("llama3", family("llama3"))
     rows = [{"messages": CHAT}, {"messages": CHATS["system"]}, {"text": "the lamp burns"}]
+    rows.append({"messages": [CHAT[0], {"role": "assistant", "content": " "}]})
     try:
         table = tokenize(rows, tokenizer, train_on, limit)
     except DatasetError:
         return
     assert (table.trained > 0).all()
     assert (table.lengths <= limit).all()
-    left_out = {problem.row for problem in table.problems if problem.code == "no_trainable_token"}
-    assert left_out == {1, 2, 3} - {int(place) + 1 for place in table.source_row}
+    left_out = {problem.row for problem in table.problems if problem.code == "nothing_to_learn"}
+    assert left_out == {1, 2, 3, 4} - {int(place) + 1 for place in table.source_row}
