@@ -1,8 +1,8 @@
 """Where the answers of a run come from: one place that lays the sources in order (C1).
 
-flag > environment > --config file > what the run already in OUT was started with > demo > default. Which run that is depends on
-the answers themselves, so it is done in two steps: the stronger sources say which folder is meant, then that folder's own
-answers are laid beneath them.
+flag > environment > --config file > what the run already in OUT was started with > demo (or what the wizard remembered, where
+nothing is named) > default. Which run that is depends on the answers themselves, so it is done in two steps: the stronger sources
+say which folder is meant, then that folder's own answers are laid beneath them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from engine.checkpoints.inspect import inspect_folder
 from engine.checkpoints.scan import Scan, scan
 from engine.config import Resolved, Source, environment, read_toml, resolve
 from engine.folder import last_run, proposed_output, source_of_run
+from engine.remembered import source_remembered
 from engine.resume.plan import recommend
 
 
@@ -51,6 +52,13 @@ def gather(
         folder = last_run()
         if folder is not None:
             strong.append(Source("run", "", {"output": str(folder)}))
+    if folder is None and first.resume == "auto" and not first.dataset and not first.model:
+        remembered = source_remembered()
+        if remembered is not None:
+            weak.append(remembered)
+            told = resolve([*strong, *weak]).config
+            if told.output or (told.dataset and told.model):
+                folder = Path(told.output) if told.output else proposed_output(str(told.dataset), str(told.model))
     if folder is None:
         return Answers(resolve([*strong, *weak]), None)
     own = source_of_run(folder)

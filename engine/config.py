@@ -252,6 +252,15 @@ def _explain(key: str, item: Any) -> str:
     return f"{shown}: {item['msg']}"
 
 
+def problem_of(field: str, value: Any) -> str | None:
+    """What is wrong with one raw answer, in words; None where it would be taken. For forms that check a field when it is left."""
+    try:
+        resolve([Source("demo", "", {field: value})])
+    except ConfigError as error:
+        return error.title.removeprefix(f"{field}: ")
+    return None
+
+
 def environment(environ: Mapping[str, str] = os.environ) -> Source:
     """The `LORA_TUI_*` variables that name a setting. LORA_TUI_LANG and the like belong to others and are not read here."""
     found = {

@@ -7,12 +7,15 @@ Beside it stands a note of who holds it, for the one sentence a second process n
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -123,6 +126,32 @@ def occupied(output_dir: Path) -> bool:
     if not output_dir.is_dir():
         return False
     return any(entry.name not in (_LOCK, _HOLDER, ".gitkeep") for entry in output_dir.iterdir())
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run would go, looked at without touching it."""
+
+    folder: Path
+    occupied: bool
+    free: int
+    """Bytes that may still be written there."""
+    problem: OutputError | None
+    """Why nothing can be written there; None: nothing is known against it."""
+
+
+def look_at(folder: Path) -> Place:
+    """Whether `folder` can hold a run."""
+    nearest = next((one for one in (folder, *folder.absolute().parents) if os.path.lexists(one)), Path("/"))
+    try:
+        taken = occupied(folder)
+        if not nearest.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(nearest))
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(nearest))
+        return Place(folder, taken, shutil.disk_usage(nearest).free, None)
+    except (OSError, ValueError) as error:
+        return Place(folder, False, 0, unwritable(folder, error))
 
 
 def free_sibling(output_dir: Path) -> Path:

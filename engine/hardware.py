@@ -78,3 +78,16 @@ def _need_bitsandbytes(device: str) -> None:
         )
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(_("--load-in-4bit needs bitsandbytes"), fix=_("Install it with: pip install 'lora-tui[gpu]'"))
+
+
+def free_memory(device: str) -> tuple[int, int]:
+    """(free, total) bytes of the memory that a run on `device` uses: the GPU's own, else the machine's."""
+    if device == "cuda":
+        import torch
+
+        free, total = torch.cuda.mem_get_info()
+        return int(free), int(total)
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return int(memory.available), int(memory.total)

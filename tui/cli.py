@@ -37,7 +37,7 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(message, fix=_("See {program} --help.").format(program=self.prog))
 
 
-def run_parser() -> argparse.ArgumentParser:
+def run_parser() -> _Parser:
     """The parser of `lora-tui` itself: one flag for each field of RunConfig, plus how to run."""
     parser = _Parser(
         prog="lora-tui",
@@ -152,11 +152,28 @@ def _run(given: list[str]) -> int:
     if rest:
         parser.error(_unknown(rest[0], parser))
     flags = {name: value for name, value in vars(options).items() if name in RunConfig.model_fields}
-    if not options.yes and not options.dry_run:
-        parser.error(_("the wizard is not part of this version; add --yes to run without questions"))
+    if not options.yes and not options.dry_run and not options.json:
+        return _wizard(parser, options, flags)
     from tui.headless import run_headless
 
     return run_headless(flags, options.config, demo=options.demo, as_json=options.json, dry_run=options.dry_run)
+
+
+def _wizard(parser: _Parser, options: argparse.Namespace, flags: dict[str, Any]) -> int:
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        parser.error(_("the wizard needs a terminal; add --yes to run without questions"))
+    from engine.config import Source, environment, read_toml, resolve
+
+    sources = [
+        Source("flag", "", flags),
+        environment(),
+        *([read_toml(options.config)] if options.config is not None else []),
+    ]
+    resolve(sources)  # bad values are told before the first screen
+    answers = {name: value for source in reversed(sources) for name, value in source.values.items()}
+    from tui.app import run_wizard
+
+    return run_wizard(answers, options.demo)
 
 
 def _unknown(word: str, parser: argparse.ArgumentParser) -> str:

@@ -6,8 +6,6 @@ trains, descriptors 1 and 2 belong to run.log, so everything is written to dupli
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import signal
@@ -18,15 +16,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, cast
+from typing import Any
 
 from engine.answers import gather
 from engine.errors import LoraTuiError
 from engine.events import Event, RunFailed, as_record
 from engine.i18n import _
 from engine.resume.plan import ResumePlan, plan_run
-from engine.training.complete import conclude
+from engine.runner import InThisProcess
 from tui.show import Show, plan_lines
+from tui.streams import duplicate
 
 SIGNALS = {"SIGHUP": 129, "SIGINT": 130, "SIGTERM": 143}
 """Signals that stop a run after saving, and the exit code of each (C1)."""
@@ -61,7 +60,7 @@ class StopRequest:
 
 def run_headless(flags: Mapping[str, Any], config_file: Path | None, *, demo: bool, as_json: bool, dry_run: bool) -> int:
     """Gather, plan, train; returns the exit code. Raises LoraTuiError for what has not been told as an event."""
-    out, people = _duplicate(1), _duplicate(2)
+    out, people = duplicate(1), duplicate(2)
     show = Show(people)
     stop = StopRequest(show.line)
     stop.install()
@@ -81,8 +80,7 @@ def run_headless(flags: Mapping[str, Any], config_file: Path | None, *, demo: bo
                     out.write(json.dumps(_plan_record(plan), ensure_ascii=False, allow_nan=False) + "\n")
                 return 0
             if plan.mode == "complete":
-                finished = conclude(plan)
-                emit(finished, as_record(finished, 0, time.time()))
+                InThisProcess().run(plan, emit, stop)
                 return 0
         except LoraTuiError as error:
             failed = RunFailed(None, error.title, error.detail, error.fix, error.exit_code)
@@ -92,10 +90,8 @@ def run_headless(flags: Mapping[str, Any], config_file: Path | None, *, demo: bo
 
 
 def _train(plan: ResumePlan, emit: Callable[[Event, Mapping[str, Any]], None], stop: StopRequest) -> int:
-    from engine.training.trainer import Trainer
-
     try:
-        outcome = Trainer(plan).run(emit, stop)
+        outcome = InThisProcess().run(plan, emit, stop)
     except LoraTuiError as error:
         return error.exit_code  # told as run_failed
     if outcome.state == "stopped" and stop.signal:
@@ -133,26 +129,6 @@ def _plan_record(plan: ResumePlan) -> dict[str, Any]:
         "next_learning_rate": plan.next_learning_rate,
         "config": plan.config.model_dump(mode="json"),
     }
-
-
-class _Surviving(io.TextIOWrapper):
-    """A stream whose reader may go away: a closed pipe or terminal ends the talk, never the training."""
-
-    def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):
-            return super().write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            super().flush()
-
-
-def _duplicate(descriptor: int) -> IO[str]:
-    """A line-buffered text stream on a duplicate of `descriptor`, which goes on when the engine redirects the original."""
-    raw = open(os.dup(descriptor), "wb", buffering=0)  # noqa: SIM115 - lives as long as the process
-    encoding = sys.stderr.encoding or "utf-8"
-    return _Surviving(cast(IO[bytes], raw), encoding=encoding, errors="replace", line_buffering=True, write_through=True)
 
 
 def show_error(error: LoraTuiError) -> None:

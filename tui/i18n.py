@@ -26,3 +26,8 @@ def install(asked: str | None = None) -> str:
     language = choose_language(asked)
     i18n.install(gettext.translation(DOMAIN, LOCALES, [language], fallback=True))
     return language
+
+
+def N_(message: str) -> str:
+    """Marks a message that is translated when it is shown: a binding or a title that belongs to a class."""
+    return message

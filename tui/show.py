@@ -190,15 +190,9 @@ class Show:
         self.console.print(table)
 
     def _jumped(self, event: LossJumped) -> None:
-        kinds = {
-            "reset_at_resume": _("the loss started over after continuing"),
-            "spike": _("the loss spiked"),
-            "divergence": _("the loss is rising and stays up"),
-            "non_finite": _("the loss is not a number"),
-        }
         self.line(
             _("WARNING step {step}: {what} · from {before} to {after}").format(
-                step=event.step, what=kinds[event.kind], before=number(event.before), after=number(event.after)
+                step=event.step, what=jump_words(event.kind), before=number(event.before), after=number(event.after)
             ),
             "bold yellow",
         )
@@ -221,6 +215,26 @@ def number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.2f}" if abs(value) >= 0.095 else f"{value:.3g}"
+
+
+def jump_words(kind: str) -> str:
+    """What a jump of the loss is."""
+    return {
+        "reset_at_resume": _("the loss started over after continuing"),
+        "spike": _("the loss spiked"),
+        "divergence": _("the loss is rising and stays up"),
+        "non_finite": _("the loss is not a number"),
+    }[kind]
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: 45 s, 12 min, 3 h 20 min."""
+    if seconds < 90:
+        return _("{count:.0f} s").format(count=seconds)
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return _("{count} min").format(count=minutes)
+    return _("{hours} h {minutes} min").format(hours=minutes // 60, minutes=minutes % 60)
 
 
 def plan_lines(plan: ResumePlan) -> list[tuple[str, str]]:

@@ -57,6 +57,12 @@ def weights_fallback(found: Sequence[Checkpoint]) -> Checkpoint | None:
     return max((checkpoint for checkpoint in found if _has_weights(checkpoint)), key=distance, default=None)
 
 
+def last_good(found: Sequence[Checkpoint], run: str, before: int) -> Checkpoint | None:
+    """The furthest checkpoint of `run` that can be continued and was saved before step `before`: where to go back to after a jump."""
+    good = [one for one in found if one.run == run and one.continuable and one.step is not None and one.step < before]
+    return max(good, key=distance, default=None)
+
+
 def distance(checkpoint: Checkpoint) -> tuple[float, int, bool, str]:
     """How far along it is: epoch, then step. Of two that are equally far the proven one, then the name decides."""
     return (

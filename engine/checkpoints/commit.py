@@ -10,6 +10,7 @@ Errors do not vanish in the thread: they are kept and raised in the training loo
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -146,6 +147,16 @@ def to_trash(path: Path) -> Path:
     path.rename(target)
     sync_folder(path.parent)
     return target
+
+
+def from_trash(place: Path) -> Path:
+    """Undo `to_trash`: give what lies at `place` its name back. Raises OSError, where that name is taken again too."""
+    original = place.parent.parent / place.name.rpartition(".")[0]
+    if os.path.lexists(original):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(original))
+    place.rename(original)
+    sync_folder(original.parent)
+    return original
 
 
 def sweep(output_dir: Path) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ class DatasetReport:
     trained_tokens: int | None
     """Tokens of an epoch that the loss counts, rows cut to `max_length`."""
     preview: tuple[Preview, ...]
-    """The first rows that have something to learn."""
+    """The first rows that have something to learn; without `tokens` their words alone, as they stand in the dataset."""
     notes: tuple[str, ...]
     max_length: int
     stopped: LoraTuiError | None
@@ -115,7 +115,10 @@ def dataset_report(dataset: str, format: str, tokenizer: Any | None, train_on: s
     known = replace(empty, format=rows.format, reason=rows.reason, rows=len(rows), notes=rows.notes)
     found = (*_copies(rows), *_written_marks(rows, tokenizer))
     if tokenizer is None:
-        return replace(known, problems=found)
+        words = tuple(
+            Preview(number, _said(rows[number - 1], train_on)) for number in range(1, min(PREVIEWED, len(rows)) + 1)
+        )
+        return replace(known, problems=found, preview=words)
     try:
         table = tokenize(rows, tokenizer, train_on, max_length)
     except (DatasetError, ModelError) as error:
@@ -130,6 +133,25 @@ def dataset_report(dataset: str, format: str, tokenizer: Any | None, train_on: s
             for index in range(min(PREVIEWED, len(table)))
         ),
     )
+
+
+def _said(row: Row, train_on: str) -> tuple[Piece, ...]:
+    """A row's words by speaker, where no model says how it writes them; what is to be learned is the same."""
+    if "messages" not in row:
+        if "text" in row:
+            return ((str(row["text"]), True),)
+        return tuple(
+            (part if isinstance(part, str) else "\n".join(turn["content"] for turn in part), learned or train_on == "all")
+            for part, learned in ((row["prompt"], False), (row["completion"], True))
+        )
+    turns = row["messages"]
+    last = max((place for place, turn in enumerate(turns) if turn["role"] == "assistant"), default=-1)
+    pieces: list[Piece] = []
+    for place, turn in enumerate(turns):
+        learned = turn["role"] == "assistant" and (train_on != "completion" or place == last)
+        pieces += [(f"{turn['role']}: ", train_on == "all"), (turn["content"], learned or train_on == "all")]
+        pieces.append(("\n", False))
+    return tuple(pieces[:-1])
 
 
 def _is_local(dataset: str) -> bool:

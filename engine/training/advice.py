@@ -85,3 +85,26 @@ def is_falling(losses: Sequence[float]) -> bool:
     """Whether the later half of the losses lies below the earlier one."""
     half = len(losses) // 2
     return half > 0 and median(losses[half:]) < median(losses[:half])
+
+
+def likely_causes(kind: str, restored: bool | None) -> tuple[str, ...]:
+    """What may lie behind a jump of the loss, the likeliest first. `kind`: LossJumped.kind; `restored`: whether the receipt found
+    everything as it was saved (None: the run was not continued)."""
+    if kind == "reset_at_resume":
+        if restored:
+            return (
+                _("Everything was restored as it was saved, so the rows or how they are cut are other ones than before."),
+                _("The learning rate after the join is much higher than before it."),
+            )
+        return (_("The adapter or the optimizer is not the saved one."), _("The rows are other ones than before."))
+    if kind == "non_finite":
+        return (
+            _("The learning rate is too high, or float16 overflowed."),
+            _("A row has nothing but odd characters or is far longer than the others."),
+        )
+    if kind == "divergence":
+        return (
+            _("The learning rate is too high for this model."),
+            _("The rows of this part of the data are of another kind."),
+        )
+    return (_("One batch was unlike the others: an odd or very long row."),)

@@ -1,0 +1,151 @@
+"""What a model is, before it is loaded: architecture, size, context, chat template, what LoRA would train of it.
+
+Everything is read from the headers of its files, so a model of 100 GB is described in milliseconds and without torch. What a
+folder does not tell is None; what makes it unusable is the error that a run would end with.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from engine.checkpoints.files import Unsound
+from engine.checkpoints.safetensors_header import Tensor, read_header
+from engine.errors import LoraTuiError, ModelError
+from engine.i18n import _
+from engine.training.model import model_folder, read_model_config
+
+NOT_LINEAR = ("embed", "lm_head", "wte", "wpe", "norm", "output_layer")
+"""Parts of the names of two-dimensional weights that `all-linear` leaves alone (PEFT excludes the output layer)."""
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """One model folder."""
+
+    model: str
+    """As it was named: a folder or a hub id."""
+    folder: Path | None
+    architecture: str | None
+    parameters: int | None
+    dtype: str | None
+    """Number format on the disk."""
+    bytes: int
+    """Of its weight files."""
+    layers: int | None
+    hidden: int | None
+    intermediate: int | None
+    vocabulary: int | None
+    context: int | None
+    """Tokens it was made for."""
+    chat_template: bool
+    linear: tuple[tuple[int, int], ...]
+    """(out, in) of each linear layer that `all-linear` puts an adapter on."""
+    stopped: LoraTuiError | None
+    """What a run with this model would end with; None where nothing is known against it."""
+
+    def trainable(self, rank: int) -> int:
+        """Parameters of a LoRA of `rank` on all linear layers: rank x (in + out) each (Hu et al. 2021, arXiv 2106.09685)."""
+        return sum(rank * (out + inside) for out, inside in self.linear)
+
+
+def model_report(model: str) -> ModelReport:
+    """Describe `model`. Never raises for what is wrong with it: that is in `stopped`. A hub id that is not here is not fetched."""
+    empty = ModelReport(model, None, None, None, None, 0, None, None, None, None, None, False, (), None)
+    try:
+        folder = cached_snapshot(model) or model_folder_here(model)
+        config = read_model_config(folder)
+    except LoraTuiError as error:
+        return replace(empty, stopped=error)
+    nested = config.get("text_config")
+    text: dict[str, Any] = nested if isinstance(nested, dict) else config
+    known = replace(
+        empty,
+        folder=folder,
+        architecture=_word(config.get("architectures")) or str(config["model_type"]),
+        layers=_count(text, "num_hidden_layers", "n_layer"),
+        hidden=_count(text, "hidden_size", "n_embd"),
+        intermediate=_count(text, "intermediate_size", "n_inner"),
+        vocabulary=_count(text, "vocab_size"),
+        context=_count(text, "max_position_embeddings", "n_positions"),
+        chat_template=_has_template(folder),
+    )
+    try:
+        return _with_weights(known, folder)
+    except (OSError, Unsound) as error:
+        return replace(known, stopped=ModelError(_("{path}: the model cannot be loaded").format(path=folder), str(error)))
+
+
+def model_folder_here(model: str) -> Path:
+    """The folder of `model` on this machine. Raises ModelError where it is not here; asks no network."""
+    path = Path(model).expanduser()
+    if not path.exists() and not path.is_absolute() and not model.startswith((".", "~")) and model.count("/") == 1:
+        raise ModelError(
+            _("{model}: is not on this machine").format(model=model),
+            _("It will be fetched from the hub when the run starts."),
+            _("Or give a folder with config.json."),
+        )
+    return model_folder(model)
+
+
+def cached_snapshot(model: str) -> Path | None:
+    """The snapshot of a hub id in the local cache; None where there is none."""
+    if Path(model).expanduser().exists() or model.count("/") != 1:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        found = try_to_load_from_cache(model, "config.json")
+    except ValueError:  # not a name that the hub could have
+        return None
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _with_weights(known: ModelReport, folder: Path) -> ModelReport:
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin") and path.is_file())
+    files = [path for path in files if path.name != "training_args.bin"]
+    tensors = dict(_tensors(path for path in files if path.suffix == ".safetensors"))
+    total = sum(path.stat().st_size for path in files)
+    if not files:
+        error = ModelError(_("{path}: has no weights").format(path=folder), fix=_("*.safetensors files are missing."))
+        return replace(known, stopped=error)
+    if not tensors:  # pytorch_model.bin is not opened to look at it
+        return replace(known, bytes=total)
+    sizes: dict[str, int] = {}
+    for tensor in tensors.values():
+        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + math.prod(tensor.shape)
+    linear = tuple(
+        (tensor.shape[0], tensor.shape[1])
+        for name, tensor in tensors.items()
+        if len(tensor.shape) == 2 and name.endswith("weight") and not any(part in name for part in NOT_LINEAR)
+    )
+    return replace(
+        known, bytes=total, parameters=sum(sizes.values()), dtype=max(sizes, key=lambda one: sizes[one]), linear=linear
+    )
+
+
+def _tensors(files: Iterator[Path]) -> Iterator[tuple[str, Tensor]]:
+    for path in files:
+        with open(path, "rb") as file:
+            yield from read_header(file, path.name).items()
+
+
+def _has_template(folder: Path) -> bool:
+    if (folder / "chat_template.jinja").is_file() or (folder / "chat_templates").is_dir():
+        return True
+    try:
+        return bool(json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template"))
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False
+
+
+def _word(value: Any) -> str | None:
+    return value[0] if isinstance(value, list) and value and isinstance(value[0], str) else None
+
+
+def _count(config: dict[str, Any], *names: str) -> int | None:
+    return next((config[name] for name in names if isinstance(config.get(name), int)), None)

@@ -1,0 +1,43 @@
+"""The seam between whoever shows a run and whatever carries it out.
+
+A runner takes a plan, tells events and asks whether to stop; it blocks until the run has ended. The wizard calls it from a thread,
+the headless command from the main one. A run in a child process will be another runner, and neither of them will notice.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from engine.resume.plan import ResumePlan
+
+if TYPE_CHECKING:  # what trains is imported when there is something to train
+    from engine.training.session import Outcome, ShouldStop
+    from engine.training.trainer import Emit
+
+
+class Runner(Protocol):
+    """Carries out plans."""
+
+    def run(self, plan: ResumePlan, emit: Emit, should_stop: ShouldStop) -> Outcome:
+        """Do what `plan` says. Blocks. Raises LoraTuiError for a run that failed, after telling run_failed."""
+        ...
+
+
+class InThisProcess:
+    """Runs in the calling thread."""
+
+    def run(self, plan: ResumePlan, emit: Emit, should_stop: ShouldStop) -> Outcome:
+        """Train; a plan that is complete is only concluded."""
+        from engine.training.trainer import Trainer
+
+        if plan.mode != "complete":
+            return Trainer(plan).run(emit, should_stop)
+        import time
+
+        from engine.events import as_record
+        from engine.training.complete import conclude
+        from engine.training.session import Outcome
+
+        finished = conclude(plan)
+        emit(finished, as_record(finished, 0, time.time()))
+        return Outcome("finished", finished.step, finished.loss)

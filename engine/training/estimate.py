@@ -1,0 +1,64 @@
+"""Memory and disk of a run before it starts: arithmetic on what the files' headers say.
+
+An estimate, and named one wherever it is shown. The parts are those that a person can do something about: weights (4 bit,
+precision), adapter and optimizer (rank), activations and logits (batch size, length, activation checkpointing).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.config import RunConfig
+from engine.models.report import ModelReport
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+HIDDEN_KEPT, INTERMEDIATE_KEPT = 18, 5
+"""Values a token leaves in each layer for the backward pass, in units of the hidden and the intermediate size: the inputs of seven
+linear layers, two norms with their float32 copies, rotated queries and keys, the attention's output, the gate and its product.
+Counted in transformers' LlamaDecoderLayer with SDPA; Korthikanti et al. 2022 (arXiv 2205.05198) count 34 bytes in half precision."""
+LOGIT_COPIES = 3
+"""Logits, their float32 softmax and its gradient live at once in a stock loss."""
+OVERHEAD = 700_000_000
+"""Python, torch, transformers and their buffers."""
+TIGHT = 0.85
+"""Share of the free memory from which on it is tight."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a run at its peak, in parts."""
+
+    weights: int
+    adapter: int
+    """The adapter in float32, its gradient and the two moments of AdamW."""
+    activations: int
+    logits: int
+    overhead: int
+
+    @property
+    def total(self) -> int:
+        """Bytes in all."""
+        return self.weights + self.adapter + self.activations + self.logits + self.overhead
+
+
+def estimate_memory(model: ModelReport, config: RunConfig, precision: str, batch_size: int, length: int) -> Memory | None:
+    """The memory of a run whose batches have `batch_size` rows of at most `length` tokens. None where the model tells too little."""
+    if model.parameters is None or model.layers is None or model.hidden is None or model.vocabulary is None:
+        return None
+    each = BYTES[precision]
+    tokens = batch_size * min(length, config.max_length)
+    weights = int(model.parameters * (0.56 if config.load_in_4bit else each))
+    kept = HIDDEN_KEPT * model.hidden + INTERMEDIATE_KEPT * (model.intermediate or 4 * model.hidden)
+    layers = model.layers * model.hidden + kept if config.activation_checkpointing else model.layers * kept
+    return Memory(
+        weights=weights,
+        adapter=model.trainable(config.lora_r) * 16,
+        activations=tokens * layers * each,
+        logits=tokens * model.vocabulary * 4 * LOGIT_COPIES,
+        overhead=OVERHEAD,
+    )
+
+
+def checkpoint_bytes(model: ModelReport, rank: int) -> int:
+    """Bytes of one checkpoint: the adapter and AdamW's two moments in float32, and a tokenizer of a few megabytes."""
+    return model.trainable(rank) * 12 + 12_000_000

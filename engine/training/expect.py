@@ -1,0 +1,82 @@
+"""What a run will take, before it starts: steps, time, memory and disk, each known or said to be unknown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.data.report import DatasetReport
+from engine.events import RunStarted, Step, read_journal
+from engine.folder import look_at
+from engine.hardware import Hardware, choose_hardware, free_memory, prepare_process
+from engine.models.report import model_report
+from engine.resume.plan import ResumePlan
+from engine.training.estimate import Memory, checkpoint_bytes, estimate_memory
+from engine.training.steps import Position, chosen_batch_size, run_length
+
+
+@dataclass(frozen=True)
+class Expected:
+    """An estimate of a run."""
+
+    steps: int | None
+    """Optimizer steps still to be done; None where the rows are not known yet."""
+    seconds: float | None
+    """At the pace of this run's last attempt; None where there was none."""
+    hardware: Hardware
+    memory: Memory | None
+    memory_free: int
+    disk: int | None
+    """Bytes of the checkpoints that are kept, and the one being written."""
+    disk_free: int
+
+
+def expect(plan: ResumePlan, report: DatasetReport | None) -> Expected:
+    """What `plan` will take. Imports torch to look at the device. Raises ConfigError for a precision it cannot do."""
+    prepare_process()
+    config = plan.config
+    hardware = choose_hardware(config)
+    model = model_report(str(config.model))
+    rows = report.rows if report is not None and report.rows else None
+    saved = plan.checkpoint.manifest.geometry.batch_size if plan.checkpoint and plan.checkpoint.manifest else None
+    batch_size, _reason = chosen_batch_size(config, rows or 8, saved)
+    longest = min(
+        config.max_length, report.tokens.max if report is not None and report.tokens is not None else config.max_length
+    )
+    steps = _steps(plan, rows, batch_size)
+    pace = pace_of(plan.output_dir) if plan.mode == "continue" else None
+    return Expected(
+        steps,
+        steps * pace if steps is not None and pace is not None else None,
+        hardware,
+        estimate_memory(model, config, hardware.precision, batch_size, longest) if model.stopped is None else None,
+        free_memory(hardware.device)[0],
+        checkpoint_bytes(model, config.lora_r) * (config.keep + 2) if model.linear else None,
+        look_at(plan.output_dir).free,
+    )
+
+
+def _steps(plan: ResumePlan, rows: int | None, batch_size: int) -> int | None:
+    if plan.length is not None and plan.position is not None:
+        return plan.length.total_steps - plan.position.step
+    if rows is None:
+        return None
+    trained = max(1, rows - round(rows * plan.config.eval_fraction))
+    return run_length(plan.config, trained, batch_size * plan.config.grad_accum, Position(0, 0, 0)).total_steps
+
+
+def pace_of(folder: Path) -> float | None:
+    """Seconds a step took in the last attempt that the journal of `folder` tells of; None where it tells too little."""
+    first: tuple[float, int] | None = None
+    last: tuple[float, int] | None = None
+    for record in read_journal(folder):
+        if record["type"] == RunStarted.type:
+            first = last = None
+        elif (
+            record["type"] == Step.type and isinstance(record.get("t"), int | float) and isinstance(record.get("step"), int)
+        ):
+            last = (record["t"], record["step"])
+            first = first or last
+    if first is None or last is None or last[1] <= first[1]:
+        return None
+    return (last[0] - first[0]) / (last[1] - first[1])

@@ -1,0 +1,368 @@
+"""LoraTui: the wizard as a straight line of screens, and the owner of the run.
+
+The app owns three things that must outlive a screen: the answers (Wizard), the run's thread with its snapshot (Live), and the way
+out. Screens come and go; a run goes on. Engine events arrive as messages and are folded here; the training screen looks at the
+snapshot at its own pace.
+
+The terminal is left as it was found whatever happens: on the normal way out, on a signal (which saves first), and after a fault.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from rich.text import Text
+from textual.app import App, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.dom import DOMNode
+from textual.screen import Screen
+from textual.worker import Worker
+
+from engine.errors import LoraTuiError
+from engine.i18n import _
+from engine.remembered import Remembered, after_run, load_remembered, save_remembered
+from engine.resume.plan import ResumePlan
+from engine.runner import InThisProcess, Runner
+from tui.i18n import N_
+from tui.live import Live, begun, fold
+from tui.messages import RunEnded, Told
+from tui.wizard import Start, Wizard
+
+if TYPE_CHECKING:
+    from engine.training.session import Outcome
+
+SIGNALS = {"SIGHUP": 129, "SIGINT": 130, "SIGTERM": 143}
+"""Exit codes of the contract (C1)."""
+THEMES = ("textual-dark", "textual-light", "ansi-dark", "ansi-light", "nord", "gruvbox", "solarized-light")
+PLAIN_MARKS = {"▸": ">", "✓": "*", "●": "*", "·": "-", "!": "!", "✗": "x", "…": "..."}
+
+
+class LoraTui(App[int]):
+    """The wizard."""
+
+    TITLE = "lora-tui"
+    CSS_PATH = "lora.tcss"
+    ENABLE_COMMAND_PALETTE = True
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]  # noqa: RUF012 - declared so by Textual
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (32, "-tall")]  # noqa: RUF012
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+q", "leave", N_("Quit"), priority=True, show=True)]
+
+    def __init__(
+        self,
+        flags: dict[str, Any] | None = None,
+        demo: bool = False,
+        runner: Runner | None = None,
+        remembered: Remembered | None = None,
+        log: Path | None = None,
+        ascii_only: bool = False,
+    ) -> None:
+        """`flags`: answers given on the command line. `log`: where the wizard's own faults are told."""
+        super().__init__()
+        known = remembered if remembered is not None else load_remembered()
+        self.wizard = Wizard(demo=demo, answers=dict(flags or {}), remembered=known)
+        self._take_start_from_flags()
+        self.runner: Runner = runner or InThisProcess()
+        self.live: Live = begun()
+        self.plan: ResumePlan | None = None
+        self.error: LoraTuiError | None = None
+        self.outcome: Outcome | None = None
+        self.log_path = log
+        self.ascii_only = ascii_only
+        self._stop: str | None = None
+        self._run: Worker[None] | None = None
+        self._exit_after: int | None = None
+        self._then: str = "result"
+        self.preloaded = threading.Event()
+        """Set once torch and its friends are imported, or could not be."""
+        self.theme = (
+            known.look.get("theme", "textual-dark") if known.look.get("theme") in self.available_themes else "textual-dark"
+        )
+
+    def _take_start_from_flags(self) -> None:
+        """--resume and --init-from are the answer of the start step."""
+        answers = self.wizard.answers
+        resume, weights = answers.pop("resume", None), answers.pop("init_from", None)
+        if weights is not None:
+            self.wizard.start = Start("weights", Path(weights))
+        elif resume == "never":
+            self.wizard.start = Start("fresh")
+        elif resume not in (None, "auto"):
+            self.wizard.start = Start("continue", Path(resume))
+
+    # -- the line of screens -------------------------------------------------------------------------------------------
+
+    def on_mount(self) -> None:
+        self._listen_to_signals()
+        self.theme_changed_signal.subscribe(self, lambda theme: self._remember_look(theme.name))
+        self.go_to(0)
+        self.call_after_refresh(self._preload)
+
+    def go_to(self, step: int) -> None:
+        """Enter step `step`, 0 to 6."""
+        from importlib import import_module
+
+        module, name = (
+            ("dataset", "DatasetScreen"),
+            ("model", "ModelScreen"),
+            ("output", "OutputScreen"),
+            ("start", "StartScreen"),
+            ("settings", "SettingsScreen"),
+            ("training", "TrainingScreen"),
+            ("result", "ResultScreen"),
+        )[step]
+        self.show_screen(getattr(import_module(f"tui.screens.{module}"), name)())
+
+    def show_screen(self, screen: Screen[Any]) -> None:
+        """Put `screen` in place of the one that is shown."""
+        if len(self.screen_stack) > 1:
+            self.switch_screen(screen)
+        else:
+            self.push_screen(screen)
+
+    def mark(self, mark: str) -> str:
+        """`mark`, or its stand-in where the terminal knows only ASCII."""
+        return PLAIN_MARKS.get(mark, mark) if self.ascii_only else mark
+
+    def _preload(self) -> None:
+        """Import what a run needs while the person is still answering."""
+
+        def load() -> None:
+            from engine.hardware import prepare_process
+
+            prepare_process()
+            try:
+                import transformers  # noqa: F401
+                from trl import SFTTrainer  # noqa: F401
+            except Exception:
+                # The run itself will say it, to the person; here it costs nothing but the head start.
+                logging.getLogger(__name__).exception("importing the training libraries failed")
+            finally:
+                self.preloaded.set()
+
+        threading.Thread(target=load, name="preload", daemon=True).start()
+
+    # -- the run -------------------------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """Whether a run's thread is at work."""
+        return self._run is not None and self._run.is_running
+
+    def start_run(self, plan: ResumePlan) -> None:
+        """Carry out `plan` in a thread and show the training screen."""
+        assert not self.running, "one run at a time"
+        history = plan.checkpoint.history if plan.checkpoint is not None and plan.mode != "weights" else ()
+        self.plan, self.error, self.outcome = plan, None, None
+        self._stop, self._then = None, "result"
+        self.live = begun(
+            [(row.step, row.loss) for row in history if row.loss is not None],
+            [(row.step, row.eval_loss) for row in history if row.eval_loss is not None],
+        )
+        self.wizard.remembered = after_run(self.wizard.remembered, self.wizard.answers)
+        save_remembered(self.wizard.remembered)
+        self._run = self.run_worker(
+            partial(self._carry_out, plan), name="run", group="run", thread=True, exit_on_error=False
+        )
+        self.go_to(5)
+
+    def _carry_out(self, plan: ResumePlan) -> None:
+        """The body of the run's thread. Its only ways out are messages."""
+        outcome, failed = None, None
+        try:
+            outcome = self.runner.run(
+                plan, lambda event, record: self._post(Told(event, time.monotonic())), lambda: self._stop
+            )
+        except LoraTuiError as error:
+            failed = error
+        except BaseException as error:
+            logging.getLogger(__name__).exception("the run failed")
+            failed = LoraTuiError(f"{type(error).__name__}: {error}")
+        self._post(RunEnded(outcome, failed))
+
+    def _post(self, message: Told | RunEnded) -> None:
+        with contextlib.suppress(Exception):  # the app has gone: the run ends by itself, there is nobody to tell
+            self.post_message(message)
+
+    def stop_run(self, reason: str, then: str = "result") -> None:
+        """Ask the run to stop after this step and save. `then`: result, start (choose a checkpoint) or exit."""
+        if self._stop is None:
+            self._stop = reason
+        self._then = then
+        self.live = replace(self.live, stopping=True)
+
+    def answer_jump(self) -> None:
+        """The person has seen the warning and goes on."""
+        self.live = replace(self.live, jump=None)
+
+    def leave_with_result(self) -> None:
+        """The end of the line: 0, or the code of what went wrong (C1)."""
+        code = self.error.exit_code if self.error is not None else 0
+        self.exit(code, return_code=code, message=self._farewell())
+
+    def on_told(self, message: Told) -> None:
+        message.stop()
+        self.live = fold(self.live, message.event, message.at)
+
+    def on_run_ended(self, message: RunEnded) -> None:
+        message.stop()
+        self.outcome, self.error, self._run = message.outcome, message.error, None
+        self.bell()
+        if self._exit_after is not None or self._then == "exit":
+            code = self.error.exit_code if self.error is not None else self._exit_after or 0
+            self.exit(code, return_code=code, message=self._farewell())
+            return
+        while len(self.screen_stack) > 2:
+            self.pop_screen()
+        self.go_to(3 if self._then == "start" and self.error is None else 6)
+
+    # -- the way out ---------------------------------------------------------------------------------------------------
+
+    async def action_quit(self) -> None:
+        self.action_leave()
+
+    def action_help_quit(self) -> None:
+        """ctrl+c answers as ctrl+q does."""
+        self.action_leave()
+
+    def action_leave(self) -> None:
+        """Quit; while a run is at work, ask first."""
+        if not self.running:
+            self.leave_with_result()
+            return
+        from tui.screens.dialogs import QuitScreen
+
+        if not isinstance(self.screen, QuitScreen):
+            self.push_screen(QuitScreen(), self._quit_answered)
+
+    def _quit_answered(self, answer: str | None) -> None:
+        if answer == "stop" and self.running:
+            self.stop_run("user", then="exit")
+        elif answer == "stop":
+            self.leave_with_result()
+
+    def _listen_to_signals(self) -> None:
+        """INT, TERM and HUP save first. Textual itself would die of them and leave the terminal as it is."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        for name, code in SIGNALS.items():
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                with contextlib.suppress(NotImplementedError, RuntimeError):
+                    loop.add_signal_handler(number, self._signalled, name, code)
+
+    def _signalled(self, name: str, code: int) -> None:
+        if self._exit_after is not None:
+            driver = self._driver
+            if driver is not None:
+                with contextlib.suppress(Exception):
+                    driver.stop_application_mode()
+            os._exit(code)
+        self._exit_after = code
+        if self.running:
+            self.stop_run(name, then="exit")
+        else:
+            self.exit(code, return_code=code)
+
+    def _farewell(self) -> Text | None:
+        """What stays on the terminal once the wizard is gone."""
+        if self.plan is None or not (self.outcome or self.error):
+            return None
+        from tui.screens.result import farewell
+
+        return farewell(self)
+
+    def _fatal_error(self) -> None:
+        """A fault of the wizard: the traceback belongs to the log; the person reads what to do. Called by Textual."""
+        import traceback
+
+        logging.getLogger(__name__).critical("the wizard failed\n%s", traceback.format_exc())
+        words = [_("lora-tui failed: {error}").format(error=self._exception or "")]
+        if self.log_path is not None:
+            words.append(_("The details are in {path}.").format(path=self.log_path))
+        if self.plan is not None:
+            words.append(
+                _("Continue the run with: lora-tui --yes --output {folder} --resume auto").format(
+                    folder=self.plan.output_dir
+                )
+            )
+        self._stop = self._stop or "fault"
+        self.panic(Text("\n".join(words)))
+
+    # -- palette and look ----------------------------------------------------------------------------------------------
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """Every key of the screen, and the themes and languages."""
+        for key, one in screen.active_bindings.items():
+            binding = one.binding
+            if binding.description and one.enabled and binding.action != "command_palette":
+                callback = partial(self.run_action, binding.action, one.node)
+                yield SystemCommand(_(binding.description), _("key: {key}").format(key=key), callback)
+        yield SystemCommand(_("Theme"), _("change the colours"), self.action_change_theme)
+
+    def _remember_look(self, theme: str) -> None:
+        if self.wizard.remembered.look.get("theme") != theme:
+            look = {**self.wizard.remembered.look, "theme": theme}
+            self.wizard.remembered = replace(self.wizard.remembered, look=look)
+            save_remembered(self.wizard.remembered)
+
+
+def wizard_app(node: DOMNode) -> LoraTui:
+    """The app of `node`, with its type."""
+    return cast(LoraTui, node.app)
+
+
+def run_wizard(flags: dict[str, Any], demo: bool) -> int:
+    """Open the wizard on this terminal; the exit code."""
+    from engine.remembered import state_folder
+
+    log = state_folder() / "wizard.log"
+    with _own_terminal(log):
+        app = LoraTui(flags, demo, log=log, ascii_only=_ascii_terminal())
+        code = app.run()
+        if app.return_code:
+            return app.return_code
+    return code or 0
+
+
+@contextlib.contextmanager
+def _own_terminal(log: Path) -> Iterator[None]:
+    """Textual keeps the terminal on a handle of its own; whatever libraries write to descriptors 1 and 2 goes to the log."""
+    import sys
+
+    from engine.training.library_output import library_output_to
+    from tui.streams import duplicate
+
+    kept = sys.__stdout__, sys.__stderr__
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.touch()
+    except OSError:
+        log = Path(os.devnull)
+    sys.__stdout__, sys.__stderr__ = duplicate(1), duplicate(2)  # type: ignore[misc,assignment]
+    try:
+        with library_output_to(log):
+            yield
+    finally:
+        sys.__stdout__, sys.__stderr__ = kept  # type: ignore[misc]
+
+
+def _ascii_terminal() -> bool:
+    """Whether only ASCII can be trusted to show: asked for with LORA_TUI_ASCII, a dumb terminal, or another encoding than UTF-8."""
+    import locale
+
+    if os.environ.get("LORA_TUI_ASCII", "") not in ("", "0"):
+        return True
+    return os.environ.get("TERM") in ("dumb", "linux") or "utf" not in locale.getpreferredencoding(False).lower()

@@ -1,0 +1,102 @@
+"""A DatasetReport as text for people: one rendering for `lora-tui data` and for the wizard.
+
+What is trained on is marked by style and, where there are no colours, by brackets: colour is never the only signal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from engine.i18n import _, n_
+from tui.plain import visible
+
+if TYPE_CHECKING:
+    from engine.data.report import DatasetReport
+
+LISTED = 20
+"""Problems of one report that are shown; --json has them all."""
+LONGEST_PIECE = 600
+"""Characters of one piece of a previewed row; of a longer one the middle is left out."""
+BAR = 32
+"""Columns of the longest bar of lengths."""
+OPEN, CLOSE = "[[", "]]"
+"""Around what is trained on where nothing can be underlined."""
+
+
+def summary_lines(report: DatasetReport, without_tokens: str) -> Iterator[tuple[str, str]]:
+    """Format, rows, notes and lengths: (text, style) lines. `without_tokens`: what is said where lengths are not known."""
+    if report.format is not None and report.rows is not None:
+        rows = n_("{count} row", "{count} rows", report.rows).format(count=report.rows)
+        yield f"{rows} · {report.format} · {visible(report.reason)}", ""
+    for note in report.notes:
+        yield visible(note), "dim"
+    if report.tokens is not None:
+        yield from _length_lines(report)
+    elif without_tokens and report.stopped is None:
+        yield without_tokens, "dim"
+
+
+def problem_lines(report: DatasetReport, stops_too: bool = False) -> Iterator[tuple[str, str]]:
+    """The problems, each kind as a line a row. What stops the start is left out unless asked for: it is shown as the error itself."""
+    told = [problem for problem in report.problems if stops_too or problem.severity != "stops"]
+    for problem in told[:LISTED]:
+        style = {"stops": "bold red", "costs": "yellow"}.get(problem.severity, "")
+        yield f"{problem.severity:5} {visible(problem.message)}. {visible(problem.fix)}".rstrip(), style
+    if (more := len(told) - LISTED) > 0:
+        yield (
+            n_("and {count} more (--json lists them)", "and {count} more (--json lists them)", more).format(count=more),
+            "dim",
+        )
+
+
+def preview_texts(report: DatasetReport, plain: bool) -> Iterator[Text]:
+    """The first rows, what is trained on apart from what is not. `plain`: with brackets, for where there is no style."""
+    if not report.preview:
+        return
+    yield Text(_legend(report, plain), style="bold")
+    for row in report.preview:
+        shown = Text(_("row {row}: ").format(row=row.row), style="dim")
+        for words, trained in row.pieces:
+            text = visible(_shortened(words), keep_lines=True)
+            if trained:
+                shown.append(OPEN + text + CLOSE if plain else text, style="bold underline green not dim")
+            else:
+                shown.append(text)
+        yield shown
+
+
+def _legend(report: DatasetReport, plain: bool) -> str:
+    if report.tokens is None:
+        if plain:
+            return _("The first rows; {begin}this{end} will be trained on:").format(begin=OPEN, end=CLOSE)
+        return _("The first rows; what is underlined will be trained on:")
+    if plain:
+        return _("The first rows as the model sees them; {begin}this{end} is trained on:").format(begin=OPEN, end=CLOSE)
+    return _("The first rows as the model sees them; what is underlined is trained on:")
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= LONGEST_PIECE:
+        return text
+    half = LONGEST_PIECE // 2
+    return text[:half] + _(" ...{count} characters... ").format(count=len(text) - 2 * half) + text[-half:]
+
+
+def _length_lines(report: DatasetReport) -> Iterator[tuple[str, str]]:
+    tokens, trained = report.tokens, report.trained_tokens
+    assert tokens is not None
+    yield (
+        _(
+            "{total} tokens, {trained} of them trained on · a row has {low} to {high}, median {median:g}, 95 % up to {p95:g}"
+        ).format(total=tokens.total, trained=trained, low=tokens.min, high=tokens.max, median=tokens.median, p95=tokens.p95),
+        "",
+    )
+    most = max(rows for _low, _high, rows in tokens.histogram)
+    wide = len(str(tokens.histogram[-1][1]))
+    for low, high, rows in tokens.histogram:
+        cut = _("  cut to {limit}").format(limit=report.max_length) if low > report.max_length else ""
+        bar = "#" * (-(-rows * BAR // most))
+        yield f"  {low:>{wide}} - {high:>{wide}}  {bar:{BAR}} {rows}{cut}", "dim" if not rows else ""

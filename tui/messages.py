@@ -1,0 +1,53 @@
+"""The messages of the wizard: everything that comes from a thread, in the past tense."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from textual.message import Message
+
+from engine.errors import LoraTuiError
+from engine.events import Event
+
+if TYPE_CHECKING:
+    from engine.training.session import Outcome
+
+
+class Told(Message):
+    """The engine told an event of the run."""
+
+    def __init__(self, event: Event, at: float) -> None:
+        super().__init__()
+        self.event = event
+        self.at = at
+        """Seconds of the monotonic clock."""
+
+
+class RunEnded(Message):
+    """The run's thread came back."""
+
+    def __init__(self, outcome: Outcome | None, error: LoraTuiError | None) -> None:
+        super().__init__()
+        self.outcome = outcome
+        self.error = error
+
+
+class Found(Message):
+    """Something a screen asked the engine for has been found out."""
+
+    def __init__(self, what: str, asked: Any, value: Any) -> None:
+        super().__init__()
+        self.what = what
+        self.asked = asked
+        """What was asked for: an answer that has changed since makes `value` stale."""
+        self.value = value
+
+
+class Progressed(Message):
+    """Something that takes seconds is under way."""
+
+    def __init__(self, words: str, share: float) -> None:
+        super().__init__()
+        self.words = words
+        self.share = share
+        """0 to 1."""

@@ -1,0 +1,153 @@
+"""What every step of the wizard has: the rail, a body, the way on with the reason where it is closed, help, and the keys.
+
+A screen is made anew each time it is entered and fills itself from the Wizard (`fill`); it writes its answers back when it is left
+(`take`). So going back loses nothing, and no screen has to know whether it has been here before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from textual import work
+from textual.app import ComposeResult
+from textual.binding import ActiveBinding, Binding, BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.screen import Screen
+from textual.widgets import Button, Footer, Static
+
+from engine.errors import LoraTuiError
+from engine.i18n import _
+from tui.app import LoraTui, wizard_app
+from tui.i18n import N_
+from tui.messages import Found
+from tui.widgets.rail import Rail, RailStep
+from tui.wizard import Wizard
+
+
+class WizardScreen(Screen[Any]):
+    """A screen whose keys speak the installed language."""
+
+    @property
+    def owner(self) -> LoraTui:
+        """The app, with its type."""
+        return wizard_app(self)
+
+    @property
+    def wizard(self) -> Wizard:
+        """All answers so far."""
+        return self.owner.wizard
+
+    @property
+    def active_bindings(self) -> dict[str, ActiveBinding]:
+        """As Textual finds them, with their descriptions translated now and not when the class was made."""
+        return {key: one._replace(binding=_translated(one.binding)) for key, one in super().active_bindings.items()}
+
+
+def _translated(binding: Binding) -> Binding:
+    if binding.action == "command_palette":
+        return replace(binding, description=_("Menu"))
+    return replace(binding, description=_(binding.description)) if binding.description else binding
+
+
+class StepScreen(WizardScreen):
+    """One step."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+n", "next", N_("Next"), priority=True),
+        Binding("escape", "back", N_("Back")),
+        Binding("f1", "help", N_("Help")),
+    ]
+    STEP: ClassVar[int] = 0
+    HEADING: ClassVar[str] = ""
+    MAIN: ClassVar[str] = N_("Next")
+    HELP_TEXT: ClassVar[str] = ""
+
+    def compose(self) -> ComposeResult:
+        yield Rail(self.STEP)
+        yield Static(_(self.HEADING), id="heading", markup=False)
+        with VerticalScroll(id="body", can_focus=False):
+            yield from self.compose_body()
+        yield Static("", id="closed", markup=False)
+        with Horizontal(id="buttons"):
+            if self.STEP:
+                yield Button(_("Back"), id="back", compact=True)
+            yield from self.compose_buttons()
+            yield Button(_(self.MAIN), id="main", variant="primary", compact=True)
+        yield Footer(compact=True)
+
+    def compose_body(self) -> ComposeResult:
+        """The step's own widgets."""
+        yield from ()
+
+    def compose_buttons(self) -> ComposeResult:
+        """Further buttons, left of the main one."""
+        yield from ()
+
+    def on_mount(self) -> None:
+        self.fill()
+
+    def fill(self) -> None:
+        """Show the answers there are."""
+
+    def take(self) -> str | None:
+        """Keep the answers of this screen. Returns why one cannot go on yet, or None."""
+        return None
+
+    def close(self, reason: str) -> None:
+        """Say why the way on is closed; an empty reason opens it."""
+        note = self.query_one("#closed", Static)
+        note.update(reason)
+        note.display = bool(reason)
+
+    def action_next(self) -> None:
+        reason = self.take()
+        self.close(reason or "")
+        if reason is None:
+            self.go_on()
+
+    def go_on(self) -> None:
+        """To the next step."""
+        self.owner.go_to(self.STEP + 1)
+
+    def action_back(self) -> None:
+        self.take()
+        if self.STEP:
+            self.owner.go_to(self.STEP - 1)
+
+    def action_help(self) -> None:
+        from tui.screens.dialogs import HelpScreen
+
+        self.owner.push_screen(HelpScreen(self))
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        if event.button.id == "main":
+            event.stop()
+            self.action_next()
+        elif event.button.id == "back":
+            event.stop()
+            self.action_back()
+
+    def on_rail_step_chosen(self, event: RailStep.Chosen) -> None:
+        event.stop()
+        if event.number < self.STEP and self.may_leave():
+            self.take()
+            self.owner.go_to(event.number)
+
+    def may_leave(self) -> bool:
+        """Whether one may go back from here."""
+        return True
+
+    def focus_main(self) -> None:
+        """Enter goes on."""
+        self.query_one("#main", Button).focus()
+
+    @work(thread=True, group="ask")
+    def ask(self, what: str, asked: Any, find: Callable[[], Any]) -> None:
+        """Find something out in a thread; the answer comes as Found, an error of ours as its value."""
+        try:
+            value = find()
+        except LoraTuiError as error:
+            value = error
+        self.post_message(Found(what, asked, value))

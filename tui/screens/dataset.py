@@ -1,0 +1,225 @@
+"""Step 1: what to learn from. The engine's report appears at once; what stops a start closes the way on with the reason."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.timer import Timer
+from textual.widgets import Button, Static
+
+from engine.demo import demo_answers, ensure_demo
+from engine.errors import LoraTuiError
+from engine.i18n import _
+from tui.dataset_text import preview_texts, problem_lines, summary_lines
+from tui.i18n import N_
+from tui.messages import Found, Progressed
+from tui.plain import visible
+from tui.screens.base import StepScreen
+from tui.widgets.path_input import PathInput
+
+if TYPE_CHECKING:
+    from engine.data.report import DatasetReport
+
+PAUSE = 0.4
+"""Seconds without a key after which what was typed is looked at."""
+
+
+class DatasetScreen(StepScreen):
+    """Choose and see the dataset."""
+
+    STEP = 0
+    HEADING = N_("What should the model learn from?")
+    HELP_TEXT: ClassVar[str] = N_(
+        "A file (.jsonl, .json, .csv, .parquet), a folder written by save_to_disk, or a hub id such as "
+        "HuggingFaceH4/no_robots.\n\nA row is a conversation (messages), a prompt with its completion, or plain text; Alpaca and "
+        "ShareGPT are recognised too. The most common form is one JSON object a line:\n\n"
+        '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}\n\n'
+        "Only what the assistant says is learned, with the mark that ends its turn. A few hundred good rows teach more than "
+        "thousands of careless ones."
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._report: DatasetReport | None = None
+        self._asked: str | None = None
+        self._going = False
+        self._pause: Timer | None = None
+
+    def compose_body(self) -> ComposeResult:
+        yield PathInput("file", _("file, folder or hub id"), self.HELP_TEXT, id="dataset")
+        yield Static("", id="summary", markup=False)
+        yield Static("", id="problems", markup=False)
+        yield Static("", id="preview", markup=False)
+
+    def compose_buttons(self) -> ComposeResult:
+        yield Button(_("Try the demo"), id="demo", compact=True)
+
+    def fill(self) -> None:
+        field = self.query_one("#dataset", PathInput)
+        remembered = self.wizard.remembered
+        field.offer([(one, "") for one in remembered.datasets[:4]])
+        known = self.wizard.answers.get("dataset")
+        if known is None and self.wizard.demo:
+            self._build_demo()
+            return
+        if known is None and remembered.answers.get("dataset"):
+            known = str(remembered.answers["dataset"])
+        if known is None:
+            field.focus_input()
+            return
+        field.value = known
+        self._look(known)
+        self.focus_main()
+
+    def take(self) -> str | None:
+        value = self.query_one("#dataset", PathInput).value
+        if not value:
+            return _("Name a dataset, or try the demo.")
+        if value != self.wizard.answers.get("dataset"):
+            self.wizard.answer("dataset", value)
+            self.wizard.answer("output", None)
+        if self._report is None or self._asked != value:
+            return _("Still reading it.")
+        if self._report.stopped is not None:
+            return told(self._report.stopped)
+        return None
+
+    def action_next(self) -> None:
+        value = self.query_one("#dataset", PathInput).value
+        if value and (self._report is None or self._asked != value):
+            self._going = True  # as soon as it is read
+            self._look(value)
+            return
+        super().action_next()
+
+    def action_back(self) -> None:
+        """This is the first step."""
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    def on_path_input_typed(self, event: PathInput.Typed) -> None:
+        self._going = False
+        if self._pause is not None:
+            self._pause.stop()
+        self._pause = self.set_timer(PAUSE, partial(self._typed, event.value))
+
+    def _typed(self, value: str) -> None:
+        if value and Path(value).expanduser().exists():
+            self._look(value)
+
+    def on_path_input_settled(self, event: PathInput.Settled) -> None:
+        if event.value:
+            self._look(event.value)
+            self.focus_main()
+
+    def _look(self, value: str) -> None:
+        if self._asked == value and self._report is not None:
+            return
+        self._asked, self._report = value, None
+        self.close("")
+        self.query_one("#summary", Static).update(_("Reading {path}").format(path=visible(value)))
+        for name in ("#problems", "#preview"):
+            self.query_one(name, Static).update("")
+        model = self.wizard.answers.get("model")
+        self.ask("report", value, partial(report_of, value, str(self.wizard.answers.get("format", "auto"))))
+        if model is not None:
+            self.ask("tokens", value, partial(report_with_model, value, model, dict(self.wizard.answers)))
+
+    def on_found(self, event: Found) -> None:
+        event.stop()
+        if event.what == "demo":
+            self._demo_built(event.value)
+        elif event.asked != self._asked or isinstance(event.value, LoraTuiError):
+            return
+        elif event.what == "tokens" or self._report is None or self._report.tokens is None:
+            # The report with tokens may come before or after the one without; it always counts.
+            self._show(event.value)
+
+    def _show(self, report: DatasetReport) -> None:
+        self._report = self.wizard.report = report
+        hint = (
+            _("Counting tokens")
+            if self.wizard.answers.get("model")
+            else _("Lengths in tokens are known once there is a model.")
+        )
+        self.query_one("#summary", Static).update(lines_text(summary_lines(report, hint)))
+        self.query_one("#problems", Static).update(lines_text(problem_lines(report)))
+        plain = self.owner.no_color or self.owner.ascii_only
+        self.query_one("#preview", Static).update(Text("\n").join(preview_texts(report, plain)))
+        self.close(told(report.stopped) if report.stopped is not None else "")
+        if self._going and report.stopped is None:
+            self._going = False
+            self.action_next()
+
+    # -- the demo ------------------------------------------------------------------------------------------------------
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        if event.button.id == "demo":
+            event.stop()
+            self.wizard.demo = True
+            for name in ("dataset", "model", "output"):
+                self.wizard.answer(name, None)
+            self._build_demo()
+            return
+        super().on_button_pressed(event)
+
+    def _build_demo(self) -> None:
+        self.query_one("#demo", Button).disabled = True
+        self.query_one("#summary", Static).update(_("Looking for the demo's model and dataset"))
+        self.ask("demo", None, lambda: ensure_demo(lambda words, share: self._post(words, share)))
+        self.focus_main()
+
+    def _post(self, words: str, share: float) -> None:
+        self.post_message(Progressed(words, share))
+
+    def on_progressed(self, event: Progressed) -> None:
+        event.stop()
+        self.query_one("#summary", Static).update(f"{event.words} · {event.share:.0%}")
+
+    def _demo_built(self, value: Any) -> None:
+        self.query_one("#demo", Button).disabled = False
+        if isinstance(value, LoraTuiError):
+            self.close(told(value))
+            return
+        answers = demo_answers()
+        self.wizard.answer("model", self.wizard.answers.get("model") or answers["model"])
+        self.wizard.answer("output", self.wizard.answers.get("output") or answers["output"])
+        self.query_one("#dataset", PathInput).value = str(answers["dataset"])
+        self._look(str(answers["dataset"]))
+        self.focus_main()
+
+
+def report_of(dataset: str, format: str) -> DatasetReport:
+    """The report without tokens: at once, before any large library is loaded."""
+    from engine.data.report import dataset_report
+
+    return dataset_report(dataset, format, None, "auto", 1024)
+
+
+def report_with_model(dataset: str, model: str, answers: dict[str, Any]) -> DatasetReport:
+    """The report with the tokens of `model`. Waits for transformers, so it belongs in a thread. Raises ModelError."""
+    from engine.data.report import dataset_report
+    from engine.hardware import prepare_process
+    from engine.models.report import cached_snapshot, model_folder_here
+    from engine.training.model import load_tokenizer
+
+    prepare_process()
+    tokenizer = load_tokenizer(cached_snapshot(model) or model_folder_here(model))
+    length = int(answers.get("max_length") or 1024)
+    return dataset_report(
+        dataset, str(answers.get("format", "auto")), tokenizer, str(answers.get("train_on", "auto")), length
+    )
+
+
+def lines_text(lines: Any) -> Text:
+    """(text, style) lines as one text."""
+    return Text("\n").join(Text(visible(line, keep_lines=True), style=style) for line, style in lines)
+
+
+def told(error: LoraTuiError) -> str:
+    """An error as one paragraph: what, where, what to do."""
+    return visible("\n".join(part for part in (error.title, error.detail, error.fix) if part), keep_lines=True)

@@ -1,0 +1,120 @@
+"""What lies over a step: help, the question before quitting, and the log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Button, Static
+
+from engine.i18n import _
+from tui.plain import visible
+from tui.screens.base import StepScreen
+
+TAIL = 200_000
+"""Bytes of the log's end that are shown."""
+
+
+class HelpScreen(ModalScreen[None]):
+    """Help on what has the focus, on the step, and the keys that work now."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,f1,q", "app.pop_screen", show=False)]
+
+    def __init__(self, about: StepScreen) -> None:
+        super().__init__()
+        focused = about.focused
+        helped = [getattr(node, "help_text", "") for node in (focused.ancestors_with_self if focused is not None else ())]
+        self._field = next((text for text in helped if text), "")
+        self._step = _(about.HELP_TEXT)
+        self._keys = [
+            (self_key, one.binding.description)
+            for self_key, one in about.active_bindings.items()
+            if one.binding.description and one.enabled
+        ]
+
+    def compose(self) -> ComposeResult:
+        text = Text()
+        for part in (self._field, self._step):
+            if part and _(part) not in text.plain:
+                text.append(_(part) + "\n\n")
+        text.append(_("Keys") + "\n", style="bold")
+        for key, words in self._keys:
+            text.append(f"{self.app.get_key_display(Binding(key, '', ''))!s:>12}  ", style="bold")
+            text.append(words + "\n")
+        with Vertical(id="dialog"):
+            with VerticalScroll():
+                yield Static(text, markup=False)
+            with Horizontal(classes="answers"):
+                yield Button(_("Close"), id="close-help", variant="primary", compact=True)
+
+    def on_mount(self) -> None:
+        self.query_one("#close-help").focus()
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        event.stop()
+        self.dismiss()
+
+
+class QuitScreen(ModalScreen[str | None]):
+    """A run is at work: what now?"""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss_none", show=False)]
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="dialog", classes="small"):
+            yield Static(
+                _("The run is at work. Quitting stops it after this step and saves a checkpoint first."), markup=False
+            )
+            with Horizontal(classes="answers"):
+                yield Button(_("Keep training"), id="keep", variant="primary", compact=True)
+                yield Button(_("Stop, save and quit"), id="stop", compact=True)
+
+    def on_mount(self) -> None:
+        self.query_one("#keep").focus()
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        event.stop()
+        self.dismiss("stop" if event.button.id == "stop" else None)
+
+    def action_dismiss_none(self) -> None:
+        self.dismiss(None)
+
+
+class LogScreen(ModalScreen[None]):
+    """The end of run.log, as the libraries wrote it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,l,q", "app.pop_screen", show=False)]
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="dialog"):
+            yield Static(visible(str(self._path)), classes="path", markup=False)
+            with VerticalScroll(id="log"):
+                yield Static(Text(_tail(self._path)), markup=False)
+            with Horizontal(classes="answers"):
+                yield Button(_("Close"), variant="primary", compact=True)
+
+    def on_mount(self) -> None:
+        self.query_one("#log", VerticalScroll).scroll_end(animate=False)
+        self.query_one(Button).focus()
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        event.stop()
+        self.dismiss()
+
+
+def _tail(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, file.seek(0, 2) - TAIL))
+            return visible(file.read().decode("utf-8", "replace"), keep_lines=True) or _("The log is empty.")
+    except OSError as error:
+        return visible(f"{path}: {error.strerror}")

@@ -1,0 +1,247 @@
+"""Step 2: which model to fine-tune, and whether it fits this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.timer import Timer
+from textual.widgets import Static
+
+from engine.config import RunConfig
+from engine.demo import demo_answers
+from engine.errors import LoraTuiError
+from engine.i18n import _
+from engine.models.local import LocalModel, cached_models
+from engine.models.report import ModelReport, model_report
+from engine.training.estimate import TIGHT, Memory, estimate_memory
+from tui.check import size_words
+from tui.dataset_text import preview_texts, problem_lines, summary_lines
+from tui.i18n import N_
+from tui.messages import Found
+from tui.plain import visible
+from tui.screens.base import StepScreen
+from tui.screens.dataset import PAUSE, lines_text, report_with_model, told
+from tui.widgets.path_input import PathInput
+
+if TYPE_CHECKING:
+    from engine.data.report import DatasetReport
+
+ROWS = 8
+"""Rows at a time that the first estimate assumes; the review knows the real ones."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A model beside what this machine has."""
+
+    memory: Memory | None
+    free: int
+    total: int
+    device: str
+
+
+class ModelScreen(StepScreen):
+    """Choose and see the model."""
+
+    STEP = 1
+    HEADING = N_("Which model should learn it?")
+    HELP_TEXT: ClassVar[str] = N_(
+        "A folder with config.json and *.safetensors, or a hub id such as Qwen/Qwen3-0.6B. Models in the local Hugging Face cache "
+        "are offered with their sizes.\n\nTake an instruct or chat version when your rows are conversations: it brings a chat "
+        "template. A model of 0.5 to 1.5 billion parameters learns on a laptop; 7 billion want a GPU of 16 GB or more, or "
+        "4-bit weights.\n\nGGUF files cannot be trained: take the original model, and turn the result into GGUF afterwards. Code "
+        "that comes with a model is never run."
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._report: ModelReport | None = None
+        self._asked: str | None = None
+        self._going = False
+        self._pause: Timer | None = None
+
+    def compose_body(self) -> ComposeResult:
+        yield PathInput("folder", _("folder or hub id"), self.HELP_TEXT, id="model")
+        yield Static("", id="summary", markup=False)
+        yield Static("", id="fit", markup=False)
+        yield Static("", id="seen", markup=False)
+
+    def fill(self) -> None:
+        field = self.query_one("#model", PathInput)
+        self._offer(())
+        self.ask("cache", None, cached_models)
+        remembered = self.wizard.remembered
+        known = self.wizard.answers.get("model") or remembered.answers.get("model")
+        if known is None:
+            field.focus_input()
+            return
+        field.value = str(known)
+        self._look(str(known))
+        self.focus_main()
+
+    def _offer(self, cached: tuple[LocalModel, ...]) -> None:
+        demo = str(demo_answers()["model"])
+        offers = [(one, "") for one in self.wizard.remembered.models[:4]]
+        offers += [(one.name, size_words(one.bytes)) for one in cached if one.name not in dict(offers)]
+        if Path(demo).is_dir() and demo not in dict(offers):
+            offers.append((demo, _("the demo's model")))
+        self.query_one("#model", PathInput).offer(offers[:12])
+
+    def take(self) -> str | None:
+        value = self.query_one("#model", PathInput).value
+        if not value:
+            return _("Name a model.")
+        if value != self.wizard.answers.get("model"):
+            self.wizard.answer("model", value)
+            self.wizard.answer("output", None)
+        if self._report is None or self._asked != value:
+            return _("Still reading it.")
+        if self._report.stopped is not None and not _to_be_fetched(self._report):
+            return told(self._report.stopped)
+        return None
+
+    def action_next(self) -> None:
+        value = self.query_one("#model", PathInput).value
+        if value and (self._report is None or self._asked != value):
+            self._going = True
+            self._look(value)
+            return
+        super().action_next()
+
+    def on_path_input_typed(self, event: PathInput.Typed) -> None:
+        self._going = False
+        if self._pause is not None:
+            self._pause.stop()
+        self._pause = self.set_timer(PAUSE, partial(self._typed, event.value))
+
+    def _typed(self, value: str) -> None:
+        if value and (Path(value).expanduser() / "config.json").is_file():
+            self._look(value)
+
+    def on_path_input_settled(self, event: PathInput.Settled) -> None:
+        if event.value:
+            self._look(event.value)
+            self.focus_main()
+
+    def _look(self, value: str) -> None:
+        if self._asked == value and self._report is not None:
+            return
+        self._asked, self._report = value, None
+        self.close("")
+        for name in ("#summary", "#fit", "#seen"):
+            self.query_one(name, Static).update("")
+        self.ask("report", value, partial(model_report, value))
+
+    def on_found(self, event: Found) -> None:
+        event.stop()
+        if event.what == "cache":
+            self._offer(event.value)
+        elif event.asked != self._asked:
+            return
+        elif event.what == "report":
+            self._show(event.value)
+        elif event.what == "fit" and isinstance(event.value, Fit):
+            self.query_one("#fit", Static).update(_fit_text(event.value))
+        elif event.what == "tokens":
+            self._show_tokens(event.value)
+
+    def _show(self, report: ModelReport) -> None:
+        self._report = report
+        self.query_one("#summary", Static).update(lines_text(_model_lines(report)))
+        self.close(told(report.stopped) if report.stopped is not None else "")
+        if report.folder is not None and report.stopped is None:
+            self.ask("fit", report.model, partial(fit, report, self.wizard.report))
+            dataset = self.wizard.answers.get("dataset")
+            if dataset:
+                find = partial(report_with_model, dataset, report.model, dict(self.wizard.answers))
+                self.ask("tokens", report.model, find)
+        if self._going and (report.stopped is None or _to_be_fetched(report)):
+            self._going = False
+            self.action_next()
+
+    def _show_tokens(self, value: Any) -> None:
+        seen = self.query_one("#seen", Static)
+        if isinstance(value, LoraTuiError):
+            seen.update(Text(told(value), style="bold red"))
+        else:
+            self.wizard.report = value
+            plain = self.owner.no_color or self.owner.ascii_only
+            lines = [*summary_lines(value, ""), *problem_lines(value, stops_too=True)]
+            seen.update(Text("\n").join([lines_text(lines), *preview_texts(value, plain)]))
+
+
+def _to_be_fetched(report: ModelReport) -> bool:
+    """Whether it is a hub id that is not here yet: the run will fetch it."""
+    return report.folder is None and report.model.count("/") == 1 and not Path(report.model).expanduser().exists()
+
+
+def _model_lines(report: ModelReport) -> list[tuple[str, str]]:
+    if report.folder is None:
+        return []
+    size = _("{count} parameters").format(count=count_words(report.parameters)) if report.parameters else ""
+    kind = " · ".join(
+        part for part in (report.architecture or "", size, report.dtype or "", size_words(report.bytes)) if part
+    )
+    lines = [(kind, "bold")]
+    if report.context:
+        lines.append((_("context {count} tokens").format(count=report.context), ""))
+    if report.chat_template:
+        lines.append((_("has a chat template"), ""))
+    else:
+        lines.append(
+            (_("has no chat template: give prompt/completion or text rows, or take its instruct version"), "yellow")
+        )
+    if report.linear:
+        trainable = report.trainable(int(RunConfig.model_fields["lora_r"].default))
+        share = trainable / report.parameters if report.parameters else 0.0
+        lines.append(
+            (_("LoRA would train {count} parameters, {share:.2%}").format(count=count_words(trainable), share=share), "")
+        )
+    return lines
+
+
+def fit(report: ModelReport, data: DatasetReport | None) -> Fit:
+    """The model's memory beside the machine's, with the defaults of a run. Imports torch, so it belongs in a thread."""
+    from engine.hardware import choose_hardware, free_memory, prepare_process
+
+    prepare_process()
+    config = RunConfig()
+    hardware = choose_hardware(config)
+    free, total = free_memory(hardware.device)
+    longest = data.tokens.max if data is not None and data.tokens is not None else config.max_length
+    return Fit(estimate_memory(report, config, hardware.precision, ROWS, longest), free, total, hardware.device)
+
+
+def _fit_text(found: Fit) -> Text:
+    if found.memory is None:
+        return Text(_("Its memory cannot be estimated from what its files say."), style="dim")
+    need = found.memory.total
+    words = _("about {need} of memory for {rows} rows of the greatest length; {free} of {total} are free ({device})").format(
+        need=size_words(need), rows=ROWS, free=size_words(found.free), total=size_words(found.total), device=found.device
+    )
+    parts = _("weights {weights}, adapter and optimizer {adapter}, activations {activations}, logits {logits}").format(
+        weights=size_words(found.memory.weights), adapter=size_words(found.memory.adapter),
+        activations=size_words(found.memory.activations), logits=size_words(found.memory.logits),
+    )  # fmt: skip
+    if need > found.free:
+        verdict, style = _("does not fit: a shorter --max-length, a smaller --batch-size or a smaller model"), "bold red"
+    elif need > TIGHT * found.free:
+        verdict, style = _("fits, but only just"), "yellow"
+    else:
+        verdict, style = _("fits"), "green"
+    return Text("\n").join([Text.assemble((verdict, style), " · ", words), Text(parts, style="dim")])
+
+
+def count_words(count: int | None) -> str:
+    """A number of parameters as people say it: 729,984 -> 730 K."""
+    if count is None:
+        return "-"
+    value, units = float(count), ["", " K", " M", " B"]
+    while value >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return visible(f"{value:.3g}{units[0]}")

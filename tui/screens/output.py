@@ -1,0 +1,143 @@
+"""Step 3: where the run goes, and what already lies there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.timer import Timer
+from textual.widgets import Static
+
+from engine.checkpoints.choose import Choice
+from engine.checkpoints.scan import Scan, scan
+from engine.errors import LoraTuiError
+from engine.folder import Place, look_at
+from engine.i18n import _, n_
+from engine.resume.plan import recommend
+from tui.check import size_words
+from tui.i18n import N_
+from tui.messages import Found
+from tui.plain import visible
+from tui.screens.base import StepScreen
+from tui.screens.dataset import PAUSE, lines_text, told
+from tui.widgets.path_input import PathInput
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An output folder and what is in it."""
+
+    place: Place
+    found: Scan | None
+    choice: Choice | None
+
+
+class OutputScreen(StepScreen):
+    """Choose the folder of the run."""
+
+    STEP = 2
+    HEADING = N_("Where should the run go?")
+    HELP_TEXT: ClassVar[str] = N_(
+        "The folder of the run: its checkpoints, the final adapter, run.toml with every setting, the record of what happened "
+        "(events.jsonl) and the log.\n\nName the folder of an earlier run to continue it; nothing in it is overwritten. A fresh run "
+        "in an occupied folder goes into a new one beside it (OUT-2)."
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: Seen | None = None
+        self._asked: str | None = None
+        self._going = False
+        self._pause: Timer | None = None
+
+    def compose_body(self) -> ComposeResult:
+        yield PathInput("folder", _("folder of the run"), self.HELP_TEXT, id="output")
+        yield Static("", id="summary", markup=False)
+
+    def fill(self) -> None:
+        value = self.wizard.answers.get("output") or self.wizard.proposed_output()
+        self.query_one("#output", PathInput).value = str(value)
+        self._look(str(value))
+        self.focus_main()
+
+    def take(self) -> str | None:
+        value = self.query_one("#output", PathInput).value
+        if not value:
+            return _("Name a folder.")
+        if value != self.wizard.answers.get("output"):
+            self.wizard.answer("output", value)
+        if self._seen is None or self._asked != value:
+            return _("Still looking.")
+        return told(self._seen.place.problem) if self._seen.place.problem is not None else None
+
+    def action_next(self) -> None:
+        value = self.query_one("#output", PathInput).value
+        if value and (self._seen is None or self._asked != value):
+            self._going = True
+            self._look(value)
+            return
+        super().action_next()
+
+    def on_path_input_typed(self, event: PathInput.Typed) -> None:
+        self._going = False
+        if self._pause is not None:
+            self._pause.stop()
+        self._pause = self.set_timer(PAUSE, partial(self._look, event.value))
+
+    def on_path_input_settled(self, event: PathInput.Settled) -> None:
+        if event.value:
+            self._look(event.value)
+            self.focus_main()
+
+    def _look(self, value: str) -> None:
+        if not value or (self._asked == value and self._seen is not None):
+            return
+        self._asked, self._seen = value, None
+        self.query_one("#summary", Static).update(_("Looking"))
+        self.ask("seen", value, partial(see, Path(value).expanduser()))
+
+    def on_found(self, event: Found) -> None:
+        event.stop()
+        if event.asked != self._asked:
+            return
+        if isinstance(event.value, LoraTuiError):
+            self.close(told(event.value))
+            return
+        seen: Seen = event.value
+        self._seen = seen
+        self.query_one("#summary", Static).update(lines_text(_seen_lines(seen)))
+        self.close(told(seen.place.problem) if seen.place.problem is not None else "")
+        if self._going:
+            self._going = False
+            self.action_next()
+
+
+def see(folder: Path) -> Seen:
+    """Look at an output folder. Raises ConfigError where it cannot be looked through."""
+    place = look_at(folder)
+    if place.problem is not None or not folder.is_dir():
+        return Seen(place, None, None)
+    found = scan(folder)
+    return Seen(place, found, recommend(found) if found.checkpoints else None)
+
+
+def _seen_lines(seen: Seen) -> list[tuple[str, str]]:
+    if seen.place.problem is not None:
+        return []
+    free = _("{free} are free there").format(free=size_words(seen.place.free))
+    if not seen.place.occupied:
+        return [(_("A new folder") + f" · {free}", "")]
+    if seen.found is None or seen.choice is None:
+        return [(_("Something lies there, but no checkpoint. It stays as it is.") + f" · {free}", "yellow")]
+    count = len(seen.found.checkpoints)
+    lines = [
+        (
+            n_("{count} checkpoint lies there", "{count} checkpoints lie there", count).format(count=count) + f" · {free}",
+            "bold",
+        )
+    ]
+    lines.append((visible(seen.choice.reason), ""))
+    return lines

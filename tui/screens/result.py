@@ -1,0 +1,124 @@
+"""Step 7: what was reached, what it means, where the adapter lies, and what to do next."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.widgets import Button, Static
+
+from engine.errors import CannotContinue
+from engine.events import RunFailed, RunFinished, RunStopped
+from engine.folder import RUN_LOG
+from engine.i18n import _
+from tui.i18n import N_
+from tui.plain import visible
+from tui.screens.base import StepScreen
+from tui.screens.training import picture, receipt_text
+from tui.show import number
+from tui.widgets.chart import LossChart
+from tui.wizard import Start
+
+if TYPE_CHECKING:
+    from tui.app import LoraTui
+
+
+class ResultScreen(StepScreen):
+    """How it ended."""
+
+    STEP = 6
+    HEADING = N_("Result")
+    MAIN = N_("Leave")
+    HELP_TEXT: ClassVar[str] = N_(
+        "A training loss of 0.1 to 0.3 is usually good enough to try the model. Above 0.5 go on; below 0.1 the rows are known by "
+        "heart, or the data is not what it seems. What counts in the end is what the model answers: try it."
+    )
+
+    def compose_body(self) -> ComposeResult:
+        yield Static("", id="outcome", markup=False)
+        yield LossChart(ascii_only=self.owner.ascii_only, id="chart")
+        yield Static("", id="receipt", markup=False)
+
+    def compose_buttons(self) -> ComposeResult:
+        yield Button(_("Continue this run"), id="again", compact=True)
+        yield Button(_("Start fresh"), id="fresh", compact=True)
+        yield Button(_("New dataset"), id="new", compact=True)
+
+    def fill(self) -> None:
+        self.query_one("#back").display = False
+        live, error = self.owner.live, self.owner.error
+        self.query_one("#outcome", Static).update(outcome_text(self.owner))
+        self.query_one("#chart", LossChart).show(picture(live))
+        self.query_one("#chart").display = bool(live.loss_curve.points or live.history.points)
+        failed = live.receipt is not None and any(item["verdict"] == "failed" for item in live.receipt.items)
+        receipt = self.query_one("#receipt", Static)
+        receipt.display = failed
+        if failed and live.receipt is not None:
+            receipt.update(receipt_text(live.receipt, self.owner.ascii_only))
+        self.query_one("#fresh").display = error is not None
+        if isinstance(error, CannotContinue):
+            self.query_one("#again", Button).label = _("Choose another checkpoint")
+        self.focus_main()
+
+    def may_leave(self) -> bool:
+        return True
+
+    def action_next(self) -> None:
+        self.owner.leave_with_result()
+
+    def action_back(self) -> None:
+        self.owner.go_to(3)
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        steps = {"again": 3, "fresh": 4, "new": 0}
+        if event.button.id not in steps:
+            super().on_button_pressed(event)
+            return
+        event.stop()
+        self.wizard.start = Start("fresh") if event.button.id == "fresh" else Start("auto")
+        self.wizard.planned = None
+        if self.owner.plan is not None and event.button.id == "again":
+            self.wizard.answer("output", str(self.owner.plan.output_dir))
+        self.owner.go_to(steps[event.button.id])
+
+
+def outcome_text(app: LoraTui) -> Text:
+    """How the run ended, in words."""
+    ended, error, plan = app.live.ended, app.error, app.plan
+    if error is not None:
+        text = Text(visible(error.title), style="bold red")
+        for more in (error.detail, error.fix):
+            if more:
+                text.append("\n" + visible(more, keep_lines=True), style="not bold")
+        if plan is not None:
+            text.append("\n" + _("log: {path}").format(path=visible(str(plan.output_dir / RUN_LOG))), style="not bold dim")
+        return text
+    if isinstance(ended, RunFinished):
+        evaluated = _(" · eval loss {loss}").format(loss=number(ended.eval_loss)) if ended.eval_loss is not None else ""
+        words = _("done · step {step} · epoch {epoch:.2f} · loss {loss}{evaluated}").format(
+            step=ended.step, epoch=ended.epoch, loss=number(ended.loss), evaluated=evaluated
+        )
+        text = Text(words, style="bold green")
+        text.append("\n" + visible(ended.advice["message"]), style="not bold")
+        text.append("\n" + _("adapter: {path}").format(path=visible(ended.adapter)), style="not bold")
+        text.append("\n" + _("Longer: choose Continue this run and raise the epochs."), style="not bold dim")
+        return text
+    if isinstance(ended, RunStopped):
+        words = _("stopped at step {step}, epoch {epoch:.2f}").format(step=ended.step, epoch=ended.epoch)
+        text = Text(words, style="bold yellow")
+        if ended.checkpoint is not None:
+            line = _("saved: {name}. Continuing goes on from there.").format(name=ended.checkpoint)
+            text.append("\n" + visible(line), style="not bold")
+        return text
+    if isinstance(ended, RunFailed):
+        return Text(visible(ended.title), style="bold red")
+    return Text(_("nothing was trained yet"))
+
+
+def farewell(app: LoraTui) -> Text:
+    """What stays on the terminal: the outcome and how to go on."""
+    text = outcome_text(app)
+    if app.plan is not None and not isinstance(app.live.ended, RunFinished):
+        text.append(f"\nlora-tui --yes --output {visible(str(app.plan.output_dir))} --resume auto", style="not bold")
+    return text

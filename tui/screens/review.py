@@ -1,0 +1,149 @@
+"""The review: everything that is about to happen, before it does. From here, Start starts."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.widgets import Button, Static
+
+from engine.config import RunConfig
+from engine.errors import CannotContinue, LoraTuiError
+from engine.i18n import _
+from engine.training.estimate import TIGHT
+from engine.training.expect import Expected, expect
+from tui.check import size_words
+from tui.i18n import N_
+from tui.messages import Found
+from tui.plain import visible
+from tui.screens.base import StepScreen
+from tui.screens.dataset import lines_text, told
+from tui.show import duration, plan_lines
+from tui.wizard import SETTINGS, Planned, Start
+
+
+class ReviewScreen(StepScreen):
+    """See the plan, and start it."""
+
+    STEP = 4
+    HEADING = N_("This is what will happen")
+    MAIN = N_("Start")
+    HELP_TEXT: ClassVar[str] = N_(
+        "The plan as it will be carried out. Nothing has been started or changed so far.\n\nFor a continued run every setting that "
+        "differs from the saved one is listed, with the side that wins and why. The command at the end does the same without the "
+        "wizard; y copies it."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("y", "copy", N_("Copy command"))]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._planned: Planned | None = None
+
+    def compose_body(self) -> ComposeResult:
+        yield Static(_("Looking"), id="plan", markup=False)
+        yield Static("", id="expected", markup=False)
+        yield Static("", id="settings", markup=False)
+        yield Static("", id="command", markup=False)
+
+    def compose_buttons(self) -> ComposeResult:
+        yield Button(_("Copy command"), id="copy", compact=True)
+        yield Button(_("Start fresh instead"), id="fresh", compact=True)
+
+    def fill(self) -> None:
+        self.query_one("#fresh").display = False
+        self.query_one("#main", Button).disabled = True
+        self.ask("plan", None, self.wizard.make_plan)
+
+    def on_found(self, event: Found) -> None:
+        event.stop()
+        if event.what == "plan":
+            self._show_plan(event.value)
+        elif isinstance(event.value, Expected):
+            self.query_one("#expected", Static).update(lines_text(_expected_lines(event.value)))
+        elif isinstance(event.value, LoraTuiError):
+            self.close(told(event.value))
+
+    def _show_plan(self, value: Any) -> None:
+        if isinstance(value, LoraTuiError):
+            self.query_one("#plan", Static).update("")
+            self.close(told(value))
+            self.query_one("#fresh").display = isinstance(value, CannotContinue)
+            self.query_one("#back", Button).focus()
+            return
+        self._planned = self.wizard.planned = value
+        plan = value.plan
+        self.query_one("#plan", Static).update(lines_text(plan_lines(plan)))
+        self.query_one("#settings", Static).update(_settings_text(plan.config, self.wizard.answers))
+        self.query_one("#command", Static).update(
+            Text.assemble((_("the same without the wizard:") + "\n", "dim"), visible(self.wizard.command_line()))
+        )
+        self.query_one("#expected", Static).update(_("Looking at this machine"))
+        main = self.query_one("#main", Button)
+        main.disabled = False
+        if plan.mode == "complete":
+            main.label = _("Show the result")
+        self.focus_main()
+        report = self.wizard.report
+        self.ask("expected", None, lambda: expect(plan, report))
+
+    def action_next(self) -> None:
+        if self._planned is not None and not self.query_one("#main", Button).disabled:
+            self.query_one("#main", Button).disabled = True
+            self.owner.start_run(self._planned.plan)
+
+    def action_back(self) -> None:
+        self.owner.go_to(4)
+
+    def action_copy(self) -> None:
+        if self._planned is not None:
+            self.owner.copy_to_clipboard(self.wizard.command_line())
+            self.notify(_("The command is in the clipboard."), markup=False)
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        if event.button.id == "copy":
+            event.stop()
+            self.action_copy()
+        elif event.button.id == "fresh":
+            event.stop()
+            self.wizard.start = Start("fresh")
+            self.owner.go_to(4)
+        else:
+            super().on_button_pressed(event)
+
+
+def _expected_lines(found: Expected) -> list[tuple[str, str]]:
+    lines: list[tuple[str, str]] = []
+    parts = [_("{count} steps to do").format(count=found.steps)] if found.steps is not None else []
+    if found.seconds is not None:
+        parts.append(_("about {time} at the pace of last time").format(time=duration(found.seconds)))
+    else:
+        parts.append(_("the time is known after the first steps"))
+    lines.append((" · ".join(parts), ""))
+    for words in found.hardware.reasons().values():
+        lines.append((visible(words), "dim"))
+    if found.memory is not None:
+        style = "bold red" if found.memory.total > found.memory_free else (
+            "yellow" if found.memory.total > TIGHT * found.memory_free else "")  # fmt: skip
+        words = _("memory: about {need} of {free} free").format(
+            need=size_words(found.memory.total), free=size_words(found.memory_free)
+        )
+        lines.append((words, style))
+    if found.disk is not None:
+        words = _("disk: about {need} of {free} free").format(need=size_words(found.disk), free=size_words(found.disk_free))
+        lines.append((words, "bold red" if found.disk > found.disk_free else ""))
+    return lines
+
+
+def _settings_text(config: RunConfig, answers: dict[str, Any]) -> Text:
+    """Every setting, those that a person chose here apart from the rest."""
+    text = Text(_("settings"), style="bold")
+    names = [name for name in ("dataset", "model", "output", *SETTINGS) if getattr(config, name) is not None]
+    for name in names:
+        value = getattr(config, name)
+        chosen = name in answers
+        shown = f"{value:g}" if isinstance(value, float) else str(value)
+        text.append(f"\n{'* ' if chosen else '  '}{name.replace('_', ' '):24}", style="not bold")
+        text.append(visible(shown), style="bold" if chosen else "not bold")
+    return text

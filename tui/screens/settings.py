@@ -1,0 +1,158 @@
+"""Step 5: the few settings that matter, each checked when it is left; the rest behind "more"."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical
+from textual.events import DescendantBlur
+from textual.widgets import Collapsible, Input, Select, Static
+
+from engine.config import RunConfig, choices, problem_of
+from engine.errors import LoraTuiError
+from engine.i18n import _
+from tui.help import field_help
+from tui.i18n import N_
+from tui.messages import Found
+from tui.plain import visible
+from tui.screens.base import StepScreen
+from tui.screens.dataset import told
+from tui.wizard import SETTINGS
+
+FIRST = ("epochs", "learning_rate", "batch_size", "lora_r", "max_length", "save_steps")
+MORE = tuple(name for name in SETTINGS if name not in FIRST)
+
+
+class Setting(Vertical):
+    """One field: its name, its value, its one line of help, and what is wrong with it."""
+
+    def __init__(self, name: str, value: Any) -> None:
+        super().__init__(classes="setting")
+        self.setting = name
+        self._value = value
+        self.help_text = ""
+
+    def compose(self) -> ComposeResult:
+        self.help_text = field_help(self.setting)
+        words = choices(self.setting)
+        if RunConfig.model_fields[self.setting].annotation is bool:
+            words = ("true", "false")
+        with Horizontal(classes="line"):
+            yield Static(self.setting.replace("_", " "), classes="label", markup=False)
+            if words:
+                yield Select(
+                    [(word, word) for word in words], value=self.text_of(self._value), allow_blank=False, compact=True
+                )
+            else:
+                yield Input(self.text_of(self._value), compact=True)
+            yield Static(_(str(RunConfig.model_fields[self.setting].description)), classes="note", markup=False)
+        yield Static("", classes="wrong", markup=False)
+
+    @staticmethod
+    def text_of(value: Any) -> str:
+        """A value as it stands in a field; nothing for None."""
+        if value is None:
+            return ""
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+    @property
+    def raw(self) -> str:
+        """What stands in the field."""
+        found = self.query(Input)
+        return found.first().value.strip() if found else str(self.query_one(Select).value)
+
+    def check(self) -> str | None:
+        """What is wrong with it; shown below the field."""
+        problem = None
+        if self.raw or RunConfig.model_fields[self.setting].default is not None:
+            problem = problem_of(self.setting, self.raw)
+        note = self.query_one(".wrong", Static)
+        note.update(visible(problem or ""))
+        note.display = problem is not None
+        self.set_class(problem is not None, "-wrong")
+        return problem
+
+
+class SettingsScreen(StepScreen):
+    """How to train."""
+
+    STEP = 4
+    HEADING = N_("How should it be trained?")
+    MAIN = N_("Review")
+    HELP_TEXT: ClassVar[str] = N_(
+        "These are sound values to begin with; Review goes on with them. Each field is explained by F1 while the cursor is in it. A "
+        "continued run shows the settings it was started with."
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._base: RunConfig | None = None
+
+    def compose_body(self) -> ComposeResult:
+        yield Static(_("Looking"), id="summary", markup=False)
+        yield Vertical(id="first")
+        with Collapsible(title=_("More settings"), id="more"):
+            yield Vertical(id="rest")
+
+    def fill(self) -> None:
+        self.query_one("#more").display = False
+        self.ask("base", None, self.wizard.base)
+
+    def on_found(self, event: Found) -> None:
+        event.stop()
+        if isinstance(event.value, LoraTuiError):
+            self.query_one("#summary", Static).update("")
+            self.close(told(event.value))
+            return
+        self._base = event.value
+        summary = self.query_one("#summary", Static)
+        summary.display = False
+        for group, names in (("#first", FIRST), ("#rest", MORE)):
+            fields = [Setting(name, self.wizard.answers.get(name, getattr(self._base, name))) for name in names]
+            self.query_one(group, Vertical).mount_all(fields)
+        self.query_one("#more").display = True
+        self.focus_main()
+
+    def on_descendant_blur(self, event: DescendantBlur) -> None:
+        """A field was left."""
+        setting = next((node for node in event.widget.ancestors_with_self if isinstance(node, Setting)), None)
+        if setting is not None:
+            setting.check()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+        self.focus_next()
+
+    def take(self) -> str | None:
+        if self._base is None:
+            return _("Still looking.")
+        wrong = []
+        for setting in self.query(Setting):
+            raw = setting.raw
+            if setting.check() is not None:
+                wrong.append(setting)
+            elif raw == Setting.text_of(getattr(self._base, setting.setting)):
+                self.wizard.answer(setting.setting, None)
+            else:
+                self.wizard.answer(setting.setting, _typed(setting.setting, raw))
+        if wrong:
+            if wrong[0].setting in MORE:
+                self.query_one("#more", Collapsible).collapsed = False
+            wrong[0].query(Input).first().focus()
+            return _("{name}: this value cannot be used").format(name=wrong[0].setting.replace("_", " "))
+        return None
+
+    def go_on(self) -> None:
+        from tui.screens.review import ReviewScreen
+
+        self.owner.show_screen(ReviewScreen())
+
+
+def _typed(name: str, raw: str) -> Any:
+    """The raw answer; an empty one takes a setting back that may be left out."""
+    if raw == "":
+        return None
+    return raw == "true" if RunConfig.model_fields[name].annotation is bool else raw

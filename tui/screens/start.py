@@ -1,0 +1,312 @@
+"""Step 4: start fresh or continue. The checkpoint browser, with the reason for every verdict.
+
+The default is what `--resume auto` would do: the furthest checkpoint that can be continued, else a fresh start. Enter takes it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.widgets import Button, Static
+
+from engine.checkpoints.checkpoint import Checkpoint
+from engine.checkpoints.choose import Choice, grade_words, last_good, weights_fallback
+from engine.checkpoints.commit import from_trash, to_trash
+from engine.checkpoints.scan import Scan
+from engine.errors import LoraTuiError, OutputError
+from engine.folder import free_sibling, locked, unwritable
+from engine.i18n import _
+from tui.i18n import N_
+from tui.messages import Found
+from tui.plain import visible
+from tui.screens.base import StepScreen
+from tui.screens.dataset import told
+from tui.screens.output import Seen, see
+from tui.show import number
+from tui.widgets.chart import Line, LossChart, Picture
+from tui.widgets.checkpoint_table import CheckpointTable
+from tui.wizard import Start
+
+
+class StartScreen(StepScreen):
+    """Choose how to begin."""
+
+    STEP = 3
+    HEADING = N_("Start fresh or continue?")
+    MAIN = N_("Continue")
+    HELP_TEXT: ClassVar[str] = N_(
+        "Continuing restores the adapter, the optimizer, the learning rate's schedule, the random states and the place in the data, "
+        "and proves each before the first step. The furthest checkpoint is recommended: by epoch, then by step, never by the time "
+        "of its files.\n\nproven: every byte is as it was saved. complete: made by another tool, all there and sound. "
+        "weights-only: can start a new run, cannot be continued. broken: torn, damaged, or not what it says.\n\n"
+        "c continues from the chosen one; one that is not the furthest of its run branches off into a new folder. w starts a new "
+        "run from its weights alone. f starts fresh. d moves it to the trash inside the folder, z takes that back. Nothing is "
+        "ever deleted here."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("c", "continue", N_("Go on")),
+        Binding("w", "weights", N_("Weights")),
+        Binding("f", "fresh", N_("Fresh")),
+        Binding("d", "trash", N_("Trash")),
+        Binding("z", "undo", N_("Undo")),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: Seen | None = None
+        self._trashed: list[Path] = []
+
+    def compose_body(self) -> ComposeResult:
+        yield Static("", id="reason", markup=False)
+        with Horizontal(id="browser"):
+            yield CheckpointTable(self.owner.mark, id="table")
+            with Vertical(id="detail"):
+                with VerticalScroll(id="facts-scroll"):
+                    yield Static("", id="facts", markup=False)
+                yield LossChart(ascii_only=self.owner.ascii_only, id="curve")
+
+    def compose_buttons(self) -> ComposeResult:
+        yield Button(_("Weights"), id="weights", compact=True)
+        yield Button(_("Fresh"), id="fresh", compact=True)
+        yield Button(_("Trash"), id="trash", compact=True)
+        yield Button(_("Undo"), id="undo", compact=True)
+
+    def fill(self) -> None:
+        self.query_one("#reason", Static).update(_("Looking"))
+        self._look()
+
+    def _look(self) -> None:
+        folder = Path(str(self.wizard.answers["output"])).expanduser()
+        self.ask("seen", str(folder), partial(see, folder))
+
+    def on_found(self, event: Found) -> None:
+        event.stop()
+        if event.what == "moved":
+            self._moved(event.value)
+            return
+        if isinstance(event.value, LoraTuiError):
+            self.close(told(event.value))
+            return
+        self._show(event.value)
+
+    def _show(self, seen: Seen) -> None:
+        self._seen = seen
+        table = self.query_one("#table", CheckpointTable)
+        there = seen.found is not None and bool(seen.found.checkpoints)
+        self.query_one("#browser").display = there
+        for name in ("#weights", "#trash"):
+            self.query_one(name).display = there
+        self.query_one("#fresh").display = there
+        self.query_one("#undo").display = bool(self._trashed)
+        if seen.found is not None and seen.choice is not None and there:
+            asked = self.wizard.start.path.name if self.wizard.start.path is not None else None
+            table.show(seen.found, seen.choice, self._preferred(seen.found) or asked)
+            (self.query_one("#fresh") if self.wizard.start.how == "fresh" else table).focus()
+        else:
+            self.focus_main()
+        self.query_one("#reason", Static).update(self._reason(seen))
+        self._label_main()
+        self.refresh_bindings()
+
+    def _preferred(self, found: Scan) -> str | None:
+        """After a jump: the last checkpoint before it."""
+        jump, plan = self.owner.live.jump, self.owner.plan
+        if jump is None or plan is None or plan.output_dir != found.output_dir:
+            return None
+        good = last_good(found.checkpoints, plan.run_id, jump.step)
+        return good.name if good is not None else None
+
+    def _reason(self, seen: Seen) -> Text:
+        if seen.choice is None:
+            words = _("No checkpoint is there yet: a fresh run starts.")
+            if self.wizard.start.how == "weights":
+                words = _("A new run starts from the weights of {path}.").format(path=self.wizard.start.path)
+            return Text(visible(words))
+        text = Text(visible(seen.choice.reason), style="bold")
+        for passed in seen.choice.passed_over[:3]:
+            line = _("Passed over {name}: {reason}").format(name=passed.checkpoint.name, reason=passed.reason)
+            text.append("\n" + visible(line), style="not bold yellow")
+        return text
+
+    # -- the chosen one ------------------------------------------------------------------------------------------------
+
+    @property
+    def chosen(self) -> Checkpoint | None:
+        """The checkpoint under the cursor."""
+        return self.query_one("#table", CheckpointTable).chosen if self._seen is not None and self._seen.choice else None
+
+    def on_checkpoint_table_highlighted(self, event: CheckpointTable.Highlighted) -> None:
+        event.stop()
+        one = event.checkpoint
+        chart = self.query_one("#curve", LossChart)
+        if one is None:
+            self.query_one("#facts", Static).update("")
+            chart.show(Picture(()))
+        else:
+            choice = self._seen.choice if self._seen is not None else None
+            self.query_one("#facts", Static).update(facts(one, choice))
+            chart.show(curve(one))
+        self._label_main()
+        self.refresh_bindings()
+
+    def on_checkpoint_table_chosen(self, event: CheckpointTable.Chosen) -> None:
+        event.stop()
+        if event.checkpoint.continuable:
+            self.action_continue()
+        else:
+            self.close(visible(grade_words(event.checkpoint.grade)))
+
+    def _label_main(self) -> None:
+        one = self.chosen
+        main = self.query_one("#main", Button)
+        if one is None or not one.continuable:
+            main.label = _("Start fresh") if one is None else _("Continue")
+            main.disabled = one is not None
+        else:
+            main.label = _("Continue from {name}").format(name=visible(one.name))
+            main.disabled = False
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        one = self.chosen if self.is_mounted else None
+        match action:
+            case "continue":
+                return True if one is not None and one.continuable else None
+            case "weights":
+                return True if one is not None and weights_fallback([one]) is not None else None
+            case "trash":
+                return True if one is not None else None
+            case "undo":
+                return bool(self._trashed)
+        return True
+
+    # -- ways to begin -------------------------------------------------------------------------------------------------
+
+    def action_next(self) -> None:
+        one = self.chosen
+        if one is not None and one.continuable:
+            self.action_continue()
+        elif one is None and self._seen is not None:
+            self._begin(Start("weights", self.wizard.start.path) if self.wizard.start.how == "weights" else Start("auto"))
+        else:
+            self.close(_("This one cannot be continued: choose another, start from its weights, or start fresh."))
+
+    def action_continue(self) -> None:
+        one = self.chosen
+        if one is None or not one.continuable:
+            return
+        choice = self._seen.choice if self._seen is not None else None
+        recommended = choice is not None and choice.checkpoint is not None and choice.checkpoint.name == one.name
+        self._begin(Start("auto") if recommended else Start("continue", one.path))
+
+    def action_weights(self) -> None:
+        one = self.chosen
+        if one is not None:
+            self._begin(Start("weights", one.path))
+
+    def action_fresh(self) -> None:
+        self._begin(Start("fresh"))
+
+    def _begin(self, start: Start) -> None:
+        if start != self.wizard.start:
+            self.wizard.start = start
+            self.wizard.planned = None
+        self.owner.go_to(4)
+
+    # -- trash ---------------------------------------------------------------------------------------------------------
+
+    def action_trash(self) -> None:
+        one = self.chosen
+        if one is not None:
+            self.ask("moved", one.path, partial(_move_to_trash, one.path))
+
+    def action_undo(self) -> None:
+        if self._trashed:
+            self.ask("moved", None, partial(_take_back, self._trashed[-1]))
+
+    def _moved(self, value: Any) -> None:
+        if isinstance(value, LoraTuiError):
+            self.close(told(value))
+            return
+        back, place = value
+        if back:
+            self._trashed.pop()
+            self.notify(_("{name} is back").format(name=visible(place.name)), markup=False)
+        else:
+            self._trashed.append(place)
+            name = visible(place.name.rpartition(".")[0])
+            self.notify(_("{name} is in the trash of its folder; z takes it back").format(name=name), markup=False)
+        self.close("")
+        self._look()
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        actions = {
+            "weights": self.action_weights,
+            "fresh": self.action_fresh,
+            "trash": self.action_trash,
+            "undo": self.action_undo,
+        }
+        if event.button.id in actions:
+            event.stop()
+            actions[event.button.id]()
+            return
+        super().on_button_pressed(event)
+
+
+def _move_to_trash(path: Path) -> tuple[bool, Path]:
+    """(False, its place in the trash). Raises OutputError."""
+    try:
+        with locked(path.parent):
+            return False, to_trash(path)
+    except OSError as error:
+        raise unwritable(path.parent, error) from error
+
+
+def _take_back(place: Path) -> tuple[bool, Path]:
+    """(True, its own place again). Raises OutputError."""
+    folder = place.parent.parent
+    try:
+        with locked(folder):
+            return True, from_trash(place)
+    except FileExistsError as error:
+        raise OutputError(
+            _("{path}: cannot take it back").format(path=place),
+            _("Another checkpoint of that name is there now."),
+            _("Move that one away first, for example to {path}.").format(path=free_sibling(Path(str(error.filename)))),
+        ) from error
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
+def facts(one: Checkpoint, choice: Choice | None) -> Text:
+    """What a person wants to know of a checkpoint before continuing from it."""
+    text = Text(visible(one.name), style="bold")
+    parts = []
+    if one.epoch is not None:
+        total = f"{one.total_epochs:g}" if one.total_epochs is not None else "-"
+        parts.append(_("epoch {epoch} of {total}").format(epoch=f"{one.epoch:.2f}", total=total))
+    if one.step is not None:
+        parts.append(_("step {step}").format(step=one.step))
+    parts.append(_("last loss {loss}").format(loss=number(one.loss)))
+    if one.remaining_epochs is not None:
+        parts.append(_("{left} epochs left").format(left=f"{one.remaining_epochs:.2f}"))
+    text.append("\n" + " · ".join(parts), style="not bold")
+    text.append(f"\n{one.grade}: {grade_words(one.grade)}", style="not bold")
+    text.append("\n" + _("made by {tool}").format(tool=visible(one.made_by)), style="not bold dim")
+    if choice is not None and choice.checkpoint is not None and choice.checkpoint.name == one.name:
+        text.append("\n" + visible(choice.reason), style="not bold green")
+    for problem in one.problems:
+        text.append("\n! " + visible(f"{problem.message} {problem.fix}".rstrip()), style="not bold yellow")
+    return text
+
+
+def curve(one: Checkpoint) -> Picture:
+    """The loss up to a checkpoint."""
+    losses = tuple((row.step, row.loss) for row in one.history if row.loss is not None)
+    evals = tuple((row.step, row.eval_loss) for row in one.history if row.eval_loss is not None)
+    return Picture((Line(losses, "loss", "*"), Line(evals, "eval", "o", joined=False)), band=(0.1, 0.3))

@@ -1,0 +1,284 @@
+"""Step 6: the run, live. It looks at the app's snapshot a few times a second and paints what differs; it computes nothing.
+
+The chart is painted at most once a second: what the screen costs is time taken from the training.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.widgets import Button, Sparkline, Static
+
+from engine.events import CheckpointSaved, Evaluated, LossJumped, ResumeChecked, RunStarted, Warned
+from engine.folder import RUN_LOG
+from engine.i18n import _, n_
+from engine.training.advice import likely_causes
+from tui.i18n import N_
+from tui.live import Happening, Live, items, verdicts
+from tui.plain import visible
+from tui.screens.base import StepScreen
+from tui.show import MARKS, STYLES, duration, jump_words, number
+from tui.widgets.chart import Line, LossChart, Picture
+
+LOOK = 0.25
+"""Seconds between two looks at the snapshot."""
+CHART = 1.0
+"""Seconds between two paintings of the chart."""
+BAND = (0.1, 0.3)
+"""The losses one aims for (engine/training/advice.py)."""
+
+
+class TrainingScreen(StepScreen):
+    """Watch, stop, answer a warning."""
+
+    STEP = 5
+    HEADING = ""
+    MAIN = N_("Stop and save")
+    HELP_TEXT: ClassVar[str] = N_(
+        "The thin line is the loss as logged, the thick one its smoothed course, o marks the loss on held-back rows. Left of the "
+        "upright line is what the continued run knew before. The shaded band from 0.1 to 0.3 is where a model is usually good "
+        "enough to try.\n\ns stops after this step and saves a checkpoint; nothing is lost, and the run can be continued at any "
+        "time. l opens the log of the libraries. When the loss jumps, b stops and goes back to the last good checkpoint, g goes on."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("s", "stop", N_("Stop and save")),
+        Binding("l", "log", N_("Log")),
+        Binding("b", "back_to_good", N_("Last good checkpoint")),
+        Binding("g", "go_on_after_jump", N_("Go on")),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown: Live | None = None
+        self._painted = 0.0
+
+    def compose_body(self) -> ComposeResult:
+        yield Static("", id="jump", markup=False)
+        yield Static("", id="tiles", markup=False)
+        with Horizontal(id="live"):
+            with Vertical(id="curves"):
+                yield LossChart(ascii_only=self.owner.ascii_only, id="chart")
+                yield Sparkline([], id="sparkline")
+            with Vertical(id="side"):
+                yield Static("", id="receipt", markup=False)
+                with VerticalScroll(id="events-scroll", can_focus=False):
+                    yield Static("", id="events", markup=False)
+
+    def fill(self) -> None:
+        self.query_one("#back").display = False
+        self.query_one("#jump").display = False
+        self.query_one("#receipt").display = False
+        self._look()
+        self.set_interval(LOOK, self._look)
+        self.focus_main()
+
+    def on_resize(self) -> None:
+        self._painted = 0.0
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        live, now = self.owner.live, time.monotonic()
+        if live is not self._shown:
+            before, self._shown = self._shown, live
+            self._paint(live, before)
+        if live.loss_curve.points and now - self._painted >= CHART and self._painted != -live.now:
+            self._painted = now
+            self._paint_curves(live)
+
+    def _paint(self, live: Live, before: Live | None) -> None:
+        self.query_one("#heading", Static).update(_status(live))
+        self.query_one("#tiles", Static).update(_tiles(live, self.size.width - 5, self.owner.ascii_only))
+        if before is None or live.happenings is not before.happenings:
+            self.query_one("#events", Static).update(_events(live.happenings))
+            self.query_one("#events-scroll", VerticalScroll).scroll_end(animate=False)
+        if live.receipt is not None and (before is None or before.receipt is not live.receipt):
+            receipt = self.query_one("#receipt", Static)
+            receipt.update(receipt_text(live.receipt, self.owner.ascii_only))
+            receipt.display = True
+        if before is None or live.jump is not before.jump:
+            self._warn(live.jump)
+        self.query_one("#main", Button).disabled = live.stopping or live.ended is not None
+
+    def _warn(self, jump: LossJumped | None) -> None:
+        note = self.query_one("#jump", Static)
+        note.display = jump is not None
+        if jump is not None:
+            note.update(_jump_text(jump, self.owner.live.receipt))
+            self.owner.bell()
+        self.refresh_bindings()
+
+    def _paint_curves(self, live: Live) -> None:
+        chart, spark = self.query_one("#chart", LossChart), self.query_one("#sparkline", Sparkline)
+        narrow = chart.size.height < 6 and not spark.display
+        if narrow or spark.display:
+            spark.data = [value for _step, value in live.loss_curve.points[-self.size.width :]]
+        chart.show(picture(live))
+
+    # -- doing ---------------------------------------------------------------------------------------------------------
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action in ("back_to_good", "go_on_after_jump"):
+            return self.owner.live.jump is not None
+        return action not in ("next", "back")
+
+    def may_leave(self) -> bool:
+        return not self.owner.running
+
+    def action_next(self) -> None:
+        self.action_stop()
+
+    def action_stop(self) -> None:
+        if self.owner.running:
+            self.owner.stop_run("user")
+
+    def action_back_to_good(self) -> None:
+        if self.owner.running and self.owner.live.jump is not None:
+            self.owner.stop_run("user", then="start")
+
+    def action_go_on_after_jump(self) -> None:
+        self.owner.answer_jump()
+
+    def action_log(self) -> None:
+        from tui.screens.dialogs import LogScreen
+
+        if self.owner.plan is not None:
+            self.owner.push_screen(LogScreen(Path(self.owner.plan.output_dir) / RUN_LOG))
+
+
+def picture(live: Live) -> Picture:
+    """The chart of a run."""
+    return Picture(
+        (
+            Line(live.history.points, "history", "."),
+            Line(live.loss_curve.points, "loss", "*"),
+            Line(live.smooth.points, "smooth", "#"),
+            Line(live.eval_curve.points, "eval", "o", joined=False),
+        ),
+        band=BAND,
+        join=live.join,
+        last_step=live.started.total_steps if live.started is not None else None,
+    )
+
+
+def _status(live: Live) -> Text:
+    if live.stopping and live.ended is None:
+        return Text(_("Stopping after this step and saving"), style="bold yellow")
+    if live.started is None:
+        return Text(_("Reading the data"), style="bold")
+    if live.phase == "loading":
+        return Text(_("Loading the model"), style="bold")
+    if live.started.checkpoint is not None:
+        words = _("Continued from {name} at step {step}").format(name=live.started.checkpoint, step=live.started.step)
+        return Text(visible(words), style="bold")
+    return Text(_("Training"), style="bold")
+
+
+def _tiles(live: Live, width: int, ascii_only: bool) -> Text:
+    """The numbers of now, as many as fit a line, and how far the run has come. `width`: columns."""
+    step, started = live.step, live.started
+    total = started.total_steps if started is not None else None
+    done = step.step if step is not None else started.step if started is not None else 0
+    tiles = [(_("step"), f"{done}/{total if total is not None else '-'}")]
+    if step is not None and started is not None:
+        tiles.append((_("epoch"), f"{step.epoch:.2f}/{started.total_epochs:g}"))
+        tiles.append((_("loss"), number(step.loss)))
+        if live.eval_curve.points:
+            tiles.append((_("eval"), number(live.eval_curve.points[-1][1])))
+        left = live.seconds_left
+        tiles.append((_("left"), duration(left) if left is not None else "-"))
+        tiles.append((_("rate"), f"{step.learning_rate:.2e}"))
+        tiles.append((_("tokens/s"), f"{step.tokens_per_second:.0f}"))
+    tiles.append((_("memory"), _memory()))
+    gap = "   " if width >= 100 else "  "
+    text = Text(no_wrap=True)
+    for name, value in tiles:
+        tile = Text.assemble((gap if text.plain else "", ""), (f"{name} ", "dim"), (value, "bold"))
+        if text.cell_len + tile.cell_len <= width:
+            text.append_text(tile)
+    if total:
+        columns = max(10, width - 5)
+        filled = min(columns, round(columns * done / total))
+        text.append("\n")
+        text.append(("#" if ascii_only else "█") * filled, style="green")
+        text.append(("-" if ascii_only else "─") * (columns - filled), style="dim")
+        text.append(f" {done / total:4.0%}")
+    return text
+
+
+def _memory() -> str:
+    import psutil
+
+    from tui.check import size_words
+
+    return size_words(psutil.Process().memory_info().rss)
+
+
+def _events(happenings: tuple[Happening, ...]) -> Text:
+    return Text("\n").join(_event_line(one) for one in happenings) if happenings else Text("")
+
+
+def _event_line(one: Happening) -> Text:
+    match one.event:
+        case CheckpointSaved() as event:
+            words = _("saved {name} · epoch {epoch:.2f} · loss {loss}").format(
+                name=event.checkpoint, epoch=event.epoch, loss=number(event.loss)
+            )
+            return Text(visible(words), style="green")
+        case Evaluated() as event:
+            return Text(_("step {step} · eval loss {loss}").format(step=event.step, loss=number(event.eval_loss)))
+        case LossJumped() as event:
+            words = _("step {step}: {what} · from {before} to {after}").format(
+                step=event.step, what=jump_words(event.kind), before=number(event.before), after=number(event.after)
+            )
+            return Text(words, style="bold yellow")
+        case Warned() as event:
+            return Text(visible(event.message), style="yellow")
+        case RunStarted() as event:
+            lines = [visible(f"{name} {reason}") for name, reason in event.choices.items()]
+            rows = n_("{count} row", "{count} rows", event.rows).format(count=event.rows)
+            return Text("\n".join([rows, *lines]), style="dim")
+    return Text("")
+
+
+def receipt_text(receipt: ResumeChecked, ascii_only: bool) -> Text:
+    """The receipt: how many items are as they were, and each that is not; the losses that prove it, always."""
+    counts = verdicts(receipt)
+    head = _("{ok} of {all} items restored as saved").format(ok=counts.get("ok", 0), all=len(receipt.items))
+    bad = counts.get("failed", 0)
+    text = Text(head, style="bold red" if bad else "bold green")
+    plain = {"ok": "ok", "changed": "~", "failed": "x", "unknown": "?"}
+    for item in items(receipt):
+        verdict = str(item["verdict"])
+        mark = plain[verdict] if ascii_only else MARKS[verdict]
+        if verdict == "ok" and item["item"] != "probe_loss":
+            continue
+        text.append(f"\n{mark} ", style=STYLES[verdict])
+        text.append(visible(f"{item['item']}: {item['expected']} → {item['found']}"), style="not bold")
+        if verdict != "ok" and item["detail"]:
+            text.append(visible(f" · {item['detail']}"), style="not bold dim")
+    fine = [visible(str(item["item"])) for item in receipt.items if item["verdict"] == "ok" and item["item"] != "probe_loss"]
+    if fine:
+        text.append(f"\n{plain['ok'] if ascii_only else MARKS['ok']} ", style=STYLES["ok"])
+        text.append(", ".join(fine), style="not bold dim")
+    return text
+
+
+def _jump_text(jump: LossJumped, receipt: ResumeChecked | None) -> Text:
+    text = Text(_("WARNING  {what}").format(what=jump_words(jump.kind)), style="bold")
+    ratio = f" (x {jump.ratio:.1f})" if jump.ratio is not None else ""
+    words = _("since step {step}: from {before} to {after}").format(
+        step=jump.step, before=number(jump.before), after=number(jump.after)
+    )
+    text.append(f" · {words}{ratio}")
+    restored = all(item["verdict"] == "ok" for item in receipt.items) if receipt is not None else None
+    for cause in likely_causes(jump.kind, restored):
+        text.append("\n- " + cause, style="not bold")
+    text.append("\n" + _("s stop and save · b back to the last good checkpoint · g go on"), style="bold")
+    return text

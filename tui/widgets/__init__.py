@@ -1,0 +1,1 @@
+"""Parts of the wizard's screens that are more than one screen's business."""

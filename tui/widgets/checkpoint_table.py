@@ -1,0 +1,120 @@
+"""The checkpoint browser's table: one line a checkpoint, runs kept apart, the recommended one marked in words and not by colour.
+
+It takes a Scan and a Choice and shows them; which checkpoint is the right one was decided in the engine. Reusable wherever
+checkpoints are to be chosen from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from rich.text import Text
+from textual.message import Message
+from textual.widgets import DataTable
+
+from engine.checkpoints.checkpoint import Checkpoint, Grade
+from engine.checkpoints.choose import Choice
+from engine.checkpoints.report import runs_of
+from engine.checkpoints.scan import Scan
+from engine.i18n import _
+from tui.check import size_words
+from tui.plain import visible
+from tui.show import number
+
+WIDE = 96
+"""Columns from which on the time and the size are shown too."""
+STYLES = {Grade.PROVEN: "green", Grade.COMPLETE: "", Grade.WEIGHTS_ONLY: "yellow", Grade.BROKEN: "red"}
+
+
+class CheckpointTable(DataTable[Text]):
+    """Checkpoints to choose from."""
+
+    class Highlighted(Message):
+        """Another checkpoint is under the cursor; None on the line of a run."""
+
+        def __init__(self, checkpoint: Checkpoint | None) -> None:
+            super().__init__()
+            self.checkpoint = checkpoint
+
+    class Chosen(Message):
+        """Enter, or a second click, on a checkpoint."""
+
+        def __init__(self, checkpoint: Checkpoint) -> None:
+            super().__init__()
+            self.checkpoint = checkpoint
+
+    def __init__(self, mark: Callable[[str], str], id: str | None = None) -> None:
+        """`mark` gives a mark or its ASCII stand-in."""
+        super().__init__(id=id, cursor_type="row", zebra_stripes=False, header_height=1)
+        self._mark = mark
+        self._found: dict[str, Checkpoint] = {}
+        self._shown: tuple[Scan, Choice, bool] | None = None
+
+    @property
+    def chosen(self) -> Checkpoint | None:
+        """The checkpoint under the cursor."""
+        if not self.row_count:
+            return None
+        key = self.coordinate_to_cell_key(self.cursor_coordinate).row_key.value
+        return self._found.get(key or "")
+
+    def show(self, found: Scan, choice: Choice, cursor: str | None = None) -> None:
+        """Show `found`; the cursor goes to the checkpoint named `cursor`, else to the recommended one."""
+        wide = self.app.size.width >= WIDE
+        self._shown = (found, choice, wide)
+        recommended = choice.checkpoint.name if choice.checkpoint is not None else None
+        self.clear(columns=True)
+        titles = ["", _("name"), _("epoch"), _("step"), _("loss"), _("eval"), _("grade")]
+        for title in [*titles, *([_("saved"), _("size")] if wide else [])]:
+            self.add_column(title)
+        self._found = {one.name: one for one in found.checkpoints}
+        runs = runs_of(found.checkpoints)
+        target, row = 0, 0
+        for run, members in runs.items():
+            if len(runs) > 1:
+                words = Text(_("run {run}").format(run=visible(run)), "dim italic")
+                self.add_row(Text(""), words, *[Text("")] * (len(self.columns) - 2), key=f"run:{run}")
+                row += 1
+            for one in reversed(members):
+                self.add_row(*self._cells(one, one.name == recommended, wide), key=one.name)
+                if one.name == (cursor if cursor in self._found else recommended):
+                    target = row
+                row += 1
+        if row:
+            self.move_cursor(row=target, animate=False)
+
+    def on_resize(self) -> None:
+        if self._shown is not None and self._shown[2] != (self.app.size.width >= WIDE):
+            chosen = self.chosen
+            self.show(self._shown[0], self._shown[1], chosen.name if chosen else None)
+
+    def _cells(self, one: Checkpoint, recommended: bool, wide: bool) -> list[Text]:
+        style = "bold" if recommended else "" if one.continuable else "dim"
+        cells = [
+            Text(self._mark("▸") if recommended else " ", "bold green"),
+            Text(visible(one.name), style),
+            _right(f"{one.epoch:.2f}" if one.epoch is not None else "-", 6, style),
+            _right(str(one.step) if one.step is not None else "-", 5, style),
+            _right(number(one.loss), 6, style),
+            _right(number(one.eval_loss), 5, style),
+            Text(str(one.grade), STYLES[one.grade]),
+        ]
+        if wide:
+            saved = datetime.fromtimestamp(one.saved_at).strftime("%Y-%m-%d %H:%M") if one.saved_at else "-"
+            cells += [Text(saved, style), _right(size_words(one.bytes), 7, style)]
+        return cells
+
+    def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
+        event.stop()
+        self.post_message(self.Highlighted(self._found.get(event.row_key.value or "")))
+
+    def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
+        event.stop()
+        chosen = self._found.get(event.row_key.value or "")
+        if chosen is not None:
+            self.post_message(self.Chosen(chosen))
+
+
+def _right(text: str, width: int, style: str) -> Text:
+    return Text(f"{text:>{width}}", style)

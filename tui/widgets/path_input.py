@@ -1,0 +1,119 @@
+"""A field for a path or hub id: typed, browsed, or picked from what was used lately."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from textual import work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.content import Content
+from textual.message import Message
+from textual.widgets import Button, Input, OptionList
+from textual.widgets.option_list import Option
+
+from engine.i18n import _
+from tui.i18n import N_
+from tui.plain import visible
+
+
+class PathInput(Vertical):
+    """An input, a button that opens a file dialog, and a list of offers below."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+o", "browse", N_("Browse"))]
+
+    class Settled(Message):
+        """A value was typed and confirmed, browsed or picked."""
+
+        def __init__(self, value: str) -> None:
+            super().__init__()
+            self.value = value
+
+    class Typed(Message):
+        """The value changes under the person's hands."""
+
+        def __init__(self, value: str) -> None:
+            super().__init__()
+            self.value = value
+
+    def __init__(self, kind: Literal["file", "folder"], placeholder: str, help: str, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.kind, self.placeholder = kind, placeholder
+        self.help_text = help
+        self._offers: tuple[str, ...] = ()
+
+    def compose(self) -> ComposeResult:
+        with Horizontal(classes="line"):
+            yield Input(placeholder=self.placeholder, compact=True)
+            yield Button(_("Browse"), id="browse", compact=True)
+        yield OptionList(compact=True, markup=False)
+
+    def on_mount(self) -> None:
+        self.query_one(OptionList).display = False
+
+    @property
+    def value(self) -> str:
+        """What stands in the field, without white space around it."""
+        return self.query_one(Input).value.strip()
+
+    @value.setter
+    def value(self, value: str) -> None:
+        with self.prevent(Input.Changed):
+            self.query_one(Input).value = value
+
+    def offer(self, offers: Sequence[tuple[str, str]]) -> None:
+        """Offer (value, note) pairs."""
+        self._offers = tuple(value for value, _note in offers)
+        options = self.query_one(OptionList)
+        options.clear_options()
+        options.add_options(Option(Content(visible(f"{value}  {note}".rstrip()))) for value, note in offers)
+        options.display = bool(offers)
+
+    def focus_input(self) -> None:
+        """Put the cursor into the field."""
+        self.query_one(Input).focus()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        event.stop()
+        self.post_message(self.Typed(self.value))
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+        self.post_message(self.Settled(self.value))
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        self._settle(self._offers[event.option_index])
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        event.stop()
+        self.action_browse()
+
+    def _settle(self, value: str) -> None:
+        self.value = value
+        self.post_message(self.Settled(value))
+
+    @work
+    async def action_browse(self) -> None:
+        """Open the file dialog where the field points to."""
+        from textual_fspicker import FileOpen, SelectDirectory
+
+        here = Path(self.value).expanduser() if self.value else Path()
+        folder = next((one for one in (here, *here.parents) if one.is_dir()), Path())
+        dialog = (
+            FileOpen(folder, _("Choose a file")) if self.kind == "file" else SelectDirectory(folder, _("Choose a folder"))
+        )
+        chosen = await self.app.push_screen_wait(dialog)
+        if chosen is not None:
+            self._settle(_short(chosen))
+
+
+def _short(path: Path) -> str:
+    """Relative where it lies below the current folder, as a person would type it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,138 @@
+"""The answers of the wizard: the one thing that outlives a screen.
+
+They are kept as a person gave them, under the names of RunConfig, and are flags of a run like any others: the plan is made by the
+same `gather` and `plan_run` as headless, so the wizard cannot mean anything else than the command line it shows.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from engine.answers import gather
+from engine.config import RunConfig, flag
+from engine.demo import demo_answers
+from engine.folder import proposed_output
+from engine.remembered import Remembered
+from engine.resume.plan import ResumePlan, plan_run
+
+if TYPE_CHECKING:
+    from engine.data.report import DatasetReport
+
+SETTINGS = tuple(
+    name
+    for name in RunConfig.model_fields
+    if name not in ("dataset", "model", "output", "format", "resume", "init_from", "accept")
+)
+"""Fields of the settings step."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """How the run begins."""
+
+    how: Literal["auto", "fresh", "continue", "weights"] = "auto"
+    """auto: from the furthest checkpoint where there is one, else fresh."""
+    path: Path | None = None
+    """The checkpoint of continue and weights."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a run with these answers would do."""
+
+    plan: ResumePlan
+    config: RunConfig
+
+
+@dataclass
+class Wizard:
+    """What has been answered so far."""
+
+    demo: bool = False
+    answers: dict[str, Any] = field(default_factory=dict)
+    """Field -> raw value, only what a person chose."""
+    start: Start = Start()
+    remembered: Remembered = field(default_factory=Remembered)
+    planned: Planned | None = None
+    report: DatasetReport | None = None
+    """What was found out about the dataset."""
+
+    def answer(self, name: str, value: Any) -> None:
+        """Keep an answer; None takes it back."""
+        if value is None:
+            self.answers.pop(name, None)
+        else:
+            self.answers[name] = value
+        self.planned = None
+
+    def is_demo(self) -> bool:
+        """Whether the demo's own settings apply: they suit its tiny model and no other."""
+        return self.demo and self.answers.get("model") in (None, demo_answers()["model"])
+
+    def flags(self) -> dict[str, Any]:
+        """The answers as flags of a run."""
+        flags = dict(self.answers)
+        match self.start.how:
+            case "fresh":
+                flags["resume"] = "never"
+            case "continue":
+                flags["resume"] = str(self.start.path)
+            case "weights":
+                flags["init_from"] = str(self.start.path)
+        return flags
+
+    def weak(self) -> dict[str, Any]:
+        """What applies where nothing was answered: the demo's settings, or those of last time."""
+        if self.is_demo():
+            return dict(demo_answers())
+        return {name: value for name, value in self.remembered.answers.items() if name in SETTINGS}
+
+    def base(self) -> RunConfig:
+        """The settings as they would be without the ones answered here. Looks at folders. Raises LoraTuiError."""
+        flags = {name: value for name, value in self.flags().items() if name not in SETTINGS}
+        return gather(flags, demo=self.weak(), environ={}).resolved.config
+
+    def make_plan(self) -> Planned:
+        """What a run with these answers would do. Looks at folders, so it belongs in a thread. Raises LoraTuiError."""
+        answers = gather(self.flags(), demo=self.weak(), environ={})
+        plan = plan_run(answers.resolved, answers.found)
+        return Planned(plan, plan.config)
+
+    def proposed_output(self) -> str:
+        """The folder that is offered for the run."""
+        if self.is_demo():
+            return str(demo_answers()["output"])
+        return str(proposed_output(str(self.answers["dataset"]), str(self.answers["model"])))
+
+    def command_line(self) -> str:
+        """The headless command that does the same."""
+        words = ["lora-tui", "--yes"]
+        flags = self.flags()
+        if self.is_demo():
+            words.append("--demo")
+            flags = {name: value for name, value in flags.items() if demo_answers().get(name) != value}
+        for name, value in (flags | self._of_last_time(flags)).items():
+            if isinstance(value, bool):
+                words.append(flag(name) if value else f"--no-{flag(name)[2:]}")
+            else:
+                words += [flag(name), ",".join(value) if isinstance(value, tuple | list) else _plain(value)]
+        return shlex.join(words)
+
+    def _of_last_time(self, flags: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings that came from memory: the command line must name them, since it remembers nothing."""
+        if self.is_demo() or self.planned is None:
+            return {}
+        config = self.planned.config
+        return {
+            name: getattr(config, name)
+            for name in self.weak()
+            if name not in flags and getattr(config, name) != RunConfig.model_fields[name].default
+        }
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
