@@ -49,7 +49,11 @@ class RunConfig(BaseModel):
     )
     init_from: str | None = _field(None, "Start a new run from the weights of this checkpoint only", "Continue", "PATH")
     accept: tuple[str, ...] = _field(
-        (), "Go on although these receipt items differ: " + ", ".join(ACCEPTABLE), "Continue", "ITEM,...", more=True
+        (),
+        "Go on although these receipt items differ: dataset, tokenizer, chat_template, optimizer, scheduler, rng, versions",
+        "Continue",
+        "ITEM,...",
+        more=True,
     )
 
     epochs: float = _field(3.0, "Passes over the dataset, in total", "Training", "N", gt=0, le=100_000)

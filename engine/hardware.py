@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import dataclass
 
 from engine.config import RunConfig
 from engine.errors import ConfigError
 from engine.i18n import _
+
+_IMPORTING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,21 @@ def prepare_process() -> None:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def load_libraries() -> None:
+    """Import what training needs, once, in whichever thread comes first; others wait until it is whole.
+
+    transformers and trl resolve their names lazily and import each other in circles: two threads that import them at the same time
+    can see them half made (`cannot import name 'AutoTokenizer'`).
+    """
+    with _IMPORTING:
+        prepare_process()
+        import datasets  # noqa: F401
+        import torch  # noqa: F401
+        from peft import LoraConfig  # noqa: F401
+        from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
+        from trl import SFTTrainer  # noqa: F401
 
 
 def _need_bitsandbytes(device: str) -> None:

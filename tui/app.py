@@ -31,14 +31,14 @@ from textual.worker import Worker
 from engine.errors import LoraTuiError
 from engine.i18n import _
 from engine.remembered import Remembered, after_run, load_remembered, save_remembered
-from engine.resume.plan import ResumePlan
-from engine.runner import InThisProcess, Runner
 from tui.i18n import N_
 from tui.live import Live, begun, fold
 from tui.messages import RunEnded, Told
 from tui.wizard import Start, Wizard
 
 if TYPE_CHECKING:
+    from engine.resume.plan import ResumePlan
+    from engine.runner import Runner
     from engine.training.session import Outcome
 
 SIGNALS = {"SIGHUP": 129, "SIGINT": 130, "SIGTERM": 143}
@@ -53,7 +53,7 @@ class LoraTui(App[int]):
     TITLE = "lora-tui"
     CSS_PATH = "lora.tcss"
     ENABLE_COMMAND_PALETTE = True
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]  # noqa: RUF012 - declared so by Textual
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide"), (132, "-very-wide")]  # noqa: RUF012 - declared so by Textual
     VERTICAL_BREAKPOINTS = [(0, "-short"), (32, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+q", "leave", N_("Quit"), priority=True, show=True)]
 
@@ -71,7 +71,7 @@ class LoraTui(App[int]):
         known = remembered if remembered is not None else load_remembered()
         self.wizard = Wizard(demo=demo, answers=dict(flags or {}), remembered=known)
         self._take_start_from_flags()
-        self.runner: Runner = runner or InThisProcess()
+        self._runner = runner
         self.live: Live = begun()
         self.plan: ResumePlan | None = None
         self.error: LoraTuiError | None = None
@@ -82,8 +82,6 @@ class LoraTui(App[int]):
         self._run: Worker[None] | None = None
         self._exit_after: int | None = None
         self._then: str = "result"
-        self.preloaded = threading.Event()
-        """Set once torch and its friends are imported, or could not be."""
         self.theme = (
             known.look.get("theme", "textual-dark") if known.look.get("theme") in self.available_themes else "textual-dark"
         )
@@ -104,8 +102,13 @@ class LoraTui(App[int]):
     def on_mount(self) -> None:
         self._listen_to_signals()
         self.theme_changed_signal.subscribe(self, lambda theme: self._remember_look(theme.name))
-        self.go_to(0)
-        self.call_after_refresh(self._preload)
+        self.call_after_refresh(self._settle)
+
+    def get_default_screen(self) -> Screen[Any]:
+        """The first step, at once: the first frame is not to wait for a screen that nobody sees."""
+        from tui.screens.dataset import DatasetScreen
+
+        return DatasetScreen()
 
     def go_to(self, step: int) -> None:
         """Enter step `step`, 0 to 6."""
@@ -123,7 +126,7 @@ class LoraTui(App[int]):
         self.show_screen(getattr(import_module(f"tui.screens.{module}"), name)())
 
     def show_screen(self, screen: Screen[Any]) -> None:
-        """Put `screen` in place of the one that is shown."""
+        """Put `screen` in place of the step that is shown. The very first one stays below: a stack must not be empty."""
         if len(self.screen_stack) > 1:
             self.switch_screen(screen)
         else:
@@ -133,21 +136,25 @@ class LoraTui(App[int]):
         """`mark`, or its stand-in where the terminal knows only ASCII."""
         return PLAIN_MARKS.get(mark, mark) if self.ascii_only else mark
 
+    def _settle(self) -> None:
+        """After the first frame: what was put off for it."""
+        import gc
+
+        gc.freeze()
+        gc.enable()
+        self._preload()
+
     def _preload(self) -> None:
         """Import what a run needs while the person is still answering."""
 
         def load() -> None:
-            from engine.hardware import prepare_process
+            from engine.hardware import load_libraries
 
-            prepare_process()
             try:
-                import transformers  # noqa: F401
-                from trl import SFTTrainer  # noqa: F401
+                load_libraries()
             except Exception:
                 # The run itself will say it, to the person; here it costs nothing but the head start.
                 logging.getLogger(__name__).exception("importing the training libraries failed")
-            finally:
-                self.preloaded.set()
 
         threading.Thread(target=load, name="preload", daemon=True).start()
 
@@ -177,9 +184,12 @@ class LoraTui(App[int]):
 
     def _carry_out(self, plan: ResumePlan) -> None:
         """The body of the run's thread. Its only ways out are messages."""
+        from engine.hardware import load_libraries
+
         outcome, failed = None, None
         try:
-            outcome = self.runner.run(
+            load_libraries()  # the head start may still be under way
+            outcome = self._runner_of_choice().run(
                 plan, lambda event, record: self._post(Told(event, time.monotonic())), lambda: self._stop
             )
         except LoraTuiError as error:
@@ -188,6 +198,11 @@ class LoraTui(App[int]):
             logging.getLogger(__name__).exception("the run failed")
             failed = LoraTuiError(f"{type(error).__name__}: {error}")
         self._post(RunEnded(outcome, failed))
+
+    def _runner_of_choice(self) -> Runner:
+        from engine.runner import InThisProcess
+
+        return self._runner if self._runner is not None else InThisProcess()
 
     def _post(self, message: Told | RunEnded) -> None:
         with contextlib.suppress(Exception):  # the app has gone: the run ends by itself, there is nobody to tell
@@ -299,7 +314,8 @@ class LoraTui(App[int]):
                 )
             )
         self._stop = self._stop or "fault"
-        self.panic(Text("\n".join(words)))
+        if not self._exit_renderables:
+            self.panic(Text("\n".join(words)))
 
     # -- palette and look ----------------------------------------------------------------------------------------------
 
@@ -307,7 +323,7 @@ class LoraTui(App[int]):
         """Every key of the screen, and the themes and languages."""
         for key, one in screen.active_bindings.items():
             binding = one.binding
-            if binding.description and one.enabled and binding.action != "command_palette":
+            if binding.description and binding.show and one.enabled and binding.action != "command_palette":
                 callback = partial(self.run_action, binding.action, one.node)
                 yield SystemCommand(_(binding.description), _("key: {key}").format(key=key), callback)
         yield SystemCommand(_("Theme"), _("change the colours"), self.action_change_theme)

@@ -30,6 +30,7 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, allow_abbrev=False, add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+        self._optionals.title = _("Options")
         self.add_argument("-h", "--help", action="help", help=_("show this help and leave"))
         self.add_argument("--lang", choices=i18n.LANGUAGES, help=_("language (default: by locale)"))
 
@@ -41,7 +42,7 @@ def run_parser() -> _Parser:
     """The parser of `lora-tui` itself: one flag for each field of RunConfig, plus how to run."""
     parser = _Parser(
         prog="lora-tui",
-        usage="lora-tui [--demo] --yes [FLAGS] | check OUT [--json] | data PATH [--model M] [--json]",
+        usage="lora-tui [--demo] [--yes] [FLAGS] | check OUT [--json] | data PATH [--model M] [--json]",
         description=_("Fine-tune a language model with LoRA; continue exactly where a run stopped, and see that it did."),
         epilog=_EXAMPLES(),
     )
@@ -51,7 +52,7 @@ def run_parser() -> _Parser:
     how.add_argument("--dry-run", action="store_true", help=_("say what would be done, and stop"))
     how.add_argument("--config", metavar="FILE", type=Path, help=_("settings from a TOML file"))
     how.add_argument("--json", action="store_true", help=_("events as JSON lines on stdout"))
-    how.add_argument("--version", action="version", version=f"lora-tui {engine.__version__}")
+    how.add_argument("--version", action="version", version=f"lora-tui {engine.__version__}", help=_("show the version and leave"))
     groups: dict[str, Any] = {}
     for name, field in RunConfig.model_fields.items():
         meta = field_meta(name)
@@ -76,6 +77,7 @@ def _help(name: str) -> str:
 
 def _EXAMPLES() -> str:
     return _("""examples:
+  lora-tui                                                     the wizard; --demo fills in a model and a dataset built here
   lora-tui --demo --yes                                        see it work, with a model and data built here
   lora-tui --yes --dataset chat.jsonl --model ./Qwen3-0.6B     train; continues by itself if it was begun
   lora-tui --yes --resume auto                                 go on with the last run under ./out
@@ -171,6 +173,9 @@ def _wizard(parser: _Parser, options: argparse.Namespace, flags: dict[str, Any])
     ]
     resolve(sources)  # bad values are told before the first screen
     answers = {name: value for source in reversed(sources) for name, value in source.values.items()}
+    import gc
+
+    gc.disable()  # nothing that is imported now will ever be garbage; the app switches it on after the first frame
     from tui.app import run_wizard
 
     return run_wizard(answers, options.demo)

@@ -90,7 +90,7 @@ def _length_lines(report: DatasetReport) -> Iterator[tuple[str, str]]:
     assert tokens is not None
     yield (
         _(
-            "{total} tokens, {trained} of them trained on · a row has {low} to {high}, median {median:g}, 95 % up to {p95:g}"
+            "{total} tokens, {trained} of them trained on · a row has {low} to {high}, median {median:g}, p95 {p95:g}"
         ).format(total=tokens.total, trained=trained, low=tokens.min, high=tokens.max, median=tokens.median, p95=tokens.p95),
         "",
     )

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from textual.message import Message
 
-from engine.errors import LoraTuiError
-from engine.events import Event
-
 if TYPE_CHECKING:
+    from engine.errors import LoraTuiError
+    from engine.events import Event
     from engine.training.session import Outcome
 
 

@@ -12,15 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from engine.answers import gather
 from engine.config import RunConfig, flag
-from engine.demo import demo_answers
-from engine.folder import proposed_output
 from engine.remembered import Remembered
-from engine.resume.plan import ResumePlan, plan_run
 
 if TYPE_CHECKING:
     from engine.data.report import DatasetReport
+    from engine.resume.plan import ResumePlan
 
 SETTINGS = tuple(
     name
@@ -71,6 +68,8 @@ class Wizard:
 
     def is_demo(self) -> bool:
         """Whether the demo's own settings apply: they suit its tiny model and no other."""
+        from engine.demo import demo_answers
+
         return self.demo and self.answers.get("model") in (None, demo_answers()["model"])
 
     def flags(self) -> dict[str, Any]:
@@ -87,29 +86,41 @@ class Wizard:
 
     def weak(self) -> dict[str, Any]:
         """What applies where nothing was answered: the demo's settings, or those of last time."""
+        from engine.demo import demo_answers
+
         if self.is_demo():
             return dict(demo_answers())
         return {name: value for name, value in self.remembered.answers.items() if name in SETTINGS}
 
     def base(self) -> RunConfig:
         """The settings as they would be without the ones answered here. Looks at folders. Raises LoraTuiError."""
+        from engine.answers import gather
+
         flags = {name: value for name, value in self.flags().items() if name not in SETTINGS}
         return gather(flags, demo=self.weak(), environ={}).resolved.config
 
     def make_plan(self) -> Planned:
         """What a run with these answers would do. Looks at folders, so it belongs in a thread. Raises LoraTuiError."""
+        from engine.answers import gather
+        from engine.resume.plan import plan_run
+
         answers = gather(self.flags(), demo=self.weak(), environ={})
         plan = plan_run(answers.resolved, answers.found)
         return Planned(plan, plan.config)
 
     def proposed_output(self) -> str:
         """The folder that is offered for the run."""
+        from engine.demo import demo_answers
+        from engine.folder import proposed_output
+
         if self.is_demo():
             return str(demo_answers()["output"])
         return str(proposed_output(str(self.answers["dataset"]), str(self.answers["model"])))
 
     def command_line(self) -> str:
         """The headless command that does the same."""
+        from engine.demo import demo_answers
+
         words = ["lora-tui", "--yes"]
         flags = self.flags()
         if self.is_demo():

@@ -7,6 +7,7 @@ arrays, not lists: a million short rows must fit beside the model.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -26,6 +27,10 @@ IGNORED = -100
 """The label of a token that the loss does not count (torch's cross_entropy default)."""
 CHUNK = 1024
 """Rows tokenised at a time."""
+
+_RENDERING = threading.Lock()
+"""transformers keeps one compiled template with its marks for all threads ("AssistantTracker should not be reused"): the wizard's
+preview of one model and the run of another must take turns."""
 
 Ids = npt.NDArray[np.int32]
 
@@ -98,7 +103,8 @@ def tokenize(
         rendered: dict[int, Rendered] = {}
         for place in range(begin, min(begin + CHUNK, len(rows))):
             try:
-                rendered[place] = render(rows[place], tokenizer, train_on, numbers[place])
+                with _RENDERING:
+                    rendered[place] = render(rows[place], tokenizer, train_on, numbers[place])
             except DatasetError as error:
                 refused.append(_refused(error, numbers[place]))
         if refused:

@@ -29,6 +29,7 @@ import platformdirs
 from engine.checkpoints.durable import sync_file, sync_folder
 from engine.demo import corpus, persona
 from engine.errors import OutputError
+from engine.hardware import load_libraries
 from engine.i18n import _
 
 VERSION = 1
@@ -100,6 +101,7 @@ def _build(staging: Path, progress: Progress) -> None:
     spoken = [text for topic in persona.topics() for text in (*topic.asks, topic.answer)]
     conversations = corpus.conversations(spoken)
     progress(_("Training the demo's tokenizer"), 0.02)
+    load_libraries()
     from engine.demo.base import MAX_LENGTH, pretrain
     from engine.demo.tokenizer import train_tokenizer
 

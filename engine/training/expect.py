@@ -8,7 +8,7 @@ from pathlib import Path
 from engine.data.report import DatasetReport
 from engine.events import RunStarted, Step, read_journal
 from engine.folder import look_at
-from engine.hardware import Hardware, choose_hardware, free_memory, prepare_process
+from engine.hardware import Hardware, choose_hardware, free_memory, load_libraries
 from engine.models.report import model_report
 from engine.resume.plan import ResumePlan
 from engine.training.estimate import Memory, checkpoint_bytes, estimate_memory
@@ -33,7 +33,7 @@ class Expected:
 
 def expect(plan: ResumePlan, report: DatasetReport | None) -> Expected:
     """What `plan` will take. Imports torch to look at the device. Raises ConfigError for a precision it cannot do."""
-    prepare_process()
+    load_libraries()
     config = plan.config
     hardware = choose_hardware(config)
     model = model_report(str(config.model))

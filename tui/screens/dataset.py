@@ -11,7 +11,6 @@ from textual.app import ComposeResult
 from textual.timer import Timer
 from textual.widgets import Button, Static
 
-from engine.demo import demo_answers, ensure_demo
 from engine.errors import LoraTuiError
 from engine.i18n import _
 from tui.dataset_text import preview_texts, problem_lines, summary_lines
@@ -170,8 +169,13 @@ class DatasetScreen(StepScreen):
     def _build_demo(self) -> None:
         self.query_one("#demo", Button).disabled = True
         self.query_one("#summary", Static).update(_("Looking for the demo's model and dataset"))
-        self.ask("demo", None, lambda: ensure_demo(lambda words, share: self._post(words, share)))
+        self.ask("demo", None, self._ensure_demo)
         self.focus_main()
+
+    def _ensure_demo(self) -> Any:
+        from engine.demo import ensure_demo
+
+        return ensure_demo(self._post)
 
     def _post(self, words: str, share: float) -> None:
         self.post_message(Progressed(words, share))
@@ -185,6 +189,8 @@ class DatasetScreen(StepScreen):
         if isinstance(value, LoraTuiError):
             self.close(told(value))
             return
+        from engine.demo import demo_answers
+
         answers = demo_answers()
         self.wizard.answer("model", self.wizard.answers.get("model") or answers["model"])
         self.wizard.answer("output", self.wizard.answers.get("output") or answers["output"])
@@ -203,11 +209,11 @@ def report_of(dataset: str, format: str) -> DatasetReport:
 def report_with_model(dataset: str, model: str, answers: dict[str, Any]) -> DatasetReport:
     """The report with the tokens of `model`. Waits for transformers, so it belongs in a thread. Raises ModelError."""
     from engine.data.report import dataset_report
-    from engine.hardware import prepare_process
+    from engine.hardware import load_libraries
     from engine.models.report import cached_snapshot, model_folder_here
     from engine.training.model import load_tokenizer
 
-    prepare_process()
+    load_libraries()
     tokenizer = load_tokenizer(cached_snapshot(model) or model_folder_here(model))
     length = int(answers.get("max_length") or 1024)
     return dataset_report(

@@ -34,7 +34,7 @@ class HelpScreen(ModalScreen[None]):
         self._keys = [
             (self_key, one.binding.description)
             for self_key, one in about.active_bindings.items()
-            if one.binding.description and one.enabled
+            if one.binding.description and one.enabled and one.binding.show
         ]
 
     def compose(self) -> ComposeResult:

@@ -207,9 +207,9 @@ def _model_lines(report: ModelReport) -> list[tuple[str, str]]:
 
 def fit(report: ModelReport, data: DatasetReport | None) -> Fit:
     """The model's memory beside the machine's, with the defaults of a run. Imports torch, so it belongs in a thread."""
-    from engine.hardware import choose_hardware, free_memory, prepare_process
+    from engine.hardware import choose_hardware, free_memory, load_libraries
 
-    prepare_process()
+    load_libraries()
     config = RunConfig()
     hardware = choose_hardware(config)
     free, total = free_memory(hardware.device)

@@ -59,6 +59,7 @@ class ResultScreen(StepScreen):
         self.query_one("#fresh").display = error is not None
         if isinstance(error, CannotContinue):
             self.query_one("#again", Button).label = _("Choose another checkpoint")
+            self.query_one("#again", Button).refresh(layout=True)
         self.focus_main()
 
     def may_leave(self) -> bool:

@@ -29,7 +29,7 @@ class ReviewScreen(StepScreen):
 
     STEP = 4
     HEADING = N_("This is what will happen")
-    MAIN = N_("Start")
+    MAIN = N_("Start training")
     HELP_TEXT: ClassVar[str] = N_(
         "The plan as it will be carried out. Nothing has been started or changed so far.\n\nFor a continued run every setting that "
         "differs from the saved one is listed, with the side that wins and why. The command at the end does the same without the "
@@ -44,8 +44,8 @@ class ReviewScreen(StepScreen):
     def compose_body(self) -> ComposeResult:
         yield Static(_("Looking"), id="plan", markup=False)
         yield Static("", id="expected", markup=False)
-        yield Static("", id="settings", markup=False)
         yield Static("", id="command", markup=False)
+        yield Static("", id="settings", markup=False)
 
     def compose_buttons(self) -> ComposeResult:
         yield Button(_("Copy command"), id="copy", compact=True)
@@ -79,12 +79,15 @@ class ReviewScreen(StepScreen):
         self.query_one("#command", Static).update(
             Text.assemble((_("the same without the wizard:") + "\n", "dim"), visible(self.wizard.command_line()))
         )
-        self.query_one("#expected", Static).update(_("Looking at this machine"))
         main = self.query_one("#main", Button)
         main.disabled = False
         if plan.mode == "complete":
             main.label = _("Show the result")
+            main.refresh(layout=True)
         self.focus_main()
+        if plan.mode == "complete":
+            return
+        self.query_one("#expected", Static).update(_("Looking at this machine"))
         report = self.wizard.report
         self.ask("expected", None, lambda: expect(plan, report))
 

@@ -61,6 +61,7 @@ class StartScreen(StepScreen):
         super().__init__()
         self._seen: Seen | None = None
         self._trashed: list[Path] = []
+        self._cursor: str | None = None
 
     def compose_body(self) -> ComposeResult:
         yield Static("", id="reason", markup=False)
@@ -106,7 +107,7 @@ class StartScreen(StepScreen):
         self.query_one("#undo").display = bool(self._trashed)
         if seen.found is not None and seen.choice is not None and there:
             asked = self.wizard.start.path.name if self.wizard.start.path is not None else None
-            table.show(seen.found, seen.choice, self._preferred(seen.found) or asked)
+            table.show(seen.found, seen.choice, self._cursor or self._preferred(seen.found) or asked)
             (self.query_one("#fresh") if self.wizard.start.how == "fresh" else table).focus()
         else:
             self.focus_main()
@@ -171,6 +172,7 @@ class StartScreen(StepScreen):
         else:
             main.label = _("Continue from {name}").format(name=visible(one.name))
             main.disabled = False
+        main.refresh(layout=True)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         one = self.chosen if self.is_mounted else None
@@ -236,9 +238,11 @@ class StartScreen(StepScreen):
         back, place = value
         if back:
             self._trashed.pop()
+            self._cursor = place.name
             self.notify(_("{name} is back").format(name=visible(place.name)), markup=False)
         else:
             self._trashed.append(place)
+            self._cursor = None
             name = visible(place.name.rpartition(".")[0])
             self.notify(_("{name} is in the trash of its folder; z takes it back").format(name=name), markup=False)
         self.close("")

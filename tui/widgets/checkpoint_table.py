@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
+from rich.cells import cell_len
 from rich.text import Text
 from textual.message import Message
 from textual.widgets import DataTable
@@ -22,7 +23,7 @@ from tui.check import size_words
 from tui.plain import visible
 from tui.show import number
 
-WIDE = 96
+WIDE = 132
 """Columns from which on the time and the size are shown too."""
 STYLES = {Grade.PROVEN: "green", Grade.COMPLETE: "", Grade.WEIGHTS_ONLY: "yellow", Grade.BROKEN: "red"}
 
@@ -65,10 +66,12 @@ class CheckpointTable(DataTable[Text]):
         self._shown = (found, choice, wide)
         recommended = choice.checkpoint.name if choice.checkpoint is not None else None
         self.clear(columns=True)
-        titles = ["", _("name"), _("epoch"), _("step"), _("loss"), _("eval"), _("grade")]
-        for title in [*titles, *([_("saved"), _("size")] if wide else [])]:
-            self.add_column(title)
         self._found = {one.name: one for one in found.checkpoints}
+        names = max((cell_len(visible(name)) for name in self._found), default=4)
+        columns = [("", 1), (_("name"), names), (_("epoch"), 6), (_("step"), 6), (_("loss"), 6), (_("eval"), 5)]
+        columns += [(_("grade"), 12)] + ([(_("saved"), 16), (_("size"), 7)] if wide else [])
+        for title, width in columns:  # given, not measured: a thousand rows need not be looked at for it
+            self.add_column(title, width=width)
         runs = runs_of(found.checkpoints)
         target, row = 0, 0
         for run, members in runs.items():
@@ -95,7 +98,7 @@ class CheckpointTable(DataTable[Text]):
             Text(self._mark("▸") if recommended else " ", "bold green"),
             Text(visible(one.name), style),
             _right(f"{one.epoch:.2f}" if one.epoch is not None else "-", 6, style),
-            _right(str(one.step) if one.step is not None else "-", 5, style),
+            _right(str(one.step) if one.step is not None else "-", 6, style),
             _right(number(one.loss), 6, style),
             _right(number(one.eval_loss), 5, style),
             Text(str(one.grade), STYLES[one.grade]),

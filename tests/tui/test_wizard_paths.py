@@ -1,0 +1,536 @@
+"""Every way through the wizard, with real training underneath."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.widgets import Button, Input
+
+from engine.errors import LoraTuiError, OutputError
+from engine.events import LossJumped, RunFailed, RunStarted, Step, read_journal
+from engine.remembered import Remembered, load_remembered
+from engine.resume.plan import ResumePlan
+from engine.training.session import Outcome
+from tests.conftest import chats, write_jsonl
+from tests.tui.conftest import Hand
+from tui.app import LoraTui
+from tui.cli import run_parser
+from tui.screens.settings import Setting
+from tui.wizard import Start
+
+Make = Callable[..., LoraTui]
+
+
+async def test_a_fresh_run_needs_nothing_but_going_on(wizard: Make, flags: dict[str, Any]) -> None:
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        assert hand.shows("a fresh run starts")
+        await hand.press("ctrl+n")
+        await hand.to_review()
+        assert hand.shows("starting fresh in out/w")
+        await hand.run_to_end()
+        assert hand.shows("done · step 14")
+        assert hand.shows("adapter: out/w/final")
+    assert Path("out/w/final/adapter_model.safetensors").is_file()
+
+
+async def test_enter_alone_finishes_it(wizard: Make, flags: dict[str, Any]) -> None:
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        for name, seen in (
+            ("ModelScreen", "26 rows"),
+            ("OutputScreen", "context 256"),
+            ("StartScreen", "are free there"),
+            ("SettingsScreen", "a fresh run starts"),
+            ("ReviewScreen", "learning rate"),
+            ("TrainingScreen", "the same without the wizard"),
+        ):
+            await hand.until(lambda seen=seen: hand.shows(seen))
+            await hand.press("enter")
+            await hand.until(lambda name=name: hand.at(name) or hand.at("ResultScreen"))
+        await hand.arrive("ResultScreen")
+
+
+async def test_continuing_takes_the_furthest_and_shows_the_receipt(
+    wizard: Make, flags: dict[str, Any], trained: Path
+) -> None:
+    app = wizard(flags)
+    async with app.run_test(size=(140, 40)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.until(lambda: hand.shows("checkpoint-8 is the furthest"))
+        assert hand.shows("Continue from checkpoint-8")
+        await hand.press("enter")
+        await hand.to_review()
+        assert hand.shows("continuing from checkpoint-8")
+        await hand.run_to_end()
+        assert hand.shows("done · step 14")
+        assert app.live.receipt is not None
+        assert all(item["verdict"] == "ok" for item in app.live.receipt.items)
+        assert app.live.join == 8
+        assert [step for step, _loss in app.live.history.points] == list(range(1, 9))
+
+
+async def test_another_than_the_recommended_branches_off(wizard: Make, flags: dict[str, Any], trained: Path) -> None:
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.until(lambda: hand.shows("checkpoint-6"))
+        await hand.press("down", "c")
+        await hand.to_review()
+        assert hand.shows("continuing from checkpoint-6")
+        await hand.run_to_end()
+    assert Path("out/w-2/checkpoint-14").is_dir()
+    assert not Path("out/w/checkpoint-14").exists()
+
+
+async def test_new_run_from_weights(wizard: Make, flags: dict[str, Any], trained: Path) -> None:
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.until(lambda: hand.shows("checkpoint-8"))
+        await hand.press("w")
+        await hand.to_review()
+        assert hand.shows("from the weights of")
+        await hand.run_to_end()
+        assert app.live.join is None
+    assert Path("out/w-2/final").is_dir()
+
+
+async def test_fresh_beside_a_run_goes_to_a_new_folder(wizard: Make, flags: dict[str, Any], trained: Path) -> None:
+    before = sorted(path.name for path in trained.iterdir())
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.until(lambda: hand.shows("checkpoint-8"))
+        await hand.press("f")
+        await hand.to_review()
+        assert hand.shows("starting fresh in out/w-2")
+        await hand.press("escape")
+        await hand.arrive("SettingsScreen")
+    assert sorted(path.name for path in trained.iterdir()) == before
+
+
+async def test_trash_and_undo_move_one_checkpoint_and_bring_it_back(
+    wizard: Make, flags: dict[str, Any], trained: Path
+) -> None:
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.until(lambda: hand.shows("checkpoint-8 is the furthest"))
+        whole = (trained / "checkpoint-8" / "manifest.json").read_bytes()
+        await hand.press("d")
+        await hand.until(lambda: hand.shows("checkpoint-6 is the furthest"))
+        assert not (trained / "checkpoint-8").exists()
+        await hand.press("z")
+        await hand.until(lambda: hand.shows("checkpoint-8 is the furthest"))
+        assert (trained / "checkpoint-8" / "manifest.json").read_bytes() == whole
+
+
+async def test_a_broken_checkpoint_cannot_be_continued_and_says_why(
+    wizard: Make, flags: dict[str, Any], trained: Path
+) -> None:
+    weights = trained / "checkpoint-8" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    app = wizard(flags)
+    async with app.run_test(size=(140, 40)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.until(lambda: hand.shows("Continue from checkpoint-6"))
+        assert hand.shows("Passed over checkpoint-8")
+        await hand.press("up")
+        await hand.until(lambda: hand.shows("broken: It is broken."))
+        assert hand.screen.query_one("#main", Button).disabled
+        await hand.press("c")
+        await hand.press("ctrl+n")
+        assert hand.at("StartScreen")
+        assert hand.shows("This one cannot be continued")
+
+
+async def test_back_and_forth_keeps_the_answers(wizard: Make, flags: dict[str, Any]) -> None:
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.press("ctrl+n")
+        await hand.arrive("SettingsScreen")
+        await hand.until(lambda: hand.screen.query(Setting))
+        setting = next(one for one in hand.screen.query(Setting) if one.setting == "epochs")
+        setting.query_one(Input).value = "5"
+        for name in ("StartScreen", "OutputScreen", "ModelScreen", "DatasetScreen"):
+            await hand.press("escape")
+            await hand.arrive(name)
+        await hand.to_start()
+        await hand.press("ctrl+n")
+        await hand.to_review()
+        assert app.wizard.answers["epochs"] == "5"
+        assert app.wizard.planned is not None
+        assert app.wizard.planned.config.epochs == 5
+
+
+async def test_the_rail_takes_back_to_a_finished_step(wizard: Make, flags: dict[str, Any]) -> None:
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await pilot.click("RailStep", offset=(3, 0))
+        await hand.arrive("DatasetScreen")
+
+
+async def test_a_bad_value_is_told_at_its_field_and_closes_the_way(wizard: Make, flags: dict[str, Any]) -> None:
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.press("ctrl+n")
+        await hand.arrive("SettingsScreen")
+        await hand.until(lambda: hand.screen.query(Setting))
+        setting = next(one for one in hand.screen.query(Setting) if one.setting == "learning_rate")
+        setting.query_one(Input).focus()
+        setting.query_one(Input).value = "fast"
+        await hand.press("tab")
+        await hand.until(lambda: hand.shows("'fast' is not a number"))
+        await hand.press("ctrl+n")
+        assert hand.at("SettingsScreen")
+        assert hand.shows("learning rate: this value cannot be used")
+        setting.query_one(Input).value = "1e-4"
+        await hand.press("ctrl+n")
+        await hand.arrive("ReviewScreen")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"messages": [{"role": "user", "content": 3}]}\n', "row 1"),
+        ("", "the dataset is empty"),
+        ('{"other": 1}\n', "its format is not recognised"),
+    ],
+)
+async def test_a_bad_dataset_closes_the_way_with_the_reason(wizard: Make, tmp_path: Path, content: str, words: str) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text(content)
+    app = wizard({"dataset": str(bad)})
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.until(lambda: hand.shows(words))
+        await hand.press("ctrl+n")
+        assert hand.at("DatasetScreen")
+
+
+async def test_a_model_folder_without_a_model_closes_the_way(wizard: Make, flags: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    app = wizard({**flags, "model": str(tmp_path / "empty")})
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.go_on("ModelScreen", "26 rows")
+        await hand.until(lambda: hand.shows("is no model folder"))
+        await hand.press("ctrl+n")
+        assert hand.at("ModelScreen")
+
+
+async def test_an_output_that_is_a_file_closes_the_way(wizard: Make, flags: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    app = wizard({**flags, "output": str(tmp_path / "taken")})
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.go_on("ModelScreen", "26 rows")
+        await hand.go_on("OutputScreen", "context 256")
+        await hand.until(lambda: hand.shows("cannot write here"))
+        await hand.press("ctrl+n")
+        assert hand.at("OutputScreen")
+
+
+async def test_settings_that_contradict_the_run_are_refused_in_the_review(
+    wizard: Make, flags: dict[str, Any], trained: Path
+) -> None:
+    app = wizard({**flags, "lora_r": "4"})
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.until(lambda: hand.shows("checkpoint-8"))
+        await hand.press("enter")
+        await hand.to_review()
+        assert hand.shows("these settings contradict what was trained there")
+        assert hand.screen.query_one("#main", Button).disabled
+        assert hand.screen.query_one("#fresh").display
+
+
+async def test_stop_and_save_keeps_the_step_and_can_be_continued(wizard: Make, flags: dict[str, Any]) -> None:
+    app = wizard({**flags, "epochs": "400"})
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.press("ctrl+n")
+        await hand.to_review()
+        await hand.press("ctrl+n")
+        await hand.arrive("TrainingScreen")
+        await hand.until(lambda: app.live.step is not None and app.live.step.step >= 4)
+        await hand.press("s")
+        await hand.arrive("ResultScreen")
+        assert hand.shows("stopped at step")
+        stopped = app.live.ended.step  # type: ignore[union-attr]
+        await hand.press("enter")
+    assert app.return_code == 0
+    assert Path(f"out/w/checkpoint-{stopped}/manifest.json").is_file()
+
+
+async def test_quitting_while_it_trains_asks_and_saves(wizard: Make, flags: dict[str, Any]) -> None:
+    app = wizard({**flags, "epochs": "400"})
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.press("ctrl+n")
+        await hand.to_review()
+        await hand.press("ctrl+n")
+        await hand.arrive("TrainingScreen")
+        await hand.until(lambda: app.live.step is not None)
+        await hand.press("ctrl+q")
+        await hand.arrive("QuitScreen")
+        await hand.press("escape")
+        await hand.arrive("TrainingScreen")
+        assert app.running
+        await hand.press("ctrl+q")
+        await hand.arrive("QuitScreen")
+        await hand.press("tab", "enter")
+        await hand.until(lambda: not app.running)
+    assert app.return_code == 0
+    (last,) = [record for record in read_journal(Path("out/w")) if record["type"] == "run_stopped"]
+    assert Path(f"out/w/checkpoint-{last['step']}").is_dir()
+
+
+class Scripted:
+    """A runner that tells what it is told to, at the seam where real runners stand."""
+
+    def __init__(self, *script: Any) -> None:
+        self.script = script
+
+    def run(self, plan: ResumePlan, emit: Any, should_stop: Any) -> Outcome:
+        import time
+
+        for item in self.script:
+            if isinstance(item, BaseException):
+                raise item
+            emit(item, {})
+        while not should_stop():
+            time.sleep(0.01)
+        return Outcome("stopped", 5, 1.0)
+
+
+def started(**changes: Any) -> RunStarted:
+    values: dict[str, Any] = {
+        "run_id": "r", "output_dir": "out/w", "checkpoint": None, "step": 0, "epoch": 0.0, "total_steps": 100,
+        "total_epochs": 2.0, "rows": 26, "trained_tokens": 100, "choices": {"device": "cpu · none"}, "config": {}, "pid": 1,
+    }  # fmt: skip
+    return RunStarted(**{**values, **changes})
+
+
+def step(number: int, loss: float) -> Step:
+    return Step(number, number / 50, loss, 1e-4, 1.0, number * 10, 100.0)
+
+
+async def training(app: LoraTui, pilot: Any) -> Hand:
+    hand = Hand(app, pilot)
+    await hand.to_start()
+    await hand.press("ctrl+n")
+    await hand.to_review()
+    await hand.press("ctrl+n")
+    return hand
+
+
+async def test_a_jump_of_the_loss_is_a_warning_with_ways_on(wizard: Make, flags: dict[str, Any]) -> None:
+    script = [started(), *(step(n, 0.5) for n in range(1, 20)), LossJumped(20, "divergence", 0.5, 4.0, 8.0, False)]
+    app = wizard(flags, runner=Scripted(*script))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = await training(app, pilot)
+        await hand.until(lambda: hand.shows("the loss is rising and stays up"))
+        assert hand.shows("The learning rate is too high")
+        assert hand.shows("b back to the last good checkpoint")
+        await hand.press("g")
+        await hand.until(lambda: not hand.shows("The learning rate is too high"))
+        assert app.running
+        await hand.press("s")
+        await hand.arrive("ResultScreen")
+
+
+async def test_back_to_the_last_good_checkpoint_stops_and_offers_it(
+    wizard: Make, flags: dict[str, Any], trained: Path
+) -> None:
+    jump = LossJumped(7, "divergence", 0.5, 4.0, 8.0, False)
+    app = wizard(flags, runner=Scripted(started(checkpoint="checkpoint-8", step=8), step(9, 4.0), jump))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = await training(app, pilot)
+        await hand.until(lambda: hand.shows("WARNING"))
+        await hand.press("b")
+        await hand.arrive("StartScreen")
+        await hand.until(lambda: hand.shows("Continue from checkpoint-6"))
+
+
+@pytest.mark.parametrize("fault", [OutputError("disk full", "no room", "make room"), RuntimeError("a fault of ours")])
+async def test_a_run_that_fails_says_what_and_what_to_do(wizard: Make, flags: dict[str, Any], fault: BaseException) -> None:
+    app = wizard(flags, runner=Scripted(started(), step(1, 1.0), fault))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = await training(app, pilot)
+        await hand.arrive("ResultScreen")
+        assert hand.shows(str(fault.args[0]) if not isinstance(fault, LoraTuiError) else fault.title)
+        assert hand.shows("run.log")
+        await hand.press("enter")
+    assert app.return_code == (5 if isinstance(fault, OutputError) else 1)
+
+
+async def test_a_failed_event_is_shown_too(wizard: Make, flags: dict[str, Any]) -> None:
+    error = OutputError("disk full")
+    app = wizard(flags, runner=Scripted(started(), RunFailed(1, "disk full", "", "", 5), error))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = await training(app, pilot)
+        await hand.arrive("ResultScreen")
+        assert app.live.phase == "failed"
+
+
+async def test_an_empty_wizard_asks_for_a_dataset(wizard: Make) -> None:
+    app = wizard()
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.press("ctrl+n")
+        assert hand.at("DatasetScreen")
+        assert hand.shows("Name a dataset, or try the demo.")
+
+
+async def test_typing_a_path_shows_the_report_without_being_asked(wizard: Make, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", chats(5))
+    app = wizard()
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.press(*"a.jsonl")
+        await hand.until(lambda: hand.shows("5 rows · messages"))
+        assert hand.shows("assistant: ")
+
+
+async def test_last_answers_are_offered_again(wizard: Make, flags: dict[str, Any]) -> None:
+    known = Remembered({"dataset": flags["dataset"], "model": flags["model"], "epochs": "2"}, (flags["dataset"],))
+    app = wizard(remembered=known)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.press("ctrl+n")
+        await hand.to_review()
+        assert app.wizard.planned is not None
+        assert app.wizard.planned.config.epochs == 2
+
+
+async def test_a_started_run_is_remembered_for_the_next_time(wizard: Make, flags: dict[str, Any]) -> None:
+    app = wizard(flags, runner=Scripted(started()))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = await training(app, pilot)
+        await hand.press("s")
+        await hand.arrive("ResultScreen")
+    found = load_remembered()
+    assert found.datasets == (flags["dataset"],)
+    assert found.answers["epochs"] == "2"
+
+
+async def test_the_theme_is_remembered(wizard: Make) -> None:
+    app = wizard()
+    async with app.run_test() as pilot:
+        app.theme = "textual-light"
+        await pilot.pause()
+    assert load_remembered().look["theme"] == "textual-light"
+
+
+async def test_a_thousand_checkpoints_open_without_a_visible_wait(
+    wizard: Make, flags: dict[str, Any], trained: Path
+) -> None:
+    import shutil
+
+    for number in range(1000, 2000):
+        shutil.copytree(trained / "checkpoint-3" if (trained / "checkpoint-3").is_dir() else trained / "checkpoint-6",
+                        trained / f"checkpoint-{number}", copy_function=lambda a, b: Path(b).hardlink_to(a))  # fmt: skip
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.until(lambda: hand.screen.query_one("#table").row_count > 1000)
+        await hand.press("end", "home", "down")
+
+
+@pytest.mark.parametrize("size", [(80, 24), (60, 16), (200, 60)])
+async def test_every_size_can_be_resized_to_in_the_middle(
+    wizard: Make, flags: dict[str, Any], trained: Path, size: tuple[int, int]
+) -> None:
+    app = wizard(flags)
+    async with app.run_test(size=(100, 30)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.until(lambda: hand.shows("checkpoint-8"))
+        await pilot.resize_terminal(*size)
+        await pilot.pause()
+        await hand.until(lambda: hand.shows("checkpoint-8"))
+        assert all(len(line) <= size[0] for line in hand.text().splitlines())
+
+
+async def test_the_palette_reaches_every_key_of_the_screen(wizard: Make, flags: dict[str, Any], trained: Path) -> None:
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.until(lambda: hand.shows("checkpoint-8"))
+        titles = {command.title for command in app.get_system_commands(hand.screen)}
+        assert {"Next", "Back", "Help", "Go on", "Weights", "Fresh", "Trash", "Quit", "Theme"} <= titles
+
+
+async def test_f1_explains_the_focused_field(wizard: Make, flags: dict[str, Any]) -> None:
+    app = wizard(flags)
+    async with app.run_test(size=(100, 40)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.press("ctrl+n")
+        await hand.arrive("SettingsScreen")
+        await hand.until(lambda: hand.screen.query(Setting))
+        next(one for one in hand.screen.query(Setting) if one.setting == "lora_r").query_one(Input).focus()
+        await hand.press("f1")
+        await hand.until(lambda: hand.shows("The width of the adapter"))
+        await hand.press("escape")
+        await hand.arrive("SettingsScreen")
+
+
+async def test_words_of_the_dataset_are_neither_markup_nor_control(wizard: Make, tmp_path: Path) -> None:
+    row = {
+        "messages": [
+            {"role": "user", "content": "[b]x[/b] \x1b[31mred\x1b]0;t\x07"},
+            {"role": "assistant", "content": "[/] ok"},
+        ]
+    }
+    (tmp_path / "odd.jsonl").write_text(json.dumps(row) + "\n")
+    app = wizard({"dataset": str(tmp_path / "odd.jsonl")})
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.until(lambda: hand.shows("[b]x[/b] ^[[31mred^[]0;t^G"))
+        assert hand.shows("[/] ok")
+
+
+async def test_the_command_line_of_the_review_means_the_same_run(wizard: Make, flags: dict[str, Any], trained: Path) -> None:
+    app = wizard({**flags, "seed": "7"})
+    app.wizard.start = Start("fresh")
+    planned = await asyncio.to_thread(app.wizard.make_plan)
+    words = shlex.split(app.wizard.command_line())
+    assert words[:2] == ["lora-tui", "--yes"]
+    from engine.answers import gather
+    from engine.config import RunConfig
+    from engine.resume.plan import plan_run
+
+    options = run_parser().parse_args(words[1:])
+    named = {name: value for name, value in vars(options).items() if name in RunConfig.model_fields}
+    again = gather(named, environ={})
+    assert plan_run(again.resolved, again.found).config == planned.config
