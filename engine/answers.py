@@ -14,11 +14,11 @@ from typing import Any
 
 from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.inspect import inspect_folder
-from engine.checkpoints.scan import Scan, scan
+from engine.checkpoints.scan import Scan, glance
 from engine.config import Resolved, Source, environment, read_toml, resolve
 from engine.folder import last_run, proposed_output, source_of_run
 from engine.remembered import source_remembered
-from engine.resume.plan import recommend
+from engine.resume.plan import settle
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ def gather(
     own = source_of_run(folder)
     if own is not None or first.resume == "never" or not folder.is_dir():
         return Answers(resolve([*strong, *([own] if own else []), *weak]), None)
-    found = scan(folder)
-    chosen = recommend(found).checkpoint
+    found, choice = settle(glance(folder))
+    chosen = choice.checkpoint
     return Answers(resolve([*strong, *([_told_by(chosen)] if chosen else []), *weak]), found)
 
 

@@ -52,7 +52,9 @@ def run_parser() -> _Parser:
     how.add_argument("--dry-run", action="store_true", help=_("say what would be done, and stop"))
     how.add_argument("--config", metavar="FILE", type=Path, help=_("settings from a TOML file"))
     how.add_argument("--json", action="store_true", help=_("events as JSON lines on stdout"))
-    how.add_argument("--version", action="version", version=f"lora-tui {engine.__version__}", help=_("show the version and leave"))
+    how.add_argument(
+        "--version", action="version", version=f"lora-tui {engine.__version__}", help=_("show the version and leave")
+    )
     groups: dict[str, Any] = {}
     for name, field in RunConfig.model_fields.items():
         meta = field_meta(name)

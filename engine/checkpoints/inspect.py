@@ -18,7 +18,7 @@ from engine.checkpoints.adapter import Weights
 from engine.checkpoints.checkpoint import Checkpoint, Grade, Problem
 from engine.checkpoints.files import Entry, Unsound, list_folder, look, not_a_file, unreadable
 from engine.checkpoints.manifest import MANIFEST_NAME
-from engine.checkpoints.proof import Proof, check_manifest
+from engine.checkpoints.proof import Proof, check_manifest, read_manifest
 from engine.checkpoints.state import STATE_NAME, TrainerState, last_eval_loss, last_loss, read_state
 from engine.checkpoints.torch_file import check_torch_file
 from engine.i18n import _
@@ -57,6 +57,23 @@ def inspect_folder(path: Path, verify: bool = True) -> Checkpoint:
     training = _training_state(path, entries, verify)
     proof = check_manifest(path, entries, digests=verify) if MANIFEST_NAME in entries else None
     return _put_together(path, entries, weights, shards, training, proof, verify)
+
+
+def glimpse(path: Path, history: bool) -> Checkpoint | None:
+    """What the folder `path` says of itself, unchecked: for a list that must be there at once. Its grade is `complete` at best and
+    what is wrong with its files is not known. With `history` the logged losses too.
+
+    None where it says nothing of itself; then it must be judged.
+    """
+    try:
+        entries = list_folder(path)
+        manifest = read_manifest(path) if MANIFEST_NAME in entries else None
+        state = read_state(path / STATE_NAME) if history or manifest is None else None
+    except (OSError, Unsound):
+        return None
+    nothing_known = Weights(True, True, None, (), ())
+    proof = Proof(manifest, frozenset(), ()) if manifest is not None else None
+    return _put_together(path, entries, nothing_known, False, _TrainingState(state, True, ()), proof, verify=False)
 
 
 def _weights(path: Path, entries: Mapping[str, Entry], verify: bool) -> tuple[Weights, bool]:

@@ -37,23 +37,30 @@ BREAKING = frozenset({"manifest_invalid", "file_missing", "size_mismatch", "dige
                       "link", "unreadable", "lfs_pointer"})  # fmt: skip
 
 
-def check_manifest(folder: Path, entries: Mapping[str, Entry], digests: bool) -> Proof:
-    """Hold the manifest of `folder` against its entries; with `digests` every byte, without them sizes only."""
-    try:
-        with open_plain(folder / MANIFEST_NAME) as file:
-            data = file.read(MAX_JSON_BYTES)
-        refuse_pointer(MANIFEST_NAME, data)
-    except Unsound as wrong:
-        return Proof(None, frozenset(), (wrong.problem,))
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of `folder`, as it stands there. Raises Unsound where it cannot be read."""
+    with open_plain(folder / MANIFEST_NAME) as file:
+        data = file.read(MAX_JSON_BYTES)
+    refuse_pointer(MANIFEST_NAME, data)
     try:
         manifest = Manifest.model_validate_json(data)
         if not all(math.isfinite(value) for value in _numbers(manifest)):
             raise ValueError(_("it holds numbers that are not finite"))
     except (ValueError, RecursionError) as error:
-        why = str(error).splitlines()[0][:160]
-        return Proof(None, frozenset(), (Problem(
-            "manifest_invalid", _("{name} cannot be read: {why}.").format(name=MANIFEST_NAME, why=why),
-            _("Take an earlier checkpoint, or start a new run from these weights with --init-from.")),))  # fmt: skip
+        raise Unsound(
+            "manifest_invalid",
+            _("{name} cannot be read: {why}.").format(name=MANIFEST_NAME, why=str(error).splitlines()[0][:160]),
+            _("Take an earlier checkpoint, or start a new run from these weights with --init-from."),
+        ) from None
+    return manifest
+
+
+def check_manifest(folder: Path, entries: Mapping[str, Entry], digests: bool) -> Proof:
+    """Hold the manifest of `folder` against its entries; with `digests` every byte, without them sizes only."""
+    try:
+        manifest = read_manifest(folder)
+    except Unsound as wrong:
+        return Proof(None, frozenset(), (wrong.problem,))
     problems: list[Problem] = []
     failed: set[str] = set()
     for name, record in manifest.files.items():

@@ -11,13 +11,14 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from engine.checkpoints.checkpoint import Checkpoint, Grade
 from engine.checkpoints.choose import Choice, PassedOver, choose, weights_fallback
 from engine.checkpoints.inspect import inspect_folder
-from engine.checkpoints.scan import Scan, scan
+from engine.checkpoints.scan import Scan, glance, verify
 from engine.config import Resolved, RunConfig, flag
 from engine.errors import CannotContinue, ConfigError
 from engine.folder import free_sibling, proposed_output, run_id_of
@@ -75,10 +76,10 @@ def plan_run(resolved: Resolved, found: Scan | None = None) -> ResumePlan:
     output_dir = asked or proposed_output(config.dataset, config.model)
     if not output_dir.is_dir():
         return _fresh(config, output_dir, _("nothing is there yet"))
-    found = found if found is not None and found.output_dir == output_dir else scan(output_dir)
+    found = found if found is not None and found.output_dir == output_dir else glance(output_dir)
     if not found.checkpoints:
         return _fresh(config, output_dir, _("no checkpoint is there yet"), run_id_of(output_dir))
-    choice = recommend(found, lambda candidate: contradiction(candidate, config))
+    found, choice = settle(found, lambda candidate: contradiction(candidate, config))
     if choice.checkpoint is None:
         raise _nothing_to_continue(found, choice)
     return _continue(resolved, output_dir, run_id_of(output_dir) or choice.checkpoint.run, None, choice)
@@ -87,7 +88,7 @@ def plan_run(resolved: Resolved, found: Scan | None = None) -> ResumePlan:
 def _nothing_to_continue(found: Scan, choice: Choice) -> CannotContinue:
     """Never a silent new start: either the settings speak against what is there, or what is there is damaged."""
     told = "\n".join(f"{passed.checkpoint.name}: {passed.reason}" for passed in choice.passed_over)
-    as_it_was = recommend(found).checkpoint
+    as_it_was = settle(found)[1].checkpoint
     if as_it_was is None:
         return CannotContinue(
             _("{folder}: none of its checkpoints can be continued").format(folder=found.output_dir),
@@ -101,6 +102,25 @@ def _nothing_to_continue(found: Scan, choice: Choice) -> CannotContinue:
             name=as_it_was.name
         ),
     )
+
+
+def settle(found: Scan, refuse: Callable[[Checkpoint], str | None] | None = None) -> tuple[Scan, Choice]:
+    """`recommend`, with as much judged as the answer needs: from the furthest down to the first that can be continued.
+
+    The answer is the one that judging all would give, since whatever is further along than the chosen one has been judged.
+    """
+    while True:
+        choice = recommend(found, partial(_against_judged, found.unverified, refuse))
+        if choice.checkpoint is None or choice.checkpoint.name not in found.unverified:
+            return found, choice
+        found = verify(found, choice.checkpoint.name)
+
+
+def _against_judged(
+    unjudged: frozenset[str], refuse: Callable[[Checkpoint], str | None] | None, candidate: Checkpoint
+) -> str | None:
+    """Only what has been judged can be refused."""
+    return None if refuse is None or candidate.name in unjudged else refuse(candidate)
 
 
 def recommend(found: Scan, refuse: Callable[[Checkpoint], str | None] | None = None) -> Choice:
@@ -175,10 +195,11 @@ def _from_path(resolved: Resolved, asked: Path | None, path: Path) -> ResumePlan
             _("Leave the setting out to go on as it was started, or begin a new run with --resume never."),
         )
     here = path.resolve().parent
-    found = scan(here)
-    placed = next((other for other in found.checkpoints if other.name == checkpoint.name), checkpoint)
-    mates = [other for other in found.checkpoints if other.run == placed.run]
-    furthest = choose(mates).checkpoint
+    found = glance(here)
+    placed = next(
+        (replace(checkpoint, run=other.run) for other in found.checkpoints if other.name == checkpoint.name), checkpoint
+    )
+    furthest = _furthest_of(found, placed.run)
     if furthest is not None and furthest.name == placed.name and (asked is None or asked.resolve() == here):
         choice = Choice(placed, _("as asked; it is the furthest of its run"), ())
         output_dir = asked or path.parent
@@ -186,6 +207,14 @@ def _from_path(resolved: Resolved, asked: Path | None, path: Path) -> ResumePlan
     output_dir = free_sibling(asked or here)
     choice = Choice(placed, _("as asked; the run branches off here into {folder}").format(folder=output_dir), ())
     return _continue(resolved, output_dir, new_run_id(), f"{placed.run}/{placed.name}", choice)
+
+
+def _furthest_of(found: Scan, run: str) -> Checkpoint | None:
+    while True:
+        furthest = choose(found.checkpoints, run=run).checkpoint
+        if furthest is None or furthest.name not in found.unverified:
+            return furthest
+        found = verify(found, furthest.name)
 
 
 def _inspected(path: Path) -> Checkpoint:

@@ -55,8 +55,8 @@ def test_every_translation_has_the_placeholders_of_its_source() -> None:
 
 def test_the_compiled_catalogue_is_the_written_one() -> None:
     with open(CATALOGUE.with_suffix(".mo"), "rb") as file:
-        compiled = {first(message.id): message.string for message in read_mo(file) if message.id}
-    assert compiled == {first(message.id): message.string for message in translated()}
+        compiled = {first(message.id): first(message.string) for message in read_mo(file) if message.id}
+    assert compiled == {first(message.id): first(message.string) for message in translated()}
 
 
 def test_the_locale_chooses_the_language(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -232,7 +232,7 @@ async def test_a_bad_dataset_closes_the_way_with_the_reason(wizard: Make, tmp_pa
 
 async def test_a_model_folder_without_a_model_closes_the_way(wizard: Make, flags: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    app = wizard({**flags, "model": str(tmp_path / "empty")})
+    app = wizard({**flags, "model": "./empty"})
     async with app.run_test(size=(80, 24)) as pilot:
         hand = Hand(app, pilot)
         await hand.go_on("ModelScreen", "26 rows")
@@ -243,7 +243,7 @@ async def test_a_model_folder_without_a_model_closes_the_way(wizard: Make, flags
 
 async def test_an_output_that_is_a_file_closes_the_way(wizard: Make, flags: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
-    app = wizard({**flags, "output": str(tmp_path / "taken")})
+    app = wizard({**flags, "output": "taken"})
     async with app.run_test(size=(80, 24)) as pilot:
         hand = Hand(app, pilot)
         await hand.go_on("ModelScreen", "26 rows")

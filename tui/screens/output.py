@@ -12,11 +12,11 @@ from textual.timer import Timer
 from textual.widgets import Static
 
 from engine.checkpoints.choose import Choice
-from engine.checkpoints.scan import Scan, scan
+from engine.checkpoints.scan import Scan, glance
 from engine.errors import LoraTuiError
 from engine.folder import Place, look_at
 from engine.i18n import _, n_
-from engine.resume.plan import recommend
+from engine.resume.plan import settle
 from tui.check import size_words
 from tui.i18n import N_
 from tui.messages import Found
@@ -120,8 +120,10 @@ def see(folder: Path) -> Seen:
     place = look_at(folder)
     if place.problem is not None or not folder.is_dir():
         return Seen(place, None, None)
-    found = scan(folder)
-    return Seen(place, found, recommend(found) if found.checkpoints else None)
+    found = glance(folder)
+    if not found.checkpoints:
+        return Seen(place, found, None)
+    return Seen(place, *settle(found))
 
 
 def _seen_lines(seen: Seen) -> list[tuple[str, str]]:

@@ -5,6 +5,7 @@ The default is what `--resume auto` would do: the furthest checkpoint that can b
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,9 +17,10 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.widgets import Button, Static
 
 from engine.checkpoints.checkpoint import Checkpoint
-from engine.checkpoints.choose import Choice, grade_words, last_good, weights_fallback
+from engine.checkpoints.choose import Choice, distance, grade_words, last_good, weights_fallback
 from engine.checkpoints.commit import from_trash, to_trash
-from engine.checkpoints.scan import Scan
+from engine.checkpoints.inspect import inspect_folder
+from engine.checkpoints.scan import Scan, verified
 from engine.errors import LoraTuiError, OutputError
 from engine.folder import free_sibling, locked, unwritable
 from engine.i18n import _
@@ -32,6 +34,9 @@ from tui.show import number
 from tui.widgets.chart import Line, LossChart, Picture
 from tui.widgets.checkpoint_table import CheckpointTable
 from tui.wizard import Start
+
+JUDGED = 8
+"""Checkpoints that are judged between two looks at the screen."""
 
 
 class StartScreen(StepScreen):
@@ -94,7 +99,37 @@ class StartScreen(StepScreen):
         if isinstance(event.value, LoraTuiError):
             self.close(told(event.value))
             return
+        if event.what == "judged":
+            self._judged(event.value)
+            return
         self._show(event.value)
+
+    def _judge(self) -> None:
+        """The rest of the folder, a handful at a time, while the person looks."""
+        seen = self._seen
+        if seen is None or seen.found is None or not seen.found.unverified:
+            return
+        chosen = self.chosen
+        rest = sorted(
+            (one for one in seen.found.checkpoints if one.name in seen.found.unverified), key=distance, reverse=True
+        )
+        first = [one for one in rest if chosen is not None and one.name == chosen.name]
+        names = [one.name for one in [*first, *rest]][:JUDGED]
+        folder = seen.found.output_dir
+        self.ask("judged", str(folder), lambda: [inspect_folder(folder / name) for name in dict.fromkeys(names)])
+
+    def _judged(self, found: list[Checkpoint]) -> None:
+        seen = self._seen
+        if seen is None or seen.found is None:
+            return
+        scan = seen.found
+        for one in found:
+            if one.name in scan.unverified:
+                scan = verified(scan, one)
+        self._seen = replace(seen, found=scan)
+        table = self.query_one("#table", CheckpointTable)
+        table.judge(scan)
+        self._judge()
 
     def _show(self, seen: Seen) -> None:
         self._seen = seen
@@ -108,6 +143,7 @@ class StartScreen(StepScreen):
         if seen.found is not None and seen.choice is not None and there:
             asked = self.wizard.start.path.name if self.wizard.start.path is not None else None
             table.show(seen.found, seen.choice, self._cursor or self._preferred(seen.found) or asked)
+            self._judge()
             (self.query_one("#fresh") if self.wizard.start.how == "fresh" else table).focus()
         else:
             self.focus_main()

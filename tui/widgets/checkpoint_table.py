@@ -80,19 +80,36 @@ class CheckpointTable(DataTable[Text]):
                 self.add_row(Text(""), words, *[Text("")] * (len(self.columns) - 2), key=f"run:{run}")
                 row += 1
             for one in reversed(members):
-                self.add_row(*self._cells(one, one.name == recommended, wide), key=one.name)
+                self.add_row(
+                    *self._cells(one, one.name == recommended, wide, one.name not in found.unverified), key=one.name
+                )
                 if one.name == (cursor if cursor in self._found else recommended):
                     target = row
                 row += 1
         if row:
             self.move_cursor(row=target, animate=False)
 
+    def judge(self, found: Scan) -> None:
+        """Show what has been found out about checkpoints that were only glanced at."""
+        assert self._shown is not None
+        before, choice, wide = self._shown
+        self._shown = (found, choice, wide)
+        for one in found.checkpoints:
+            if one.name in before.unverified and one.name not in found.unverified:
+                self._found[one.name] = one
+                recommended = choice.checkpoint is not None and choice.checkpoint.name == one.name
+                for column, cell in zip(self.ordered_columns, self._cells(one, recommended, wide, True), strict=True):
+                    self.update_cell(one.name, column.key, cell)
+        chosen = self.chosen
+        if chosen is not None and chosen.name in before.unverified and chosen.name not in found.unverified:
+            self.post_message(self.Highlighted(chosen))
+
     def on_resize(self) -> None:
         if self._shown is not None and self._shown[2] != (self.app.size.width >= WIDE):
             chosen = self.chosen
             self.show(self._shown[0], self._shown[1], chosen.name if chosen else None)
 
-    def _cells(self, one: Checkpoint, recommended: bool, wide: bool) -> list[Text]:
+    def _cells(self, one: Checkpoint, recommended: bool, wide: bool, judged: bool) -> list[Text]:
         style = "bold" if recommended else "" if one.continuable else "dim"
         cells = [
             Text(self._mark("▸") if recommended else " ", "bold green"),
@@ -101,7 +118,7 @@ class CheckpointTable(DataTable[Text]):
             _right(str(one.step) if one.step is not None else "-", 6, style),
             _right(number(one.loss), 6, style),
             _right(number(one.eval_loss), 5, style),
-            Text(str(one.grade), STYLES[one.grade]),
+            Text(str(one.grade), STYLES[one.grade]) if judged else Text(self._mark("…"), "dim"),
         ]
         if wide:
             saved = datetime.fromtimestamp(one.saved_at).strftime("%Y-%m-%d %H:%M") if one.saved_at else "-"
