@@ -26,7 +26,9 @@ def library_output_to(path: Path) -> Iterator[None]:
         _flush()
         for descriptor in saved:
             os.dup2(target, descriptor)
-        yield
+        # Whoever shows the run may have put streams of its own in place of Python's, as Textual does.
+        with contextlib.redirect_stdout(handler.stream), contextlib.redirect_stderr(handler.stream):
+            yield
     finally:
         _flush()
         for descriptor, original in saved.items():

@@ -1,0 +1,197 @@
+"""The wizard on a real terminal, in a process of its own: real keys, a real screen, real training, real signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pyte
+import pytest
+
+from engine.events import read_journal
+from tests.tui.conftest import RUN
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a pty")
+
+
+class Terminal:
+    """lora-tui on a pty, its screen kept by a terminal emulator."""
+
+    def __init__(self, arguments: list[str], folder: Path, rows: int = 24, columns: int = 80, **environment: str) -> None:
+        self.screen = pyte.Screen(columns, rows)
+        self.stream = pyte.ByteStream(self.screen)
+        self.raw = b""
+        known = {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG", "LORA_TUI"))}
+        self.child = pexpect.spawn(
+            sys.executable,
+            ["-m", "tui", *arguments],
+            dimensions=(rows, columns),
+            cwd=str(folder),
+            env={
+                **known,
+                "TERM": "xterm-256color",
+                "LANG": "C.UTF-8",
+                "LORA_TUI_STATE": str(folder / "state"),
+                "PYTHONPATH": str(Path(__file__).parents[2]),
+                **environment,
+            },
+            timeout=60,
+        )
+
+    def look(self) -> str:
+        """What is on the screen now."""
+        while True:
+            try:
+                data = self.child.read_nonblocking(65536, timeout=0.05)
+            except (pexpect.TIMEOUT, pexpect.EOF):
+                break
+            self.raw += data
+            # pyte knows no private CSI such as the kitty keyboard's; a real terminal skips them.
+            self.stream.feed(data.replace(b"\x1b[>1u", b"").replace(b"\x1b[<u", b""))
+        return "\n".join(self.screen.display)
+
+    def until(self, words: str, seconds: float = 60) -> str:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if words in (seen := self.look()):
+                return seen
+            time.sleep(0.05)
+        raise AssertionError(f"{words!r} never came:\n{self.look()}")
+
+    def press(self, keys: str) -> None:
+        self.child.send(keys)
+
+    def end(self, seconds: float = 60) -> int | None:
+        """The exit code, once it has ended."""
+        end = time.monotonic() + seconds
+        while self.child.isalive() and time.monotonic() < end:
+            self.look()
+        self.look()
+        self.child.close(force=True)
+        return self.child.exitstatus
+
+    def restored(self) -> bool:
+        """Whether the last word on the alternate screen, the cursor and the mouse was to leave them as they were."""
+        return all(
+            self.raw.rfind(off) > self.raw.rfind(on) >= 0
+            for on, off in ((b"\x1b[?1049h", b"\x1b[?1049l"), (b"\x1b[?25l", b"\x1b[?25h"), (b"\x1b[?1000h", b"\x1b[?1000l"))
+        )
+
+
+ENTER, CTRL_N, CTRL_Q = "\r", "\x0e", "\x11"
+
+
+@pytest.fixture
+def terminal(tmp_path: Path, tiny_model: Path, chat_file: Path) -> Iterator[Callable[..., Terminal]]:
+    opened = []
+
+    def open_one(*arguments: str, **options: Any) -> Terminal:
+        flags = {**RUN, "epochs": 1500, "save_steps": 50, "dataset": chat_file, "model": tiny_model, "output": "out/w"}
+        words = [part for name, value in flags.items() for part in ("--" + name.replace("_", "-"), str(value))]
+        opened.append(Terminal([*words, *arguments], tmp_path, **options))
+        return opened[-1]
+
+    yield open_one
+    for one in opened:
+        if not one.child.closed:
+            one.child.close(force=True)
+
+
+def to_training(terminal: Terminal) -> None:
+    terminal.until("26 rows")
+    terminal.press(CTRL_N)
+    terminal.until("context 256")
+    terminal.press(CTRL_N)
+    terminal.until("are free there")
+    terminal.press(CTRL_N)
+    terminal.until("4 Start")
+    terminal.until("Start fresh or continue?")
+    time.sleep(0.5)
+    terminal.press(ENTER)
+    terminal.until("How should it be trained?")
+    terminal.until("learning rate")
+    terminal.press(CTRL_N)
+    terminal.until("the same without the wizard")
+    terminal.press(ENTER)
+    terminal.until("left ")
+
+
+def test_hangup_in_the_middle_saves_and_the_next_start_continues(terminal: Callable[..., Terminal], tmp_path: Path) -> None:
+    first = terminal()
+    to_training(first)
+    time.sleep(1)
+    first.child.kill(signal.SIGHUP)
+    assert first.end() == 129
+    assert first.restored()
+    out = tmp_path / "out" / "w"
+    (stopped,) = [record for record in read_journal(out) if record["type"] == "run_stopped"]
+    assert stopped["reason"] == "SIGHUP"
+    assert (out / f"checkpoint-{stopped['step']}" / "manifest.json").is_file()
+
+    second = terminal()
+    to_training(second)
+    second.until(f"Continued from checkpoint-{stopped['step']}")
+    second.press(CTRL_Q)
+    second.until("Stop, save and quit")
+    second.press("\t" + ENTER)
+    assert second.end() == 0
+    assert second.restored()
+    # What libraries print lies in the log and never tore the screen.
+    assert b"Loading weights" not in first.raw + second.raw
+    assert "Loading weights" in (out / "run.log").read_text()
+    (receipt,) = [record for record in read_journal(out) if record["type"] == "resume_checked"]
+    assert {item["verdict"] for item in receipt["items"]} == {"ok"}
+
+
+@pytest.mark.slow
+def test_a_terminal_that_vanishes_costs_nothing(terminal: Callable[..., Terminal], tmp_path: Path) -> None:
+    one = terminal()
+    to_training(one)
+    pid = one.child.pid
+    one.child.ptyproc.fileobj.close()  # what a dropped ssh session does: the system sends the hangup
+    one.child.ptyproc.closed = one.child.closed = True
+    end = time.monotonic() + 60
+    while time.monotonic() < end and (Path("/proc") / str(pid)).exists():
+        try:
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                break
+        except ChildProcessError:
+            break
+        time.sleep(0.1)
+    (stopped,) = [record for record in read_journal(tmp_path / "out" / "w") if record["type"] == "run_stopped"]
+    assert stopped["reason"] == "SIGHUP"
+    one.child.ptyproc.terminated = one.child.terminated = True
+
+
+def test_ascii_and_no_colour_on_a_plain_terminal(terminal: Callable[..., Terminal]) -> None:
+    one = terminal(LORA_TUI_ASCII="1", NO_COLOR="1")
+    one.until("26 rows")
+    seen = one.until(">1 Dataset")
+    assert "[[" in seen
+    to_training(one)
+    seen = one.until("|:::")
+    assert not any(0x2800 <= ord(character) < 0x2900 for character in seen)
+
+
+def test_the_wizard_in_chinese_and_terminated_before_a_run(terminal: Callable[..., Terminal]) -> None:
+    one = terminal("--lang", "zh_CN")
+    seen = one.until("26 行").replace(" ", "")
+    assert "数据集" in seen
+    one.child.kill(signal.SIGTERM)
+    assert one.end(10) == 143
+    assert one.restored()
+
+
+def test_without_a_terminal_the_missing_flag_is_named(tmp_path: Path) -> None:
+    import subprocess
+
+    done = subprocess.run([sys.executable, "-m", "tui"], capture_output=True, text=True, cwd=tmp_path, stdin=subprocess.DEVNULL,
+                          env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})  # fmt: skip
+    assert done.returncode == 2
+    assert "--yes" in done.stderr
