@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Ctrl-C must reach the run, which saves and stops; make must not kill it first.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow lint bench messages clean
+.PHONY: demo test test-slow lint bench messages pictures clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("lora-tui needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
@@ -20,10 +20,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 demo: $(VENV)/.installed
-	@$(BIN)/lora-tui --demo --yes --resume auto
+	@if [ -t 0 ] && [ -t 2 ]; then $(BIN)/lora-tui --demo; else $(BIN)/lora-tui --demo --yes --resume auto; fi
 
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n logical --maxprocesses 4 --dist loadfile
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/pytest -q -m slow --timeout 3600
@@ -42,6 +42,10 @@ messages: $(VENV)/.installed-dev
 	$(BIN)/pybabel -q extract -k n_:1,2 -k _field:2 -k N_ --no-location --sort-output --project lora-tui -o tui/locale/lora-tui.pot engine tui
 	$(BIN)/pybabel -q update --no-fuzzy-matching -D lora-tui -i tui/locale/lora-tui.pot -d tui/locale -l zh_CN
 	$(BIN)/pybabel -q compile -D lora-tui -d tui/locale
+
+# The README's pictures, from the real app at work.
+pictures: $(VENV)/.installed
+	$(BIN)/python docs/make_pictures.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -314,8 +314,8 @@ async def test_quitting_while_it_trains_asks_and_saves(wizard: Make, flags: dict
 class Scripted:
     """A runner that tells what it is told to, at the seam where real runners stand."""
 
-    def __init__(self, *script: Any) -> None:
-        self.script = script
+    def __init__(self, *script: Any, then: Any = None) -> None:
+        self.script, self.then = script, then
 
     def run(self, plan: ResumePlan, emit: Any, should_stop: Any) -> Outcome:
         import time
@@ -326,6 +326,8 @@ class Scripted:
             emit(item, {})
         while not should_stop():
             time.sleep(0.01)
+        if self.then is not None:
+            emit(self.then, {})
         return Outcome("stopped", 5, 1.0)
 
 

@@ -144,7 +144,7 @@ def _settings_text(config: RunConfig, answers: dict[str, Any]) -> Text:
     text = Text(_("settings"), style="bold")
     names = [name for name in ("dataset", "model", "output", *SETTINGS) if getattr(config, name) is not None]
     for name in names:
-        value = getattr(config, name)
+        value = answers.get(name, getattr(config, name)) if name in ("dataset", "model", "output") else getattr(config, name)
         chosen = name in answers
         shown = f"{value:g}" if isinstance(value, float) else str(value)
         text.append(f"\n{'* ' if chosen else '  '}{name.replace('_', ' '):24}", style="not bold")

@@ -107,10 +107,27 @@ class _Axes:
             share = (value - self.low) / (self.high - self.low)
         return round((1 - min(1.0, max(0.0, share))) * (4 * self.rows - 1))
 
-    def value(self, row: int) -> float:
-        """The loss in the middle of character row `row`."""
-        share = 1 - (4 * row + 1.5) / (4 * self.rows - 1)
-        return self.low * (self.high / self.low) ** share if self.logarithmic else self.low + share * (self.high - self.low)
+    def ticks(self) -> dict[int, str]:
+        """Label of each character row that has one: round losses (1, 2 or 5 times a power of ten), at least two rows apart."""
+        if self.logarithmic:
+            decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            values = [one * 10.0**decade for one in (1, 2, 5) for decade in decades]
+        else:
+            step = _round_up((self.high - self.low) / max(1, min(8, self.rows // 2)))
+            first = math.ceil(self.low / step - 1e-9)
+            values = [number * step for number in range(first, math.floor(self.high / step + 1e-9) + 1)]
+        labels: dict[int, str] = {}
+        for value in values:
+            row = min(self.rows - 1, self.y(value) // 4)
+            if self.low * (1 - 1e-9) <= value <= self.high * (1 + 1e-9) and not labels.keys() & {row - 1, row, row + 1}:
+                labels[row] = _short(value)
+        return labels
+
+
+def _round_up(value: float) -> float:
+    """The smallest of 1, 2, 5 times a power of ten that is not below a positive `value`."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(one * power for one in (1, 2, 5, 10) if one * power >= value * (1 - 1e-9))
 
 
 class _Canvas:
@@ -181,10 +198,10 @@ AXIS = "axis"
 
 
 def _with_left_axis(canvas: _Canvas, axes: _Axes, ascii_only: bool) -> list[list[tuple[str, str]]]:
-    bar = "|" if ascii_only else "┤"
-    labelled = set(range(0, axes.rows, max(1, min(4, axes.rows // 3))))
+    tick, bar = ("+", "|") if ascii_only else ("┤", "│")
+    labels = axes.ticks()
     return [
-        [(f"{_short(axes.value(row)) if row in labelled else '':>{axes.margin - 2}} {bar}", AXIS), *canvas.row(row)]
+        [(f"{labels.get(row, ''):>{axes.margin - 2}} {tick if row in labels else bar}", AXIS), *canvas.row(row)]
         for row in range(axes.rows)
     ]
 
@@ -193,7 +210,7 @@ def _bottom(axes: _Axes, ascii_only: bool) -> list[list[tuple[str, str]]]:
     corner, dash = ("+", "-") if ascii_only else ("└", "─")
     rule = " " * (axes.margin - 1) + corner + dash * axes.columns
     room = axes.columns
-    count = max(2, min(6, room // 14))
+    count = max(2, min(6, room // 14, axes.last - axes.first + 1))
     text = [" "] * (axes.margin + room)
     for part in range(count):
         step = axes.first + round((axes.last - axes.first) * part / (count - 1))
@@ -207,11 +224,9 @@ def _bottom(axes: _Axes, ascii_only: bool) -> list[list[tuple[str, str]]]:
 
 
 def _short(value: float) -> str:
-    """At most five characters."""
-    if abs(value) >= 1000:
-        return f"{value:.0e}".replace("e+0", "e")
-    digits = 2 if abs(value) >= 0.095 else 3
-    return f"{value:.{digits}f}" if abs(value) < 100 else f"{value:.0f}"
+    """At most five characters, no more digits than it has."""
+    text = f"{value:.4g}"
+    return text if len(text) <= 5 else f"{value:.0e}".replace("e+0", "e").replace("e-0", "e-")
 
 
 class LossChart(Widget):
