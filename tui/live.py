@@ -6,6 +6,7 @@ their ends. So a watcher may hold one, compare it with the next, and paint what 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -151,11 +152,13 @@ def _stepped(live: Live, event: Step, now: float) -> Live:
     live = replace(live, phase="training", step=event, first=live.first or (now, event.step))
     if event.loss is None:
         return live
+    live = replace(live, loss_curve=live.loss_curve.add(event.step, event.loss))
+    if not math.isfinite(event.loss):  # it would stay in the average for ever
+        return live
     total, count = live.average
     total, count = SMOOTHING * total + (1 - SMOOTHING) * event.loss, count + 1
     return replace(
         live,
-        loss_curve=live.loss_curve.add(event.step, event.loss),
         smooth=live.smooth.add(event.step, total / (1 - SMOOTHING**count)),
         average=(total, count),
     )

@@ -1,71 +1,28 @@
-"""`make bench`: the same work done by lora-tui, by stock TRL and by a raw torch loop, side by side in one run.
+"""`make bench`, or `python -m tests.bench NAME ...` for some of it: training, terminal, chart.
 
-Each variant is a process of its own, in alternating order, three times; the medians and their ratios are printed as a table. Same
-rows, same tokens, same steps. Nothing here is part of the test suite: a timed test fails on a busy machine and proves nothing.
+Nothing here is part of the test suite: a timed test fails on a busy machine and proves nothing.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import platform
-import statistics
-import subprocess
 import sys
-import tempfile
-import time
 from datetime import date
-from pathlib import Path
-from typing import Any
+from importlib import import_module
 
-VARIANTS = ("lora-tui", "stock TRL", "raw loop")
-REPEATS = 3
-
-
-def measure(variant: str, folder: Path) -> dict[str, Any]:
-    """One process: seconds of training, and of the whole process."""
-    started = time.monotonic()
-    command = [sys.executable, "-m", "tests.bench.variants", variant, str(folder)]
-    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return {**json.loads(done.stdout.splitlines()[-1]), "whole": time.monotonic() - started}
-
-
-def seconds_of(*arguments: str) -> float:
-    """Median wall seconds of a command, five times."""
-    times = []
-    for _time in range(5):
-        started = time.monotonic()
-        subprocess.run([sys.executable, "-m", "tui", *arguments], capture_output=True, check=False)
-        times.append(time.monotonic() - started)
-    return statistics.median(times)
+NAMES = ("training", "terminal", "chart")
 
 
 def main() -> None:
-    from tests.bench.variants import prepare
-
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        prepare(folder)
-        found: dict[str, list[dict[str, Any]]] = {variant: [] for variant in VARIANTS}
-        for turn in range(REPEATS):
-            for variant in VARIANTS if turn % 2 == 0 else reversed(VARIANTS):
-                found[variant].append(measure(variant, folder))
-        medians = {
-            variant: {key: statistics.median(run[key] for run in runs) for key in ("train", "whole", "last_loss")}
-            for variant, runs in found.items()
-        }
-        machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-        print(f"{date.today()} · {machine} · Python {platform.python_version()}")
-        print(f"{'':12}{'training s':>12}{'whole s':>10}{'x raw loop':>12}{'last loss':>11}")
-        for variant, row in medians.items():
-            ratio = row["train"] / medians["raw loop"]["train"]
-            print(f"{variant:12}{row['train']:12.2f}{row['whole']:10.2f}{ratio:12.2f}{row['last_loss']:11.4f}")
-        print(
-            f"--help {seconds_of('--help'):.2f} s · check of 3 checkpoints {seconds_of('check', str(folder / 'run')):.2f} s"
-        )
+    chosen = sys.argv[1:] or NAMES
+    if unknown := set(chosen) - set(NAMES):
+        raise SystemExit(f"no such measurement: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    print(f"{date.today()} · {machine} · Python {platform.python_version()}")
+    for name in chosen:
+        print(f"\n{name}")
+        import_module(f"tests.bench.{name}").main()
 
 
 if __name__ == "__main__":

@@ -52,8 +52,10 @@ def answers() -> dict[str, Any]:
 
 @pytest.fixture
 def fixed(played: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine and the hour hold still."""
+    """The machine and the hour hold still; what lies in a person's caches is not offered."""
     monkeypatch.chdir(played)
+    monkeypatch.setenv("LORA_TUI_CACHE", "no-cache")
+    monkeypatch.setattr(model_screen, "cached_models", tuple)
     memory = Memory(1_200_000, 400_000, 30_000_000, 12_000_000, 700_000_000)
     monkeypatch.setattr(model_screen, "fit", lambda *_: model_screen.Fit(memory, 12_000_000_000, 16_000_000_000, "cpu"))
     hardware = Hardware("cpu", "no GPU", "float32", "exact")

@@ -1,8 +1,8 @@
 """The loss chart: curves with axes, drawn with braille dots or, where a terminal cannot show them, with ASCII.
 
-Our own, although plotting libraries for terminals are well kept: while a model trains, everything painted is time taken from it. The
-chart of a run (dim history, join line, target band, three curves) costs plotext 12 to 16 ms and this one a tenth
-(`python -m tests.bench chart`); nor does plotext know a band, a dim part, or ASCII. `draw` is a pure function from data to lines.
+Our own, although plotting libraries for terminals are well kept: none knows a target band, a dim part before a join and ASCII at
+once, and while a model trains everything painted is time taken from it (`python -m tests.bench chart` says how much). `draw` is a
+pure function from data to lines.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby
+from operator import itemgetter
 from typing import ClassVar
 
 from rich.segment import Segment
@@ -22,6 +23,11 @@ Points = Sequence[tuple[int, float]]
 
 DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 """Bit of each dot of a braille cell, by row and column (Unicode 15, chapter 21.1)."""
+
+RUNS = [
+    [[sum(DOTS[dot][side] for dot in range(top, bottom + 1)) for bottom in range(4)] for top in range(4)] for side in (0, 1)
+]
+"""Bits of the dots from one row of a cell to another: [column][top][bottom]."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ def draw(picture: Picture, width: int, height: int, ascii_only: bool = False) ->
 
     Losses are drawn on a logarithmic scale where they span more than a factor of 20 and all are positive.
     """
-    values = [value for line in picture.lines for _step, value in line.points if math.isfinite(value)]
+    values = [value for line in picture.lines for _step, value in line.points if -FAR < value < FAR]
     steps = [step for line in picture.lines for step, _value in line.points]
     if not values or height < 3 or width < 16:
         return [[(" " * width, "")] for _row in range(height)]
@@ -67,8 +73,12 @@ def draw(picture: Picture, width: int, height: int, ascii_only: bool = False) ->
     if picture.join is not None:
         canvas.upright(axes.x(picture.join))
     for line in picture.lines:
-        canvas.curve([(axes.x(step), axes.y(value)) for step, value in line.points if math.isfinite(value)], line)
+        canvas.curve(axes.dots(line.points), line)
     return [*_with_left_axis(canvas, axes, ascii_only), *_bottom(axes, ascii_only)]
+
+
+FAR = 1e30
+"""A loss beyond could not be written beside the axis. NaN is neither below nor above it, and is not drawn either."""
 
 
 @dataclass(frozen=True)
@@ -87,25 +97,44 @@ class _Axes:
         low, high = min(values), max(values)
         if picture.band is not None and high > 0:
             low, high = min(low, picture.band[0]), max(high, picture.band[1])
-        logarithmic = low > 0 and high / low > 20
-        if not logarithmic:
+        logarithmic = high > 1e-6 and 0 < low < high / 20
+        if logarithmic:
+            low = max(low, 1e-30)
+        else:
             low = 0.0 if 0 <= low < high else low
-            high = high if high > low else low + 1.0
+            if high - low < 1e-6 * max(1.0, abs(high)):
+                high = low + max(1.0, abs(low))
         margin = 7
         last = max(max(steps), picture.last_step or 0)
         return cls(low, high, min(min(steps), last - 1), last, logarithmic, margin, width - margin, height - 2)
 
     def x(self, step: int) -> int:
         """Dot column of a step, two to a character."""
-        return round((step - self.first) / max(1, self.last - self.first) * (2 * self.columns - 1))
+        return round((step - self.first) * (2 * self.columns - 1) / max(1, self.last - self.first))
 
     def y(self, value: float) -> int:
         """Dot row of a loss, four to a character, 0 at the top."""
+        ((_x, y),) = self.dots([(self.first, value)])
+        return y
+
+    def dots(self, points: Points) -> list[tuple[int, int]]:
+        """(dot column, dot row) of each point that can be drawn."""
+        # Thousands of points a second go through here: no call a point.
+        first, across = self.first, (2 * self.columns - 1) / max(1, self.last - self.first)
+        low, high, log, bottom = self.low, self.high, math.log, 4 * self.rows - 1
         if self.logarithmic:
-            share = math.log(max(value, self.low) / self.low) / math.log(self.high / self.low)
-        else:
-            share = (value - self.low) / (self.high - self.low)
-        return round((1 - min(1.0, max(0.0, share))) * (4 * self.rows - 1))
+            base, down = log(low), bottom / log(high / low)
+            return [
+                (round((step - first) * across), round(bottom - (log(min(max(value, low), high)) - base) * down))
+                for step, value in points
+                if -FAR < value < FAR
+            ]
+        down = bottom / (high - low)
+        return [
+            (round((step - first) * across), round(bottom - (min(max(value, low), high) - low) * down))
+            for step, value in points
+            if -FAR < value < FAR
+        ]
 
     def ticks(self) -> dict[int, str]:
         """Label of each character row that has one: round losses (1, 2 or 5 times a power of ten), at least two rows apart."""
@@ -147,33 +176,41 @@ class _Canvas:
 
     def upright(self, x: int) -> None:
         column = min(self.columns - 1, x // 2)
-        for row in range(self.rows):
+        for row in range(self.rows if column >= 0 else 0):
             self.behind[row][column] = ("|" if self.ascii_only else "│", JOIN)
 
     def curve(self, dots: list[tuple[int, int]], line: Line) -> None:
-        if line.joined:
-            for (x, y), (to_x, to_y) in pairwise(dots):
-                self._stroke(x, y, to_x, to_y, line)
-            if len(dots) == 1:
-                self._dot(*dots[0], line)
+        if not line.joined:
+            for x, y in dots:
+                column, row = min(self.columns - 1, x // 2), min(self.rows - 1, y // 4)
+                self.marks[row][column], self.styles[row][column] = line.mark, line.style
             return
-        for x, y in dots:
-            column, row = min(self.columns - 1, x // 2), min(self.rows - 1, y // 4)
-            self.marks[row][column], self.styles[row][column] = line.mark, line.style
+        # Of the many points that share a dot column only the first, the last and the extent can be seen.
+        before: tuple[int, int] | None = None
+        for x, group in groupby(dots, key=itemgetter(0)):
+            heights = [y for _x, y in group]
+            self._upright_stroke(x, min(heights), max(heights), line)
+            if before is not None:
+                self._stroke(*before, x, heights[0], line)
+            before = x, heights[-1]
 
     def _stroke(self, x: int, y: int, to_x: int, to_y: int, line: Line) -> None:
-        count = max(abs(to_x - x), abs(to_y - y), 1)
-        for part in range(count + 1):
-            self._dot(x + round((to_x - x) * part / count), y + round((to_y - y) * part / count), line)
+        """From one dot to another that is further to the right."""
+        for part in range(to_x - x + 1):
+            from_y = y + round((to_y - y) * (part - 0.5) / (to_x - x)) if part else y
+            until_y = y + round((to_y - y) * (part + 0.5) / (to_x - x)) if part < to_x - x else to_y
+            self._upright_stroke(x + part, min(from_y, until_y), max(from_y, until_y), line)
 
-    def _dot(self, x: int, y: int, line: Line) -> None:
-        column, row = x // 2, y // 4
-        if 0 <= column < self.columns and 0 <= row < self.rows:
+    def _upright_stroke(self, x: int, top: int, bottom: int, line: Line) -> None:
+        column, side = x // 2, x % 2
+        if not 0 <= column < self.columns:
+            return
+        for row in range(max(0, top // 4), min(self.rows - 1, bottom // 4) + 1):
             self.styles[row][column] = line.style
             if self.ascii_only:
                 self.marks[row][column] = line.mark
             else:
-                self.bits[row][column] |= DOTS[y % 4][x % 2]
+                self.bits[row][column] |= RUNS[side][max(0, top - 4 * row)][min(3, bottom - 4 * row)]
 
     def row(self, number: int) -> list[tuple[str, str]]:
         """One row as runs of equal style."""
@@ -226,7 +263,10 @@ def _bottom(axes: _Axes, ascii_only: bool) -> list[list[tuple[str, str]]]:
 def _short(value: float) -> str:
     """At most five characters, no more digits than it has."""
     text = f"{value:.4g}"
-    return text if len(text) <= 5 else f"{value:.0e}".replace("e+0", "e").replace("e-0", "e-")
+    if len(text) <= 5:
+        return text
+    mantissa, exponent = f"{value:.0e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
 
 
 class LossChart(Widget):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from engine.checkpoints import commit as module
-from engine.checkpoints.commit import Committer, place, remove, sweep
+from engine.checkpoints.commit import Committer, from_trash, place, remove, sweep, to_trash
 from engine.checkpoints.retain import Kept, surplus
 
 
@@ -31,6 +31,32 @@ def test_a_checkpoint_that_stands_in_the_way_is_put_into_the_trash(tmp_path: Pat
     (tmp_path / "staged").mkdir()
     place(tmp_path / "staged", tmp_path / "checkpoint-1")
     assert [path.name for path in (tmp_path / ".trash").glob("*/*")] == ["precious"]
+
+
+def test_what_comes_back_from_the_trash_is_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-1").mkdir()
+    (tmp_path / "checkpoint-1" / "precious").write_text("x")
+    place = to_trash(tmp_path / "checkpoint-1")
+    assert not (tmp_path / "checkpoint-1").exists()
+    assert from_trash(place) == tmp_path / "checkpoint-1"
+    assert (tmp_path / "checkpoint-1" / "precious").read_text() == "x"
+
+
+def test_a_name_that_is_taken_again_is_not_overwritten_from_the_trash(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-1").mkdir()
+    place = to_trash(tmp_path / "checkpoint-1")
+    (tmp_path / "checkpoint-1").mkdir()
+    with pytest.raises(FileExistsError):
+        from_trash(place)
+    assert place.is_dir()
+
+
+def test_the_same_name_can_be_put_into_the_trash_twice(tmp_path: Path) -> None:
+    places = set()
+    for _time in range(2):
+        (tmp_path / "checkpoint-1").mkdir()
+        places.add(to_trash(tmp_path / "checkpoint-1"))
+    assert len([place for place in places if place.is_dir()]) == 2
 
 
 def test_sweeping_takes_only_what_is_ours_and_half_made(tmp_path: Path) -> None:

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import shutil
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from engine.checkpoints.choose import choose
-from engine.checkpoints.scan import scan
+from engine.checkpoints.scan import glance, scan
 from engine.errors import ConfigError
-from tests.engine.checkpoints.folders import write_checkpoint
+from engine.resume.plan import recommend, settle
+from tests.engine.checkpoints.folders import seal, write_checkpoint, write_torch_files
+
+
+@functools.cache
+def _torch_files() -> Path:
+    folder = Path(tempfile.mkdtemp())
+    write_torch_files(folder)
+    return folder
+
+
+def copied(folder: Path) -> None:
+    """The torch files of a checkpoint, written once and copied."""
+    shutil.copytree(_torch_files(), folder, dirs_exist_ok=True)
 
 
 def test_the_furthest_epoch_wins_over_the_newest_folder(tmp_path: Path) -> None:
@@ -70,3 +88,38 @@ def test_no_such_folder_is_a_usage_error(tmp_path: Path) -> None:
 
 def test_a_checkpoint_folder_itself_holds_no_checkpoints(whole: Path) -> None:
     assert scan(whole).checkpoints == ()
+
+
+KINDS = ("sound", "torn", "other run", "unsealed", "no optimizer")
+
+
+@given(st.lists(st.sampled_from(KINDS), min_size=1, max_size=7))
+@settings(max_examples=25, deadline=None)
+def test_a_glance_settled_recommends_what_a_full_scan_does(
+    tmp_path_factory: pytest.TempPathFactory, kinds: list[str]
+) -> None:
+    out = tmp_path_factory.mktemp("out")
+    for number, kind in enumerate(kinds, 1):
+        folder = write_checkpoint(
+            out / f"checkpoint-{number * 10}",
+            number * 10,
+            number / 10,
+            torch_files=None if kind == "no optimizer" else copied,
+        )
+        if kind != "unsealed":
+            seal(folder, run_id="theirs" if kind == "other run" else "ours")
+        if kind == "torn":
+            with open(folder / "adapter_model.safetensors", "r+b") as file:
+                file.truncate(100)
+    settled, choice = settle(glance(out))
+    assert choice == recommend(scan(out))
+    assert settled.checkpoints[-1].run == scan(out).checkpoints[-1].run
+
+
+def test_a_glance_judges_only_down_to_the_one_that_can_be_continued(tmp_path: Path) -> None:
+    for step in (10, 20, 30, 40):
+        seal(write_checkpoint(tmp_path / f"checkpoint-{step}", step, step / 100, torch_files=copied))
+    (tmp_path / "checkpoint-40" / "adapter_model.safetensors").write_bytes(b"")
+    settled, choice = settle(glance(tmp_path))
+    assert choice.checkpoint is not None
+    assert (choice.checkpoint.name, settled.unverified) == ("checkpoint-30", {"checkpoint-10", "checkpoint-20"})

@@ -1,0 +1,64 @@
+"""The same work done by lora-tui, by stock TRL and by a raw torch loop, side by side in one run.
+
+Each variant is a process of its own, in alternating order, three times; the medians and their ratios are printed as a table. Same
+rows, same tokens, same steps.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+VARIANTS = ("lora-tui", "stock TRL", "raw loop")
+REPEATS = 3
+
+
+def measure(variant: str, folder: Path) -> dict[str, Any]:
+    """One process: seconds of training, and of the whole process."""
+    started = time.monotonic()
+    command = [sys.executable, "-m", "tests.bench.variants", variant, str(folder)]
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return {**json.loads(done.stdout.splitlines()[-1]), "whole": time.monotonic() - started}
+
+
+def seconds_of(*arguments: str) -> float:
+    """Median wall seconds of a command, five times."""
+    times = []
+    for _time in range(5):
+        started = time.monotonic()
+        subprocess.run([sys.executable, "-m", "tui", *arguments], capture_output=True, check=False)
+        times.append(time.monotonic() - started)
+    return statistics.median(times)
+
+
+def main() -> None:
+    from tests.bench.variants import prepare
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prepare(folder)
+        found: dict[str, list[dict[str, Any]]] = {variant: [] for variant in VARIANTS}
+        for turn in range(REPEATS):
+            for variant in VARIANTS if turn % 2 == 0 else reversed(VARIANTS):
+                found[variant].append(measure(variant, folder))
+        medians = {
+            variant: {key: statistics.median(run[key] for run in runs) for key in ("train", "whole", "last_loss")}
+            for variant, runs in found.items()
+        }
+        print(f"{'':12}{'training s':>12}{'whole s':>10}{'x raw loop':>12}{'last loss':>11}")
+        for variant, row in medians.items():
+            ratio = row["train"] / medians["raw loop"]["train"]
+            print(f"{variant:12}{row['train']:12.2f}{row['whole']:10.2f}{ratio:12.2f}{row['last_loss']:11.4f}")
+        print(
+            f"--help {seconds_of('--help'):.2f} s · check of 3 checkpoints {seconds_of('check', str(folder / 'run')):.2f} s"
+        )

@@ -1,0 +1,122 @@
+"""What is told of a model without loading it, held against the loaded model; and the memory estimated from that."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.config import RunConfig
+from engine.models.report import ModelReport, model_report
+from engine.training.estimate import Memory, estimate_memory
+
+
+@pytest.fixture
+def copy(tiny_model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_model, tmp_path / "m"))
+
+
+def test_parameters_are_those_of_the_loaded_model(tiny_model: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    loaded = AutoModelForCausalLM.from_pretrained(tiny_model)
+    assert model_report(str(tiny_model)).parameters == sum(one.numel() for one in loaded.parameters())
+
+
+@pytest.mark.parametrize("rank", [1, 4, 16])
+def test_trainable_parameters_are_those_that_peft_makes(tiny_model: Path, rank: int) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    made = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(tiny_model),
+        LoraConfig(r=rank, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
+    assert model_report(str(tiny_model)).trainable(rank) == made.get_nb_trainable_parameters()[0]
+
+
+def test_shape_context_and_template_are_told(tiny_model: Path) -> None:
+    found = model_report(str(tiny_model))
+    assert (found.architecture, found.layers, found.hidden, found.intermediate) == ("LlamaForCausalLM", 2, 32, 64)
+    assert (found.context, found.chat_template, found.dtype, found.stopped) == (256, True, "F32", None)
+
+
+def test_a_model_without_a_template_is_told(copy: Path) -> None:
+    (copy / "chat_template.jinja").unlink(missing_ok=True)
+    settings = json.loads((copy / "tokenizer_config.json").read_text())
+    settings.pop("chat_template", None)
+    (copy / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert not model_report(str(copy)).chat_template
+
+
+def test_a_folder_without_weights_is_stopped(copy: Path) -> None:
+    (copy / "model.safetensors").unlink()
+    assert model_report(str(copy)).stopped is not None
+
+
+def test_damaged_weights_are_stopped(copy: Path) -> None:
+    (copy / "model.safetensors").write_bytes(b"\xff" * 64)
+    assert model_report(str(copy)).stopped is not None
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"model_type": 3}', '{"num_hidden_layers": "two"}'])
+def test_a_damaged_config_is_stopped(copy: Path, content: str) -> None:
+    (copy / "config.json").write_text(content)
+    assert model_report(str(copy)).stopped is not None
+
+
+def test_a_hub_id_that_is_not_here_is_not_fetched() -> None:
+    found = model_report("nobody/nothing-at-all")
+    assert found.stopped is not None
+    assert "is not on this machine" in found.stopped.title
+
+
+def test_torch_is_not_needed(tiny_model: Path) -> None:
+    code = "import sys; from engine.models.report import model_report; model_report(sys.argv[1]); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code, str(tiny_model)], check=False).returncode == 0
+
+
+MODEL = ModelReport(
+    "m", Path("m"), "LlamaForCausalLM", 600_000_000, "BF16", 1_200_000_000, 28, 1024, 3072, 151_936, 40_960, True,
+    ((1024, 1024), (3072, 1024)), None,
+)  # fmt: skip
+
+
+def memory(batch_size: int = 8, length: int = 1024, precision: str = "bfloat16", **asked: object) -> Memory:
+    config = RunConfig.model_validate({"dataset": "d", "model": "m", **asked})
+    found = estimate_memory(MODEL, config, precision, batch_size, length)
+    assert found is not None
+    return found
+
+
+@given(st.integers(1, 64), st.integers(1, 1024))
+def test_memory_grows_with_the_batch_and_the_length(batch_size: int, length: int) -> None:
+    assert memory(batch_size, length).total < memory(batch_size + 1, length).total
+    assert memory(batch_size, length).total <= memory(batch_size, length + 1).total
+
+
+def test_rows_are_no_longer_than_max_length() -> None:
+    assert memory(length=5_000, max_length=512) == memory(length=512, max_length=512)
+
+
+def test_weights_take_their_bytes_at_their_precision() -> None:
+    assert (memory().weights, memory(precision="float32").weights) == (1_200_000_000, 2_400_000_000)
+
+
+def test_what_saves_memory_saves_it() -> None:
+    assert memory(activation_checkpointing=True).activations < memory().activations / 5
+    assert memory(load_in_4bit=True).weights < memory().weights / 3
+    assert memory(lora_r=8).adapter == memory(lora_r=16).adapter / 2
+
+
+def test_a_model_that_tells_too_little_is_not_guessed_at() -> None:
+    from dataclasses import replace
+
+    config = RunConfig.model_validate({"dataset": "d", "model": "m"})
+    assert estimate_memory(replace(MODEL, layers=None), config, "bfloat16", 8, 128) is None

@@ -1,0 +1,107 @@
+"""The snapshot that the training screen draws from: what folding events into it keeps, and what it costs."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.events import LossJumped, ResumeChecked, RunFinished, Warned
+from tests.tui.test_wizard_paths import started, step
+from tui.live import LINES, POINTS, Curve, begun, curve_of, fold
+
+
+def folded(*events: Any) -> Any:
+    live = begun()
+    for second, event in enumerate(events):
+        live = fold(live, event, float(second))
+    return live
+
+
+def grown(count: int) -> Curve:
+    curve = Curve()
+    for number in range(1, count + 1):
+        curve = curve.add(number, float(number))
+    return curve
+
+
+@given(st.integers(1, 9_000))
+def test_a_curve_stays_small_whatever_it_was_given(count: int) -> None:
+    assert len(grown(count).points) < 2 * POINTS
+
+
+@given(st.integers(1, 9_000))
+def test_a_curve_always_ends_with_the_newest_point(count: int) -> None:
+    assert grown(count).points[-1] == (count, float(count))
+
+
+@given(st.integers(1, 9_000))
+def test_a_curve_is_thinned_evenly(count: int) -> None:
+    curve = grown(count)
+    steps = [number for number, _value in curve.points]
+    gaps = {after - before for before, after in pairwise(steps[:-1])}
+    assert gaps <= {curve.stride}
+
+
+@given(st.integers(0, 9_000))
+def test_many_points_at_once_obey_the_same_bounds(count: int) -> None:
+    points = [(number, float(number)) for number in range(count)]
+    curve = curve_of(points)
+    assert len(curve.points) <= 2 * POINTS
+    assert curve.points[-1:] == tuple(points[-1:])
+
+
+def test_a_curve_can_grow_on_from_a_history() -> None:
+    curve = curve_of((number, 1.0) for number in range(5_000))
+    for number in range(5_000, 9_000):
+        curve = curve.add(number, 1.0)
+    assert len(curve.points) < 2 * POINTS
+    assert [number for number, _value in curve.points] == sorted({number for number, _value in curve.points})
+
+
+def test_a_fresh_run_has_no_join() -> None:
+    assert folded(started()).join is None
+
+
+def test_the_join_is_where_the_attempt_took_over() -> None:
+    assert folded(started(checkpoint="checkpoint-8", step=8, epoch=1.15)).join == 8
+
+
+def test_the_smoothed_line_of_a_constant_loss_is_that_loss() -> None:
+    live = folded(started(), *(step(number, 2.5) for number in range(1, 30)))
+    assert {round(value, 9) for _step, value in live.smooth.points} == {2.5}
+
+
+def test_a_loss_that_is_not_a_number_does_not_spoil_the_smoothed_line() -> None:
+    live = folded(started(), step(1, 2.0), step(2, float("nan")), step(3, 2.0))
+    assert live.smooth.points[-1] == (3, 2.0)
+
+
+def test_time_left_is_unknown_before_two_steps() -> None:
+    assert folded(started(), step(1, 2.0)).seconds_left is None
+
+
+def test_time_left_is_the_mean_pace_times_what_is_left() -> None:
+    live = folded(started(), step(1, 2.0), step(2, 2.0), step(3, 2.0))
+    assert live.started is not None
+    assert live.seconds_left == live.started.total_steps - 3  # one event a second
+
+
+def test_the_list_of_happenings_keeps_the_latest() -> None:
+    live = folded(started(), *(Warned("x", f"word {number}") for number in range(LINES + 50)))
+    assert len(live.happenings) == LINES
+    assert live.happenings[-1].event == Warned("x", f"word {LINES + 49}")
+
+
+def test_a_receipt_and_a_jump_are_kept_until_they_are_answered() -> None:
+    receipt = ResumeChecked("checkpoint-8", ())
+    jump = LossJumped(60, "divergence", 1.0, 4.4, 4.4, False)
+    live = folded(started(), receipt, step(1, 2.0), jump, step(2, 2.0))
+    assert (live.receipt, live.jump) == (receipt, jump)
+
+
+def test_the_end_is_the_end() -> None:
+    end = RunFinished(100, 2.0, 0.21, None, 60.0, "out/w/final", {})
+    assert (folded(started(), end).phase, folded(started(), end).ended) == ("finished", end)
