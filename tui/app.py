@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 SIGNALS = {"SIGHUP": 129, "SIGINT": 130, "SIGTERM": 143}
 """Exit codes of the contract (C1)."""
-THEMES = ("textual-dark", "textual-light", "ansi-dark", "ansi-light", "nord", "gruvbox", "solarized-light")
 PLAIN_MARKS = {"▸": ">", "✓": "*", "●": "*", "·": "-", "!": "!", "✗": "x", "…": "..."}
 
 
@@ -231,7 +230,7 @@ class LoraTui(App[int]):
     def on_run_ended(self, message: RunEnded) -> None:
         message.stop()
         self.outcome, self.error, self._run = message.outcome, message.error, None
-        self.bell()
+        self._announce(self.outcome.state if self.outcome is not None else "failed")
         if self._exit_after is not None or self._then == "exit":
             code = self.error.exit_code if self.error is not None else self._exit_after or 0
             self.exit(code, return_code=code, message=self._farewell())
@@ -239,6 +238,15 @@ class LoraTui(App[int]):
         while len(self.screen_stack) > 2:
             self.pop_screen()
         self.go_to(3 if self._then == "start" and self.error is None else 6)
+
+    def _announce(self, state: str) -> None:
+        """The end of a run, for who has turned to something else: the bell, and OSC 9, which terminals show as a notification."""
+        words = {"finished": _("the run has finished"), "stopped": _("the run was stopped and saved")}.get(
+            state, _("the run has failed")
+        )
+        self.bell()
+        if self._driver is not None:
+            self._driver.write(f"\x1b]9;lora-tui: {words}\x07")
 
     # -- the way out ---------------------------------------------------------------------------------------------------
 

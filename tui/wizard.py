@@ -66,6 +66,15 @@ class Wizard:
             self.answers[name] = value
         self.planned = None
 
+    def choose(self, name: Literal["dataset", "model"], value: str) -> None:
+        """Keep what to learn from or what to fine-tune. A folder that was only proposed for the former pair goes with it; one that a
+        person named stays."""
+        if value == self.answers.get(name):
+            return
+        if {"dataset", "model"} <= self.answers.keys() and self.answers.get("output") == self.proposed_output():
+            self.answer("output", None)
+        self.answer(name, value)
+
     def is_demo(self) -> bool:
         """Whether the demo's own settings apply: they suit its tiny model and no other."""
         from engine.demo import demo_answers

@@ -76,6 +76,8 @@ class Checkpoint:
     """Unix seconds; shown, never used to rank."""
     bytes: int
     """Sum of the sizes of the files in it."""
+    files: tuple[tuple[str, int], ...]
+    """(name, bytes) of the plain files in it, by name."""
     continuable: bool
     """Whether everything an exact continuation needs is here and sound."""
     problems: tuple[Problem, ...]

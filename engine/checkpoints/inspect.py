@@ -200,6 +200,7 @@ def _put_together(
         total_epochs=manifest.total_epochs if manifest else state.total_epochs if state else None,
         saved_at=manifest.saved_at if manifest else _saved_at(entries),
         bytes=sum(entry.size for entry in entries.values()) + _inside(path, entries),
+        files=tuple((name, entry.size) for name, entry in sorted(entries.items()) if entry.kind == "file"),
         continuable=grade in (Grade.PROVEN, Grade.COMPLETE) and weights.continuable,
         problems=tuple(problems),
         history=history,
@@ -242,6 +243,6 @@ def _first(one: float | None, other: float | None) -> float | None:
 def _unreadable(path: Path, wrong: Unsound) -> Checkpoint:
     return Checkpoint(
         name=path.name, path=path, grade=Grade.BROKEN, run=UNKNOWN_RUN, made_by="unknown", step=None, epoch=None, loss=None,
-        eval_loss=None, max_steps=None, total_epochs=None, saved_at=None, bytes=0, continuable=False, problems=(wrong.problem,),
-        history=(), adapter=None, manifest=None,
+        eval_loss=None, max_steps=None, total_epochs=None, saved_at=None, bytes=0, files=(), continuable=False,
+        problems=(wrong.problem,), history=(), adapter=None, manifest=None,
     )  # fmt: skip

@@ -536,3 +536,59 @@ async def test_the_command_line_of_the_review_means_the_same_run(wizard: Make, f
     named = {name: value for name, value in vars(options).items() if name in RunConfig.model_fields}
     again = gather(named, environ={})
     assert plan_run(again.resolved, again.found).config == planned.config
+
+
+async def test_a_small_terminal_shows_a_sparkline_with_the_numbers(wizard: Make, flags: dict[str, Any]) -> None:
+    app = wizard(flags, runner=Scripted(started(), *(step(n, 4 / n) for n in range(1, 20))))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = await training(app, pilot)
+        await hand.until(lambda: hand.screen.query_one("#chart").display and hand.shows("┤"))
+        await pilot.resize_terminal(44, 16)
+        await hand.until(lambda: hand.shows("loss 4.00 to 0.21 · lowest 0.21"))
+        assert not hand.screen.query_one("#chart").display
+        await pilot.resize_terminal(100, 30)
+        await hand.until(lambda: hand.screen.query_one("#chart").display)
+        await hand.press("s")
+
+
+async def test_a_failed_run_can_be_copied_with_its_remedy(wizard: Make, flags: dict[str, Any]) -> None:
+    app = wizard(flags, runner=Scripted(started(), step(1, 1.0), OutputError("disk full", "no room", "make room")))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = await training(app, pilot)
+        await hand.arrive("ResultScreen")
+        await hand.press("y")
+        await hand.until(lambda: app.clipboard)
+        assert all(words in app.clipboard for words in ("disk full", "no room", "make room", "run.log", "--resume auto"))
+
+
+async def test_the_detail_of_a_checkpoint_tells_its_files_and_whether_it_goes_on(
+    wizard: Make, flags: dict[str, Any], trained: Path
+) -> None:
+    (trained / "checkpoint-6" / "optimizer.pt").unlink()
+    app = wizard(flags)
+    async with app.run_test(size=(140, 50)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.until(lambda: hand.shows("It can be continued."))
+        assert hand.shows("adapter_model.safetensors")
+        await hand.press("down")
+        await hand.until(lambda: hand.shows("It cannot be continued here."))
+
+
+@pytest.mark.parametrize("named", ["out/mine", None])
+async def test_a_folder_that_was_named_stays_when_the_model_changes_and_a_proposed_one_goes(
+    wizard: Make, flags: dict[str, Any], named: str | None
+) -> None:
+    app = wizard({"dataset": flags["dataset"], "model": "first"})
+    app.wizard.answer("output", named or app.wizard.proposed_output())
+    app.wizard.choose("model", flags["model"])
+    assert app.wizard.answers.get("output") == named
+
+
+async def test_the_demo_goes_where_the_command_line_says(wizard: Make) -> None:
+    app = wizard({"output": "out/elsewhere"}, demo=True)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.go_on("ModelScreen", "232 rows")
+        await hand.go_on("OutputScreen", "context 512")
+        await hand.until(lambda: hand.shows("out/elsewhere"))

@@ -78,9 +78,7 @@ class DatasetScreen(StepScreen):
         value = self.query_one("#dataset", PathInput).value
         if not value:
             return _("Name a dataset, or try the demo.")
-        if value != self.wizard.answers.get("dataset"):
-            self.wizard.answer("dataset", value)
-            self.wizard.answer("output", None)
+        self.wizard.choose("dataset", value)
         if self._report is None or self._asked != value:
             return _("Still reading it.")
         if self._report.stopped is not None:
@@ -193,7 +191,6 @@ class DatasetScreen(StepScreen):
 
         answers = demo_answers()
         self.wizard.answer("model", self.wizard.answers.get("model") or answers["model"])
-        self.wizard.answer("output", self.wizard.answers.get("output") or answers["output"])
         self.query_one("#dataset", PathInput).value = str(answers["dataset"])
         self._look(str(answers["dataset"]))
         self.focus_main()

@@ -96,9 +96,7 @@ class ModelScreen(StepScreen):
         value = self.query_one("#model", PathInput).value
         if not value:
             return _("Name a model.")
-        if value != self.wizard.answers.get("model"):
-            self.wizard.answer("model", value)
-            self.wizard.answer("output", None)
+        self.wizard.choose("model", value)
         if self._report is None or self._asked != value:
             return _("Still reading it.")
         if self._report.stopped is not None and not _to_be_fetched(self._report):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.widgets import Button, Static
 
 from engine.errors import CannotContinue
@@ -35,6 +36,8 @@ class ResultScreen(StepScreen):
         "heart, or the data is not what it seems. What counts in the end is what the model answers: try it."
     )
 
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("y", "copy", N_("Copy"))]
+
     def compose_body(self) -> ComposeResult:
         yield Static("", id="outcome", markup=False)
         yield LossChart(ascii_only=self.owner.ascii_only, id="chart")
@@ -44,6 +47,7 @@ class ResultScreen(StepScreen):
         yield Button(_("Continue this run"), id="again", compact=True)
         yield Button(_("Start fresh"), id="fresh", compact=True)
         yield Button(_("New dataset"), id="new", compact=True)
+        yield Button(_("Copy"), id="copy", compact=True)
 
     def fill(self) -> None:
         self.query_one("#back").display = False
@@ -71,7 +75,16 @@ class ResultScreen(StepScreen):
     def action_back(self) -> None:
         self.owner.go_to(3)
 
+    def action_copy(self) -> None:
+        """What is written here, for a message to somebody who can help."""
+        self.owner.copy_to_clipboard(farewell(self.owner).plain)
+        self.notify(_("It is in the clipboard."), markup=False)
+
     def on_button_pressed(self, event: Button.Pressed) -> None:
+        if event.button.id == "copy":
+            event.stop()
+            self.action_copy()
+            return
         steps = {"again": 3, "fresh": 4, "new": 0}
         if event.button.id not in steps:
             super().on_button_pressed(event)

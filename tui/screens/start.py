@@ -23,7 +23,8 @@ from engine.checkpoints.inspect import inspect_folder
 from engine.checkpoints.scan import Scan, verified
 from engine.errors import LoraTuiError, OutputError
 from engine.folder import free_sibling, locked, unwritable
-from engine.i18n import _
+from engine.i18n import _, n_
+from tui.check import size_words
 from tui.i18n import N_
 from tui.messages import Found
 from tui.plain import visible
@@ -32,9 +33,11 @@ from tui.screens.dataset import told
 from tui.screens.output import Seen, see
 from tui.show import number
 from tui.widgets.chart import Line, LossChart, Picture
-from tui.widgets.checkpoint_table import CheckpointTable
+from tui.widgets.checkpoint_table import CheckpointTable, saved_words
 from tui.wizard import Start
 
+FILES = 30
+"""Files of a checkpoint that are listed."""
 JUDGED = 8
 """Checkpoints that are judged between two looks at the screen."""
 
@@ -336,12 +339,22 @@ def facts(one: Checkpoint, choice: Choice | None) -> Text:
     if one.remaining_epochs is not None:
         parts.append(_("{left} epochs left").format(left=f"{one.remaining_epochs:.2f}"))
     text.append("\n" + " · ".join(parts), style="not bold")
-    text.append(f"\n{one.grade}: {grade_words(one.grade)}", style="not bold")
-    text.append("\n" + _("made by {tool}").format(tool=visible(one.made_by)), style="not bold dim")
+    can = _("It can be continued.") if one.continuable else _("It cannot be continued here.")
+    style = "not bold" if one.continuable else "not bold yellow"
+    text.append(f"\n{one.grade}: {grade_words(one.grade)} {can}", style=style)
     if choice is not None and choice.checkpoint is not None and choice.checkpoint.name == one.name:
         text.append("\n" + visible(choice.reason), style="not bold green")
     for problem in one.problems:
         text.append("\n! " + visible(f"{problem.message} {problem.fix}".rstrip()), style="not bold yellow")
+    made = _("made by {tool} · saved {time} · {size}").format(
+        tool=visible(one.made_by), time=saved_words(one), size=size_words(one.bytes)
+    )
+    text.append("\n" + made, style="not bold dim")
+    for name, size in one.files[:FILES]:
+        text.append(f"\n{size_words(size):>8}  {visible(name)}", style="not bold dim")
+    if (more := len(one.files) - FILES) > 0:
+        words = n_("and {count} more file", "and {count} more files", more).format(count=more)
+        text.append(f"\n{'':8}  {words}", style="not bold dim")
     return text
 
 

@@ -5,6 +5,7 @@ The chart is painted at most once a second: what the screen costs is time taken 
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -30,6 +31,8 @@ LOOK = 0.25
 """Seconds between two looks at the snapshot."""
 CHART = 1.0
 """Seconds between two paintings of the chart."""
+SMALLEST = (44, 5)
+"""Columns and rows below which the chart with axes gives way to a sparkline with the numbers."""
 BAND = (0.1, 0.3)
 """The losses one aims for (engine/training/advice.py)."""
 
@@ -65,6 +68,7 @@ class TrainingScreen(StepScreen):
             with Vertical(id="curves"):
                 yield LossChart(ascii_only=self.owner.ascii_only, id="chart")
                 yield Sparkline([], id="sparkline")
+                yield Static("", id="span", markup=False)
             with Vertical(id="side"):
                 yield Static("", id="receipt", markup=False)
                 with VerticalScroll(id="events-scroll", can_focus=False):
@@ -88,7 +92,7 @@ class TrainingScreen(StepScreen):
         if live is not self._shown:
             before, self._shown = self._shown, live
             self._paint(live, before)
-        if live.loss_curve.points and now - self._painted >= CHART and self._painted != -live.now:
+        if (live.loss_curve.points or live.history.points) and now - self._painted >= CHART:
             self._painted = now
             self._paint_curves(live)
 
@@ -116,10 +120,16 @@ class TrainingScreen(StepScreen):
 
     def _paint_curves(self, live: Live) -> None:
         chart, spark = self.query_one("#chart", LossChart), self.query_one("#sparkline", Sparkline)
-        narrow = chart.size.height < 6 and not spark.display
-        if narrow or spark.display:
-            spark.data = [value for _step, value in live.loss_curve.points[-self.size.width :]]
-        chart.show(picture(live))
+        room = self.query_one("#curves").size
+        small = (room.width < SMALLEST[0] or room.height < SMALLEST[1]) and not self.owner.ascii_only
+        chart.display, spark.display = not small, small
+        self.query_one("#span", Static).display = small
+        if small:
+            losses = [value for _step, value in live.loss_curve.points if math.isfinite(value)]
+            spark.data = losses
+            self.query_one("#span", Static).update(_span(losses))
+        else:
+            chart.show(picture(live))
 
     # -- doing ---------------------------------------------------------------------------------------------------------
 
@@ -218,6 +228,16 @@ def _memory() -> str:
     from tui.check import size_words
 
     return size_words(psutil.Process().memory_info().rss)
+
+
+def _span(losses: list[float]) -> Text:
+    """The numbers of a sparkline: where the loss began, its lowest, and now."""
+    if not losses:
+        return Text("")
+    words = _("loss {first} to {now} · lowest {lowest}").format(
+        first=number(losses[0]), now=number(losses[-1]), lowest=number(min(losses))
+    )
+    return Text(words, style="dim")
 
 
 def _events(happenings: tuple[Happening, ...]) -> Text:

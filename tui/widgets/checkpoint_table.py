@@ -121,8 +121,7 @@ class CheckpointTable(DataTable[Text]):
             Text(str(one.grade), STYLES[one.grade]) if judged else Text(self._mark("…"), "dim"),
         ]
         if wide:
-            saved = datetime.fromtimestamp(one.saved_at).strftime("%Y-%m-%d %H:%M") if one.saved_at else "-"
-            cells += [Text(saved, style), _right(size_words(one.bytes), 7, style)]
+            cells += [Text(saved_words(one), style), _right(size_words(one.bytes), 7, style)]
         return cells
 
     def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
@@ -134,6 +133,11 @@ class CheckpointTable(DataTable[Text]):
         chosen = self._found.get(event.row_key.value or "")
         if chosen is not None:
             self.post_message(self.Chosen(chosen))
+
+
+def saved_words(one: Checkpoint) -> str:
+    """When it was saved, by the clock of this place."""
+    return datetime.fromtimestamp(one.saved_at).strftime("%Y-%m-%d %H:%M") if one.saved_at else "-"
 
 
 def _right(text: str, width: int, style: str) -> Text:

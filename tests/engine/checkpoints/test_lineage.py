@@ -20,7 +20,7 @@ def made(name: str, losses: list[float], run_id: str | None = None, **more: Any)
     values: dict[str, Any] = {
         "name": name, "path": Path(name), "grade": Grade.COMPLETE, "run": "unknown", "made_by": "Trainer", "step": step,
         "epoch": step / 10, "loss": None, "eval_loss": None, "max_steps": 30, "total_epochs": 3.0, "saved_at": None, "bytes": 0,
-        "continuable": True, "problems": (), "adapter": None,
+        "files": (), "continuable": True, "problems": (), "adapter": None,
         "history": tuple(LogRow(number + 1, None, loss, None, None) for number, loss in enumerate(losses)),
         "manifest": SimpleNamespace(run_id=run_id) if run_id else None,
     }  # fmt: skip
