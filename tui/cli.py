@@ -21,8 +21,7 @@ from engine.config import RunConfig, choices, field_meta, flag, group_title
 from engine.errors import ConfigError, LoraTuiError
 from engine.i18n import _
 from tui import i18n
-
-COMMANDS = ("check", "data")
+from tui.completion import SHELLS
 
 
 class _Parser(argparse.ArgumentParser):
@@ -36,6 +35,18 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(message, fix=_("See {program} --help.").format(program=self.prog))
+
+
+class _PrintCompletion(argparse.Action):
+    """Prints the shell's script and leaves, as --help does."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: str | None = None
+    ) -> None:
+        from tui.completion import completion
+
+        sys.stdout.write(completion(values))
+        parser.exit()
 
 
 def run_parser() -> _Parser:
@@ -52,6 +63,10 @@ def run_parser() -> _Parser:
     how.add_argument("--dry-run", action="store_true", help=_("say what would be done, and stop"))
     how.add_argument("--config", metavar="FILE", type=Path, help=_("settings from a TOML file"))
     how.add_argument("--json", action="store_true", help=_("events as JSON lines on stdout"))
+    how.add_argument(
+        "--print-completion", metavar="SHELL", action=_PrintCompletion, choices=SHELLS,
+        help=_("the script that completes these words in bash, zsh, fish, tcsh or powershell"),
+    )  # fmt: skip
     how.add_argument(
         "--version", action="version", version=f"lora-tui {engine.__version__}", help=_("show the version and leave")
     )
@@ -128,23 +143,36 @@ def _dispatch(given: list[str]) -> int:
     return _run(given)
 
 
-def _check(given: list[str]) -> int:
+def command_parsers() -> dict[str, _Parser]:
+    """The parser of each command beside the run itself."""
+    return {"check": _check_parser(), "data": _data_parser()}
+
+
+def _check_parser() -> _Parser:
     parser = _Parser(prog="lora-tui check", description=_("What is in an output folder, and what would be continued."))
     parser.add_argument("out", metavar="OUT", help=_("a run's folder, or any folder with checkpoint-* in it"))
     parser.add_argument("--json", action="store_true", help=_("as JSON on stdout"))
-    options = parser.parse_args(given)
+    return parser
+
+
+def _check(given: list[str]) -> int:
+    options = _check_parser().parse_args(given)
     from tui.check import run_check
 
     return run_check(options.out, options.json)
 
 
-def _data(given: list[str]) -> int:
+def _data_parser() -> _Parser:
     parser = _Parser(prog="lora-tui data", description=_("What a dataset is, its problems, and what will be trained on."))
     parser.add_argument("path", metavar="PATH", help=_("file, save_to_disk folder or hub id"))
     parser.add_argument("--model", metavar="M", help=_("model whose template and tokenizer are to be used"))
     parser.add_argument("--format", metavar="FORMAT", choices=choices("format"), default="auto", help=_help("format"))
     parser.add_argument("--json", action="store_true", help=_("as JSON on stdout"))
-    options = parser.parse_args(given)
+    return parser
+
+
+def _data(given: list[str]) -> int:
+    options = _data_parser().parse_args(given)
     from tui.data import run_data
 
     return run_data(options.path, options.model, options.json, options.format)
@@ -187,7 +215,7 @@ def _unknown(word: str, parser: argparse.ArgumentParser) -> str:
     import difflib
 
     name = word.split("=")[0]
-    known = [option for action in parser._actions for option in action.option_strings] + list(COMMANDS)
+    known = [option for action in parser._actions for option in action.option_strings] + list(command_parsers())
     near = difflib.get_close_matches(name, known, 1)
     text = (_("unknown flag {word}") if word.startswith("-") else _("unknown command or argument {word}")).format(word=name)
     return text + (" · " + _("did you mean {near}?").format(near=near[0]) if near else "")
