@@ -60,6 +60,9 @@ def run_parser() -> _Parser:
     how = parser.add_argument_group(_("How to run"))
     how.add_argument("--yes", action="store_true", help=_("headless: ask nothing"))
     how.add_argument("--demo", action="store_true", help=_("with the embedded model and dataset, built on this machine"))
+    how.add_argument(
+        "--accessible", action="store_true", help=_("the wizard as plain questions, one line each, for screen readers")
+    )
     how.add_argument("--dry-run", action="store_true", help=_("say what would be done, and stop"))
     how.add_argument("--config", metavar="FILE", type=Path, help=_("settings from a TOML file"))
     how.add_argument("--json", action="store_true", help=_("events as JSON lines on stdout"))
@@ -203,6 +206,10 @@ def _wizard(parser: _Parser, options: argparse.Namespace, flags: dict[str, Any])
     ]
     resolve(sources)  # bad values are told before the first screen
     answers = {name: value for source in reversed(sources) for name, value in source.values.items()}
+    if options.accessible or os.environ.get("TERM") == "dumb":
+        from tui.prompts import run_prompts
+
+        return run_prompts(answers, options.demo)
     import gc
 
     gc.disable()  # nothing that is imported now will ever be garbage; the app switches it on after the first frame

@@ -89,6 +89,21 @@ def run_headless(flags: Mapping[str, Any], config_file: Path | None, *, demo: bo
         return SIGNALS[stop.signal] if stop.signal else _train(plan, emit, stop)
 
 
+def carry_out(plan: ResumePlan, show: Show) -> int:
+    """Carry out a plan that a person has agreed to, told on `show`; the exit code. Raises LoraTuiError for a complete run's folder."""
+    stop = StopRequest(show.line)
+    stop.install()
+
+    def emit(event: Event, record: Mapping[str, Any]) -> None:
+        show.event(event)
+
+    with show:
+        if plan.mode == "complete":
+            InThisProcess().run(plan, emit, stop)
+            return 0
+        return _train(plan, emit, stop)
+
+
 def _train(plan: ResumePlan, emit: Callable[[Event, Mapping[str, Any]], None], stop: StopRequest) -> int:
     try:
         outcome = InThisProcess().run(plan, emit, stop)

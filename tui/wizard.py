@@ -25,6 +25,8 @@ SETTINGS = tuple(
     if name not in ("dataset", "model", "output", "format", "resume", "init_from", "accept")
 )
 """Fields of the settings step."""
+FIRST_SETTINGS = ("epochs", "learning_rate", "batch_size", "lora_r", "max_length", "save_steps")
+"""Those that matter; the rest stands behind "more"."""
 
 
 @dataclass(frozen=True)

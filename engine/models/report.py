@@ -80,6 +80,11 @@ def model_report(model: str) -> ModelReport:
         return replace(known, stopped=ModelError(_("{path}: the model cannot be loaded").format(path=folder), str(error)))
 
 
+def to_be_fetched(report: ModelReport) -> bool:
+    """Whether it is a hub id that is not here yet: the run will fetch it."""
+    return report.folder is None and report.model.count("/") == 1 and not Path(report.model).expanduser().exists()
+
+
 def model_folder_here(model: str) -> Path:
     """The folder of `model` on this machine. Raises ModelError where it is not here; asks no network."""
     path = Path(model).expanduser()

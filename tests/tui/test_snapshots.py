@@ -16,8 +16,10 @@ import pytest
 from pytest_textual_snapshot import SVGImageExtension
 
 from engine.events import CheckpointSaved, LossJumped, ResumeChecked, RunFinished
+from engine.folder import Place
 from engine.hardware import Hardware
 from engine.remembered import Remembered
+from engine.resume import seen
 from engine.training.advice import advise
 from engine.training.estimate import Memory
 from engine.training.expect import Expected
@@ -28,7 +30,6 @@ from tests.tui.test_wizard_paths import Scripted, started, step
 from tui import i18n
 from tui.app import LoraTui
 from tui.screens import model as model_screen
-from tui.screens import output as output_screen
 from tui.screens import review as review_screen
 from tui.screens import training as training_screen
 from tui.widgets import checkpoint_table
@@ -62,9 +63,7 @@ def fixed(played: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         review_screen, "expect", lambda *_: Expected(6, 90.0, hardware, memory, 12_000_000_000, 1_000_000, 50_000_000_000)
     )
-    monkeypatch.setattr(
-        output_screen, "look_at", lambda folder: output_screen.Place(folder, folder.exists(), 50 * 10**9, None)
-    )
+    monkeypatch.setattr(seen, "look_at", lambda folder: Place(folder, folder.exists(), 50 * 10**9, None))
     monkeypatch.setattr(training_screen, "_memory", lambda: "615 MB")
     monkeypatch.setattr(training_screen, "CHART", 0.0)
 

@@ -17,7 +17,7 @@ from engine.demo import demo_answers
 from engine.errors import LoraTuiError
 from engine.i18n import _
 from engine.models.local import LocalModel, cached_models
-from engine.models.report import ModelReport, model_report
+from engine.models.report import ModelReport, model_report, to_be_fetched
 from engine.training.estimate import TIGHT, Memory, estimate_memory
 from tui.check import size_words
 from tui.dataset_text import preview_texts, problem_lines, summary_lines
@@ -99,7 +99,7 @@ class ModelScreen(StepScreen):
         self.wizard.choose("model", value)
         if self._report is None or self._asked != value:
             return _("Still reading it.")
-        if self._report.stopped is not None and not _to_be_fetched(self._report):
+        if self._report.stopped is not None and not to_be_fetched(self._report):
             return told(self._report.stopped)
         return None
 
@@ -158,7 +158,7 @@ class ModelScreen(StepScreen):
             if dataset:
                 find = partial(report_with_model, dataset, report.model, dict(self.wizard.answers))
                 self.ask("tokens", report.model, find)
-        if self._going and (report.stopped is None or _to_be_fetched(report)):
+        if self._going and (report.stopped is None or to_be_fetched(report)):
             self._going = False
             self.action_next()
 
@@ -171,11 +171,6 @@ class ModelScreen(StepScreen):
             plain = self.owner.no_color or self.owner.ascii_only
             lines = [*summary_lines(value, ""), *problem_lines(value, stops_too=True)]
             seen.update(Text("\n").join([lines_text(lines), *preview_texts(value, plain)]))
-
-
-def _to_be_fetched(report: ModelReport) -> bool:
-    """Whether it is a hub id that is not here yet: the run will fetch it."""
-    return report.folder is None and report.model.count("/") == 1 and not Path(report.model).expanduser().exists()
 
 
 def _model_lines(report: ModelReport) -> list[tuple[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -11,28 +10,15 @@ from textual.app import ComposeResult
 from textual.timer import Timer
 from textual.widgets import Static
 
-from engine.checkpoints.choose import Choice
-from engine.checkpoints.scan import Scan, glance
 from engine.errors import LoraTuiError
-from engine.folder import Place, look_at
-from engine.i18n import _, n_
-from engine.resume.plan import settle
-from tui.check import size_words
+from engine.i18n import _
+from engine.resume.seen import Seen, see
+from tui.folder_text import seen_lines
 from tui.i18n import N_
 from tui.messages import Found
-from tui.plain import visible
 from tui.screens.base import StepScreen
 from tui.screens.dataset import PAUSE, lines_text, told
 from tui.widgets.path_input import PathInput
-
-
-@dataclass(frozen=True)
-class Seen:
-    """An output folder and what is in it."""
-
-    place: Place
-    found: Scan | None
-    choice: Choice | None
 
 
 class OutputScreen(StepScreen):
@@ -108,38 +94,8 @@ class OutputScreen(StepScreen):
             return
         seen: Seen = event.value
         self._seen = seen
-        self.query_one("#summary", Static).update(lines_text(_seen_lines(seen)))
+        self.query_one("#summary", Static).update(lines_text(seen_lines(seen)))
         self.close(told(seen.place.problem) if seen.place.problem is not None else "")
         if self._going:
             self._going = False
             self.action_next()
-
-
-def see(folder: Path) -> Seen:
-    """Look at an output folder. Raises ConfigError where it cannot be looked through."""
-    place = look_at(folder)
-    if place.problem is not None or not folder.is_dir():
-        return Seen(place, None, None)
-    found = glance(folder)
-    if not found.checkpoints:
-        return Seen(place, found, None)
-    return Seen(place, *settle(found))
-
-
-def _seen_lines(seen: Seen) -> list[tuple[str, str]]:
-    if seen.place.problem is not None:
-        return []
-    free = _("{free} are free there").format(free=size_words(seen.place.free))
-    if not seen.place.occupied:
-        return [(_("A new folder") + f" · {free}", "")]
-    if seen.found is None or seen.choice is None:
-        return [(_("Something lies there, but no checkpoint. It stays as it is.") + f" · {free}", "yellow")]
-    count = len(seen.found.checkpoints)
-    lines = [
-        (
-            n_("{count} checkpoint lies there", "{count} checkpoints lie there", count).format(count=count) + f" · {free}",
-            "bold",
-        )
-    ]
-    lines.append((visible(seen.choice.reason), ""))
-    return lines

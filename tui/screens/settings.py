@@ -18,10 +18,9 @@ from tui.messages import Found
 from tui.plain import visible
 from tui.screens.base import StepScreen
 from tui.screens.dataset import told
-from tui.wizard import SETTINGS
+from tui.wizard import FIRST_SETTINGS, SETTINGS
 
-FIRST = ("epochs", "learning_rate", "batch_size", "lora_r", "max_length", "save_steps")
-MORE = tuple(name for name in SETTINGS if name not in FIRST)
+MORE = tuple(name for name in SETTINGS if name not in FIRST_SETTINGS)
 
 
 class Setting(Vertical):
@@ -110,7 +109,7 @@ class SettingsScreen(StepScreen):
         self._base = event.value
         summary = self.query_one("#summary", Static)
         summary.display = False
-        for group, names in (("#first", FIRST), ("#rest", MORE)):
+        for group, names in (("#first", FIRST_SETTINGS), ("#rest", MORE)):
             fields = [Setting(name, self.wizard.answers.get(name, getattr(self._base, name))) for name in names]
             self.query_one(group, Vertical).mount_all(fields)
         self.query_one("#more").display = True

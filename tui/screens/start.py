@@ -24,13 +24,14 @@ from engine.checkpoints.scan import Scan, verified
 from engine.errors import LoraTuiError, OutputError
 from engine.folder import free_sibling, locked, unwritable
 from engine.i18n import _, n_
+from engine.resume.seen import Seen, see
 from tui.check import size_words
+from tui.folder_text import choice_lines
 from tui.i18n import N_
 from tui.messages import Found
 from tui.plain import visible
 from tui.screens.base import StepScreen
-from tui.screens.dataset import told
-from tui.screens.output import Seen, see
+from tui.screens.dataset import lines_text, told
 from tui.show import number
 from tui.widgets.chart import Line, LossChart, Picture
 from tui.widgets.checkpoint_table import CheckpointTable, saved_words
@@ -168,11 +169,7 @@ class StartScreen(StepScreen):
             if self.wizard.start.how == "weights":
                 words = _("A new run starts from the weights of {path}.").format(path=self.wizard.start.path)
             return Text(visible(words))
-        text = Text(visible(seen.choice.reason), style="bold")
-        for passed in seen.choice.passed_over[:3]:
-            line = _("Passed over {name}: {reason}").format(name=passed.checkpoint.name, reason=passed.reason)
-            text.append("\n" + visible(line), style="not bold yellow")
-        return text
+        return lines_text(choice_lines(seen.choice))
 
     # -- the chosen one ------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,33 @@
+"""An output folder before a run: whether it can be written to, what lies there, and what would be continued."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.checkpoints.choose import Choice
+from engine.checkpoints.scan import Scan, glance
+from engine.folder import Place, look_at
+from engine.resume.plan import settle
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An output folder and what is in it."""
+
+    place: Place
+    found: Scan | None
+    """None: it is not there yet, or nothing can be written to it."""
+    choice: Choice | None
+    """None: it holds no checkpoint."""
+
+
+def see(folder: Path) -> Seen:
+    """Look at an output folder. Raises ConfigError where it cannot be looked through."""
+    place = look_at(folder)
+    if place.problem is not None or not folder.is_dir():
+        return Seen(place, None, None)
+    found = glance(folder)
+    if not found.checkpoints:
+        return Seen(place, found, None)
+    return Seen(place, *settle(found))

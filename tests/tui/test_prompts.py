@@ -1,0 +1,81 @@
+"""The wizard as plain questions: on a real terminal with real training, and what it makes of odd answers."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pytest
+
+from engine.remembered import Remembered
+from tui.prompts import LEFT, Questions
+from tui.show import Show
+from tui.wizard import Start, Wizard
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pty")
+def test_a_run_is_begun_with_enter_alone_and_takes_over_no_screen(flags: dict[str, Any], tmp_path: Path) -> None:
+    words = [part for name, value in flags.items() for part in ("--" + name.replace("_", "-"), str(value))]
+    environment = {
+        **os.environ,
+        "TERM": "dumb",
+        "LORA_TUI_STATE": str(tmp_path),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    child = pexpect.spawn(
+        sys.executable, ["-m", "tui", *words], cwd=str(tmp_path), env=environment, timeout=60, encoding="utf-8"
+    )
+    for question in ("Dataset.*: ", "Model.*: ", "Folder of the run.*: ", "Change settings.*: ", "Start training.*: "):
+        child.expect(question)
+        child.send("\r")
+    child.expect("done · step 14")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+    assert (tmp_path / "out/w/final/adapter_model.safetensors").is_file()
+    assert "\x1b[?1049h" not in (child.before or "")
+
+
+class Talk:
+    """Answers for questions, one after the other; then the input ends."""
+
+    def __init__(self, *answers: str) -> None:
+        self._answers: Iterator[str] = iter(answers)
+
+    def __call__(self, question: str) -> str:
+        try:
+            return next(self._answers)
+        except StopIteration:
+            raise EOFError from None
+
+
+def talk(flags: dict[str, Any], *answers: str) -> tuple[Questions, str]:
+    words = io.StringIO()
+    return Questions(Wizard(answers=dict(flags), remembered=Remembered()), Show(words), Talk(*answers)), words
+
+
+def test_a_bad_answer_is_told_and_asked_again(flags: dict[str, Any], tmp_path: Path) -> None:
+    questions, words = talk(flags, "nothing.jsonl", flags["dataset"], "no/such/model", flags["model"], "", "y", "x", "3")
+    assert questions.run() == LEFT
+    assert "nothing.jsonl: there is no such file" in words.getvalue()
+    assert "there is no such model folder" in words.getvalue()
+    assert "'x' is not a number" in words.getvalue()
+    assert questions.wizard.answers["epochs"] == "3"
+
+
+def test_another_checkpoint_can_be_named(flags: dict[str, Any], trained: Path) -> None:
+    questions, words = talk(flags, "", "", "", "checkpoint-99", "checkpoint-6")
+    questions.run()
+    assert questions.wizard.start == Start("continue", Path("out/w/checkpoint-6"))
+    assert "There are: checkpoint-3, checkpoint-6, checkpoint-8" in words.getvalue()
+
+
+def test_saying_no_at_the_end_starts_nothing(flags: dict[str, Any]) -> None:
+    questions, _words = talk(flags, "", "", "", "n", "n")
+    assert questions.run() == 0
+    assert not Path("out/w").exists()

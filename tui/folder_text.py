@@ -1,0 +1,41 @@
+"""An output folder as text for people: (text, style) lines, the same in the wizard's screens and in its plain questions."""
+
+from __future__ import annotations
+
+from engine.checkpoints.choose import Choice
+from engine.i18n import _, n_
+from engine.resume.seen import Seen
+from tui.check import size_words
+from tui.plain import visible
+
+PASSED = 3
+"""Checkpoints further along than the recommended one that are told."""
+
+
+def seen_lines(seen: Seen) -> list[tuple[str, str]]:
+    """What lies there, and how much room there is."""
+    if seen.place.problem is not None:
+        return []
+    free = _("{free} are free there").format(free=size_words(seen.place.free))
+    if not seen.place.occupied:
+        return [(_("A new folder") + f" · {free}", "")]
+    if seen.found is None or seen.choice is None:
+        return [(_("Something lies there, but no checkpoint. It stays as it is.") + f" · {free}", "yellow")]
+    count = len(seen.found.checkpoints)
+    lines = [
+        (
+            n_("{count} checkpoint lies there", "{count} checkpoints lie there", count).format(count=count) + f" · {free}",
+            "bold",
+        )
+    ]
+    lines.append((visible(seen.choice.reason), ""))
+    return lines
+
+
+def choice_lines(choice: Choice) -> list[tuple[str, str]]:
+    """What would be continued and why, and what was passed over."""
+    passed = [
+        (visible(_("Passed over {name}: {reason}").format(name=one.checkpoint.name, reason=one.reason)), "yellow")
+        for one in choice.passed_over[:PASSED]
+    ]
+    return [(visible(choice.reason), "bold"), *passed]

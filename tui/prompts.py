@@ -1,0 +1,194 @@
+"""The wizard as plain questions, one line each: for screen readers, dumb terminals, and whoever wants no screen taken over.
+
+The same answers, plan and words as the screens (tui/wizard.py), asked with `input` and told in lines that stay. Enter keeps what
+stands in brackets, so that here too a run can be begun with Enter alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from engine.config import problem_of
+from engine.errors import LoraTuiError
+from engine.i18n import _
+from engine.remembered import after_run, load_remembered, save_remembered
+from engine.resume.plan import ResumePlan
+from tui.dataset_text import preview_texts, problem_lines, summary_lines
+from tui.folder_text import choice_lines, seen_lines
+from tui.headless import carry_out
+from tui.plain import visible
+from tui.show import Show, plan_lines
+from tui.streams import duplicate
+from tui.wizard import FIRST_SETTINGS, Start, Wizard
+
+LEFT = 130
+"""Exit code where a person leaves in the middle (Ctrl-C, or the end of the input)."""
+
+
+def run_prompts(flags: dict[str, Any], demo: bool) -> int:
+    """Ask, then train; the exit code."""
+    if os.environ.get("TERM") != "dumb":  # there readline would hide the beginning of a long line
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401 - makes `input` editable
+    return Questions(Wizard(demo=demo, answers=flags, remembered=load_remembered()), Show(duplicate(2))).run()
+
+
+class Questions:
+    """One conversation."""
+
+    def __init__(self, wizard: Wizard, show: Show, read: Callable[[str], str] = input) -> None:
+        """`read` asks a question and gives what a person types; EOFError and KeyboardInterrupt leave."""
+        self.wizard, self.show, self._read = wizard, show, read
+
+    def run(self) -> int:
+        """Ask everything, then carry out what was agreed to."""
+        try:
+            self.dataset()
+            self.model()
+            self.output()
+            self.start()
+            self.settings()
+            planned = self.review()
+        except (EOFError, KeyboardInterrupt):
+            self.show.line("")
+            return LEFT
+        if planned is None:
+            return 0
+        self.wizard.remembered = after_run(self.wizard.remembered, self.wizard.answers)
+        save_remembered(self.wizard.remembered)
+        return carry_out(planned, self.show)
+
+    # -- asking --------------------------------------------------------------------------------------------------------
+
+    def ask(self, question: str, kept: str = "") -> str:
+        """The answer to a question; `kept` where nothing was typed."""
+        return self._read(visible(f"{question} [{kept}]: " if kept else f"{question}: ")).strip() or kept
+
+    def agreed(self, question: str, kept: bool) -> bool:
+        """A yes or no."""
+        yes, no = _("y"), _("n")
+        while True:
+            word = self.ask(f"{question} ({yes}/{no})", yes if kept else no).lower()
+            if word in (yes, "y", "yes"):
+                return True
+            if word in (no, "n", "no"):
+                return False
+
+    def told(self, error: LoraTuiError) -> None:
+        """What is wrong, and what to do."""
+        self.show.line(error.title, "bold red")
+        for part in (error.detail, error.fix):
+            for line in part.splitlines():
+                self.show.line(f"  {line}")
+
+    # -- the steps of the wizard ---------------------------------------------------------------------------------------
+
+    def dataset(self) -> None:
+        from engine.data.report import dataset_report
+        from engine.demo import demo_answers, ensure_demo
+
+        remembered = self.wizard.remembered.answers.get("dataset")
+        kept = str(self.wizard.answers.get("dataset") or ("demo" if self.wizard.demo else remembered or "demo"))
+        while True:
+            word = self.ask(_("Dataset: a file, folder, hub id, or demo"), kept)
+            if word == "demo":
+                self.wizard.demo = True
+                ensure_demo(self.show.progress)
+                self.wizard.answers.setdefault("model", demo_answers()["model"])
+                word = str(demo_answers()["dataset"])
+            self.wizard.choose("dataset", word)
+            report = dataset_report(word, str(self.wizard.answers.get("format", "auto")), None, "auto", 1024)
+            self.show.lines([*summary_lines(report, ""), *problem_lines(report)])
+            if report.stopped is None:
+                self.wizard.report = report
+                for text in preview_texts(report, plain=True):
+                    self.show.console.print(text)
+                return
+            self.told(report.stopped)
+            kept = ""
+
+    def model(self) -> None:
+        from engine.models.report import model_report, to_be_fetched
+
+        kept = str(self.wizard.answers.get("model") or self.wizard.remembered.answers.get("model") or "")
+        while True:
+            word = self.ask(_("Model: a folder or hub id"), kept)
+            if not word:
+                continue
+            report = model_report(word)
+            if report.stopped is None or to_be_fetched(report):
+                self.wizard.choose("model", word)
+                if report.architecture is not None:
+                    self.show.line(report.architecture)
+                return
+            self.told(report.stopped)
+            kept = ""
+
+    def output(self) -> None:
+        from engine.resume.seen import see
+
+        kept = str(self.wizard.answers.get("output") or self.wizard.proposed_output())
+        while True:
+            word = self.ask(_("Folder of the run"), kept)
+            try:
+                self.seen = see(Path(word).expanduser())
+            except LoraTuiError as error:
+                self.told(error)
+                continue
+            if self.seen.place.problem is None:
+                self.wizard.answer("output", word)
+                self.show.lines(seen_lines(self.seen)[:1])
+                return
+            self.told(self.seen.place.problem)
+
+    def start(self) -> None:
+        found, choice = self.seen.found, self.seen.choice
+        if found is None or choice is None or self.wizard.start.how != "auto":
+            return
+        self.show.lines(choice_lines(choice))
+        names = {one.name: one for one in found.checkpoints}
+        best = choice.checkpoint
+        kept = "c" if best is not None else "f"
+        while True:
+            word = self.ask(_("c continue, f fresh, w NAME only its weights, or the NAME of another checkpoint"), kept)
+            how, _space, name = word.partition(" ")
+            if word == "c" and best is not None:
+                return
+            if word == "f":
+                self.wizard.start = Start("fresh")
+                return
+            if how == "w" and name.strip() in names:
+                self.wizard.start = Start("weights", names[name.strip()].path)
+                return
+            if word in names:
+                self.wizard.start = Start("continue", names[word].path)
+                return
+            self.show.line(_("There are: {names}").format(names=", ".join(names)))
+
+    def settings(self) -> None:
+        base = self.wizard.base()
+        shown = {name: str(self.wizard.answers.get(name, getattr(base, name))) for name in FIRST_SETTINGS}
+        self.show.line(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items()))
+        if not self.agreed(_("Change settings?"), kept=False):
+            return
+        for name, value in shown.items():
+            while True:
+                word = self.ask(name.replace("_", " "), value)
+                problem = problem_of(name, word)
+                if problem is None:
+                    break
+                self.show.line(problem, "bold red")
+            if word != value:
+                self.wizard.answer(name, word)
+
+    def review(self) -> ResumePlan | None:
+        """The plan that a person agreed to; None where not."""
+        planned = self.wizard.planned = self.wizard.make_plan()
+        self.show.lines(plan_lines(planned.plan))
+        self.show.line(_("the same without the wizard:"), "dim")
+        self.show.line(self.wizard.command_line())
+        return planned.plan if self.agreed(_("Start training?"), kept=True) else None
