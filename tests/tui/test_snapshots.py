@@ -31,6 +31,7 @@ from tui import i18n
 from tui.app import LoraTui
 from tui.screens import model as model_screen
 from tui.screens import review as review_screen
+from tui.screens import start as start_screen
 from tui.screens import training as training_screen
 from tui.widgets import checkpoint_table
 
@@ -66,6 +67,9 @@ def fixed(played: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seen, "look_at", lambda folder: Place(folder, folder.exists(), 50 * 10**9, None))
     monkeypatch.setattr(training_screen, "_memory", lambda: "615 MB")
     monkeypatch.setattr(training_screen, "CHART", 0.0)
+
+    for module in (start_screen, checkpoint_table):  # a manifest is as long as the path of the model
+        monkeypatch.setattr(module, "size_words", lambda count: "1.5 MB")
 
     class Hour(checkpoint_table.datetime):
         def strftime(self, form: str) -> str:
