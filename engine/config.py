@@ -43,6 +43,17 @@ class RunConfig(BaseModel):
     format: Literal["auto", "messages", "prompt_completion", "text", "alpaca", "sharegpt"] = _field(
         "auto", "What the dataset's rows are, where it should not be recognised", "What", more=True
     )
+    columns: str | None = _field(
+        None,
+        "Columns under other names, e.g. prompt=question,completion=answer or messages=chat,role=speaker,content=text",
+        "What",
+        "NAME=COLUMN,...",
+        more=True,
+    )
+    encoding: Literal["auto", "utf-8", "gb18030", "big5"] = _field(
+        "auto", "Encoding of text files; auto: UTF-8, or GB18030 where the text is plainly Chinese", "What", more=True
+    )
+    skip_rows: str | None = _field(None, "Rows to leave out, by their number: 412 or 7,100-120", "What", "ROWS", more=True)
 
     resume: str = _field(
         "auto", "auto: from the furthest checkpoint; never: start fresh; PATH: from this one", "Continue", "auto|never|PATH"
@@ -132,6 +143,20 @@ class RunConfig(BaseModel):
             )
         return items
 
+    @field_validator("columns")
+    @classmethod
+    def _known_columns(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_columns(value)
+        return value
+
+    @field_validator("skip_rows", mode="before")
+    @classmethod
+    def _row_numbers(cls, value: Any) -> Any:
+        if value is not None:
+            parse_rows(str(value))
+        return value if value is None else str(value)
+
     @field_validator("target_modules")
     @classmethod
     def _names_not_a_pattern(cls, value: str) -> str:
@@ -146,6 +171,56 @@ class RunConfig(BaseModel):
         if value is not None and (not value.strip() or "\0" in value):
             raise ValueError(_("is empty"))
         return value
+
+
+COLUMNS = (
+    "messages",
+    "role",
+    "content",
+    "prompt",
+    "completion",
+    "text",
+    "instruction",
+    "input",
+    "output",
+    "system",
+    "tools",
+)
+"""What a column may stand for."""
+MAX_SKIPPED = 1_000_000
+
+
+def parse_columns(value: str) -> dict[str, str]:
+    """`prompt=question,completion=answer` -> {"question": "prompt", "answer": "completion"}. Raises ValueError."""
+    found: dict[str, str] = {}
+    for part in value.split(","):
+        name, equals, column = (side.strip() for side in part.partition("="))
+        if not equals or not column or name not in COLUMNS:
+            raise ValueError(
+                _("has a part {part} that is not NAME=COLUMN; names are {names}").format(
+                    part=repr(part), names=", ".join(COLUMNS)
+                )
+            )
+        if column in found or name in found.values():
+            raise ValueError(_("names {part} twice").format(part=repr(part)))
+        found[column] = name
+    return found
+
+
+def parse_rows(value: str) -> frozenset[int]:
+    """`7,100-120` -> the row numbers, from 1. Raises ValueError."""
+    found: set[int] = set()
+    for part in value.split(","):
+        low, dash, high = (side.strip() for side in part.partition("-"))
+        if not (low.isascii() and low.isdigit()) or (dash and not (high.isascii() and high.isdigit())):
+            raise ValueError(
+                _("has a part {part} that is no row number and no range such as 100-120").format(part=repr(part))
+            )
+        first, last = int(low), int(high if dash else low)
+        if not 1 <= first <= last or last - first > MAX_SKIPPED:
+            raise ValueError(_("has a part {part} that is no range of rows; they count from 1").format(part=repr(part)))
+        found.update(range(first, last + 1))
+    return frozenset(found)
 
 
 def flag(name: str) -> str:

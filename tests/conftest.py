@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+os.environ.setdefault("LORA_TUI_CACHE", tempfile.mkdtemp(prefix="lora-tui-tests-"))  # no test reads a person's cache
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as engine.hardware.prepare_process; here torch is imported before it
 
 CHATML = (

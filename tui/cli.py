@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import engine
-from engine.config import RunConfig, choices, field_meta, flag, group_title
+from engine.config import RunConfig, Source, choices, environment, field_meta, flag, group_title, read_toml, resolve
 from engine.errors import ConfigError, LoraTuiError
 from engine.i18n import _
 from tui import i18n
@@ -165,20 +165,29 @@ def _check(given: list[str]) -> int:
     return run_check(options.out, options.json)
 
 
+READING = ("format", "columns", "encoding", "skip_rows")
+"""Settings of a run that say how its dataset is read."""
+
+
 def _data_parser() -> _Parser:
     parser = _Parser(prog="lora-tui data", description=_("What a dataset is, its problems, and what will be trained on."))
     parser.add_argument("path", metavar="PATH", help=_("file, save_to_disk folder or hub id"))
     parser.add_argument("--model", metavar="M", help=_("model whose template and tokenizer are to be used"))
-    parser.add_argument("--format", metavar="FORMAT", choices=choices("format"), default="auto", help=_help("format"))
+    for name in READING:
+        metavar = str(field_meta(name)["metavar"]) or "|".join(choices(name))
+        parser.add_argument(flag(name), metavar=metavar, default=argparse.SUPPRESS, help=_help(name))
     parser.add_argument("--json", action="store_true", help=_("as JSON on stdout"))
     return parser
 
 
 def _data(given: list[str]) -> int:
     options = _data_parser().parse_args(given)
+    asked = Source("flag", "", {name: value for name, value in vars(options).items() if name in READING})
+    config = resolve([asked]).config
+    from engine.data.read import Reading
     from tui.data import run_data
 
-    return run_data(options.path, options.model, options.json, options.format)
+    return run_data(options.path, options.model, options.json, Reading.of(config))
 
 
 def _run(given: list[str]) -> int:
@@ -197,8 +206,6 @@ def _run(given: list[str]) -> int:
 def _wizard(parser: _Parser, options: argparse.Namespace, flags: dict[str, Any]) -> int:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         parser.error(_("the wizard needs a terminal; add --yes to run without questions"))
-    from engine.config import Source, environment, read_toml, resolve
-
     sources = [
         Source("flag", "", flags),
         environment(),

@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 from engine.config import RunConfig
+from engine.data.read import Reading
 from engine.data.report import DatasetReport, dataset_report
 from engine.i18n import _
 from tui.dataset_text import preview_texts, problem_lines, summary_lines
@@ -21,12 +22,12 @@ USABLE, UNUSABLE = 0, 4
 """Exit codes (contract C1)."""
 
 
-def run_data(path: str, model: str | None, as_json: bool, format: str) -> int:
+def run_data(path: str, model: str | None, as_json: bool, reading: Reading) -> int:
     """Print what the dataset `path` is; the exit code. Raises DatasetError or ModelError for people, and ModelError for all where
     the model itself cannot be found."""
     tokenizer = _tokenizer(model) if model is not None else None
     train_on, max_length = (RunConfig.model_fields[name].default for name in ("train_on", "max_length"))
-    report = dataset_report(path, format, tokenizer, train_on, max_length)
+    report = dataset_report(path, reading, tokenizer, train_on, max_length)
     if as_json:
         sys.stdout.write(json.dumps(report.to_json(), indent=2, allow_nan=False) + "\n")
         return USABLE if report.stopped is None else UNUSABLE

@@ -12,12 +12,13 @@ from rich.text import Text
 
 from engine.i18n import _, n_
 from tui.plain import visible
+from tui.words import duration
 
 if TYPE_CHECKING:
     from engine.data.report import DatasetReport
 
-LISTED = 20
-"""Problems of one report that are shown; --json has them all."""
+LISTED = 12
+"""Rows of one kind of problem that are named; --json has more."""
 LONGEST_PIECE = 600
 """Characters of one piece of a previewed row; of a longer one the middle is left out."""
 BAR = 32
@@ -40,16 +41,32 @@ def summary_lines(report: DatasetReport, without_tokens: str) -> Iterator[tuple[
 
 
 def problem_lines(report: DatasetReport, stops_too: bool = False) -> Iterator[tuple[str, str]]:
-    """The problems, each kind as a line a row. What stops the start is left out unless asked for: it is shown as the error itself."""
-    told = [problem for problem in report.problems if stops_too or problem.severity != "stops"]
-    for problem in told[:LISTED]:
-        style = {"stops": "bold red", "costs": "yellow"}.get(problem.severity, "")
-        yield f"{problem.severity:5} {visible(problem.message)}. {visible(problem.fix)}".rstrip(), style
-    if (more := len(told) - LISTED) > 0:
-        yield (
-            n_("and {count} more (--json lists them)", "and {count} more (--json lists them)", more).format(count=more),
-            "dim",
-        )
+    """The problems, a line each kind: the first in full, the rows of the others, the remedy. What stops the start is left out unless
+    asked for: it is shown as the error itself."""
+    for code, count in report.counts.items():
+        found = [problem for problem in report.problems if problem.code == code]
+        if not found or (found[0].severity == "stops" and not stops_too):
+            continue
+        first = found[0]
+        style = {"stops": "bold red", "costs": "yellow"}.get(first.severity, "")
+        others = ""
+        if count > 1:
+            rows = ", ".join(str(problem.row) for problem in found[1 : 1 + LISTED] if problem.row is not None)
+            rows += ", ..." if count > LISTED + 1 else ""
+            others = " " + n_("(and {count} more row: {rows})", "(and {count} more rows: {rows})", count - 1).format(
+                count=count - 1, rows=rows
+            )
+        yield f"{first.severity:5} {visible(first.message)}{others}. {visible(first.fix)}".rstrip(), style
+
+
+def rows_words(done: int, total: int | None, seconds: float) -> str:
+    """How far the tokenising has come, how fast, and when it ends."""
+    rate = done / max(seconds, 1e-9)
+    if not total:
+        return _("{done} rows tokenised · {rate:.0f} rows/s").format(done=done, rate=rate)
+    return _("{done} of {total} rows tokenised · {rate:.0f} rows/s · {left} left").format(
+        done=done, total=total, rate=rate, left=duration(max(0, total - done) / max(rate, 1e-9))
+    )
 
 
 def preview_texts(report: DatasetReport, plain: bool) -> Iterator[Text]:
@@ -94,6 +111,16 @@ def _length_lines(report: DatasetReport) -> Iterator[tuple[str, str]]:
         ),
         "",
     )
+    if report.epoch is not None:
+        yield (
+            _("an epoch: {steps} steps of {rows} rows, {tokens} tokens, {share:.0%} of them trained on · padding {grouped:.2f} "
+              "times the tokens, {random:.2f} without grouping by length").format(
+                steps=report.epoch.steps, rows=report.epoch.batch_size, tokens=report.epoch.tokens,
+                share=(trained or 0) / max(1, report.epoch.tokens), grouped=report.epoch.padding_grouped,
+                random=report.epoch.padding_random,
+            ),
+            "",
+        )  # fmt: skip
     most = max(rows for _low, _high, rows in tokens.histogram)
     wide = len(str(tokens.histogram[-1][1]))
     for low, high, rows in tokens.histogram:

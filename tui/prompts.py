@@ -101,7 +101,7 @@ class Questions:
                 self.wizard.answers.setdefault("model", demo_answers()["model"])
                 word = str(demo_answers()["dataset"])
             self.wizard.choose("dataset", word)
-            report = dataset_report(word, str(self.wizard.answers.get("format", "auto")), None, "auto", 1024)
+            report = dataset_report(word, self.wizard.reading(), None, "auto", 1024)
             self.show.lines([*summary_lines(report, ""), *problem_lines(report)])
             if report.stopped is None:
                 self.wizard.report = report

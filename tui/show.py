@@ -227,16 +227,6 @@ def jump_words(kind: str) -> str:
     }[kind]
 
 
-def duration(seconds: float) -> str:
-    """A time as people say it: 45 s, 12 min, 3 h 20 min."""
-    if seconds < 90:
-        return _("{count:.0f} s").format(count=seconds)
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return _("{count} min").format(count=minutes)
-    return _("{hours} h {minutes} min").format(hours=minutes // 60, minutes=minutes % 60)
-
-
 def plan_lines(plan: ResumePlan) -> list[tuple[str, str]]:
     """What a person sees before a run: (text, style) lines."""
     lines: list[tuple[str, str]] = []

@@ -12,18 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from engine.config import RunConfig, flag
+from engine.config import RunConfig, field_meta, flag
 from engine.remembered import Remembered
 
 if TYPE_CHECKING:
+    from engine.data.read import Reading
     from engine.data.report import DatasetReport
     from engine.resume.plan import ResumePlan
 
-SETTINGS = tuple(
-    name
-    for name in RunConfig.model_fields
-    if name not in ("dataset", "model", "output", "format", "resume", "init_from", "accept")
-)
+SETTINGS = tuple(name for name in RunConfig.model_fields if field_meta(name)["group"] not in ("What", "Continue"))
 """Fields of the settings step."""
 FIRST_SETTINGS = ("epochs", "learning_rate", "batch_size", "lora_r", "max_length", "save_steps")
 """Those that matter; the rest stands behind "more"."""
@@ -102,6 +99,15 @@ class Wizard:
         if self.is_demo():
             return dict(demo_answers())
         return {name: value for name, value in self.remembered.answers.items() if name in SETTINGS}
+
+    def reading(self) -> Reading:
+        """How the dataset is to be read. Raises ConfigError for answers that are wrong."""
+        from engine.config import Source, resolve
+        from engine.data.read import Reading
+
+        names = Reading.__dataclass_fields__
+        asked = {name: value for name, value in self.answers.items() if name in names}
+        return Reading.of(resolve([Source("flag", "", asked)]).config)
 
     def base(self) -> RunConfig:
         """The settings as they would be without the ones answered here. Looks at folders. Raises LoraTuiError."""

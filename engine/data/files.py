@@ -1,7 +1,8 @@
 """Rows out of one file, as they stand there: JSONL, JSON, CSV, TSV (each also as .gz) and parquet.
 
-Here untrusted bytes come in, so it is strict and bounded: a line has a longest length, text is UTF-8 or refused, a key may not
-stand twice. Rows count from 1 and blank lines are none; where a row is not the line of its number, both are said.
+Here untrusted bytes come in, so it is strict and bounded: a line has a longest length, text is of the encoding that was said or
+refused, a key may not stand twice. Rows count from 1 and blank lines are none; where a row is not the line of its number, both
+are said.
 """
 
 from __future__ import annotations
@@ -21,35 +22,43 @@ from engine.i18n import _
 LONGEST_LINE = 64 << 20
 """Bytes of one JSONL line; a longer one is no row but a damaged file."""
 
+LARGEST_TEXT = 2 << 30
+"""Bytes of a JSON array or a table, which are read as a whole."""
+
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 LFS = b"version https://git-lfs.github.com/spec/"
 BOM = b"\xef\xbb\xbf"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
-def read_file(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of one file, by its suffix. Raises DatasetError naming the file and the row, OSError where it cannot be read."""
+Numbered = Iterator[tuple[int, dict[str, Any]]]
+"""(row number from 1, row) pairs; numbers of rows that were left out are missing."""
+
+
+def read_file(path: Path, encoding: str = "utf-8", skip: Callable[[int], bool] = lambda row: False) -> Numbered:
+    """The rows of one file, by its suffix. `skip` says which are left out unread, so that a damaged one can be among them.
+
+    Raises DatasetError naming the file and the row, OSError where it cannot be read.
+    """
     with open(path, "rb") as file:
         start = file.read(64)
     if start.startswith(LFS):
         raise DatasetError(
             _("{path}: is a Git LFS pointer, not the data").format(path=path), fix=_("Fetch the data with: git lfs pull")
         )
-    readers: dict[str, Callable[[Path], Iterator[dict[str, Any]]]] = {
-        ".jsonl": _jsonl,
-        ".ndjson": _jsonl,
-        ".json": _json,
-        ".csv": lambda source: _table(source, ","),
-        ".tsv": lambda source: _table(source, "\t"),
-        ".parquet": _parquet,
-    }
-    reader = readers.get(suffix_of(path))
-    if reader is None:
-        raise DatasetError(
-            _("{path}: what this file holds is not known by its name").format(path=path.name),
-            fix=_("Known are {suffixes} (text ones also as .gz).").format(suffixes=", ".join(SUFFIXES)),
-        )
-    return reader(path)
+    suffix = suffix_of(path)
+    if suffix in (".jsonl", ".ndjson"):
+        return _jsonl(path, encoding, skip)
+    if suffix == ".json":
+        return _json(path, encoding, skip)
+    if suffix in (".csv", ".tsv"):
+        return _table(path, encoding, skip, "," if suffix == ".csv" else "\t")
+    if suffix == ".parquet":
+        return _parquet(path, skip)
+    raise DatasetError(
+        _("{path}: what this file holds is not known by its name").format(path=path.name),
+        fix=_("Known are {suffixes} (text ones also as .gz).").format(suffixes=", ".join(SUFFIXES)),
+    )
 
 
 def suffix_of(path: Path) -> str:
@@ -80,13 +89,14 @@ def _open(path: Path) -> BinaryIO | gzip.GzipFile:
     return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else open(path, "rb")
 
 
-def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
+def _jsonl(path: Path, encoding: str, skip: Callable[[int], bool]) -> Numbered:
     row = 0
     with _open(path) as file:
         for number, line in enumerate(_lines(file, path), 1):
             if line.strip():
                 row += 1
-                yield _object(line, path, (row, number), cut_off=not line.endswith(b"\n"))
+                if not skip(row):
+                    yield row, _object(line, path, (row, number), encoding, cut_off=not line.endswith(b"\n"))
 
 
 def _lines(file: BinaryIO | gzip.GzipFile, path: Path) -> Iterator[bytes]:
@@ -108,44 +118,55 @@ def _unpacked(read: Callable[[], bytes], path: Path, line: int | None = None) ->
         _bad(path, (None, line), _("the file ends early or is damaged ({words})").format(words=error))
 
 
-def _whole_text(path: Path) -> str:
+def _whole_text(path: Path, encoding: str) -> str:
     with _open(path) as file:
-        data = _unpacked(file.read, path)
-    return _text(data.removeprefix(BOM), path, (None, None))
+        data = _unpacked(lambda: file.read(LARGEST_TEXT + 1), path)
+    if len(data) > LARGEST_TEXT:
+        raise DatasetError(
+            _("{path}: has more than {limit} MiB of text").format(path=path.name, limit=LARGEST_TEXT >> 20),
+            _("This format is read as a whole."),
+            _("Give it as .jsonl (one object a line) or .parquet, which are read row by row."),
+        )
+    return _text(data.removeprefix(BOM), path, (None, None), encoding)
 
 
 Place = tuple[int | None, int | None]
 """(row, line), each from 1 or None where it is not known."""
 
 
-def _object(line: bytes, path: Path, place: Place, cut_off: bool) -> dict[str, Any]:
-    found = _parsed(_text(line, path, place, cut_off), path, place, cut_off)
+def _object(line: bytes, path: Path, place: Place, encoding: str, cut_off: bool) -> dict[str, Any]:
+    found = _parsed(_text(line, path, place, encoding, cut_off), path, place, cut_off)
     if not isinstance(found, dict):
         _bad(path, place, _("is {what}, not an object").format(what=kind(found)), _("Each line is one JSON object."))
     return found
 
 
-def _text(data: bytes, path: Path, place: Place, cut_off: bool = False) -> str:
+def _text(data: bytes, path: Path, place: Place, encoding: str, cut_off: bool = False) -> str:
     def at(byte: int) -> Place:
         return place if place != (None, None) else (None, data.count(b"\n", 0, byte) + 1)
 
     if data.startswith(UTF_16) and place[1] in (None, 1):
-        _bad(path, (None, None), _("is UTF-16, not UTF-8"), _save_as_utf8(path, "UTF-16"))
+        _bad(path, (None, None), _("is UTF-16, not UTF-8"), _save_as_utf8(path, "utf-16"))
     if b"\0" in data:
         _bad(path, at(data.index(0)), _("holds a NUL character"), _("The file is damaged, or it is no text."))
     try:
-        return data.decode("utf-8")
+        return data.decode(encoding)
     except UnicodeDecodeError as error:
-        if cut_off and error.end == len(data) and error.reason == "unexpected end of data":
+        if (
+            cut_off
+            and error.end == len(data)
+            and error.reason in ("unexpected end of data", "incomplete multibyte sequence")
+        ):
             _torn(path, place)
-        what = _("is not UTF-8 (byte 0x{byte:02x})").format(byte=data[error.start])
-        _bad(path, at(error.start), what, _save_as_utf8(path, "GB18030"))
+        what = _("is not {encoding} (byte 0x{byte:02x})").format(encoding=encoding.upper(), byte=data[error.start])
+        _bad(path, at(error.start), what, _save_as_utf8(path, "gb18030"))
 
 
 def _save_as_utf8(path: Path, encoding: str) -> str:
-    return _("Save the file as UTF-8; from {encoding}: iconv -f {encoding} -t UTF-8 {path} > utf8-{path}").format(
-        encoding=encoding, path=path.name
-    )
+    if encoding == "utf-16":
+        return _("Save the file as UTF-8: iconv -f UTF-16 -t UTF-8 {path} > utf8-{path}").format(path=path.name)
+    return _("Say what it is with --encoding (gb18030 for most Chinese files), or save it as UTF-8 with iconv; a damaged row "
+             "can be left out with --skip-rows.")  # fmt: skip
 
 
 def _parsed(text: str, path: Path, place: Place, cut_off: bool = False) -> Any:
@@ -172,15 +193,15 @@ def _parsed(text: str, path: Path, place: Place, cut_off: bool = False) -> Any:
 
 
 def _torn(path: Path, place: Place) -> NoReturn:
-    _bad(path, place, _("the last line is cut off"), _("Mend it, or remove it if the file was still being written."))
+    _bad(path, place, _("the last line is cut off"), _("Mend it, or leave it out with --skip-rows."))
 
 
-def _json(path: Path) -> Iterator[dict[str, Any]]:
-    text = _whole_text(path)
+def _json(path: Path, encoding: str, skip: Callable[[int], bool]) -> Numbered:
+    text = _whole_text(path, encoding)
     head, _newline, rest = text.lstrip().partition("\n")
     if head.startswith("{") and head.rstrip().endswith("}") and rest.strip():
         # One object a line under the name .json: common, and unmistakable.
-        yield from _jsonl(path)
+        yield from _jsonl(path, encoding, skip)
         return
     found = _parsed(text, path, (None, None))
     if isinstance(found, dict):
@@ -191,13 +212,15 @@ def _json(path: Path) -> Iterator[dict[str, Any]]:
         _bad(path, (None, None), _("holds {what}, not an array of rows").format(what=kind(found)),
              _("A JSON dataset is [{...}, {...}]; with one object a line, name it .jsonl."))  # fmt: skip
     for number, row in enumerate(found, 1):
+        if skip(number):
+            continue
         if not isinstance(row, dict):
             _bad(path, (number, None), _("is {what}, not an object").format(what=kind(row)))
-        yield row
+        yield number, row
 
 
-def _table(path: Path, delimiter: str) -> Iterator[dict[str, Any]]:
-    text = _whole_text(path)
+def _table(path: Path, encoding: str, skip: Callable[[int], bool], delimiter: str) -> Numbered:
+    text = _whole_text(path, encoding)
     csv.field_size_limit(LONGEST_LINE)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
@@ -207,26 +230,41 @@ def _table(path: Path, delimiter: str) -> Iterator[dict[str, Any]]:
         if len(set(header)) != len(header):
             raise DatasetError(_("{path}: a column name stands twice").format(path=path.name), ", ".join(header))
         for number, fields in enumerate((fields for fields in reader if fields), 1):
+            if skip(number):
+                continue
             if len(fields) != len(header):
                 what = _("has {found} fields, the header has {wanted}").format(found=len(fields), wanted=len(header))
                 _bad(
                     path, (number, reader.line_num), what, _("Fields with the delimiter or line breaks in them need quotes.")
                 )
-            yield dict(zip(header, fields, strict=True))
+            yield number, dict(zip(header, fields, strict=True))
     except csv.Error as error:
         _bad(path, (None, reader.line_num), str(error), _("Check the quotes around this line."))
 
 
-def _parquet(path: Path) -> Iterator[dict[str, Any]]:
+def _parquet(path: Path, skip: Callable[[int], bool]) -> Numbered:
     import pyarrow
     import pyarrow.parquet
 
+    number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024):
-                yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
+            for batch in file.iter_batches(batch_size=_rows_at_a_time(file.metadata)):
+                for row in batch.to_pylist():
+                    number += 1
+                    if not skip(number):
+                        yield number, row
+    except (pyarrow.ArrowException, OSError, ValueError, MemoryError) as error:
         raise DatasetError(_("{path}: is no sound parquet file").format(path=path.name), first_line(error)) from None
+
+
+def _rows_at_a_time(metadata: Any) -> int:
+    """So few rows that a batch stays small whatever the file unpacks to. Raises ValueError where one row alone would be too large."""
+    rows = max(1, metadata.num_rows)
+    unpacked = sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
+    if unpacked > rows * LONGEST_LINE:
+        raise ValueError(_("its rows unpack to {size} MiB each").format(size=unpacked // rows >> 20))
+    return int(max(1, min(128, rows * LONGEST_LINE // max(1, unpacked))))
 
 
 def _bad(path: Path, place: Place, what: str, fix: str = "") -> NoReturn:

@@ -8,13 +8,13 @@ text. All bad rows are told together, with their numbers (from 1).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, overload
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from engine.data.read import Raw, kind, read_raw
+from engine.data.problems import Collected, Problem
+from engine.data.read import Raw, Reading, columns_of, kind, read_raw, renamed
 from engine.errors import DatasetError
-from engine.i18n import _, n_
+from engine.i18n import _
 
 Row = dict[str, Any]
 
@@ -31,10 +31,14 @@ PAIRS = (
     ("prompt", "response"),
     ("question", "answer"),
     ("query", "response"),
+    ("question", "response"),
+    ("prompt", "output"),
+    ("prompt", "answer"),
     ("input", "output"),
+    ("input", "target"),
+    ("source", "target"),
 )
 TEXTS = ("text", "content")
-SHOWN = 20
 
 MESSAGE = '{"role": "user" | "assistant" | "system", "content": text}'
 SHAPES = {
@@ -46,71 +50,81 @@ SHAPES = {
 }
 
 
-@dataclass(frozen=True)
-class Rows(Sequence[Row]):
-    """A dataset's rows in one of three shapes: {"messages"}, {"prompt", "completion"} or {"text"}."""
+class Rows:
+    """A dataset's rows in one of three shapes: {"messages"}, {"prompt", "completion"} or {"text"}. Each iteration reads them anew, so
+    a million of them take no room; a bad row is told at the end of the pass, with all others that are bad."""
 
-    name: str
-    format: str
-    """messages | prompt_completion | text | alpaca | sharegpt: what was found, before it was brought to one of the three."""
-    reason: str
-    rows: tuple[Row, ...]
-    notes: tuple[str, ...] = ()
+    def __init__(self, raw: Raw, format: str, reason: str, normalise: Callable[[Row], Row]) -> None:
+        self.raw = raw
+        self.name = raw.name
+        self.format = format
+        """messages | prompt_completion | text | alpaca | sharegpt: what was found, before it was brought to one of the three."""
+        self.reason = reason
+        self._normalise = normalise
 
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
-        return self.rows[index]
-
-    def __len__(self) -> int:
-        return len(self.rows)
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of how they were read."""
+        return self.raw.notes
 
     def __iter__(self) -> Iterator[Row]:
-        return iter(self.rows)
+        return (row for _number, row in self.numbered())
+
+    def numbered(self) -> Iterator[tuple[int, Row]]:
+        """(number from 1, row). Raises DatasetError where a file cannot be read, BadRows behind the last row where some are bad."""
+        bad = Collected()
+        rows = 0
+        for number, row in self.raw:
+            rows += 1
+            try:
+                normal = self._normalise(row)
+            except _Bad as error:
+                fix = _("Mend it, leave it out with --skip-rows {row}, or name another --format.").format(row=number)
+                bad.add(Problem(number, error.code, "stops", f"{self.raw.where(number)}: {error}", fix))
+                continue
+            yield number, normal
+        if bad.count:
+            shape = _("A row of this format ({format}) is {shape}.").format(format=self.format, shape=SHAPES[self.format])
+            raise bad.error(rows, shape)
 
 
 class _Bad(ValueError):
-    """One row is not of its shape; says what."""
+    """One row is not of its shape; says what, and its kind for scripts."""
+
+    def __init__(self, message: str, code: str = "wrong_type") -> None:
+        super().__init__(message)
+        self.code = code
 
 
-def read_rows(dataset: str, format: str = "auto") -> Rows:
-    """The rows of a file, folder or hub id, normalised. Raises DatasetError (exit 4) naming file, row and remedy."""
-    raw = read_raw(dataset)
-    if not raw.rows:
+def read_rows(dataset: str, reading: Reading | None = None) -> Rows:
+    """The rows of a file, folder or hub id, to be normalised while they are gone through. Raises DatasetError (exit 4) where it
+    cannot be read, is empty, or its format is not recognised."""
+    reading = reading or Reading()
+    raw = read_raw(dataset, reading)
+    columns = columns_of(reading)
+    first = next(iter(raw), None)
+    if first is None:
         raise DatasetError(_("{name}: the dataset is empty").format(name=raw.name), fix=_("It must hold at least one row."))
-    found, reason, normalise = recognise(raw, format)
-    rows, problems = [], []
-    for number, row in enumerate(raw.rows, 1):
-        try:
-            rows.append(normalise(row))
-        except _Bad as error:
-            problems.append(f"{raw.where(number)}: {error}")
-    if problems:
-        raise _bad_rows(raw, found, problems)
-    return Rows(raw.name, found, reason, tuple(rows), raw.notes)
+    if missing := [column for column in columns if not _has(first[1], column)]:
+        raise DatasetError(
+            _("{name}: has no column {column}").format(name=raw.name, column=", ".join(map(repr, missing))),
+            _("Found columns: {columns}.").format(columns=", ".join(sorted(map(str, first[1])))),
+            _("--columns names a column of the rows, or of their turns."),
+        )
+    found, reason, normalise = recognise(raw.name, renamed(first[1], columns), reading.format)
+    if not columns:
+        return Rows(raw, found, reason, normalise)
+    return Rows(raw, found, reason + " " + _("(by --columns)"), lambda row: normalise(renamed(row, columns)))
 
 
-def _bad_rows(raw: Raw, found: str, problems: list[str]) -> DatasetError:
-    shape = _("A row of this format ({format}) is {shape}.").format(format=found, shape=SHAPES[found])
-    fix = _("Mend the rows or take them out; --format names another format.")
-    if len(problems) == 1:
-        return DatasetError(problems[0], shape, fix)
-    more = len(problems) - SHOWN
-    listed = [
-        *problems[:SHOWN],
-        *([n_("and {count} more row", "and {count} more rows", more).format(count=more)] if more > 0 else []),
-    ]
-    title = _("{name}: {count} of {rows} rows cannot be used; the first is {first}").format(
-        name=raw.name, count=len(problems), rows=len(raw.rows), first=problems[0]
-    )
-    return DatasetError(title, "\n".join([*listed[1:], shape]), fix)
+def _has(row: Row, column: str) -> bool:
+    turns = (turn for value in row.values() if isinstance(value, list) for turn in value if isinstance(turn, dict))
+    return column in row or any(column in turn for turn in turns)
 
 
-def recognise(raw: Raw, asked: str = "auto") -> tuple[str, str, Callable[[Row], Row]]:
-    """(format, why, normaliser of one row). Raises DatasetError where no format fits, with the nearest one's requirement."""
-    first = raw.rows[0]
+def recognise(name: str, first: Row, asked: str = "auto") -> tuple[str, str, Callable[[Row], Row]]:
+    """(format, why, normaliser of one row), by the first row of the dataset `name`. Raises DatasetError where no format fits, with the
+    nearest one's requirement."""
     columns = set(first)
     chat = next((name for name in CHATS if name in columns), None)
     pair = next(((left, right) for left, right in PAIRS if {left, right} <= columns), None)
@@ -142,17 +156,17 @@ def recognise(raw: Raw, asked: str = "auto") -> tuple[str, str, Callable[[Row], 
     shown = ", ".join(sorted(map(str, columns))[:12]) or _("none")
     if asked != "auto":
         raise DatasetError(
-            _("{name}: has not the columns of {format}").format(name=raw.name, format=asked),
+            _("{name}: has not the columns of {format}").format(name=name, format=asked),
             _("Found columns: {columns}. A row must be {shape}.").format(columns=shown, shape=SHAPES[asked]),
         )
     if {"chosen", "rejected"} <= columns:
         raise DatasetError(
-            _("{name}: is a preference dataset (chosen, rejected)").format(name=raw.name),
+            _("{name}: is a preference dataset (chosen, rejected)").format(name=name),
             _("Fine-tuning learns from one answer a row."),
             _("Keep the chosen answers as {shape}.").format(shape=SHAPES["messages"]),
         )
     raise DatasetError(
-        _("{name}: its format is not recognised").format(name=raw.name),
+        _("{name}: its format is not recognised").format(name=name),
         _("Found columns: {columns}.").format(columns=shown),
         _("The nearest format needs {shape}; others: {others}").format(
             shape=SHAPES["messages"], others="; ".join(list(SHAPES.values())[1:])
@@ -180,7 +194,7 @@ def _messages(row: Row, column: str) -> Row:
 
 def _conversation(messages: list[Row], row: Row) -> Row:
     if not any(message["role"] == "assistant" for message in messages):
-        raise _Bad(_("has no assistant turn, so there is nothing to learn"))
+        raise _Bad(_("has no assistant turn, so there is nothing to learn"), "no_assistant_turn")
     return {"messages": messages, **_tools(row)}
 
 
@@ -218,7 +232,8 @@ def _message(turn: Any, number: int) -> Row:
         raise _Bad(
             _('turn {number}: "role" is {role!r}; known are {roles}').format(
                 number=number, role=role, roles=", ".join(ROLES)
-            )
+            ),
+            "unknown_role",
         )
     message = {"role": role, "content": _content(turn, number)}
     for key in ("tool_calls", "tool_call_id", "name", "reasoning_content"):
@@ -249,7 +264,7 @@ def _sharegpt(row: Row, column: str) -> Row:
         speaker = turn.get("from")
         if not isinstance(speaker, str) or speaker not in SPEAKERS:
             raise _Bad(_('turn {number}: "from" is {speaker!r}; known are {known}').format(
-                number=number, speaker=speaker, known=", ".join(SPEAKERS)))  # fmt: skip
+                number=number, speaker=speaker, known=", ".join(SPEAKERS)), "unknown_role")  # fmt: skip
         value = turn.get("value")
         if not isinstance(value, str):
             raise _Bad(_('turn {number}: "value" is {what}, not text').format(number=number, what=kind(value)))
@@ -282,7 +297,7 @@ def _pair(row: Row, prompt: str, completion: str) -> Row:
             for name in (prompt, completion)
         }
         if not any(message["role"] == "assistant" for message in sides[completion]):
-            raise _Bad(_('"{name}" has no assistant turn').format(name=completion))
+            raise _Bad(_('"{name}" has no assistant turn').format(name=completion), "no_assistant_turn")
         return {"prompt": sides[prompt], "completion": sides[completion], **_tools(row)}
     return {"prompt": _text(row, prompt), "completion": _some_text(row, completion)}
 
@@ -292,7 +307,7 @@ def _list(row: Row, column: str) -> list[Any]:
     if not isinstance(found, list):
         raise _Bad(_('"{name}" is {what}, not a list of turns').format(name=column, what=kind(found)))
     if not found:
-        raise _Bad(_('"{name}" is empty').format(name=column))
+        raise _Bad(_('"{name}" is empty').format(name=column), "empty")
     return found
 
 
@@ -306,7 +321,7 @@ def _text(row: Row, column: str) -> str:
 def _some_text(row: Row, column: str) -> str:
     found = _text(row, column)
     if not found.strip():
-        raise _Bad(_('"{name}" is empty').format(name=column))
+        raise _Bad(_('"{name}" is empty').format(name=column), "empty")
     return found
 
 
@@ -316,6 +331,7 @@ def _whole(text: str) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         raise _Bad(
-            _("holds half a character (U+{code:04X}), a trace of damaged text").format(code=ord(text[error.start]))
+            _("holds half a character (U+{code:04X}), a trace of damaged text").format(code=ord(text[error.start])),
+            "damaged_text",
         ) from None
     return text

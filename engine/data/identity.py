@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from engine.checkpoints.manifest import DatasetIdentity
 
 Change = Literal["same", "appended", "removed", "reordered", "edited"]
+
+
+Digests = npt.NDArray[np.uint8]
+"""(rows, 32) SHA-256 of each row, as `row_digest` gives them."""
 
 
 def row_digest(row: dict[str, Any]) -> bytes:
@@ -21,28 +28,48 @@ def row_digest(row: dict[str, Any]) -> bytes:
     return hashlib.sha256(json.dumps(row, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode()).digest()
 
 
-def identify(rows: Sequence[dict[str, Any]]) -> DatasetIdentity:
-    """The identity of normalised rows."""
-    return _identify([row_digest(row) for row in rows])
+def identify(digests: Digests) -> DatasetIdentity:
+    """The identity of rows, by their digests in order."""
+    ordered = hashlib.sha256(np.ascontiguousarray(digests).tobytes())
+    # The sum modulo 2**256 of big-endian numbers: column sums of 32-bit words, carried by Python's integers.
+    words = (
+        np.ascontiguousarray(digests).view(">u4").astype(np.uint64).sum(axis=0) if len(digests) else np.zeros(8, np.uint64)
+    )
+    total = sum(int(word) << (32 * (7 - place)) for place, word in enumerate(words))
+    return DatasetIdentity(rows=len(digests), ordered=ordered.hexdigest(), unordered=f"{total % 2**256:064x}")
 
 
-def compare(saved: DatasetIdentity, rows: Sequence[dict[str, Any]]) -> Change:
-    """How `rows` differ from the saved ones. A change of several kinds at once is `edited`, or `removed` if rows are fewer."""
-    digests = [row_digest(row) for row in rows]
-    now = _identify(digests)
+def compare(saved: DatasetIdentity, digests: Digests) -> Change:
+    """How rows with these digests differ from the saved ones. A change of several kinds at once is `edited`, or `removed` if there are
+    fewer."""
+    now = identify(digests)
     if now == saved:
         return "same"
-    if now.rows > saved.rows and _identify(digests[: saved.rows]).ordered == saved.ordered:
+    if now.rows > saved.rows and identify(digests[: saved.rows]).ordered == saved.ordered:
         return "appended"
     if now.rows < saved.rows:
         return "removed"
     return "reordered" if now.unordered == saved.unordered else "edited"
 
 
-def _identify(digests: Sequence[bytes]) -> DatasetIdentity:
-    ordered = hashlib.sha256()
-    total = 0
-    for digest in digests:
-        ordered.update(digest)
-        total += int.from_bytes(digest, "big")
-    return DatasetIdentity(rows=len(digests), ordered=ordered.hexdigest(), unordered=f"{total % 2**256:064x}")
+def digests_of(rows: Iterable[dict[str, Any]]) -> Digests:
+    """(rows, 32) digests of normalised rows."""
+    return np.frombuffer(b"".join(row_digest(row) for row in rows), dtype=np.uint8).reshape(-1, 32)
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """SHA-256 of what turns text into ids: the fast tokenizer's own description, or the vocabulary of a slow one."""
+    if tokenizer.is_fast:
+        description = json.loads(tokenizer.backend_tokenizer.to_str())
+        description.pop("truncation", None)
+        description.pop("padding", None)
+    else:
+        description = {"vocab": tokenizer.get_vocab(), "class": type(tokenizer).__name__}
+    special = {key: str(value) for key, value in tokenizer.special_tokens_map.items()}
+    return hashlib.sha256(json.dumps([description, special], sort_keys=True).encode()).hexdigest()
+
+
+def template_digest(tokenizer: Any) -> str:
+    """SHA-256 of the chat template; of the empty text where there is none."""
+    template = tokenizer.chat_template
+    return hashlib.sha256((template if isinstance(template, str) else json.dumps(template or "")).encode()).hexdigest()

@@ -7,7 +7,7 @@ of the family, and `problems` says the same again in parts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from engine.errors import DatasetError
@@ -15,6 +15,8 @@ from engine.i18n import _, n_
 
 SHOWN = 20
 """Rows named in one error; the others are counted."""
+LISTED = 10_000
+"""Problems kept one by one."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,26 @@ class Problem:
     fix: str = ""
 
 
+NAMED = 1000
+"""Problems of one kind that are noticed that are kept one by one."""
+
+
+@dataclass
+class Notes:
+    """What was noticed while rows were tokenised: of each kind the first NAMED problems, and how many there are."""
+
+    problems: list[Problem] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    rows: int = 0
+    """Rows that went in."""
+
+    def add(self, problem: Problem) -> None:
+        """One more."""
+        self.counts[problem.code] = self.counts.get(problem.code, 0) + 1
+        if self.counts[problem.code] <= NAMED:
+            self.problems.append(problem)
+
+
 class BadRows(DatasetError):
     """Rows that stop the start, each of them in `problems`."""
 
@@ -38,15 +60,32 @@ class BadRows(DatasetError):
         self.problems = tuple(problems)
 
 
-def bad_rows(problems: Sequence[Problem], rows: int) -> BadRows:
-    """One error for all `problems` of a dataset of `rows` rows: how many, and the first ones in full."""
-    first, more = problems[0], len(problems) - SHOWN
-    if len(problems) == 1:
-        return BadRows(problems, first.message, "", first.fix)
-    title = _("{count} of {rows} rows cannot be used; the first is {first}").format(
-        count=len(problems), rows=rows, first=first.message
-    )
-    listed = [problem.message for problem in problems[1:SHOWN]]
-    if more > 0:
-        listed.append(n_("and {count} more row", "and {count} more rows", more).format(count=more))
-    return BadRows(problems, title, "\n".join(listed), first.fix)
+class Collected:
+    """Rows that stop the start, as they are found: each of the first, the number of all."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self.count = 0
+
+    def add(self, problem: Problem) -> None:
+        """One more; beyond LISTED it is only counted, so that a wholly bad dataset takes no room."""
+        self.count += 1
+        if len(self.problems) < LISTED:
+            self.problems.append(problem)
+
+    def error(self, rows: int, detail: str = "") -> BadRows:
+        """One error for all of them, in a dataset of `rows` rows: how many, and the first ones in full."""
+        first, more = self.problems[0], self.count - SHOWN
+        if self.count == 1:
+            return BadRows(self.problems, first.message, detail, first.fix)
+        title = _("{count} of {rows} rows cannot be used; the first is {first}").format(
+            count=self.count, rows=rows, first=first.message
+        )
+        listed = [problem.message for problem in self.problems[1:SHOWN]]
+        if more > 0:
+            listed.append(n_("and {count} more row", "and {count} more rows", more).format(count=more))
+        numbers = ",".join(str(problem.row) for problem in self.problems[:SHOWN] if problem.row is not None)
+        fix = _("Mend the rows, or leave them out with --skip-rows {rows}.").format(
+            rows=numbers + ("" if more <= 0 else ",...")
+        )
+        return BadRows(self.problems, title, "\n".join([*listed, detail] if detail else listed), fix)

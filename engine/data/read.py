@@ -1,67 +1,155 @@
 """Where rows come from: a file, a folder of files, a folder written by datasets, or a dataset of the hub.
 
-No code that lies beside the data is ever run. What stands in one file is read in files.py; what a row means is decided in formats.py.
+Rows are streamed: a `Raw` can be gone through any number of times and never holds them all. No code that lies beside the data is ever
+run. What stands in one file is read in files.py; what a row means is decided in formats.py.
 """
 
 from __future__ import annotations
 
+import zlib
 from bisect import bisect_right
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engine.data.files import SUFFIXES, first_line, kind, read_file, suffix_of
+from engine.config import RunConfig, parse_columns, parse_rows
+from engine.data.encoding import find_encoding
+from engine.data.files import SUFFIXES, Numbered, first_line, kind, read_file, suffix_of
 from engine.errors import DatasetError
 from engine.i18n import _
 
-__all__ = ["Raw", "kind", "read_raw"]
+__all__ = ["Raw", "Reading", "kind", "read_raw"]
 
 DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json")
 """Files beside the data that hold no rows."""
+SPLITS = ("train", "training", "validation", "valid", "val", "dev", "eval", "test")
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How a dataset is to be read, where that should not be found out. As the fields of RunConfig."""
+
+    format: str = "auto"
+    columns: str | None = None
+    encoding: str = "auto"
+    skip_rows: str | None = None
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Reading:
+        """What `config` says of it."""
+        return cls(config.format, config.columns, config.encoding, config.skip_rows)
+
+
+@dataclass
 class Raw:
-    """Rows as they stand in their source."""
+    """Rows as they stand in their source. Each iteration reads them anew, as (number from 1, row)."""
 
     name: str
     """How a person calls the source in messages: a file's name or a hub id."""
-    rows: list[dict[str, Any]]
+    begin: Callable[[], Numbered]
     notes: tuple[str, ...] = ()
-    files: tuple[tuple[str, int], ...] = ()
-    """(file name, place of its first row from 0) of each file of a folder; empty for one source."""
+    files: tuple[Path, ...] = ()
+    """The files it consists of, in order; empty where it is none of files."""
+    others: tuple[Path, ...] = ()
+    """Files of other splits in the same folder, which are not trained on."""
+    encodings: tuple[str, ...] = ()
+    """Other encodings than UTF-8 that files were read in."""
+    begins: list[int] = field(default_factory=list)
+    """Rows before each file, known as far as they have been read."""
+
+    def __iter__(self) -> Numbered:
+        return self.begin()
 
     def where(self, number: int) -> str:
         """How a person finds row `number` (from 1): its file, and its row in there."""
-        name, begin = self.name, 0
-        if self.files:
-            name, begin = self.files[bisect_right([first for _name, first in self.files], number - 1) - 1]
-        return _("{path}, row {row}").format(path=name, row=number - begin)
+        name, before = self.name, 0
+        if len(self.files) > 1:
+            place = max(0, bisect_right(self.begins, number - 1) - 1)
+            name, before = self.files[place].name, self.begins[place]
+        return _("{path}, row {row}").format(path=name, row=number - before)
 
 
-def read_raw(dataset: str) -> Raw:
-    """All rows of `dataset`: a file, a folder or a hub id. Raises DatasetError (exit 4)."""
+def read_raw(dataset: str, reading: Reading | None = None) -> Raw:
+    """The rows of `dataset`: a file, a folder or a hub id. Raises DatasetError (exit 4), also while they are iterated."""
+    reading = reading or Reading()
     if not dataset.strip() or "\0" in dataset:
         raise DatasetError(_("{path!r}: can be no file's name").format(path=dataset))
     try:
         path = Path(dataset).expanduser()
         if path.is_dir():
-            return _folder(path)
+            return _folder(path, reading)
         if path.exists():
             if not path.is_file():
                 raise DatasetError(_("{path}: is no regular file").format(path=path))
-            return Raw(path.name, list(read_file(path)))
+            return _of_files(path.name, (path,), reading)
     except OSError as error:
-        raise DatasetError(_("{path}: cannot be read").format(path=dataset), error.strerror or str(error)) from None
+        raise unreadable(dataset, error) from None
     except RuntimeError:  # ~name of a user who is not there
         raise DatasetError(_("{path}: there is no such file or folder").format(path=dataset)) from None
-    return _hub(dataset)
+    return _hub(dataset, reading)
 
 
-def _folder(folder: Path) -> Raw:
+def unreadable(dataset: str, error: OSError) -> DatasetError:
+    """The error of a source that the system does not hand out."""
+    return DatasetError(_("{path}: cannot be read").format(path=dataset), error.strerror or str(error))
+
+
+def _of_files(name: str, files: tuple[Path, ...], reading: Reading) -> Raw:
+    """The rows of `files`, one after the other."""
+    encodings = {path: _encoding(path, reading) for path in files}
+    notes = tuple(
+        _("{path} is {encoding}, not UTF-8, and is read as such (--encoding utf-8 refuses it)").format(
+            path=path.name, encoding=encoding.upper()
+        )
+        for path, encoding in encodings.items()
+        if reading.encoding == "auto" and encoding != "utf-8"
+    )
+    skipped = _skipped(reading)
+    begins: list[int] = []
+
+    def begin() -> Numbered:
+        begins.clear()
+        before = 0
+        for path in files:
+            begins.append(before)
+            number = 0
+            try:
+                for number, row in read_file(path, encodings[path], partial(_is_skipped, skipped, before)):
+                    yield number + before, row
+            except OSError as error:
+                raise unreadable(str(path), error) from None
+            before += number
+
+    others = tuple(sorted({encoding for encoding in encodings.values() if encoding != "utf-8"}))
+    raw = Raw(name, begin, notes, files, encodings=others)
+    raw.begins = begins
+    return raw
+
+
+def _is_skipped(skipped: frozenset[int], before: int, row: int) -> bool:
+    return row + before in skipped
+
+
+def _skipped(reading: Reading) -> frozenset[int]:
+    return parse_rows(reading.skip_rows) if reading.skip_rows is not None else frozenset()
+
+
+def _encoding(path: Path, reading: Reading) -> str:
+    """The encoding to read `path` in: what was asked for, else what it plainly is, else UTF-8, which will say where it is not."""
+    if reading.encoding != "auto":
+        return reading.encoding
+    try:
+        return find_encoding(path) or "utf-8"
+    except (OSError, EOFError, zlib.error):  # the reader says it better
+        return "utf-8"
+
+
+def _folder(folder: Path, reading: Reading) -> Raw:
     names = {entry.name for entry in folder.iterdir()}
     if names & {"state.json", "dataset_dict.json"}:
-        return _saved_to_disk(folder)
+        return _saved_to_disk(folder, reading)
     scripts = sorted(name for name in names if name.endswith(".py"))
     if scripts:
         raise DatasetError(
@@ -70,7 +158,7 @@ def _folder(folder: Path) -> Raw:
             _("Give a data file of it, or a version without a script."),
         )
     files = sorted(entry for entry in folder.rglob("*") if _is_data(entry.relative_to(folder)) and entry.is_file())
-    training = [entry for entry in files if _is_training(entry.relative_to(folder))]
+    training = [entry for entry in files if _split_of(entry.relative_to(folder)) in ("train", "training")]
     chosen = training or files
     if not chosen:
         raise DatasetError(
@@ -79,15 +167,17 @@ def _folder(folder: Path) -> Raw:
                 suffixes=", ".join(SUFFIXES)
             ),
         )
-    rows: list[dict[str, Any]] = []
-    begins = []
-    for entry in chosen:
-        begins.append((entry.name, len(rows)))
-        rows += read_file(entry)
-    note = _("{folder}: {count} files read: {names}").format(
-        folder=folder.name, count=len(chosen), names=", ".join(entry.name for entry in chosen[:5])
-    )
-    return Raw(folder.name or str(folder), rows, (note,), tuple(begins))
+    raw = _of_files(folder.name or str(folder), tuple(chosen), reading)
+    notes = [
+        _("{folder}: {count} files read: {names}").format(
+            folder=folder.name, count=len(chosen), names=", ".join(entry.name for entry in chosen[:5])
+        )
+    ]
+    raw.others = tuple(entry for entry in files if entry not in chosen)
+    if raw.others:
+        notes.append(_("not trained on: {names}").format(names=", ".join(entry.name for entry in raw.others[:5])))
+    raw.notes = (*notes, *raw.notes)
+    return raw
 
 
 def _is_data(path: Path) -> bool:
@@ -95,15 +185,20 @@ def _is_data(path: Path) -> bool:
     return suffix_of(path) in SUFFIXES and not hidden and path.name not in DESCRIPTIONS
 
 
-def _is_training(path: Path) -> bool:
-    return path.stem.lower().startswith("train") or any("train" in part.lower() for part in path.parts[:-1])
+def _split_of(path: Path) -> str | None:
+    """The split that a file belongs to by its name or a folder's: train, validation, test, ... None where neither tells."""
+    for part in (path.stem.lower(), *(one.lower() for one in reversed(path.parts[:-1]))):
+        for split in SPLITS:
+            if part == split or part.startswith((f"{split}-", f"{split}_", f"{split}.")):
+                return split
+    return None
 
 
-def _saved_to_disk(folder: Path) -> Raw:
+def _saved_to_disk(folder: Path, reading: Reading) -> Raw:
     import datasets
 
     try:
-        return _of_splits(datasets.load_from_disk(str(folder)), folder.name)
+        return _of_splits(datasets.load_from_disk(str(folder)), folder.name, reading)
     except Exception as error:
         # datasets raises whatever a damaged folder leads it to.
         raise DatasetError(
@@ -111,14 +206,14 @@ def _saved_to_disk(folder: Path) -> Raw:
         ) from None
 
 
-def _hub(repo: str) -> Raw:
+def _hub(repo: str, reading: Reading) -> Raw:
     looks_like_path = repo.startswith((".", "/", "~")) or repo.count("/") > 1 or suffix_of(Path(repo)) in SUFFIXES
     if looks_like_path or "\\" in repo:
         raise DatasetError(_("{path}: there is no such file or folder").format(path=repo), fix=_("Check the path."))
     import datasets
 
     try:
-        return _of_splits(datasets.load_dataset(repo), repo)
+        return _of_splits(datasets.load_dataset(repo), repo, reading)
     except Exception as error:
         # Offline, unknown, gated, with a script, damaged: one sentence for all, with the library's own words.
         raise DatasetError(
@@ -128,9 +223,38 @@ def _hub(repo: str) -> Raw:
         ) from None
 
 
-def _of_splits(found: Any, name: str) -> Raw:
-    if not isinstance(found, dict):
-        return Raw(name, found.to_list())
-    split = "train" if "train" in found else next(iter(found))
-    note = _("{name}: the split {split} of {splits} is used").format(name=name, split=split, splits=", ".join(found))
-    return Raw(name, found[split].to_list(), (note,) if len(found) > 1 else ())
+def _of_splits(found: Any, name: str, reading: Reading) -> Raw:
+    notes: tuple[str, ...] = ()
+    if isinstance(found, dict):
+        split = "train" if "train" in found else next(iter(found))
+        if len(found) > 1:
+            note = _("{name}: the split {split} of {splits} is used").format(name=name, split=split, splits=", ".join(found))
+            notes = (note,)
+        found = found[split]
+    skipped = _skipped(reading)
+
+    def begin() -> Numbered:
+        try:
+            for number, row in enumerate(found, 1):
+                if number not in skipped:
+                    yield number, row
+        except Exception as error:  # as in loading: whatever a damaged file leads the library to
+            raise DatasetError(_("{name}: cannot be read to its end").format(name=name), first_line(error)) from None
+
+    return Raw(name, begin, notes, tuple(Path(one["filename"]) for one in found.cache_files))
+
+
+def renamed(row: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
+    """`row` with its columns, and those of its turns, under the names they stand for."""
+    return {columns.get(name, name): _renamed_turns(value, columns) for name, value in row.items()}
+
+
+def _renamed_turns(value: Any, columns: dict[str, str]) -> Any:
+    if not isinstance(value, list):
+        return value
+    return [{columns.get(name, name): part for name, part in one.items()} if isinstance(one, dict) else one for one in value]
+
+
+def columns_of(reading: Reading) -> dict[str, str]:
+    """Column -> the name it stands for, as asked."""
+    return parse_columns(reading.columns) if reading.columns is not None else {}

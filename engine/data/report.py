@@ -7,8 +7,7 @@ wants to raise it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engine.data.checks import Checker
 from engine.data.formats import Row, Rows, read_rows
-from engine.data.identity import row_digest
-from engine.data.problems import BadRows, Problem
-from engine.data.tokens import IGNORED, TokenTable, tokenize
+from engine.data.identity import template_digest, tokenizer_digest
+from engine.data.order import row_order
+from engine.data.problems import BadRows, Notes, Problem
+from engine.data.read import Reading
+from engine.data.table import Tell, token_table
+from engine.data.tokens import IGNORED, TokenTable
 from engine.errors import DatasetError, LoraTuiError, ModelError
-from engine.i18n import _, n_
 
 SCHEMA = 1
 PREVIEWED = 3
 """Rows shown as the model will see them."""
-NAMED = 1000
-"""Problems of one kind that are listed one by one; a last one counts the others."""
+BATCH = 8
+"""Rows at a time that steps and padding are told for."""
 
 Piece = tuple[str, bool]
 """(text, whether it is trained on): tokens in a row that are treated alike, decoded together, as characters may span tokens."""
@@ -44,6 +46,19 @@ class Lengths:
     max: int
     histogram: tuple[tuple[int, int, int], ...]
     """(from, up to and including, rows): each bin twice as wide as the one before, from the shortest row's bin to the longest's."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the rows, cut to `max_length`, in batches of `batch_size`."""
+
+    tokens: int
+    batch_size: int
+    steps: int
+    padding_grouped: float
+    """Tokens with padding over tokens, in batches of rows of like length, as they are trained on."""
+    padding_random: float
+    """The same in batches of random rows."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +80,13 @@ class DatasetReport:
     """Why it is this format; empty where it is none."""
     rows: int | None
     problems: tuple[Problem, ...]
+    """Of each kind the first ones, each with its row; `counts` has how many there are."""
+    counts: dict[str, int]
     tokens: Lengths | None
     """None: no tokenizer was given, or it could not be used on these rows."""
     trained_tokens: int | None
     """Tokens of an epoch that the loss counts, rows cut to `max_length`."""
+    epoch: Epoch | None
     preview: tuple[Preview, ...]
     """The first rows that have something to learn; without `tokens` their words alone, as they stand in the dataset."""
     notes: tuple[str, ...]
@@ -89,6 +107,14 @@ class DatasetReport:
             ],
             "tokens": _lengths_json(self.tokens) if self.tokens is not None else None,
             "trained_tokens": self.trained_tokens,
+            "reason": self.reason,
+            "notes": list(self.notes),
+            "counts": self.counts,
+            "epoch": asdict(self.epoch) if self.epoch is not None else None,
+            "preview": [
+                {"row": one.row, "pieces": [{"text": text, "trained": trained} for text, trained in one.pieces]}
+                for one in self.preview
+            ],
         }
 
 
@@ -103,36 +129,92 @@ def _lengths_json(lengths: Lengths) -> dict[str, Any]:
     }
 
 
-def dataset_report(dataset: str, format: str, tokenizer: Any | None, train_on: str, max_length: int) -> DatasetReport:
+def dataset_report(
+    dataset: str,
+    reading: Reading,
+    tokenizer: Any | None,
+    train_on: str,
+    max_length: int,
+    tell: Tell = lambda done, total, seconds: None,
+) -> DatasetReport:
     """Read and check `dataset`; with a tokenizer, also what of it is trained on. Never raises for what is wrong with the dataset
     or with the tokenizer's template: that is in `problems` and `stopped`."""
     path = str(Path(dataset).expanduser().absolute()) if _is_local(dataset) else dataset
-    empty = DatasetReport(path, None, "", None, (), None, None, (), (), max_length, None)
+    empty = DatasetReport(path, None, "", None, (), {}, None, None, None, (), (), max_length, None)
     try:
-        rows = read_rows(dataset, format)
+        rows = read_rows(dataset, reading)
     except DatasetError as error:
-        return replace(empty, problems=_of_error(error), stopped=error)
-    known = replace(empty, format=rows.format, reason=rows.reason, rows=len(rows), notes=rows.notes)
-    found = (*_copies(rows), *_written_marks(rows, tokenizer))
-    if tokenizer is None:
-        words = tuple(
-            Preview(number, _said(rows[number - 1], train_on)) for number in range(1, min(PREVIEWED, len(rows)) + 1)
-        )
-        return replace(known, problems=found, preview=words)
+        return replace(empty, **_stopped(error))
+    known = replace(empty, format=rows.format, reason=rows.reason)
+    checker = Checker(_marks(tokenizer))
+    words: list[Preview] = []
     try:
-        table = tokenize(rows, tokenizer, train_on, max_length)
+        for number, row in rows.numbered():
+            checker.see(number, row)
+            if len(words) < PREVIEWED:
+                words.append(Preview(number, _said(row, train_on)))
+        _other_splits(rows, reading, checker)
+    except DatasetError as error:
+        return replace(known, notes=rows.notes, **_stopped(error, checker.notes))
+    known = replace(known, rows=checker.notes.rows, notes=rows.notes)
+    if tokenizer is None:
+        return replace(known, problems=tuple(checker.notes.problems), counts=checker.notes.counts, preview=tuple(words))
+    digest = tokenizer_digest(tokenizer) + template_digest(tokenizer)
+    try:
+        made = token_table(rows, reading, tokenizer, digest, train_on, max_length, tell)
     except (DatasetError, ModelError) as error:
-        return replace(known, problems=(*_of_error(error), *found), stopped=error)
+        return replace(known, preview=tuple(words), **_stopped(error, checker.notes))
+    table = made.table
     return replace(
         known,
-        problems=(*_shortened(table.problems), *found),
+        problems=(*table.problems, *checker.notes.problems),
+        counts={**table.notes.counts, **checker.notes.counts},
+        notes=(*rows.notes, *([made.note] if made.note else [])),
         tokens=_lengths(table.uncut),
         trained_tokens=int(table.trained.sum()),
+        epoch=_epoch(table.lengths),
         preview=tuple(
-            Preview(int(table.source_row[index]) + 1, _pieces(table, index, tokenizer))
+            Preview(int(table.source_row[index]), _pieces(table, index, tokenizer))
             for index in range(min(PREVIEWED, len(table)))
         ),
     )
+
+
+def _stopped(error: LoraTuiError, found: Notes | None = None) -> dict[str, Any]:
+    """The fields of a report that an error ended."""
+    problems = (*_of_error(error), *(found.problems if found is not None else ()))
+    counts = {**(found.counts if found is not None else {})}
+    for one in _of_error(error):
+        counts[one.code] = counts.get(one.code, 0) + 1
+    return {"problems": problems, "counts": counts, "stopped": error}
+
+
+def _marks(tokenizer: Any | None) -> tuple[str, ...]:
+    if tokenizer is None:
+        return ()
+    return tuple(sorted({str(mark) for mark in tokenizer.all_special_tokens if str(mark).strip()}))
+
+
+def _other_splits(rows: Rows, reading: Reading, checker: Checker) -> None:
+    """Hold the rows of other splits in the folder against those that are trained on. What cannot be read of them is none of ours."""
+    for path in rows.raw.others:
+        other = read_rows(str(path), reading)
+        for row in other:
+            checker.other_split(path.name, row)
+
+
+def _epoch(lengths: npt.NDArray[np.int64]) -> Epoch:
+    grouped = _padding(lengths, row_order(0, 0, lengths))
+    shuffled = _padding(lengths, row_order(0, 0, np.ones_like(lengths)))
+    return Epoch(int(lengths.sum()), BATCH, -(-len(lengths) // BATCH), grouped, shuffled)
+
+
+def _padding(lengths: npt.NDArray[np.int64], order: npt.NDArray[np.int64]) -> float:
+    """Tokens with padding over tokens, in batches of BATCH rows in this order."""
+    padded = sum(
+        int(lengths[batch].max()) * len(batch) for batch in (order[at : at + BATCH] for at in range(0, len(order), BATCH))
+    )
+    return round(padded / max(1, int(lengths.sum())), 4)
 
 
 def _said(row: Row, train_on: str) -> tuple[Piece, ...]:
@@ -163,65 +245,10 @@ def _is_local(dataset: str) -> bool:
 
 def _of_error(error: LoraTuiError) -> tuple[Problem, ...]:
     if isinstance(error, BadRows):
-        return _shortened(error.problems)
+        return error.problems
     message = f"{error.title}: {error.detail}" if error.detail else error.title
     code = "model_unusable" if isinstance(error, ModelError) else "dataset_unusable"
     return (Problem(None, code, "stops", message, error.fix),)
-
-
-def _shortened(problems: Sequence[Problem]) -> tuple[Problem, ...]:
-    """`problems`, of each kind at most NAMED one by one."""
-    kept: list[Problem] = []
-    for code in dict.fromkeys(problem.code for problem in problems):
-        same = [problem for problem in problems if problem.code == code]
-        kept += same[:NAMED]
-        if (more := len(same) - NAMED) > 0:
-            kept.append(replace(same[0], row=None, message=n_("{count} more row like these", "{count} more rows like these", more)
-                                .format(count=more)))  # fmt: skip
-    return tuple(kept)
-
-
-def _copies(rows: Rows) -> Iterator[Problem]:
-    """One problem for all rows that are exact copies of an earlier one."""
-    first: dict[bytes, int] = {}
-    copies: list[tuple[int, int]] = []
-    for number, row in enumerate(rows, 1):
-        original = first.setdefault(row_digest(row), number)
-        if original != number:
-            copies.append((number, original))
-    if copies:
-        number, original = copies[0]
-        message = n_(
-            "{count} row is an exact copy of an earlier one: row {row} of row {original}",
-            "{count} rows are exact copies of earlier ones, the first is row {row}, of row {original}",
-            len(copies),
-        ).format(count=len(copies), row=number, original=original)
-        yield Problem(number, "duplicate", "info", message, _("Copies count as often as they stand there; take them out."))
-
-
-def _written_marks(rows: Rows, tokenizer: Any | None) -> Iterator[Problem]:
-    """One problem for all chats whose words hold a special token of the model: it will act as the mark itself, not as text."""
-    marks = (
-        sorted({str(mark) for mark in tokenizer.all_special_tokens if str(mark).strip()}) if tokenizer is not None else []
-    )
-    found = []
-    for number, row in enumerate(rows, 1):
-        words = _words(row)
-        found += [(number, mark) for mark in marks if mark in words][:1]
-    if found:
-        number, mark = found[0]
-        message = n_(
-            "{count} row has a special token of this model in its words: row {row} has {mark}",
-            "{count} rows have special tokens of this model in their words, the first is row {row} with {mark}",
-            len(found),
-        ).format(count=len(found), row=number, mark=mark)
-        yield Problem(number, "special_token_in_words", "costs", message, _("Take it out, unless it is meant to act."))
-
-
-def _words(row: Row) -> str:
-    """All that people said in a chat. Texts and pairs are written with marks on purpose, so they count as none."""
-    turns = row.get("messages") or []
-    return "\n".join(turn["content"] for turn in turns)
 
 
 def _lengths(uncut: npt.NDArray[np.int64]) -> Lengths:

@@ -1,143 +1,240 @@
 """Rows -> tokens and labels: chat template applied, the loss on what the model should learn to say, truncation that keeps it.
 
 Which characters are trained on is found in masks.py, as spans of the rendered text; here the text becomes tokens and the spans
-become labels, so both paths (chats and plain texts) share one tokenisation and one rule of truncation. A table holds flat
-arrays, not lists: a million short rows must fit beside the model.
+become labels, so both paths (chats and plain texts) share one tokenisation and one rule of truncation. Rows go through in chunks and
+come out as Arrow batches, so that a million of them need no more room than a thousand, whether the batches go to a file
+(table.py) or stay in memory.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import islice
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from engine.data.identity import row_digest
 from engine.data.masks import Rendered, render
-from engine.data.problems import Problem, bad_rows
+from engine.data.problems import Collected, Notes, Problem
 from engine.errors import DatasetError
 from engine.i18n import _
 
-TokenProblem = Problem
-
 IGNORED = -100
 """The label of a token that the loss does not count (torch's cross_entropy default)."""
-CHUNK = 1024
+CHUNK = 4096
 """Rows tokenised at a time."""
-
 _RENDERING = threading.Lock()
 """transformers keeps one compiled template with its marks for all threads ("AssistantTracker should not be reused"): the wizard's
 preview of one model and the run of another must take turns."""
 
 Ids = npt.NDArray[np.int32]
+Numbered = Iterable[tuple[int, dict[str, Any]]]
+"""(row number from 1, normalised row)."""
 
 
-@dataclass(frozen=True)
 class TokenTable:
-    """The rows as the model sees them. Row i is ids[starts[i]:starts[i+1]]."""
+    """The rows as the model sees them, over Arrow batches in memory or in a file. `select` gives a table of some of its rows."""
 
-    ids: npt.NDArray[np.int32]
-    """(tokens,) all rows' input ids, end to end."""
-    labels: npt.NDArray[np.int32]
-    """(tokens,) the id itself where it is trained on, -100 where not."""
-    starts: npt.NDArray[np.int64]
-    """(rows + 1,)"""
-    source_row: npt.NDArray[np.int64]
-    """(rows,) place of the row in what was tokenised, from 0: rows with nothing to learn are not in the table."""
-    uncut: npt.NDArray[np.int64]
-    """(rows,) tokens of each row before it was cut."""
-    problems: tuple[Problem, ...] = ()
+    def __init__(self, batches: Sequence[Any], notes: Notes, chosen: npt.NDArray[np.int64] | None = None) -> None:
+        """`batches`: pyarrow.RecordBatch of SCHEMA each. `chosen`: places of the rows that are in this table; None: all."""
+        self._batches, self.notes = batches, notes
+        self._flat = [_flat(batch) for batch in batches]
+        ends = np.cumsum([batch.num_rows for batch in batches], dtype=np.int64)
+        self._ends = ends
+        self.chosen: npt.NDArray[np.int64] = np.arange(int(ends[-1]) if len(ends) else 0) if chosen is None else chosen
 
     def __len__(self) -> int:
-        return len(self.starts) - 1
+        return len(self.chosen)
 
     def row(self, index: int) -> dict[str, list[int]]:
         """{"input_ids", "labels"} of one row."""
-        part = slice(self.starts[index], self.starts[index + 1])
-        return {"input_ids": self.ids[part].tolist(), "labels": self.labels[part].tolist()}
+        place = int(self.chosen[index])
+        part = int(np.searchsorted(self._ends, place, side="right"))
+        within = place - (int(self._ends[part - 1]) if part else 0)
+        ids, labels, starts = self._flat[part]
+        span = slice(int(starts[within]), int(starts[within + 1]))
+        return {"input_ids": ids[span].tolist(), "labels": labels[span].tolist()}
 
     @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What a person should know of these rows."""
+        return tuple(self.notes.problems)
+
+    @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
         """(rows,) tokens of each row."""
-        lengths: npt.NDArray[np.int64] = self.starts[1:] - self.starts[:-1]
-        return lengths
+        each = [np.diff(starts) for _ids, _labels, starts in self._flat]
+        return self._of_chosen(np.concatenate(each) if each else np.empty(0)).astype(np.int64)
 
-    @property
+    @cached_property
     def trained(self) -> npt.NDArray[np.int64]:
         """(rows,) tokens the loss counts. The first token of a row is never predicted, so its label counts nothing."""
-        counted = np.concatenate([[0], np.cumsum(self.labels != IGNORED)])
-        firsts = self.labels[self.starts[:-1]] != IGNORED
-        trained: npt.NDArray[np.int64] = counted[self.starts[1:]] - counted[self.starts[:-1]] - firsts
-        return trained
+        return self._column("trained")
+
+    @cached_property
+    def source_row(self) -> npt.NDArray[np.int64]:
+        """(rows,) number of the row in the dataset, from 1: rows with nothing to learn are not in the table."""
+        return self._column("source_row")
+
+    @cached_property
+    def uncut(self) -> npt.NDArray[np.int64]:
+        """(rows,) tokens of each row before it was cut."""
+        return self._column("uncut")
+
+    @cached_property
+    def digests(self) -> npt.NDArray[np.uint8]:
+        """(rows, 32) SHA-256 of each normalised row (identity.row_digest)."""
+        each = [
+            np.frombuffer(batch.column("digest").buffers()[1], dtype=np.uint8)[
+                32 * batch.column("digest").offset : 32 * (batch.column("digest").offset + batch.num_rows)
+            ].reshape(-1, 32)
+            for batch in self._batches
+        ]
+        return self._of_chosen(np.concatenate(each) if each else np.empty((0, 32), np.uint8)).astype(np.uint8)
+
+    def select(self, places: npt.NDArray[np.int64]) -> TokenTable:
+        """A table of the rows at `places` of this one, in that order, over the same memory."""
+        return TokenTable(self._batches, self.notes, self.chosen[places])
 
     def to_dataset(self) -> Any:
         """A datasets.Dataset with input_ids and labels, over the same memory."""
         import datasets
         import pyarrow as pa
 
-        offsets = pa.array(self.starts)
-        lists = {name: pa.LargeListArray.from_arrays(offsets, pa.array(values))
-                 for name, values in (("input_ids", self.ids), ("labels", self.labels))}  # fmt: skip
-        return datasets.Dataset(pa.table(lists))
+        whole = pa.Table.from_batches(list(self._batches), schema=schema()).select(["input_ids", "labels"])
+        found = datasets.Dataset(whole)
+        return found if len(self) == len(found) else found.select(self.chosen)
+
+    def _column(self, name: str) -> npt.NDArray[np.int64]:
+        each = [batch.column(name).to_numpy(zero_copy_only=False) for batch in self._batches]
+        return self._of_chosen(np.concatenate(each) if each else np.empty(0)).astype(np.int64)
+
+    def _of_chosen(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return values if len(values) == len(self.chosen) and self._is_whole else values[self.chosen]
+
+    @cached_property
+    def _is_whole(self) -> bool:
+        return bool(np.array_equal(self.chosen, np.arange(len(self.chosen))))
 
 
-def tokenize(
-    rows: Sequence[dict[str, Any]], tokenizer: Any, train_on: str, max_length: int, numbers: Sequence[int] | None = None
-) -> TokenTable:
-    """Tokenise normalised rows. `numbers`: their row numbers for messages, from 1 (default: 1, 2, ...).
+def schema() -> Any:
+    """The columns of a batch."""
+    import pyarrow as pa
 
-    Rows without a token to learn from are left out and told in `problems`. Raises DatasetError (a row the template refuses, or no
-    trainable token at all) and ModelError (no chat template where one is needed).
+    return pa.schema(
+        [
+            ("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32())), ("source_row", pa.int64()),
+            ("uncut", pa.int64()), ("trained", pa.int64()), ("digest", pa.binary(32)),
+        ]
+    )  # fmt: skip
+
+
+def _flat(batch: Any) -> tuple[Ids, Ids, npt.NDArray[np.int32]]:
+    """(ids, labels, starts) of a batch as flat arrays, copying nothing."""
+    ids, labels = batch.column("input_ids"), batch.column("labels")
+    return (
+        ids.values.to_numpy(zero_copy_only=True),
+        labels.values.to_numpy(zero_copy_only=True),
+        ids.offsets.to_numpy(zero_copy_only=True),
+    )
+
+
+def tokenize(rows: Numbered, tokenizer: Any, train_on: str, max_length: int) -> TokenTable:
+    """Tokenise normalised rows in memory. Raises as `tokenized`."""
+    notes = Notes()
+    return TokenTable(list(tokenized(rows, tokenizer, train_on, max_length, notes)), notes)
+
+
+def tokenized(
+    rows: Numbered,
+    tokenizer: Any,
+    train_on: str,
+    max_length: int,
+    notes: Notes,
+    done: Callable[[int], None] = lambda rows: None,
+) -> Iterator[Any]:
+    """Arrow batches of tokenised rows, in order. `done` is told the rows so far, after each chunk.
+
+    Rows without a token to learn from are left out and told in `notes`. Raises DatasetError (rows the template refuses, all of them
+    told at the end; or no trainable token at all) and ModelError (no chat template where one is needed, or one without an end).
     """
-    numbers = range(1, len(rows) + 1) if numbers is None else numbers
-    ids: list[npt.NDArray[np.int32]] = []
-    labels: list[npt.NDArray[np.int32]] = []
-    kept: list[int] = []
-    uncut: list[int] = []
-    problems: list[Problem] = []
-    refused: list[Problem] = []
-    for begin in range(0, len(rows), CHUNK):
-        rendered: dict[int, Rendered] = {}
-        for place in range(begin, min(begin + CHUNK, len(rows))):
-            try:
-                with _RENDERING:
-                    rendered[place] = render(rows[place], tokenizer, train_on, numbers[place])
-            except DatasetError as error:
-                refused.append(_refused(error, numbers[place]))
-        if refused:
-            continue
-        for place, (row_ids, row_labels) in sorted(_encode(rendered, tokenizer), key=itemgetter(0)):
-            found = _fit(row_ids, row_labels, max_length, numbers[place], problems)
-            if found is None:
-                problems.append(_nothing(numbers[place]))
-                continue
-            ids.append(found[0])
-            labels.append(found[1])
-            kept.append(place)
-            uncut.append(len(row_ids))
-    if refused:
-        raise bad_rows(refused, len(rows))
-    if rows and not kept:
+    refused = Collected()
+    kept = 0
+    source = iter(rows)
+    while chunk := list(islice(source, CHUNK)):
+        batch = tokenize_chunk(chunk, tokenizer, train_on, max_length, notes, refused)
+        notes.rows += len(chunk)
+        done(notes.rows)
+        if batch is not None and not refused.count:
+            kept += batch.num_rows
+            yield batch
+    if refused.count:
+        raise refused.error(notes.rows)
+    if notes.rows and not kept:
         raise DatasetError(
             _("no row has a token to learn from"),
-            _("All {count} rows are masked entirely.").format(count=len(rows)),
+            _("All {count} rows are masked entirely.").format(count=notes.rows),
             _("Check that the answers are not empty, or choose another --train-on (now: {train_on}).").format(
                 train_on=train_on
             ),
         )
-    starts = np.concatenate([[0], np.cumsum([len(part) for part in ids])]).astype(np.int64)
-    empty = np.empty(0, dtype=np.int32)
-    return TokenTable(
-        np.concatenate([empty, *ids]),
-        np.concatenate([empty, *labels]),
-        starts,
-        np.array(kept, dtype=np.int64),
-        np.array(uncut, dtype=np.int64),
-        tuple(problems),
-    )
+
+
+def tokenize_chunk(
+    chunk: Sequence[tuple[int, dict[str, Any]]],
+    tokenizer: Any,
+    train_on: str,
+    max_length: int,
+    notes: Notes,
+    refused: Collected,
+) -> Any:
+    """One Arrow batch; None where none of the rows has anything to learn. Rows the template refuses are added to `refused`."""
+    import pyarrow as pa
+
+    rendered: dict[int, Rendered] = {}
+    for place, (number, row) in enumerate(chunk):
+        try:
+            with _RENDERING:
+                rendered[place] = render(row, tokenizer, train_on, number)
+        except DatasetError as error:
+            refused.add(_refused(error, number))
+    if refused.count:
+        return None
+    ids: list[Ids] = []
+    labels: list[Ids] = []
+    columns: list[tuple[int, int, int, bytes]] = []
+    marks = end_marks(tokenizer)
+    for place, (row_ids, row_labels) in sorted(_encode(rendered, tokenizer), key=itemgetter(0)):
+        number, row = chunk[place]
+        found = _fit(row_ids, row_labels, max_length, number, notes)
+        if found is None:
+            notes.add(_nothing(number))
+            continue
+        if len(found[0]) == len(row_ids) and _last_learned(found[1]) not in marks:
+            notes.add(_no_stop(number))
+        if dropped := _dropped_system(row, rendered[place].text):
+            notes.add(_no_system(number, dropped))
+        ids.append(found[0])
+        labels.append(found[1])
+        columns.append((number, len(row_ids), int(np.count_nonzero(found[1][1:] != IGNORED)), row_digest(row)))
+    if not ids:
+        return None
+    starts = np.concatenate([[0], np.cumsum([len(part) for part in ids])]).astype(np.int32)
+    numbers, uncut, trained, digests = zip(*columns, strict=True)
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.ListArray.from_arrays(starts, pa.array(np.concatenate(ids))),
+            pa.ListArray.from_arrays(starts, pa.array(np.concatenate(labels))),
+            pa.array(numbers, pa.int64()), pa.array(uncut, pa.int64()), pa.array(trained, pa.int64()),
+            pa.array(digests, pa.binary(32)),
+        ],
+        schema=schema(),
+    )  # fmt: skip
 
 
 def _encode(rendered: dict[int, Rendered], tokenizer: Any) -> Iterator[tuple[int, tuple[Ids, Ids]]]:
@@ -201,7 +298,7 @@ def _labels(ids: Ids, offsets: npt.NDArray[np.int64], row: Rendered) -> Ids:
     return labels
 
 
-def _fit(ids: Ids, labels: Ids, max_length: int, number: int, problems: list[Problem]) -> tuple[Ids, Ids] | None:
+def _fit(ids: Ids, labels: Ids, max_length: int, number: int, notes: Notes) -> tuple[Ids, Ids] | None:
     """The row cut to `max_length`, never so that nothing is left to learn; None where there was nothing to begin with.
 
     The start is kept, as TRL does, unless all that is trained lies behind the cut: then the end of what is trained is kept.
@@ -217,7 +314,7 @@ def _fit(ids: Ids, labels: Ids, max_length: int, number: int, problems: list[Pro
     what = _("row {row} has {tokens} tokens and is cut to {limit}; {lost} of its {trained} trained tokens are lost").format(
         row=number, tokens=len(ids), limit=max_length, lost=lost, trained=len(learned)
     )
-    problems.append(Problem(number, "truncated", "costs", what, _("Raise --max-length, or split the row.")))
+    notes.add(Problem(number, "truncated", "costs", what, _("Raise --max-length, or split the row.")))
     return ids[begin:end], labels[begin:end]
 
 
@@ -233,4 +330,44 @@ def _nothing(number: int) -> Problem:
         "costs",
         _("row {row} has no token to learn from and is left out").format(row=number),
         _("Its answer is empty; mend or remove it."),
+    )
+
+
+def end_marks(tokenizer: Any) -> frozenset[int]:
+    """Ids that can end a turn: the special tokens and those added to the vocabulary."""
+    return frozenset({*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder})
+
+
+def _last_learned(labels: Ids) -> int:
+    return int(labels[np.flatnonzero(labels != IGNORED)[-1]])
+
+
+def _no_stop(number: int) -> Problem:
+    return Problem(
+        number,
+        "stop_not_trained",
+        "costs",
+        _("row {row}: no end mark is trained behind its answer, so the model does not learn to stop").format(row=number),
+        _(
+            "The chat template writes none, or it is no special token; take the model's instruct version or mend its template."
+        ),
+    )
+
+
+def _dropped_system(row: dict[str, Any], text: str) -> str | None:
+    """The words of a system turn that the template left out."""
+    turns = row.get("messages") or (row["prompt"] if isinstance(row.get("prompt"), list) else ())
+    words = (turn["content"].strip() for turn in turns if turn["role"] == "system")
+    return next((one for one in words if one and one not in text), None)
+
+
+def _no_system(number: int, words: str) -> Problem:
+    return Problem(
+        number,
+        "system_dropped",
+        "costs",
+        _("row {row}: the model's chat template leaves out the system turn ({words})").format(
+            row=number, words=repr(words[:40])
+        ),
+        _("Put its words into the first user turn, or take a model that knows system turns."),
     )

@@ -135,7 +135,7 @@ def _dataset(saved: Identities, material: Material) -> Item:
             "failed",
             _("Rows become other tokens: --format, --train-on, --max-length or --eval-fraction was changed."),
         )
-    how = compare(saved.dataset, material.train_rows)
+    how = compare(saved.dataset, material.train.digests)
     if how == "same":
         return Item("dataset", expected, found, "ok")
     words = {

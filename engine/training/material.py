@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from engine.checkpoints.manifest import DatasetIdentity, Identities
+from engine.checkpoints.manifest import Identities
 from engine.config import RunConfig
 from engine.data.formats import read_rows
-from engine.data.identity import identify, row_digest
+from engine.data.identity import identify, template_digest, tokenizer_digest
+from engine.data.problems import Notes
+from engine.data.read import Reading
 from engine.data.split import split
-from engine.data.tokens import TokenProblem, TokenTable, tokenize
+from engine.data.table import Tell, token_table
+from engine.data.tokens import TokenTable
 from engine.i18n import n_
-from engine.training.model import base_digests, load_tokenizer, model_folder, template_digest, tokenizer_digest
+from engine.training.model import base_digests, load_tokenizer, model_folder
 from engine.training.probe import ProbeRow
 
 
@@ -31,8 +33,6 @@ class Material:
     folder: Path
     """The base model's local folder."""
     tokenizer: Any
-    train_rows: Sequence[dict[str, Any]]
-    """The normalised rows that are trained on, in the dataset's order."""
     train: TokenTable
     eval: TokenTable | None
     identities: Identities
@@ -47,58 +47,52 @@ class Material:
     @cached_property
     def probe_candidates(self) -> tuple[ProbeRow, ...]:
         """The rows the probe may choose from; at most the first 20,000, so that huge datasets cost nothing here."""
-        found = []
-        for index in range(min(len(self.train), 20_000)):
-            row = self.train.row(index)
-            digest = row_digest(self.train_rows[int(self.train.source_row[index])]).hex()
-            found.append(ProbeRow(digest, row["input_ids"], row["labels"]))
-        return tuple(found)
+        count = min(len(self.train), 20_000)
+        return tuple(
+            ProbeRow(self.train.digests[index].tobytes().hex(), row["input_ids"], row["labels"])
+            for index, row in ((index, self.train.row(index)) for index in range(count))
+        )
 
 
-def load_material(config: RunConfig) -> Material:
-    """Read, check, split and tokenise. Raises DatasetError or ModelError (exit 4)."""
+def load_material(config: RunConfig, tell: Tell = lambda done, total, seconds: None) -> Material:
+    """Read, check, split and tokenise, or take up what was tokenised before. Raises DatasetError or ModelError (exit 4)."""
     assert config.dataset is not None and config.model is not None
-    rows = read_rows(config.dataset, config.format)
+    reading = Reading.of(config)
+    rows = read_rows(config.dataset, reading)
     folder = model_folder(config.model)
     base_config, base_weights = base_digests(folder)
     tokenizer = load_tokenizer(folder)
-    train_ids, eval_ids = split(rows, config.eval_fraction, config.seed)
-    train_rows = [rows[index] for index in train_ids]
-    eval_rows = [rows[index] for index in eval_ids]
-    train = tokenize(train_rows, tokenizer, config.train_on, config.max_length, [index + 1 for index in train_ids])
-    evaluated = None
-    if eval_rows:
-        evaluated = tokenize(eval_rows, tokenizer, config.train_on, config.max_length, [index + 1 for index in eval_ids])
+    words, template = tokenizer_digest(tokenizer), template_digest(tokenizer)
+    made = token_table(rows, reading, tokenizer, words + template, config.train_on, config.max_length, tell)
+    table = made.table
+    train_places, eval_places = split(table.digests, config.eval_fraction, config.seed)
+    train = table.select(train_places)
+    evaluated = table.select(eval_places) if len(eval_places) else None
     identities = Identities(
         base_model=config.model,
         base_config=base_config,
         base_weights=base_weights,
-        tokenizer=tokenizer_digest(tokenizer),
-        chat_template=template_digest(tokenizer),
-        dataset=identify(train_rows),
-        eval_dataset=identify(eval_rows) if eval_rows else None,
+        tokenizer=words,
+        chat_template=template,
+        dataset=identify(train.digests),
+        eval_dataset=identify(evaluated.digests) if evaluated is not None else None,
         data_settings=data_settings_digest(config),
     )
-    notes = rows.notes + _notes(train.problems)
-    return Material(folder, tokenizer, train_rows, train, evaluated, identities, notes)
+    notes = (*rows.notes, *([made.note] if made.note else []), *_notes(table.notes))
+    return Material(folder, tokenizer, train, evaluated, identities, notes)
 
 
-def _notes(problems: Sequence[TokenProblem]) -> tuple[str, ...]:
+def _notes(notes: Notes) -> tuple[str, ...]:
     """One sentence for each kind of problem: the first row in full, how many more, the remedy."""
-    notes = []
-    for code in dict.fromkeys(problem.code for problem in problems):
-        found = [problem for problem in problems if problem.code == code]
-        more = n_(" (and {count} more row)", " (and {count} more rows)", len(found) - 1).format(count=len(found) - 1)
-        notes.append(f"{found[0].message}{more if len(found) > 1 else ''}. {found[0].fix}")
-    return tuple(notes)
+    told = []
+    for code, count in notes.counts.items():
+        first = next(problem for problem in notes.problems if problem.code == code)
+        more = n_(" (and {count} more row)", " (and {count} more rows)", count - 1).format(count=count - 1)
+        told.append(f"{first.message}{more if count > 1 else ''}. {first.fix}")
+    return tuple(told)
 
 
 def data_settings_digest(config: RunConfig) -> str:
     """SHA-256 over the settings that turn rows into tokens."""
     settings = {name: getattr(config, name) for name in ("format", "train_on", "max_length", "eval_fraction")}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-
-
-def describe_dataset(identity: DatasetIdentity) -> str:
-    """A dataset's identity in a few characters, for people."""
-    return f"{identity.rows} rows, {identity.ordered[:12]}"

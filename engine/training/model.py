@@ -186,24 +186,6 @@ def base_digests(folder: Path) -> tuple[str, str]:
     return config, weights.hexdigest()
 
 
-def tokenizer_digest(tokenizer: Any) -> str:
-    """SHA-256 of what turns text into ids: the fast tokenizer's own description, or the vocabulary of a slow one."""
-    if tokenizer.is_fast:
-        description = json.loads(tokenizer.backend_tokenizer.to_str())
-        description.pop("truncation", None)
-        description.pop("padding", None)
-    else:
-        description = {"vocab": tokenizer.get_vocab(), "class": type(tokenizer).__name__}
-    special = {key: str(value) for key, value in tokenizer.special_tokens_map.items()}
-    return hashlib.sha256(json.dumps([description, special], sort_keys=True).encode()).hexdigest()
-
-
-def template_digest(tokenizer: Any) -> str:
-    """SHA-256 of the chat template; of the empty text where there is none."""
-    template = tokenizer.chat_template
-    return hashlib.sha256((template if isinstance(template, str) else json.dumps(template or "")).encode()).hexdigest()
-
-
 def _first_line(error: BaseException) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

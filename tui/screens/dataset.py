@@ -11,9 +11,10 @@ from textual.app import ComposeResult
 from textual.timer import Timer
 from textual.widgets import Button, Static
 
+from engine.data.read import Reading
 from engine.errors import LoraTuiError
 from engine.i18n import _
-from tui.dataset_text import preview_texts, problem_lines, summary_lines
+from tui.dataset_text import preview_texts, problem_lines, rows_words, summary_lines
 from tui.i18n import N_
 from tui.messages import Found, Progressed
 from tui.plain import visible
@@ -22,6 +23,7 @@ from tui.widgets.path_input import PathInput
 
 if TYPE_CHECKING:
     from engine.data.report import DatasetReport
+    from engine.data.table import Tell
 
 PAUSE = 0.4
 """Seconds without a key after which what was typed is looked at."""
@@ -122,9 +124,10 @@ class DatasetScreen(StepScreen):
         for name in ("#problems", "#preview"):
             self.query_one(name, Static).update("")
         model = self.wizard.answers.get("model")
-        self.ask("report", value, partial(report_of, value, str(self.wizard.answers.get("format", "auto"))))
+        self.ask("report", value, partial(report_of, value, self.wizard.reading()))
         if model is not None:
-            self.ask("tokens", value, partial(report_with_model, value, model, dict(self.wizard.answers)))
+            answers, reading = dict(self.wizard.answers), self.wizard.reading()
+            self.ask("tokens", value, partial(report_with_model, value, model, answers, reading, self._counted))
 
     def on_found(self, event: Found) -> None:
         event.stop()
@@ -175,6 +178,9 @@ class DatasetScreen(StepScreen):
 
         return ensure_demo(self._post)
 
+    def _counted(self, done: int, total: int | None, seconds: float) -> None:
+        self.post_message(Progressed(rows_words(done, total, seconds), done / total if total else 0.0))
+
     def _post(self, words: str, share: float) -> None:
         self.post_message(Progressed(words, share))
 
@@ -196,14 +202,16 @@ class DatasetScreen(StepScreen):
         self.focus_main()
 
 
-def report_of(dataset: str, format: str) -> DatasetReport:
-    """The report without tokens: at once, before any large library is loaded."""
+def report_of(dataset: str, reading: Reading) -> DatasetReport:
+    """The report without tokens: at once, before any large library is loaded. Raises ConfigError for flags that are wrong."""
     from engine.data.report import dataset_report
 
-    return dataset_report(dataset, format, None, "auto", 1024)
+    return dataset_report(dataset, reading, None, "auto", 1024)
 
 
-def report_with_model(dataset: str, model: str, answers: dict[str, Any]) -> DatasetReport:
+def report_with_model(
+    dataset: str, model: str, answers: dict[str, Any], reading: Reading, tell: Tell = lambda done, total, seconds: None
+) -> DatasetReport:
     """The report with the tokens of `model`. Waits for transformers, so it belongs in a thread. Raises ModelError."""
     from engine.data.report import dataset_report
     from engine.hardware import load_libraries
@@ -213,9 +221,7 @@ def report_with_model(dataset: str, model: str, answers: dict[str, Any]) -> Data
     load_libraries()
     tokenizer = load_tokenizer(cached_snapshot(model) or model_folder_here(model))
     length = int(answers.get("max_length") or 1024)
-    return dataset_report(
-        dataset, str(answers.get("format", "auto")), tokenizer, str(answers.get("train_on", "auto")), length
-    )
+    return dataset_report(dataset, reading, tokenizer, str(answers.get("train_on", "auto")), length, tell)
 
 
 def lines_text(lines: Any) -> Text:

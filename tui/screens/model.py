@@ -156,7 +156,7 @@ class ModelScreen(StepScreen):
             self.ask("fit", report.model, partial(fit, report, self.wizard.report))
             dataset = self.wizard.answers.get("dataset")
             if dataset:
-                find = partial(report_with_model, dataset, report.model, dict(self.wizard.answers))
+                find = partial(report_with_model, dataset, report.model, dict(self.wizard.answers), self.wizard.reading())
                 self.ask("tokens", report.model, find)
         if self._going and (report.stopped is None or to_be_fetched(report)):
             self._going = False

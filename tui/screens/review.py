@@ -20,8 +20,9 @@ from tui.messages import Found
 from tui.plain import visible
 from tui.screens.base import StepScreen
 from tui.screens.dataset import lines_text, told
-from tui.show import duration, plan_lines
+from tui.show import plan_lines
 from tui.wizard import SETTINGS, Planned, Start
+from tui.words import duration
 
 
 class ReviewScreen(StepScreen):

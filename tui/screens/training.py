@@ -24,8 +24,9 @@ from tui.i18n import N_
 from tui.live import Happening, Live, items, verdicts
 from tui.plain import visible
 from tui.screens.base import StepScreen
-from tui.show import MARKS, STYLES, duration, jump_words, number
+from tui.show import MARKS, STYLES, jump_words, number
 from tui.widgets.chart import Line, LossChart, Picture
+from tui.words import duration
 
 LOOK = 0.25
 """Seconds between two looks at the snapshot."""

@@ -9,16 +9,18 @@ from typing import Any
 
 import pytest
 
-from engine.data.formats import ROLES, SPEAKERS, Rows, read_rows
+from engine.data import formats
+from engine.data.formats import ROLES, SPEAKERS
 from engine.errors import DatasetError
 from tests.conftest import write_jsonl
+from tests.engine.data.rows import Read, read_rows
 
 TURNS = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "We."}]
 CALL = [{"type": "function", "function": {"name": "lamp", "arguments": {"on": True}}}]
 TOOLS = [{"type": "function", "function": {"name": "lamp", "parameters": {}}}]
 
 
-def read(tmp_path: Path, *rows: Any, format: str = "auto") -> Rows:
+def read(tmp_path: Path, *rows: Any, format: str = "auto") -> Read:
     return read_rows(str(write_jsonl(tmp_path / "rows.jsonl", list(rows))), format)
 
 
@@ -172,6 +174,9 @@ def test_values_that_json_has_not_are_refused_where_they_would_reach_the_templat
         read_rows(str(tmp_path / "rows.parquet"))
 
 
-def test_rows_are_a_sequence(tmp_path: Path) -> None:
-    found = read(tmp_path, {"text": "a"}, {"text": "b"})
-    assert len(found) == 2 and found[1] == {"text": "b"} and list(found[:1]) == [{"text": "a"}] and {"text": "b"} in found
+def test_rows_can_be_gone_through_again_and_are_read_anew(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "rows.jsonl", [{"text": "a"}, {"text": "b"}])
+    rows = formats.read_rows(str(file))
+    assert list(rows) == [{"text": "a"}, {"text": "b"}]
+    write_jsonl(file, [{"text": "c"}])
+    assert list(rows) == [{"text": "c"}]

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.data.formats import read_rows
-from engine.data.identity import compare, identify, row_digest
+from engine.checkpoints.manifest import DatasetIdentity
+from engine.data import identity
+from engine.data.identity import row_digest
 from tests.conftest import chats, write_jsonl
+from tests.engine.data.rows import read_rows
+
+
+def identify(rows: Sequence[dict[str, Any]]) -> DatasetIdentity:
+    return identity.identify(identity.digests_of(rows))
+
+
+def compare(saved: DatasetIdentity, rows: Sequence[dict[str, Any]]) -> str:
+    return identity.compare(saved, identity.digests_of(rows))
+
 
 ROWS = chats(9)
 

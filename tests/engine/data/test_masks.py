@@ -76,7 +76,7 @@ def family(name: str, training: bool = False) -> Any:
 
 def learned(messages: list[dict[str, Any]], tokenizer: Any) -> tuple[list[int], list[bool]]:
     """(ids, trained) of one chat."""
-    row = tokenize([{"messages": messages}], tokenizer, "auto", 1 << 20).row(0)
+    row = tokenize(enumerate([{"messages": messages}], 1), tokenizer, "auto", 1 << 20).row(0)
     return row["input_ids"], [label != IGNORED for label in row["labels"]]
 
 
@@ -142,32 +142,32 @@ def test_reasoning_is_learned_where_the_template_keeps_it_and_only_there() -> No
 
 def test_completion_learns_only_the_last_answer() -> None:
     tokenizer = family("llama3")
-    row = tokenize([{"messages": CHAT}], tokenizer, "completion", 1 << 20).row(0)
+    row = tokenize(enumerate([{"messages": CHAT}], 1), tokenizer, "completion", 1 << 20).row(0)
     said = sayings(tokenizer, row["input_ids"], [label != IGNORED for label in row["labels"]])
     assert said == ["burns until morning, 直到天亮<|eot_id|>"]
 
 
 def test_all_learns_every_token_but_the_first_which_nothing_predicts() -> None:
-    table = tokenize([{"messages": CHAT}], family("llama3"), "all", 1 << 20)
+    table = tokenize(enumerate([{"messages": CHAT}], 1), family("llama3"), "all", 1 << 20)
     assert int(table.trained[0]) == int(table.lengths[0]) - 1
 
 
 def test_a_system_turn_that_the_template_refuses_is_told_with_its_row() -> None:
     with pytest.raises(DatasetError, match="row 2: the model's chat template refuses it"):
-        tokenize([{"messages": CHAT}, {"messages": CHATS["system"]}], family("gemma"), "auto", 1 << 20)
+        tokenize(enumerate([{"messages": CHAT}, {"messages": CHATS["system"]}], 1), family("gemma"), "auto", 1 << 20)
 
 
 def test_a_template_that_drops_the_turn_is_refused_rather_than_masked_wrongly() -> None:
     tokenizer = tokenizer_of(FAMILIES["qwen2_5"], "{{ messages | length }} turns")
     with pytest.raises(DatasetError, match="row 1: it cannot be told which of its tokens are the assistant's"):
-        tokenize([{"messages": CHAT}], tokenizer, "auto", 1 << 20)
+        tokenize(enumerate([{"messages": CHAT}], 1), tokenizer, "auto", 1 << 20)
 
 
 def test_conversations_without_a_template_name_the_ways_on() -> None:
     tokenizer = tokenizer_of(FAMILIES["qwen2_5"], "x")
     tokenizer.chat_template = None
     with pytest.raises(ModelError, match="no chat template"):
-        tokenize([{"messages": CHAT}], tokenizer, "auto", 1 << 20)
+        tokenize(enumerate([{"messages": CHAT}], 1), tokenizer, "auto", 1 << 20)
 
 
 def test_the_same_words_twice_are_masked_each_in_its_place() -> None:
@@ -180,7 +180,7 @@ def test_the_same_words_twice_are_masked_each_in_its_place() -> None:
 
 def test_a_pair_learns_its_completion_and_the_end_token() -> None:
     tokenizer = family("llama3")
-    row = tokenize([{"prompt": "when?", "completion": " at night"}], tokenizer, "auto", 1 << 20).row(0)
+    row = tokenize(enumerate([{"prompt": "when?", "completion": " at night"}], 1), tokenizer, "auto", 1 << 20).row(0)
     said = sayings(tokenizer, row["input_ids"], [label != IGNORED for label in row["labels"]])
     assert said == [" at night<|eot_id|>"]
 
@@ -209,10 +209,10 @@ def test_a_row_that_is_cut_keeps_something_to_learn_or_is_left_out_and_told(limi
     rows = [{"messages": CHAT}, {"messages": CHATS["system"]}, {"text": "the lamp burns"}]
     rows.append({"messages": [CHAT[0], {"role": "assistant", "content": " "}]})
     try:
-        table = tokenize(rows, tokenizer, train_on, limit)
+        table = tokenize(enumerate(rows, 1), tokenizer, train_on, limit)
     except DatasetError:
         return
     assert (table.trained > 0).all()
     assert (table.lengths <= limit).all()
     left_out = {problem.row for problem in table.problems if problem.code == "nothing_to_learn"}
-    assert left_out == {1, 2, 3, 4} - {int(place) + 1 for place in table.source_row}
+    assert left_out == {1, 2, 3, 4} - set(table.source_row.tolist())

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.data.formats import read_rows
 from engine.data.read import read_raw
 from engine.errors import DatasetError
+from tests.engine.data.rows import read_rows
 
 ROWS = [
     {"prompt": 'What burns, "there"?', "completion": "The lamp,\nwhen fog comes."},
@@ -118,19 +118,19 @@ def test_hidden_files_and_descriptions_in_a_folder_are_no_rows(tmp_path: Path) -
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="nowhere.jsonl"):
-        read_raw(str(tmp_path / "nowhere.jsonl"))
+        list(read_raw(str(tmp_path / "nowhere.jsonl")))
 
 
 @pytest.mark.parametrize("name", ["", " ", "~nobody-of-this-name/rows.jsonl", "a\0b.jsonl"])
 def test_a_name_that_can_be_no_file_is_an_error_of_the_dataset(name: str) -> None:
     with pytest.raises(DatasetError):
-        read_raw(name)
+        list(read_raw(name))
 
 
 def test_a_device_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "rows.jsonl")
     with pytest.raises(DatasetError, match=r"rows\.jsonl"):
-        read_raw(str(tmp_path / "rows.jsonl"))
+        list(read_raw(str(tmp_path / "rows.jsonl")))
 
 
 GOOD = b'{"text": "lamp"}\n'
@@ -148,7 +148,7 @@ BAD: dict[str, tuple[str, bytes, list[str]]] = {
     "no JSON": ("rows.jsonl", GOOD + b"text: lamp\n" + GOOD, ["rows.jsonl, row 2", "not JSON"]),
     "no JSON in the only line": ("rows.jsonl", b"lamp", ["rows.jsonl, row 1", "not JSON"]),
     "row behind a blank line": ("rows.jsonl", GOOD + b"\n{]\n", ["rows.jsonl, row 2 (line 3)"]),
-    "not UTF-8": ("rows.jsonl", GOOD + '{"text": "é"}\n'.encode("latin-1"), ["rows.jsonl, row 2", "0xe9", "iconv"]),
+    "not UTF-8": ("rows.jsonl", GOOD + '{"text": "é"}\n'.encode("latin-1"), ["rows.jsonl, row 2", "0xe9", "--encoding"]),
     "not UTF-8 in a table": ("rows.csv", b"text\nlamp\n\xb5\xc6\n", ["rows.csv, line 3", "0xb5"]),
     "UTF-16": ("rows.jsonl", GOOD.decode().encode("utf-16"), ["rows.jsonl", "UTF-16", "iconv"]),
     "NUL": ("rows.jsonl", GOOD + b'{"text": "a\0b"}\n', ["rows.jsonl, row 2", "NUL"]),
@@ -213,7 +213,7 @@ def test_a_row_longer_than_the_limit_is_no_row(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("engine.data.files.LONGEST_LINE", 1000)
     (tmp_path / "rows.jsonl").write_bytes(GOOD + jsonl([{"text": "a" * 2000}]))
     with pytest.raises(DatasetError, match=r"rows\.jsonl, row 2"):
-        read_raw(str(tmp_path / "rows.jsonl"))
+        list(read_raw(str(tmp_path / "rows.jsonl")))
 
 
 def test_a_bad_row_in_a_folder_is_told_with_its_own_file(tmp_path: Path) -> None:
@@ -227,14 +227,14 @@ def test_a_dataset_that_brings_code_is_refused_and_the_code_not_run(tmp_path: Pa
     (tmp_path / "loader.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     (tmp_path / "rows.jsonl").write_bytes(GOOD)
     with pytest.raises(DatasetError, match=r"loader\.py"):
-        read_raw(str(tmp_path))
+        list(read_raw(str(tmp_path)))
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("about")
     with pytest.raises(DatasetError, match="no data file"):
-        read_raw(str(tmp_path))
+        list(read_raw(str(tmp_path)))
 
 
 def test_a_damaged_folder_of_datasets_is_told(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_a_damaged_folder_of_datasets_is_told(tmp_path: Path) -> None:
     for arrow in folder.glob("*.arrow"):
         arrow.write_bytes(arrow.read_bytes()[:100])
     with pytest.raises(DatasetError, match="saved"):
-        read_raw(str(folder))
+        list(read_raw(str(folder)))
 
 
 PIECES = st.one_of(

@@ -9,8 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.data.identity import digests_of
 from engine.data.order import next_batch_digest, row_order
-from engine.data.split import split
+from engine.data.split import split as split_digests
+
+
+def split(rows: list[dict[str, Any]], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    train, held = split_digests(digests_of(rows), fraction, seed)
+    return train.tolist(), held.tolist()
+
 
 LENGTHS = st.lists(st.integers(1, 5000), max_size=700)
 

@@ -1,0 +1,201 @@
+"""The token table in the cache: rows are tokenised once, and read back as memory-mapped Arrow by every later run.
+
+A table is found by a key over everything that makes its content: the bytes of the data files, how they are read, the tokenizer, the
+template, what is trained on, and VERSION. It appears under its name by one rename when it is whole; beside it stands the SHA-256 of
+its bytes, which is checked whenever it is taken up, so a damaged or foreign file is made anew and never trusted. The cache is a
+convenience: where it cannot be written the rows are tokenised in memory, and that is said.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.checkpoints.durable import sync_file
+from engine.data.formats import Rows
+from engine.data.problems import Notes, Problem
+from engine.data.read import Reading, unreadable
+from engine.data.tokens import TokenTable, schema, tokenized
+from engine.errors import DatasetError
+from engine.i18n import _
+
+VERSION = 1
+"""Of the recipe from rows to tokens; another one makes other tables."""
+UNUSED_DAYS = 30
+"""Tables that nobody took up for so long are removed when another one is written."""
+TELL_EVERY = 0.5
+"""Seconds between two words of progress."""
+
+Tell = Callable[[int, int | None, float], None]
+"""Told rows done, rows in all (None: not known), and seconds so far."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A table and where it came from."""
+
+    table: TokenTable
+    from_cache: bool
+    note: str
+    """Why it could not be kept; empty where it was."""
+
+
+def token_table(
+    rows: Rows,
+    reading: Reading,
+    tokenizer: Any,
+    tokenizer_digest: str,
+    train_on: str,
+    max_length: int,
+    tell: Tell = lambda done, total, seconds: None,
+) -> Made:
+    """The table of `rows`, from the cache or made. `tokenizer_digest`: of the tokenizer and its template.
+
+    Raises DatasetError and ModelError as `tokens.tokenized`.
+    """
+    key = table_key(rows, reading, tokenizer_digest, train_on, max_length)
+    path = cache_folder() / f"{key}.arrow"
+    found = _taken_up(path)
+    if found is not None:
+        return Made(found, True, "")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent)
+        return Made(_written(path, rows, tokenizer, train_on, max_length, tell), False, "")
+    except OSError as error:
+        note = _("the token table could not be kept in {folder} ({why}); it was made in memory").format(
+            folder=path.parent, why=error.strerror or str(error)
+        )
+    notes = Notes()
+    batches = list(tokenized(rows.numbered(), tokenizer, train_on, max_length, notes, _progress(None, tell)))
+    return Made(TokenTable(batches, notes), False, note)
+
+
+def cache_folder() -> Path:
+    """Where tables lie. LORA_TUI_CACHE names another cache root."""
+    import platformdirs
+
+    root = os.environ.get("LORA_TUI_CACHE")
+    return (Path(root).expanduser() if root else platformdirs.user_cache_path("lora-tui")).absolute() / "tokens"
+
+
+def table_key(rows: Rows, reading: Reading, tokenizer_digest: str, train_on: str, max_length: int) -> str:
+    """Hexadecimal key of the table's content. Raises DatasetError where a data file cannot be read."""
+    digest = hashlib.sha256()
+    settings = [VERSION, asdict(reading), rows.format, rows.reason, rows.name, tokenizer_digest, train_on, max_length]
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    for path in rows.raw.files:
+        try:
+            with open(path, "rb") as file:
+                digest.update(path.name.encode("utf-8", "surrogateescape") + b"\0")
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise unreadable(str(path), error) from None
+    return digest.hexdigest()[:40]
+
+
+def _written(path: Path, rows: Rows, tokenizer: Any, train_on: str, max_length: int, tell: Tell) -> TokenTable:
+    """Make the table, put it under `path`, and take it up from there. Raises OSError where that cannot be written."""
+    import pyarrow as pa
+
+    notes = Notes()
+    staging = path.with_name(f".{path.name}.{os.getpid()}-{time.time_ns()}")
+    try:
+        total = _rows_in(rows)
+        with pa.OSFile(str(staging), "wb") as sink, pa.ipc.new_file(sink, schema()) as writer:
+            for batch in tokenized(rows.numbered(), tokenizer, train_on, max_length, notes, _progress(total, tell)):
+                writer.write_batch(batch)
+        sync_file(staging)
+        told = {"problems": [asdict(one) for one in notes.problems], "counts": notes.counts, "rows": notes.rows}
+        beside = {"sha256": _sha256(staging), "notes": told}
+        beside_staging = staging.with_suffix(".json")
+        beside_staging.write_text(json.dumps(beside), encoding="utf-8")
+        beside_staging.replace(_beside(path))
+        staging.replace(path)
+    except pa.ArrowException as error:
+        raise OSError(str(error)) from error
+    finally:
+        for left in (staging, staging.with_suffix(".json")):
+            with contextlib.suppress(OSError):
+                left.unlink(missing_ok=True)
+    return TokenTable(_mapped(path), notes)
+
+
+def _taken_up(path: Path) -> TokenTable | None:
+    """The table under `path`, if it is there and whole."""
+    import pyarrow as pa
+
+    try:
+        beside = json.loads(_beside(path).read_text(encoding="utf-8"))
+        if beside["sha256"] != _sha256(path):
+            return None
+        told = beside["notes"]
+        notes = Notes([Problem(**one) for one in told["problems"]], dict(told["counts"]), int(told["rows"]))
+        table = TokenTable(_mapped(path), notes)
+        os.utime(path)  # it was of use: not to be swept
+        return table
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, pa.ArrowException):
+        return None
+
+
+def _mapped(path: Path) -> list[Any]:
+    """The batches of the file, over its memory-mapped bytes."""
+    import pyarrow as pa
+
+    reader = pa.ipc.open_file(pa.memory_map(str(path), "rb"))
+    if reader.schema != schema():
+        raise ValueError("not a token table")
+    return [reader.get_batch(number) for number in range(reader.num_record_batches)]
+
+
+def _beside(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sweep(folder: Path) -> None:
+    """Remove tables that nobody used lately, and what writers that died left half made."""
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):
+            age = time.time() - path.stat().st_mtime
+            if age > (86_400 if path.name.startswith(".") else UNUSED_DAYS * 86_400):
+                path.unlink()
+
+
+def _rows_in(rows: Rows) -> int | None:
+    """How many rows there are, where that is told without reading them: lines of JSONL files, counted in blocks."""
+    total = 0
+    for path in rows.raw.files:
+        if path.suffix.lower() not in (".jsonl", ".ndjson"):
+            return None
+        try:
+            with open(path, "rb") as file:
+                while block := file.read(1 << 20):
+                    total += block.count(b"\n")
+        except OSError as error:
+            raise DatasetError(_("{path}: cannot be read").format(path=path), error.strerror or str(error)) from None
+    return total or None
+
+
+def _progress(total: int | None, tell: Tell) -> Callable[[int], None]:
+    began = said = time.monotonic()
+
+    def done(rows: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said >= TELL_EVERY:
+            said = now
+            tell(rows, total, now - began)
+
+    return done
