@@ -23,14 +23,14 @@ from engine.i18n import _
 
 Row = dict[str, Any]
 
-NEARLY = 0.8
+NEARLY = 0.7
 """Share of common shingles (Jaccard) from which on two rows are nearly equal."""
 COMPARED = 20_000
 """Rows that are compared for being nearly equal."""
-SHINGLE = 4
+SHINGLE = 3
 """Words of a shingle; characters where a script has no spaces."""
 BANDS, IN_BAND = 16, 4
-"""Of 64 hashes: two rows at 0.8 share a band with probability 0.9998, at 0.4 with 0.34, and candidates are compared exactly."""
+"""Of 64 hashes: two rows at 0.7 share a band with probability 0.99, at 0.4 with 0.34, and candidates are compared exactly."""
 
 _HASHES = np.random.default_rng(20_260_101).integers(1, 2**31 - 1, size=(2, BANDS * IN_BAND), dtype=np.int64)
 _PRIME = (1 << 31) - 1
@@ -173,7 +173,7 @@ class _NearCopies:
 
 def _shingles(text: str) -> frozenset[int]:
     words = re.findall(r"\w+", text.casefold())
-    if len(words) < 2 * SHINGLE or sum(map(len, words)) > 12 * len(words):  # a script without spaces
+    if len(words) < 3 * SHINGLE or sum(map(len, words)) > 12 * len(words):  # a script without spaces
         words = list(re.sub(r"\W+", "", text.casefold()))
     return frozenset(zlib.crc32(" ".join(words[at : at + SHINGLE]).encode()) for at in range(len(words) - SHINGLE + 1))
 

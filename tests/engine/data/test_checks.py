@@ -1,0 +1,109 @@
+"""What is told of rows that can be read: each kind with its row, and nothing about rows that are well."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.data.read import Reading
+from engine.data.report import DatasetReport, dataset_report
+from tests.conftest import chats, write_jsonl
+
+
+def chat(*turns: str, roles: tuple[str, ...] = ("user", "assistant")) -> dict[str, Any]:
+    return {"messages": [{"role": roles[place % len(roles)], "content": words} for place, words in enumerate(turns)]}
+
+
+GOOD = [
+    chat("What burns when fog comes over the bay?", "The lamp burns until morning light finds the gulls asleep."),
+    chat("Who keeps watch?", "We do."),
+    chat("谁在看守灯塔？", "我们轮流看守，直到天亮。"),
+]
+
+
+def report(tmp_path: Path, *rows: dict[str, Any]) -> DatasetReport:
+    return dataset_report(str(write_jsonl(tmp_path / "rows.jsonl", [*GOOD, *rows])), Reading(), None, "auto", 1024)
+
+
+def test_nothing_is_told_of_rows_that_are_well(tmp_path: Path) -> None:
+    assert report(tmp_path).problems == ()
+
+
+ODD: dict[str, tuple[dict[str, Any], str, str]] = {
+    "exact copy": (GOOD[0], "duplicate", "row 1"),
+    "nearly a copy": (
+        chat("What burns when fog comes over the bay?", "The lamp burns until morning light finds all the gulls asleep."),
+        "near_duplicate",
+        "row 1",
+    ),
+    "nearly a copy in Chinese": (chat("谁在看守灯塔？", "我们轮流看守，直到天亮！"), "near_duplicate", "row 3"),
+    "empty turn": (chat("", "We do not know what was asked."), "empty_turn", "turn 1"),
+    "user twice": (
+        chat("Are you", "there?", "Yes.", roles=("user", "user", "assistant")),
+        "same_role_twice",
+        "turns 1 and 2",
+    ),
+    "assistant first": (chat("Good morning!", "Hello.", "Hi.", roles=("assistant", "user")), "assistant_begins", "first"),
+    "replacement character": (chat("What is this?", "A l\ufffdmp."), "encoding_damage", "\ufffd"),
+    "UTF-8 read as Latin-1": (chat("Where?", "At the cafÃ© by the bay."), "encoding_damage", "Ã©"),
+    "UTF-8 read as GBK": (chat("什么？", "锟斤拷锟斤拷"), "encoding_damage", "锟斤拷"),
+    "escape": (chat("Colour?", "\x1b[31mred"), "control_character", "U+001B"),
+    "bidirectional override": (chat("Name?", "abc\u202edef"), "control_character", "U+202E"),
+}
+
+
+@pytest.mark.parametrize("fault", ODD)
+def test_what_is_odd_is_told_with_its_row(fault: str, tmp_path: Path) -> None:
+    row, code, words = ODD[fault]
+    found = report(tmp_path, row, *chats(3))
+    (problem,) = found.problems
+    assert (problem.row, problem.code, found.counts) == (4, code, {code: 1})
+    assert words in problem.message and problem.fix
+    assert found.stopped is None
+
+
+def test_of_many_alike_each_is_listed_with_its_row(tmp_path: Path) -> None:
+    found = report(tmp_path, *[chat(f"Question {number}?", "") for number in range(30)])
+    assert [problem.row for problem in found.problems if problem.code == "empty_turn"] == list(range(4, 34))
+
+
+def test_every_bad_row_is_a_problem_of_its_own(tmp_path: Path) -> None:
+    found = report(tmp_path, {"messages": 3}, GOOD[1], {"messages": [{"role": "gpt", "content": "x"}]})
+    stops = [(problem.row, problem.code) for problem in found.problems if problem.severity == "stops"]
+    assert stops == [(4, "wrong_type"), (6, "unknown_role")]
+    assert found.stopped is not None and found.stopped.exit_code == 4
+
+
+def test_rows_of_the_test_split_among_those_trained_on_are_told(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "train.jsonl", GOOD)
+    write_jsonl(tmp_path / "test.jsonl", [chat("Another?", "One."), GOOD[1]])
+    found = dataset_report(str(tmp_path), Reading(), None, "auto", 1024)
+    assert [(one.row, one.code) for one in found.problems] == [(2, "eval_contaminated")]
+    assert any("test.jsonl" in note for note in found.notes)
+
+
+def test_a_model_adds_lengths_and_what_an_epoch_is(tmp_path: Path, tiny_model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    file = write_jsonl(tmp_path / "rows.jsonl", chats(40))
+    found = dataset_report(str(file), Reading(), tokenizer, "auto", 1024)
+    assert found.tokens is not None and found.epoch is not None and found.trained_tokens is not None
+    assert (found.epoch.steps, found.epoch.tokens) == (5, found.tokens.total)
+    assert 1 <= found.epoch.padding_grouped <= found.epoch.padding_random
+    assert 0 < found.trained_tokens < found.epoch.tokens
+
+
+def test_a_template_that_drops_the_system_turn_or_never_ends_a_turn_is_told(tmp_path: Path, tiny_model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role != 'system' %}{{ m.role }}: {{ m.content }}\n{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    rows = [chat("Be short.", "Who?", "We.", roles=("system", "user", "assistant"))]
+    found = dataset_report(str(write_jsonl(tmp_path / "rows.jsonl", rows)), Reading(), tokenizer, "auto", 1024)
+    assert {problem.code for problem in found.problems} == {"system_dropped", "stop_not_trained"}
