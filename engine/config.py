@@ -79,7 +79,7 @@ class RunConfig(BaseModel):
         0.03, "Below 1: share of the steps; from 1 on: number of steps", "Training", "N", ge=0, le=100_000_000
     )
     batch_size: Literal["auto"] | int = _field(
-        "auto", "Rows at a time on the device; auto: 8, or what fits", "Training", "auto|N"
+        "auto", "Rows at a time on the device; auto: 8, or fewer where they would not fit", "Training", "auto|N"
     )
     grad_accum: int = _field(1, "Batches added up for one optimizer step", "Training", "N", ge=1, le=65_536)
     max_length: int = _field(1024, "Longest row in tokens; longer ones are cut", "Training", "N", ge=8, le=10_000_000)
@@ -104,8 +104,11 @@ class RunConfig(BaseModel):
         "auto", "Number format of the base model; auto: what this hardware is good at", "Hardware", more=True
     )
     load_in_4bit: bool = _field(False, "Load the base model in 4 bit (CUDA, needs the gpu extra)", "Hardware", more=True)
-    activation_checkpointing: bool = _field(
-        False, "Trade 30-90 % more time for less activation memory", "Hardware", more=True
+    activation_checkpointing: Literal["auto"] | bool = _field(
+        "auto",
+        "Trade 30-90 % more time for less activation memory; auto: only where it would not fit",
+        "Hardware",
+        more=True,
     )
 
     logging_steps: int = _field(1, "Log the loss every N steps", "Saving", "N", ge=1, le=1_000_000)
@@ -246,6 +249,11 @@ def group_title(group: str) -> str:
         "Saving": _("Saving"),
     }
     return titles[group]
+
+
+def is_switch(name: str) -> bool:
+    """Whether a field is on or off (or auto)."""
+    return RunConfig.model_fields[name].annotation in (bool, Literal["auto"] | bool)
 
 
 def choices(name: str) -> tuple[str, ...]:

@@ -51,6 +51,17 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True)
+class RowsTokenised(Event):
+    """Rows are being turned into tokens, before the run begins. Told now and then, and never written to the Journal."""
+
+    type: ClassVar[str] = "rows_tokenised"
+    rows: int
+    total: int | None
+    """None: how many there are is not known before they are read."""
+    seconds: float
+
+
+@dataclass(frozen=True)
 class ResumeChecked(Event):
     """The receipt (C5): what was really restored, before the first optimizer step."""
 

@@ -17,7 +17,18 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import engine
-from engine.config import RunConfig, Source, choices, environment, field_meta, flag, group_title, read_toml, resolve
+from engine.config import (
+    RunConfig,
+    Source,
+    choices,
+    environment,
+    field_meta,
+    flag,
+    group_title,
+    is_switch,
+    read_toml,
+    resolve,
+)
 from engine.errors import ConfigError, LoraTuiError
 from engine.i18n import _
 from tui import i18n
@@ -74,13 +85,13 @@ def run_parser() -> _Parser:
         "--version", action="version", version=f"lora-tui {engine.__version__}", help=_("show the version and leave")
     )
     groups: dict[str, Any] = {}
-    for name, field in RunConfig.model_fields.items():
+    for name in RunConfig.model_fields:
         meta = field_meta(name)
         title = str(meta["group"])
         if title not in groups:
             groups[title] = parser.add_argument_group(group_title(title))
         options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": _help(name)}
-        if field.annotation is bool:
+        if is_switch(name):
             groups[title].add_argument(flag(name), action=argparse.BooleanOptionalAction, **options)
         else:
             metavar = str(meta["metavar"]) or "|".join(choices(name)) or name.upper()
@@ -165,29 +176,32 @@ def _check(given: list[str]) -> int:
     return run_check(options.out, options.json)
 
 
-READING = ("format", "columns", "encoding", "skip_rows")
-"""Settings of a run that say how its dataset is read."""
+OF_DATA = ("format", "columns", "encoding", "skip_rows", "train_on", "max_length")
+"""Settings of a run that say how its dataset is read and turned into tokens."""
 
 
 def _data_parser() -> _Parser:
     parser = _Parser(prog="lora-tui data", description=_("What a dataset is, its problems, and what will be trained on."))
     parser.add_argument("path", metavar="PATH", help=_("file, save_to_disk folder or hub id"))
     parser.add_argument("--model", metavar="M", help=_("model whose template and tokenizer are to be used"))
-    for name in READING:
+    for name in OF_DATA:
         metavar = str(field_meta(name)["metavar"]) or "|".join(choices(name))
         parser.add_argument(flag(name), metavar=metavar, default=argparse.SUPPRESS, help=_help(name))
+    parser.add_argument("--measure", action="store_true", help=_("time an epoch by a few real steps of the model"))
     parser.add_argument("--json", action="store_true", help=_("as JSON on stdout"))
     return parser
 
 
 def _data(given: list[str]) -> int:
-    options = _data_parser().parse_args(given)
-    asked = Source("flag", "", {name: value for name, value in vars(options).items() if name in READING})
-    config = resolve([asked]).config
-    from engine.data.read import Reading
+    parser = _data_parser()
+    options = parser.parse_args(given)
+    asked = Source("flag", "", {name: value for name, value in vars(options).items() if name in OF_DATA})
+    config = resolve([asked]).config.model_copy(update={"dataset": options.path, "model": options.model})
+    if options.measure and options.model is None:
+        parser.error(_("--measure needs a model: --model M"))
     from tui.data import run_data
 
-    return run_data(options.path, options.model, options.json, Reading.of(config))
+    return run_data(config, options.json, options.measure)
 
 
 def _run(given: list[str]) -> int:

@@ -9,37 +9,61 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import asdict
 from typing import Any
 
 from engine.config import RunConfig
 from engine.data.read import Reading
 from engine.data.report import DatasetReport, dataset_report
 from engine.i18n import _
-from tui.dataset_text import preview_texts, problem_lines, summary_lines
+from tui.dataset_text import preview_texts, problem_lines, rows_words, summary_lines
 from tui.plain import visible
+from tui.show import Show
+from tui.words import duration
 
 USABLE, UNUSABLE = 0, 4
 """Exit codes (contract C1)."""
 
 
-def run_data(path: str, model: str | None, as_json: bool, reading: Reading) -> int:
-    """Print what the dataset `path` is; the exit code. Raises DatasetError or ModelError for people, and ModelError for all where
+def run_data(config: RunConfig, as_json: bool, measure: bool) -> int:
+    """Print what the dataset of `config` is; the exit code. Raises DatasetError or ModelError for people, and ModelError for all where
     the model itself cannot be found."""
-    tokenizer = _tokenizer(model) if model is not None else None
-    train_on, max_length = (RunConfig.model_fields[name].default for name in ("train_on", "max_length"))
-    report = dataset_report(path, reading, tokenizer, train_on, max_length)
+    assert config.dataset is not None
+    show = Show(sys.stderr)
+    tokenizer = _tokenizer(config.model) if config.model is not None else None
+
+    def tell(done: int, total: int | None, seconds: float) -> None:
+        show.progress(rows_words(done, total, seconds), done / total if total else 0.0)
+
+    with show:
+        report = dataset_report(config.dataset, Reading.of(config), tokenizer, config.train_on, config.max_length, tell)
+    trial = None
+    if measure and report.table is not None and report.stopped is None:
+        from engine.training.trial import measure_epoch
+
+        trial = measure_epoch(config, report.table)
     if as_json:
-        sys.stdout.write(json.dumps(report.to_json(), indent=2, allow_nan=False) + "\n")
+        document = report.to_json() | {"trial": asdict(trial) if trial is not None else None}
+        sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
         return USABLE if report.stopped is None else UNUSABLE
-    _print(report, model)
+    _print(report, config.model)
+    if trial is not None:
+        words = _(
+            "measured: an epoch takes about {time} in batches of {rows} rows · {rate:.0f} tokens/s on {device}"
+        ).format(
+            time=duration(trial.seconds_per_epoch), rows=trial.batch_size, rate=trial.tokens_per_second, device=trial.device
+        )
+        sys.stdout.write("\n" + words + "\n")
     if report.stopped is not None:
         raise report.stopped
     return USABLE
 
 
 def _tokenizer(model: str) -> Any:
+    from engine.hardware import prepare_process
     from engine.training.model import load_tokenizer, model_folder
 
+    prepare_process()  # before transformers brings torch
     return load_tokenizer(model_folder(model))
 
 

@@ -17,6 +17,7 @@ from engine.events import (
     Event,
     LossJumped,
     ResumeChecked,
+    RowsTokenised,
     RunFailed,
     RunFinished,
     RunStarted,
@@ -88,6 +89,8 @@ class Live:
     """Step at which this attempt took over; None for a fresh run."""
     phase: Phase = "loading"
     stopping: bool = False
+    tokenised: RowsTokenised | None = None
+    """How far the rows have come on their way to tokens."""
     started: RunStarted | None = None
     step: Step | None = None
     """The last one logged."""
@@ -125,6 +128,8 @@ def fold(live: Live, event: Event, now: float) -> Live:
         case RunStarted():
             join = event.step if event.checkpoint is not None else None
             return _happened(replace(live, started=event, join=join), "started", event)
+        case RowsTokenised():
+            return replace(live, tokenised=event)
         case ResumeChecked():
             return replace(live, receipt=event)
         case Step():

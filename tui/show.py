@@ -22,6 +22,7 @@ from engine.events import (
     Event,
     LossJumped,
     ResumeChecked,
+    RowsTokenised,
     RunFailed,
     RunFinished,
     RunStarted,
@@ -31,6 +32,7 @@ from engine.events import (
 )
 from engine.i18n import _
 from engine.resume.plan import ResumePlan
+from tui.dataset_text import rows_words
 from tui.plain import visible
 
 LINE_SECONDS = 5.0
@@ -84,6 +86,9 @@ class Show:
         match event:
             case Step():
                 self._step(event)
+            case RowsTokenised():
+                words = rows_words(event.rows, event.total, event.seconds)
+                self.progress(words, event.rows / event.total if event.total else 0.0)
             case RunStarted():
                 self._started(event)
             case ResumeChecked():

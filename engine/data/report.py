@@ -91,6 +91,8 @@ class DatasetReport:
     """The first rows that have something to learn; without `tokens` their words alone, as they stand in the dataset."""
     notes: tuple[str, ...]
     max_length: int
+    table: TokenTable | None
+    """The rows as tokens, where there was a tokenizer."""
     stopped: LoraTuiError | None
     """What a run on this dataset would end with; None where it would start."""
 
@@ -140,7 +142,7 @@ def dataset_report(
     """Read and check `dataset`; with a tokenizer, also what of it is trained on. Never raises for what is wrong with the dataset
     or with the tokenizer's template: that is in `problems` and `stopped`."""
     path = str(Path(dataset).expanduser().absolute()) if _is_local(dataset) else dataset
-    empty = DatasetReport(path, None, "", None, (), {}, None, None, None, (), (), max_length, None)
+    empty = DatasetReport(path, None, "", None, (), {}, None, None, None, (), (), max_length, None, None)
     try:
         rows = read_rows(dataset, reading)
     except DatasetError as error:
@@ -173,6 +175,7 @@ def dataset_report(
         tokens=_lengths(table.uncut),
         trained_tokens=int(table.trained.sum()),
         epoch=_epoch(table.lengths),
+        table=table,
         preview=tuple(
             Preview(int(table.source_row[index]), _pieces(table, index, tokenizer))
             for index in range(min(PREVIEWED, len(table)))

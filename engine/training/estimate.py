@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.config import RunConfig
+from engine.i18n import _
 from engine.models.report import ModelReport
+from engine.training.steps import chosen_batch_size
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 HIDDEN_KEPT, INTERMEDIATE_KEPT = 18, 5
@@ -41,7 +43,51 @@ class Memory:
         return self.weights + self.adapter + self.activations + self.logits + self.overhead
 
 
-def estimate_memory(model: ModelReport, config: RunConfig, precision: str, batch_size: int, length: int) -> Memory | None:
+@dataclass(frozen=True)
+class Fitted:
+    """The batch that a run begins with, and whether it computes activations twice, each with its reason."""
+
+    batch_size: int
+    batch_reason: str
+    checkpointing: bool
+    checkpointing_reason: str
+    memory: Memory | None
+    """None: the model tells too little."""
+
+
+def fit_batch(
+    model: ModelReport, config: RunConfig, precision: str, rows: int, longest: int, free: int, saved: int | None
+) -> Fitted:
+    """The largest batch of up to 8 rows that fits into `free` bytes, by the estimate for rows of `longest` tokens.
+
+    What was set is taken as it is, and a continued run keeps the batch it has (`saved`). Smaller batches come before activation
+    checkpointing down to 2 rows, since it costs more time than they do.
+    """
+    size, reason = chosen_batch_size(config, rows, saved)
+    sizes = (
+        [size]
+        if config.batch_size != "auto" or saved is not None
+        else [one for one in (8, 4, 2, 1) if one <= size] or [size]
+    )
+    ways = [config.activation_checkpointing] if config.activation_checkpointing != "auto" else [False, True]
+    tried = [(one, bool(way)) for way in ways for one in sizes if way == ways[-1] or one >= 2 or one == sizes[0]]
+    needs = {pair: estimate_memory(model, config, precision, pair[0], longest, pair[1]) for pair in tried}
+    limit = int(TIGHT * free)
+    chosen = next((pair for pair in tried if (need := needs[pair]) is None or need.total <= limit), tried[-1])
+    why = _("as set") if config.activation_checkpointing != "auto" else ""
+    first = needs[tried[0]]
+    if chosen != tried[0] and first is not None:
+        told = _("{rows} rows would need about {need:.1f} GB of {free:.1f} GB free").format(
+            rows=tried[0][0], need=first.total / 1e9, free=free / 1e9
+        )
+        reason = told if chosen[0] != tried[0][0] else reason
+        why = why or (told if chosen[1] else "")
+    return Fitted(chosen[0], reason, chosen[1], why or _("it fits without"), needs[chosen])
+
+
+def estimate_memory(
+    model: ModelReport, config: RunConfig, precision: str, batch_size: int, length: int, checkpointing: bool = False
+) -> Memory | None:
     """The memory of a run whose batches have `batch_size` rows of at most `length` tokens. None where the model tells too little."""
     if model.parameters is None or model.layers is None or model.hidden is None or model.vocabulary is None:
         return None
@@ -49,7 +95,7 @@ def estimate_memory(model: ModelReport, config: RunConfig, precision: str, batch
     tokens = batch_size * min(length, config.max_length)
     weights = int(model.parameters * (0.56 if config.load_in_4bit else each))
     kept = HIDDEN_KEPT * model.hidden + INTERMEDIATE_KEPT * (model.intermediate or 4 * model.hidden)
-    layers = model.layers * model.hidden + kept if config.activation_checkpointing else model.layers * kept
+    layers = model.layers * model.hidden + kept if checkpointing else model.layers * kept
     return Memory(
         weights=weights,
         adapter=model.trainable(config.lora_r) * 16,

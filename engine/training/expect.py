@@ -11,8 +11,8 @@ from engine.folder import look_at
 from engine.hardware import Hardware, choose_hardware, free_memory, load_libraries
 from engine.models.report import model_report
 from engine.resume.plan import ResumePlan
-from engine.training.estimate import Memory, checkpoint_bytes, estimate_memory
-from engine.training.steps import Position, chosen_batch_size, run_length
+from engine.training.estimate import Fitted, checkpoint_bytes, fit_batch
+from engine.training.steps import Position, run_length
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Expected:
     seconds: float | None
     """At the pace of this run's last attempt; None where there was none."""
     hardware: Hardware
-    memory: Memory | None
+    fitted: Fitted | None
+    """The batch it will begin with, and the memory that takes; None: the model cannot be looked at yet."""
     memory_free: int
     disk: int | None
     """Bytes of the checkpoints that are kept, and the one being written."""
@@ -39,18 +40,19 @@ def expect(plan: ResumePlan, report: DatasetReport | None) -> Expected:
     model = model_report(str(config.model))
     rows = report.rows if report is not None and report.rows else None
     saved = plan.checkpoint.manifest.geometry.batch_size if plan.checkpoint and plan.checkpoint.manifest else None
-    batch_size, _reason = chosen_batch_size(config, rows or 8, saved)
     longest = min(
         config.max_length, report.tokens.max if report is not None and report.tokens is not None else config.max_length
     )
-    steps = _steps(plan, rows, batch_size)
+    free = free_memory(hardware.device)[0]
+    fitted = fit_batch(model, config, hardware.precision, rows or 8, longest, free, saved)
+    steps = _steps(plan, rows, fitted.batch_size)
     pace = pace_of(plan.output_dir) if plan.mode == "continue" else None
     return Expected(
         steps,
         steps * pace if steps is not None and pace is not None else None,
         hardware,
-        estimate_memory(model, config, hardware.precision, batch_size, longest) if model.stopped is None else None,
-        free_memory(hardware.device)[0],
+        fitted if model.stopped is None else None,
+        free,
         checkpoint_bytes(model, config.lora_r) * (config.keep + 2) if model.linear else None,
         look_at(plan.output_dir).free,
     )

@@ -11,25 +11,24 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from engine.checkpoints.commit import sweep
 from engine.errors import CannotContinue, LoraTuiError
-from engine.events import Event, Journal, RunFailed, RunStarted, RunStopped, Warned, as_record
+from engine.events import Event, Journal, RowsTokenised, RunFailed, RunStarted, RunStopped, Warned, as_record
 from engine.folder import RUN_LOG, locked, unwritable
-from engine.hardware import choose_hardware, prepare_process
+from engine.hardware import Hardware, choose_hardware, free_memory, prepare_process
 from engine.i18n import _
+from engine.models.report import model_report
 from engine.resume.plan import ResumePlan
 from engine.resume.receipt import Item, Receipt, accepted, check_material, versions_item
+from engine.training.estimate import Fitted, fit_batch
 from engine.training.library_output import library_output_to
 from engine.training.material import Material, load_material
 from engine.training.session import Outcome, Session, ShouldStop
-from engine.training.steps import (
-    Position,
-    chosen_batch_size,
-    run_length,
-)
+from engine.training.steps import Position, run_length
 
 Emit = Callable[[Event, Mapping[str, Any]], None]
 """Told each event and its record as it stands in the Journal."""
@@ -56,7 +55,7 @@ class Trainer:
         out = self.plan.output_dir
         with self._failures_told(), locked(out), _own_folder(out), library_output_to(_log(out)):
             swept = sweep(out)
-            material = load_material(self.config)
+            material = load_material(self.config, lambda *done: self._tell(RowsTokenised(*done)))
             self._journal = Journal(out)
             try:
                 if swept:
@@ -105,10 +104,15 @@ class Trainer:
         hardware = choose_hardware(config)
         manifest = plan.checkpoint.manifest if plan.checkpoint is not None and plan.mode == "continue" else None
         rows = len(material.train)
-        batch_size, batch_reason = chosen_batch_size(config, rows, manifest.geometry.batch_size if manifest else None)
+        fitted = self._fit(material, hardware, manifest.geometry.batch_size if manifest else None)
+        batch_size = fitted.batch_size
+        config = config.model_copy(update={"activation_checkpointing": fitted.checkpointing})
+        plan = replace(plan, config=config)
         start = _start(plan, material, accepted_dataset="dataset" in config.accept)
         length = run_length(config, rows, batch_size * config.grad_accum, start)
-        choices = {**hardware.reasons(), "batch_size": f"{batch_size} · {batch_reason}"}
+        choices = {**hardware.reasons(), "batch_size": f"{batch_size} · {fitted.batch_reason}"}
+        if fitted.checkpointing:
+            choices["activation_checkpointing"] = f"on · {fitted.checkpointing_reason}"
         name = plan.checkpoint.name if plan.checkpoint is not None and plan.mode == "continue" else None
         self._tell(
             RunStarted(
@@ -130,6 +134,12 @@ class Trainer:
             self._tell(RunStopped(start.step, start.epochs(rows), reason, name))
             return Outcome("stopped", start.step, None)
         return Session(plan, self._tell, material, hardware, batch_size, start, length, early, should_stop).run()
+
+    def _fit(self, material: Material, hardware: Hardware, saved: int | None) -> Fitted:
+        model = model_report(str(material.folder))
+        longest = int(material.train.lengths.max())
+        free = free_memory(hardware.device)[0]
+        return fit_batch(model, self.config, hardware.precision, len(material.train), longest, free, saved)
 
     def _check_early(self, material: Material) -> list[Item]:
         """The half of the receipt that needs no model. Refuses at once where an item fails."""

@@ -21,7 +21,7 @@ from engine.hardware import Hardware
 from engine.remembered import Remembered
 from engine.resume import seen
 from engine.training.advice import advise
-from engine.training.estimate import Memory
+from engine.training.estimate import Fitted, Memory
 from engine.training.expect import Expected
 from tests.conftest import chats, write_jsonl
 from tests.engine.runs import train
@@ -60,9 +60,10 @@ def fixed(played: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_screen, "cached_models", tuple)
     memory = Memory(1_200_000, 400_000, 30_000_000, 12_000_000, 700_000_000)
     monkeypatch.setattr(model_screen, "fit", lambda *_: model_screen.Fit(memory, 12_000_000_000, 16_000_000_000, "cpu"))
+    fitted = Fitted(4, "as set", False, "it fits without", memory)
     hardware = Hardware("cpu", "no GPU", "float32", "exact")
     monkeypatch.setattr(
-        review_screen, "expect", lambda *_: Expected(6, 90.0, hardware, memory, 12_000_000_000, 1_000_000, 50_000_000_000)
+        review_screen, "expect", lambda *_: Expected(6, 90.0, hardware, fitted, 12_000_000_000, 1_000_000, 50_000_000_000)
     )
     monkeypatch.setattr(seen, "look_at", lambda folder: Place(folder, folder.exists(), 50 * 10**9, None))
     monkeypatch.setattr(training_screen, "_memory", lambda: "615 MB")

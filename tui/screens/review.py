@@ -127,13 +127,20 @@ def _expected_lines(found: Expected) -> list[tuple[str, str]]:
     lines.append((" · ".join(parts), ""))
     for words in found.hardware.reasons().values():
         lines.append((visible(words), "dim"))
-    if found.memory is not None:
-        style = "bold red" if found.memory.total > found.memory_free else (
-            "yellow" if found.memory.total > TIGHT * found.memory_free else "")  # fmt: skip
-        words = _("memory: about {need} of {free} free").format(
-            need=size_words(found.memory.total), free=size_words(found.memory_free)
-        )
-        lines.append((words, style))
+    if found.fitted is not None:
+        batch = _("batch of {rows} rows · {reason}").format(rows=found.fitted.batch_size, reason=found.fitted.batch_reason)
+        lines.append((visible(batch), "dim"))
+        if found.fitted.checkpointing:
+            words = _("activation checkpointing · {reason}").format(reason=found.fitted.checkpointing_reason)
+            lines.append((visible(words), "dim"))
+        memory = found.fitted.memory
+        if memory is not None:
+            style = "bold red" if memory.total > found.memory_free else (
+                "yellow" if memory.total > TIGHT * found.memory_free else "")  # fmt: skip
+            words = _("memory: about {need} of {free} free").format(
+                need=size_words(memory.total), free=size_words(found.memory_free)
+            )
+            lines.append((words, style))
     if found.disk is not None:
         words = _("disk: about {need} of {free} free").format(need=size_words(found.disk), free=size_words(found.disk_free))
         lines.append((words, "bold red" if found.disk > found.disk_free else ""))

@@ -9,7 +9,7 @@ from textual.containers import Horizontal, Vertical
 from textual.events import DescendantBlur
 from textual.widgets import Collapsible, Input, Select, Static
 
-from engine.config import RunConfig, choices, problem_of
+from engine.config import RunConfig, choices, is_switch, problem_of
 from engine.errors import LoraTuiError
 from engine.i18n import _
 from tui.help import field_help
@@ -35,8 +35,10 @@ class Setting(Vertical):
     def compose(self) -> ComposeResult:
         self.help_text = field_help(self.setting)
         words = choices(self.setting)
-        if RunConfig.model_fields[self.setting].annotation is bool:
-            words = ("true", "false")
+        if is_switch(self.setting):
+            words = (
+                ("true", "false") if RunConfig.model_fields[self.setting].default != "auto" else ("auto", "true", "false")
+            )
         with Horizontal(classes="line"):
             yield Static(self.setting.replace("_", " "), classes="label", markup=False)
             if words:
@@ -154,4 +156,4 @@ def _typed(name: str, raw: str) -> Any:
     """The raw answer; an empty one takes a setting back that may be left out."""
     if raw == "":
         return None
-    return raw == "true" if RunConfig.model_fields[name].annotation is bool else raw
+    return raw == "true" if is_switch(name) and raw != "auto" else raw

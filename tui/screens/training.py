@@ -20,6 +20,7 @@ from engine.events import CheckpointSaved, Evaluated, LossJumped, ResumeChecked,
 from engine.folder import RUN_LOG
 from engine.i18n import _, n_
 from engine.training.advice import likely_causes
+from tui.dataset_text import rows_words
 from tui.i18n import N_
 from tui.live import Happening, Live, items, verdicts
 from tui.plain import visible
@@ -182,6 +183,8 @@ def _status(live: Live) -> Text:
     if live.stopping and live.ended is None:
         return Text(_("Stopping after this step and saving"), style="bold yellow")
     if live.started is None:
+        if live.tokenised is not None:
+            return Text(rows_words(live.tokenised.rows, live.tokenised.total, live.tokenised.seconds), style="bold")
         return Text(_("Reading the data"), style="bold")
     if live.phase == "loading":
         return Text(_("Loading the model"), style="bold")

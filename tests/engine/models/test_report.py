@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from engine.config import RunConfig
 from engine.models.report import ModelReport, model_report
-from engine.training.estimate import Memory, estimate_memory
+from engine.training.estimate import Fitted, Memory, estimate_memory, fit_batch
 
 
 @pytest.fixture
@@ -88,9 +88,11 @@ MODEL = ModelReport(
 )  # fmt: skip
 
 
-def memory(batch_size: int = 8, length: int = 1024, precision: str = "bfloat16", **asked: object) -> Memory:
+def memory(
+    batch_size: int = 8, length: int = 1024, precision: str = "bfloat16", checkpointing: bool = False, **asked: object
+) -> Memory:
     config = RunConfig.model_validate({"dataset": "d", "model": "m", **asked})
-    found = estimate_memory(MODEL, config, precision, batch_size, length)
+    found = estimate_memory(MODEL, config, precision, batch_size, length, checkpointing)
     assert found is not None
     return found
 
@@ -110,7 +112,7 @@ def test_weights_take_their_bytes_at_their_precision() -> None:
 
 
 def test_what_saves_memory_saves_it() -> None:
-    assert memory(activation_checkpointing=True).activations < memory().activations / 5
+    assert memory(checkpointing=True).activations < memory().activations / 5
     assert memory(load_in_4bit=True).weights < memory().weights / 3
     assert memory(lora_r=8).adapter == memory(lora_r=16).adapter / 2
 
@@ -120,3 +122,39 @@ def test_a_model_that_tells_too_little_is_not_guessed_at() -> None:
 
     config = RunConfig.model_validate({"dataset": "d", "model": "m"})
     assert estimate_memory(replace(MODEL, layers=None), config, "bfloat16", 8, 128) is None
+
+
+def fitted(free: int, rows: int = 100, saved: int | None = None, **asked: object) -> Fitted:
+    config = RunConfig.model_validate({"dataset": "d", "model": "m", **asked})
+    return fit_batch(MODEL, config, "bfloat16", rows, 1024, free, saved)
+
+
+def test_where_there_is_room_the_batch_is_8_and_nothing_is_computed_twice() -> None:
+    found = fitted(10**12)
+    assert (found.batch_size, found.checkpointing) == (8, False)
+
+
+@given(st.integers(10**9, 10**11))
+def test_what_is_chosen_fits_or_is_the_least_there_is(free: int) -> None:
+    found = fitted(free)
+    assert found.memory is not None
+    assert found.memory.total <= free or (found.batch_size, found.checkpointing) == (1, True)
+
+
+@given(st.integers(10**9, 10**11), st.integers(10**9, 10**11))
+def test_more_memory_never_means_a_smaller_batch_without_checkpointing(one: int, other: int) -> None:
+    less, more = fitted(min(one, other)), fitted(max(one, other))
+    assert (not more.checkpointing, more.batch_size) >= (not less.checkpointing, less.batch_size) or less.checkpointing
+
+
+def test_a_smaller_batch_says_what_the_larger_one_would_need() -> None:
+    need = memory(8).total
+    found = fitted(int(need * 0.8))
+    assert found.batch_size < 8
+    assert f"8 rows would need about {need / 1e9:.1f} GB" in found.batch_reason
+
+
+def test_what_was_set_or_saved_is_kept_whatever_there_is() -> None:
+    assert fitted(10**9, batch_size=16).batch_size == 16
+    assert fitted(10**9, saved=8).batch_size == 8
+    assert not fitted(10**9, activation_checkpointing=False).checkpointing
