@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.events import LossJumped, ResumeChecked, RunFinished, Warned
@@ -27,19 +27,16 @@ def grown(count: int) -> Curve:
     return curve
 
 
-@settings(deadline=None)
 @given(st.integers(1, 9_000))
 def test_a_curve_stays_small_whatever_it_was_given(count: int) -> None:
     assert len(grown(count).points) < 2 * POINTS
 
 
-@settings(deadline=None)
 @given(st.integers(1, 9_000))
 def test_a_curve_always_ends_with_the_newest_point(count: int) -> None:
     assert grown(count).points[-1] == (count, float(count))
 
 
-@settings(deadline=None)
 @given(st.integers(1, 9_000))
 def test_a_curve_is_thinned_evenly(count: int) -> None:
     curve = grown(count)
@@ -48,7 +45,6 @@ def test_a_curve_is_thinned_evenly(count: int) -> None:
     assert gaps <= {curve.stride}
 
 
-@settings(deadline=None)
 @given(st.integers(0, 9_000))
 def test_many_points_at_once_obey_the_same_bounds(count: int) -> None:
     points = [(number, float(number)) for number in range(count)]
