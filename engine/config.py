@@ -111,6 +111,13 @@ class RunConfig(BaseModel):
         more=True,
     )
 
+    logits: Literal["labels", "all"] = _field(
+        "labels",
+        "Where the output layer is computed: at tokens the loss counts, or at all as TRL does",
+        "Hardware",
+        more=True,
+    )
+
     logging_steps: int = _field(1, "Log the loss every N steps", "Saving", "N", ge=1, le=1_000_000)
     save_steps: Literal["auto"] | int = _field(
         "auto", "Save every N steps; auto: four times an epoch, at least every 500", "Saving", "auto|N"

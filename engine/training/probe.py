@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from engine.training.loss import total_loss
+
 MAX_ROWS = 8
 MAX_TOKENS = 256
 BUDGET_SECONDS = 1.5
@@ -62,10 +64,9 @@ def score(model: Any, rows: Sequence[ProbeRow]) -> float:
         device = next(model.parameters()).device
         for row in rows:
             ids = torch.tensor([list(row.input_ids[:MAX_TOKENS])], device=device)
-            labels = torch.tensor(list(row.labels[1:MAX_TOKENS]), device=device)
-            logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0, :-1].float()
-            total += float(torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum"))
-            count += int((labels != -100).sum())
+            labels = torch.tensor([list(row.labels[:MAX_TOKENS])], device=device)
+            total += total_loss(model, ids, labels)
+            count += sum(label != -100 for label in row.labels[1:MAX_TOKENS])
     return total / max(count, 1)
 
 

@@ -19,7 +19,7 @@ from engine.checkpoints.durable import sync_file, sync_folder
 from engine.checkpoints.retain import Kept
 from engine.checkpoints.scan import scan
 from engine.errors import ModelError, OutputError
-from engine.events import Event, RunFinished, RunStopped
+from engine.events import Event, RunFinished, RunStopped, Warned
 from engine.folder import FINAL, write_run_toml
 from engine.hardware import Hardware
 from engine.i18n import _
@@ -53,6 +53,7 @@ class Session:
         material: Material,
         hardware: Hardware,
         batch_size: int,
+        at_labels: bool,
         start: Position,
         length: Length,
         early: list[Item],
@@ -60,7 +61,7 @@ class Session:
     ) -> None:
         self.plan, self.config = plan, plan.config
         self.material, self.hardware, self.start, self.length, self.early = material, hardware, start, length, early
-        self.batch_size = batch_size
+        self.batch_size, self.at_labels = batch_size, at_labels
         self.tell = tell
         self.should_stop = should_stop
         self.begun = time.monotonic()
@@ -141,6 +142,7 @@ class Session:
                 start=self.start,
                 length=self.length,
                 saver=self.saver,
+                at_labels=self.at_labels,
                 model=base,
                 args=self._arguments(),
                 train_dataset=self.material.train.to_dataset(),
@@ -159,6 +161,9 @@ class Session:
         from transformers import PrinterCallback
 
         trainer.remove_callback(PrinterCallback)
+        if trainer.why_not_at_labels is not None:
+            words = _("logits are computed for all tokens: {why}").format(why=trainer.why_not_at_labels)
+            self.tell(Warned("logits", words))
         self.listener.trainer = trainer
         if checkpoint is not None:
             self._check_adapter(trainer)

@@ -101,6 +101,8 @@ class Trainer:
 
     def _train(self, material: Material, should_stop: ShouldStop) -> Outcome:
         config, plan = self.config, self.plan
+        from engine.training.loss import choose_logits
+
         hardware = choose_hardware(config)
         manifest = plan.checkpoint.manifest if plan.checkpoint is not None and plan.mode == "continue" else None
         rows = len(material.train)
@@ -110,7 +112,8 @@ class Trainer:
         plan = replace(plan, config=config)
         start = _start(plan, material, accepted_dataset="dataset" in config.accept)
         length = run_length(config, rows, batch_size * config.grad_accum, start)
-        choices = {**hardware.reasons(), "batch_size": f"{batch_size} · {fitted.batch_reason}"}
+        at_labels, logits = choose_logits(config, hardware, material.trained_tokens, int(material.train.lengths.sum()))
+        choices = {**hardware.reasons(), "batch_size": f"{batch_size} · {fitted.batch_reason}", "logits": logits}
         if fitted.checkpointing:
             choices["activation_checkpointing"] = f"on · {fitted.checkpointing_reason}"
         name = plan.checkpoint.name if plan.checkpoint is not None and plan.mode == "continue" else None
@@ -133,7 +136,7 @@ class Trainer:
         if reason := should_stop():
             self._tell(RunStopped(start.step, start.epochs(rows), reason, name))
             return Outcome("stopped", start.step, None)
-        return Session(plan, self._tell, material, hardware, batch_size, start, length, early, should_stop).run()
+        return Session(plan, self._tell, material, hardware, batch_size, at_labels, start, length, early, should_stop).run()
 
     def _fit(self, material: Material, hardware: Hardware, saved: int | None) -> Fitted:
         model = model_report(str(material.folder))
