@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Ctrl-C must reach the run, which saves and stops; make must not kill it first.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow lint bench messages pictures clean
+.PHONY: demo test test-slow test-kill soak fuzz hostile lint bench messages pictures clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("lora-tui needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
@@ -27,6 +27,16 @@ test: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/pytest -q -m slow --timeout 3600
+
+# Real runs killed at random moments and continued; figures as in docs/durability.md. KILLS=20 for a shorter one.
+KILLS ?= 200
+test-kill: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.faults.kills --kills $(KILLS)
+
+# The same for a time instead of a number.
+MINUTES ?= 60
+soak: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.faults.kills --minutes $(MINUTES) --seed 2
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -20,11 +20,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engine.checkpoints.durable import sync_file, sync_folder
+from engine.checkpoints.durable import STAGING_PREFIX, sync_file, sync_folder
 from engine.checkpoints.manifest import MANIFEST_NAME, FileRecord, Manifest, dump_manifest
 from engine.checkpoints.retain import Kept, surplus
 
-STAGING_PREFIX = ".staging-"
 TRASH_PREFIX = ".trash-"
 TRASH = ".trash"
 
@@ -42,6 +41,8 @@ class Committed:
     bytes: int
     seconds: float
     removed: tuple[str, ...]
+    unremoved: OSError | None = None
+    """Why retention could not take an older one away. The checkpoint itself is safe then, and the next save tries again."""
 
 
 @dataclass
@@ -97,11 +98,22 @@ class Committer:
             shutil.rmtree(staging, ignore_errors=True)
             raise
         self.kept = [kept for kept in self.kept if kept.name != name] + [Kept(name, step, eval_loss)]
-        removed = surplus(self.kept, self.keep, self.pinned)
-        for old in removed:
-            remove(self.output_dir / old)
-        self.kept = [kept for kept in self.kept if kept.name not in removed]
-        return Committed(name, final, step, total, time.monotonic() - started, removed)
+        removed, unremoved = self._retain()
+        return Committed(name, final, step, total, time.monotonic() - started, removed, unremoved)
+
+    def _retain(self) -> tuple[tuple[str, ...], OSError | None]:
+        """Remove what retention gives up. What cannot be removed must not make a save that is durable look like one that failed."""
+        removed: list[str] = []
+        for old in surplus(self.kept, self.keep, self.pinned):
+            try:
+                remove(self.output_dir / old)
+            except FileNotFoundError:  # a person was quicker
+                pass
+            except OSError as error:
+                return tuple(removed), error
+            removed.append(old)
+            self.kept = [kept for kept in self.kept if kept.name != old]
+        return tuple(removed), None
 
 
 def seal(staging: Path, complete: Complete) -> int:
@@ -123,10 +135,15 @@ def seal(staging: Path, complete: Complete) -> int:
 
 
 def place(staging: Path, final: Path) -> Path:
-    """Rename `staging` to `final` and make that durable. What stands there already is put into the trash, not deleted."""
-    if os.path.lexists(final):
-        to_trash(final)
-    staging.rename(final)
+    """Rename `staging` to `final` and make that durable. What stands there already is put into the trash, not deleted, and put
+    back where the rename fails. Raises OSError."""
+    earlier = to_trash(final) if os.path.lexists(final) else None
+    try:
+        staging.rename(final)
+    except OSError:
+        if earlier is not None:
+            from_trash(earlier)
+        raise
     sync_folder(final.parent)
     return final
 
@@ -160,15 +177,23 @@ def from_trash(place: Path) -> Path:
 
 
 def sweep(output_dir: Path) -> tuple[str, ...]:
-    """Delete what a killed run left half made or half removed. Only under the run's lock. Returns the names.
+    """Delete what a killed run left half made or half removed. Only under the run's lock. Returns the names. Raises OSError.
 
-    Both kinds of folder carry our own prefix and were never a checkpoint, or were already given up by retention.
+    All of it carries our own prefixes and was never a checkpoint, or was already given up by retention. A link is taken away
+    itself, never what it points to.
     """
-    left = [entry for entry in output_dir.iterdir() if entry.name.startswith((STAGING_PREFIX, TRASH_PREFIX))]
+    left = leftovers(output_dir)
     for entry in left:
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
+        else:
+            entry.unlink()
     return tuple(entry.name for entry in left)
+
+
+def leftovers(output_dir: Path) -> list[Path]:
+    """What `sweep` would delete. Raises OSError."""
+    return sorted(entry for entry in output_dir.iterdir() if entry.name.startswith((STAGING_PREFIX, TRASH_PREFIX)))
 
 
 def free_bytes(folder: Path) -> int:

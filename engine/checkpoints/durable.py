@@ -6,8 +6,12 @@ LevelDB and etcd do the same). A failed fsync is never retried on the same file:
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
+
+STAGING_PREFIX = ".staging-"
+"""Of everything that is still being made; whatever a kill leaves under it is swept away by the next start."""
 
 
 def sync_folder(folder: Path) -> None:
@@ -32,7 +36,7 @@ def sync_file(path: Path) -> None:
 
 def write_durably(path: Path, content: bytes) -> None:
     """Replace `path` by `content` so that a crash leaves the old or the new one, whole. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f"{STAGING_PREFIX}{path.name}-{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
             file.write(content)
@@ -40,6 +44,7 @@ def write_durably(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what went wrong first is what a person must hear of
+            temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)

@@ -12,8 +12,8 @@ import shutil
 from pathlib import Path
 
 from engine.checkpoints.checkpoint import Checkpoint
-from engine.checkpoints.commit import STAGING_PREFIX, place
-from engine.checkpoints.durable import sync_file, sync_folder
+from engine.checkpoints.commit import leftovers, place, sweep
+from engine.checkpoints.durable import STAGING_PREFIX, sync_file, sync_folder
 from engine.events import RunFinished
 from engine.folder import FINAL, locked, unwritable
 from engine.resume.plan import ResumePlan
@@ -28,10 +28,12 @@ def conclude(plan: ResumePlan) -> RunFinished:
     checkpoint = plan.checkpoint
     assert plan.mode == "complete" and checkpoint is not None
     final = plan.output_dir / FINAL
-    if not _is_of(final, checkpoint):
+    if not _is_of(final, checkpoint) or leftovers(plan.output_dir):
         with locked(plan.output_dir):
             try:
-                _write(final, checkpoint)
+                sweep(plan.output_dir)
+                if not _is_of(final, checkpoint):
+                    _write(final, checkpoint)
             except OSError as error:
                 raise unwritable(plan.output_dir, error) from error
     advice = advise(

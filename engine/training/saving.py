@@ -121,6 +121,15 @@ class Saver:
         if committed is None:
             return
         self.last_name, self.last_bytes = committed.name, committed.bytes
+        if committed.unremoved is not None:
+            self.tell(
+                Warned(
+                    "not_removed",
+                    _("{folder}: an older checkpoint could not be removed: {why}").format(
+                        folder=self.committer.output_dir, why=committed.unremoved.strerror or committed.unremoved
+                    ),
+                )
+            )
         self.tell(
             CheckpointSaved(
                 committed.name,

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engine.checkpoints.commit import STAGING_PREFIX, Committer, free_bytes, place
-from engine.checkpoints.durable import sync_file, sync_folder
+from engine.checkpoints.commit import Committer, free_bytes, place
+from engine.checkpoints.durable import STAGING_PREFIX, sync_file, sync_folder
 from engine.checkpoints.retain import Kept
 from engine.checkpoints.scan import scan
 from engine.errors import ModelError, OutputError
