@@ -8,6 +8,7 @@ which source won each field, and reports **all** problems at once, each named th
 
 from __future__ import annotations
 
+import errno
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -17,11 +18,13 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from engine.checkpoints.durable import open_plain_file
 from engine.errors import ConfigError
 from engine.i18n import _
 
 SCHEMA_VERSION = 1
 ENV_PREFIX = "LORA_TUI_"
+MAX_TOML_BYTES = 1_000_000
 
 ACCEPTABLE = ("dataset", "tokenizer", "chat_template", "optimizer", "scheduler", "rng", "versions")
 """Receipt items that `--accept` may wave through (C1); adapter items and probe_loss never."""
@@ -368,11 +371,12 @@ def environment(environ: Mapping[str, str] = os.environ) -> Source:
 def read_toml(path: Path, kind: Literal["config", "run", "remembered"] = "config") -> Source:
     """A TOML file of settings. Raises ConfigError where it is missing, no TOML, or of a newer schema."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        document = tomllib.loads(toml_text(path, follow=kind == "config"))
     except FileNotFoundError:
         raise ConfigError(_("{path}: there is no such file").format(path=path)) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(_("{path}: cannot be read").format(path=path), str(error)) from None
+        words = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise ConfigError(_("{path}: cannot be read").format(path=path), words) from None
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(_("{path}: is not TOML").format(path=path), str(error)) from None
     schema = document.pop("schema_version", SCHEMA_VERSION)
@@ -383,6 +387,18 @@ def read_toml(path: Path, kind: Literal["config", "run", "remembered"] = "config
             fix=_("It was written by another version of lora-tui."),
         )
     return Source(kind, str(path), document)
+
+
+def toml_text(path: Path, follow: bool) -> str:
+    """The text of a TOML file; of a plain file only, and not of one that is far too large. Raises OSError or UnicodeDecodeError.
+
+    `follow`: a person named it, so a link may lead to it; a file of a folder that may be a stranger's is taken as it is.
+    """
+    with os.fdopen(open_plain_file(path, os.O_RDONLY, follow), "rb") as file:
+        content = file.read(MAX_TOML_BYTES + 1)
+    if len(content) > MAX_TOML_BYTES:
+        raise OSError(errno.EFBIG, _("more than {limit} kB are no settings").format(limit=MAX_TOML_BYTES // 1000))
+    return content.decode("utf-8-sig")
 
 
 def to_toml(config: RunConfig, run_id: str | None = None) -> str:

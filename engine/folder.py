@@ -14,17 +14,21 @@ import re
 import shutil
 import socket
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from engine.checkpoints.durable import write_durably
-from engine.config import RunConfig, Source, read_toml, to_toml
+from engine.checkpoints.durable import open_plain_file, write_durably
+from engine.config import RunConfig, Source, read_toml, to_toml, toml_text
 from engine.errors import ConfigError, OutputError
-from engine.events import JOURNAL_NAME, read_journal
+from engine.events import JOURNAL_NAME, Warned, read_journal
 from engine.i18n import _
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 RUN_TOML = "run.toml"
 FINAL = "final"
@@ -37,16 +41,25 @@ NOT_INHERITED = ("resume", "init_from", "accept", "output")
 """Answers about one start of a run, not about the run: they are kept in run.toml but never taken up from it."""
 
 
-@contextlib.contextmanager
-def locked(output_dir: Path) -> Iterator[None]:
-    """Hold `output_dir` for this process, creating it. Raises OutputError where it is busy or cannot be written."""
-    from filelock import FileLock, Timeout
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY)
+"""What file systems without locks answer: some network and FUSE mounts."""
 
-    created = not output_dir.exists()
+
+@contextlib.contextmanager
+def locked(output_dir: Path) -> Iterator[tuple[Warned, ...]]:
+    """Hold `output_dir` for this process, creating it; gives what a person should know of that. Raises OutputError where it is busy
+    or cannot be written."""
+    from filelock import SoftFileLock, Timeout
+
+    created = not os.path.lexists(output_dir)
+    notes = []
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(output_dir / _LOCK, timeout=0, mode=0o666)
-        lock.acquire()
+        lock = _acquired(output_dir / _LOCK)
+        if isinstance(lock, SoftFileLock):
+            notes.append(Warned("soft_lock", _(
+                "{folder}: this file system has no locks; a lock file stands for one. Do not start a second run here from another "
+                "machine.").format(folder=output_dir)))  # fmt: skip
     except Timeout:
         raise OutputError(
             _("{folder}: another run is using this folder").format(folder=output_dir),
@@ -56,21 +69,53 @@ def locked(output_dir: Path) -> Iterator[None]:
     except (OSError, NotImplementedError) as error:
         raise unwritable(output_dir, error) from error
     try:
-        note = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.time()}
+        if os.path.lexists(output_dir / _HOLDER):
+            # The lock was free and the note is still there: who wrote it did not come to take it away.
+            notes.append(Warned("lock_taken_over", _("the folder's lock was taken over from a run that is gone. {holder}").format(
+                holder=_holder(output_dir))))  # fmt: skip
         try:
-            (output_dir / _HOLDER).write_text(json.dumps(note))
+            _leave_note(output_dir / _HOLDER)
         except OSError as error:
             raise unwritable(output_dir, error) from error
-        yield
+        yield tuple(notes)
     finally:
         with contextlib.suppress(OSError):
             (output_dir / _HOLDER).unlink(missing_ok=True)
         if created:
             with contextlib.suppress(OSError):  # a folder that holds anything else stays
-                if {entry.name for entry in output_dir.iterdir()} <= {_LOCK}:
+                if {entry.name for entry in output_dir.iterdir()} <= {_LOCK, f"{_LOCK}.soft"}:
                     (output_dir / _LOCK).unlink(missing_ok=True)
+                    (output_dir / f"{_LOCK}.soft").unlink(missing_ok=True)
                     output_dir.rmdir()
-        lock.release()
+        with contextlib.suppress(OSError):  # the folder, or its whole disk, may have gone meanwhile
+            lock.release()
+
+
+def _acquired(path: Path) -> BaseFileLock:
+    """The lock on `path`, held: the system's where the file system has locks, else a file that stands for one."""
+    from filelock import FileLock, SoftFileLock
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # filelock itself falls back for ENOSYS and says so on stderr; we say it as an event
+            lock: BaseFileLock = FileLock(path, timeout=0)
+            lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno not in NO_LOCKS):
+            raise
+        lock = SoftFileLock(path.with_name(f"{path.name}.soft"), timeout=0)
+        lock.acquire()
+    return lock
+
+
+def _leave_note(path: Path) -> None:
+    """Say who holds the lock. What stands there, a link perhaps, is taken away first, never written through."""
+    path.unlink(missing_ok=True)
+    note = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.time()}
+    with os.fdopen(open_plain_file(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w") as file:
+        file.write(json.dumps(note))
 
 
 def unwritable(folder: Path, error: BaseException) -> OutputError:
@@ -85,12 +130,13 @@ def unwritable(folder: Path, error: BaseException) -> OutputError:
 
 def _holder(output_dir: Path) -> str:
     try:
-        note: Any = json.loads((output_dir / _HOLDER).read_text())
+        with os.fdopen(open_plain_file(output_dir / _HOLDER, os.O_RDONLY), "rb") as file:
+            note: Any = json.loads(file.read(4096))
         since = datetime.fromtimestamp(float(note["started"])).isoformat(sep=" ", timespec="seconds")
         return _("Held by process {pid} on {host} since {since}.").format(
             pid=int(note["pid"]), host=str(note["host"]), since=since
         )
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return _("The holder left no note of itself.")
 
 
@@ -99,7 +145,7 @@ def run_id_of(output_dir: Path) -> str | None:
     import tomllib
 
     try:
-        found = tomllib.loads((output_dir / RUN_TOML).read_text(encoding="utf-8")).get("run_id")
+        found = tomllib.loads(toml_text(output_dir / RUN_TOML, follow=False)).get("run_id")
     except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, str) and re.fullmatch(r"[0-9A-Za-z._-]{1,64}", found) else None
@@ -108,7 +154,7 @@ def run_id_of(output_dir: Path) -> str | None:
 def source_of_run(output_dir: Path) -> Source | None:
     """What the run in `output_dir` was started with. None without a run.toml; raises ConfigError for a damaged one."""
     path = output_dir / RUN_TOML
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     source = read_toml(path, "run")
     return Source("run", source.where, {key: value for key, value in source.values.items() if key not in NOT_INHERITED})
@@ -125,7 +171,7 @@ def occupied(output_dir: Path) -> bool:
         return True
     if not output_dir.is_dir():
         return False
-    return any(entry.name not in (_LOCK, _HOLDER, ".gitkeep") for entry in output_dir.iterdir())
+    return any(entry.name not in (_LOCK, f"{_LOCK}.soft", _HOLDER, ".gitkeep") for entry in output_dir.iterdir())
 
 
 @dataclass(frozen=True)

@@ -16,27 +16,39 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 from engine.answers import gather
 from engine.errors import LoraTuiError
-from engine.events import Event, RunFailed, as_record
+from engine.events import Event, RunFailed, RunStarted, as_record
 from engine.i18n import _
 from engine.resume.plan import ResumePlan, plan_run
 from engine.runner import InThisProcess
 from tui.show import Show, plan_lines
 from tui.streams import duplicate
 
-SIGNALS = {"SIGHUP": 129, "SIGINT": 130, "SIGTERM": 143}
-"""Signals that stop a run after saving, and the exit code of each (C1)."""
+SIGNALS = {"SIGHUP": 129, "SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 138, "SIGUSR2": 140}
+"""Signals that stop a run after saving, and the exit code of each (C1): 128 and the signal's number. USR1 and USR2 are what batch
+systems warn with before the time is up (Slurm's --signal, SGE's -notify); left alone they would kill the run. torchelastic,
+Kubernetes and machines that are taken away send TERM."""
+
+
+class Leave(KeyboardInterrupt):
+    """A signal came while there is nothing to save yet."""
 
 
 class StopRequest:
-    """Remembers the first signal for the run to see between steps; a second one leaves at once."""
+    """Remembers the first signal for the run to see between steps; a second one leaves at once.
+
+    Until the run has started nothing could be lost, so the first one leaves too: by an exception, so that locks and half made
+    files are tidied up on the way.
+    """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self.signal: str | None = None
+        self.running = False
+        """Whether there is a run that wants to save before it ends."""
 
     def install(self) -> None:
         """Take over the signals. Only in the main thread, as the system demands."""
@@ -50,6 +62,8 @@ class StopRequest:
         if self.signal is not None:
             os._exit(SIGNALS[name])
         self.signal = name
+        if not self.running:
+            raise Leave(name)
         # A handler may interrupt a print half way: another thread says it, when the stream is free.
         words = _("{signal}: stopping after this step and saving; once more leaves at once").format(signal=name)
         threading.Thread(target=self._say, args=(words,), daemon=True).start()
@@ -66,27 +80,47 @@ def run_headless(flags: Mapping[str, Any], config_file: Path | None, *, demo: bo
     stop.install()
 
     def emit(event: Event, record: Mapping[str, Any]) -> None:
+        stop.running = stop.running or isinstance(event, RunStarted)
         if as_json:
-            out.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+            # Escaped to ASCII: a terminal must not be moved by a name either, and every reader of JSON undoes it.
+            out.write(json.dumps(record, allow_nan=False) + "\n")
         show.event(event)
 
     with show:
         try:
-            answers = gather(flags, config_file, _demo(show) if demo else None)
-            plan = plan_run(answers.resolved, answers.found)
-            show.lines(plan_lines(plan))
-            if dry_run:
-                if as_json:
-                    out.write(json.dumps(_plan_record(plan), ensure_ascii=False, allow_nan=False) + "\n")
-                return 0
-            if plan.mode == "complete":
-                InThisProcess().run(plan, emit, stop)
-                return 0
-        except LoraTuiError as error:
-            failed = RunFailed(None, error.title, error.detail, error.fix, error.exit_code)
-            emit(failed, as_record(failed, 0, time.time()))
-            return error.exit_code
-        return SIGNALS[stop.signal] if stop.signal else _train(plan, emit, stop)
+            return _run(flags, config_file, demo, as_json, dry_run, show, out, emit, stop)
+        except Leave as signalled:
+            show.line(_("{signal}: nothing was trained yet").format(signal=signalled))
+            return SIGNALS[str(signalled)]
+
+
+def _run(
+    flags: Mapping[str, Any],
+    config_file: Path | None,
+    demo: bool,
+    as_json: bool,
+    dry_run: bool,
+    show: Show,
+    out: IO[str],
+    emit: Callable[[Event, Mapping[str, Any]], None],
+    stop: StopRequest,
+) -> int:
+    try:
+        answers = gather(flags, config_file, _demo(show) if demo else None)
+        plan = plan_run(answers.resolved, answers.found)
+        show.lines(plan_lines(plan))
+        if dry_run:
+            if as_json:
+                out.write(json.dumps(_plan_record(plan), allow_nan=False) + "\n")
+            return 0
+        if plan.mode == "complete":
+            InThisProcess().run(plan, emit, stop)
+            return 0
+    except LoraTuiError as error:
+        failed = RunFailed(None, error.title, error.detail, error.fix, error.exit_code)
+        emit(failed, as_record(failed, 0, time.time()))
+        return error.exit_code
+    return _train(plan, emit, stop)
 
 
 def carry_out(plan: ResumePlan, show: Show) -> int:

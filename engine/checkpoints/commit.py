@@ -23,6 +23,7 @@ from pathlib import Path
 from engine.checkpoints.durable import STAGING_PREFIX, sync_file, sync_folder
 from engine.checkpoints.manifest import MANIFEST_NAME, FileRecord, Manifest, dump_manifest
 from engine.checkpoints.retain import Kept, surplus
+from engine.i18n import _
 
 TRASH_PREFIX = ".trash-"
 TRASH = ".trash"
@@ -197,5 +198,19 @@ def leftovers(output_dir: Path) -> list[Path]:
 
 
 def free_bytes(folder: Path) -> int:
-    """Bytes that may still be written under `folder`."""
+    """Bytes that may still be written under `folder`. Raises OSError."""
     return shutil.disk_usage(folder).free
+
+
+FILES_OF_A_CHECKPOINT = 32
+
+
+def need_room(folder: Path, size: int) -> None:
+    """Raise OSError (ENOSPC) where a checkpoint of `size` bytes cannot be written under `folder` any more, or its files cannot be
+    named because the file system's table of files (inodes) is full."""
+    if hasattr(os, "statvfs"):
+        found = os.statvfs(folder)
+        if found.f_files > 0 and found.f_favail < FILES_OF_A_CHECKPOINT:  # f_files is 0 where there is no such table
+            raise OSError(errno.ENOSPC, _("no room for more files (inodes) on this file system"))
+    if free_bytes(folder) < size:
+        raise OSError(errno.ENOSPC, _("no space left for another {size:.0f} MB").format(size=size / 1e6))

@@ -7,11 +7,24 @@ LevelDB and etcd do the same). A failed fsync is never retried on the same file:
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 from pathlib import Path
 
 STAGING_PREFIX = ".staging-"
 """Of everything that is still being made; whatever a kill leaves under it is swept away by the next start."""
+
+
+def open_plain_file(path: Path, flags: int, follow: bool = False) -> int:
+    """A descriptor of `path`, only where it is a plain file: a folder may come from a stranger, and a link in the place of a file
+    that is written to would write elsewhere, a pipe would wait for ever. Raises OSError. `follow`: a link may lead to it."""
+    extra = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags | extra | (0 if follow else getattr(os, "O_NOFOLLOW", 0)), 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is not a plain file", str(path))
+    return descriptor
 
 
 def sync_folder(folder: Path) -> None:

@@ -7,19 +7,42 @@ pointed at the file while training. Whoever wants to go on talking keeps a dupli
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, cast
+
+from engine.checkpoints.durable import open_plain_file
+
+
+class Surviving(io.TextIOWrapper):
+    """A stream whose end may go away or be full: what cannot be written is lost, whoever wrote it is not."""
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            return super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            super().flush()
+
+    @classmethod
+    def on(cls, descriptor: int, encoding: str) -> Surviving:
+        """A line-buffered one on a duplicate of `descriptor`."""
+        raw = open(os.dup(descriptor), "wb", buffering=0)  # noqa: SIM115 - closed with the stream
+        return cls(cast(IO[bytes], raw), encoding=encoding, errors="replace", line_buffering=True, write_through=True)
 
 
 @contextlib.contextmanager
 def library_output_to(path: Path) -> Iterator[None]:
     """Send descriptors 1 and 2, and the root logger, to `path` (appended). Restores them whatever happens. Raises OSError."""
-    target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    target = open_plain_file(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     saved = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
-    handler = logging.StreamHandler(open(os.dup(target), "w", encoding="utf-8"))  # noqa: SIM115 - closed below
+    handler = logging.StreamHandler(Surviving.on(target, "utf-8"))
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     try:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from engine.checkpoints.commit import Committed, Committer, free_bytes
+from engine.checkpoints.commit import Committed, Committer, free_bytes, need_room
 from engine.checkpoints.manifest import (
     Adapter,
     Cursor,
@@ -63,6 +63,7 @@ class Saver:
     last_name: str | None = None
     """The newest durable checkpoint of the run."""
     last_bytes: int = 0
+    """Bytes of the last checkpoint, or what the first is estimated to take."""
     _due: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, trainer: ExactTrainer) -> None:
@@ -149,8 +150,7 @@ class Saver:
                 _("The newest sound checkpoint is {name}.").format(name=self.last_name or "-"),
                 _("Continue from it with a lower --learning-rate; look at the data where the loss rose."),
             )
-        if self.last_bytes and _free(self.committer.output_dir) < self.last_bytes + MIB:
-            raise OSError(28, _("no space left for another {size:.0f} MB").format(size=self.last_bytes / 1e6))
+        need_room(self.committer.output_dir, self.last_bytes + MIB)
         staging = self.committer.stage()
         eval_loss = self.eval_losses.get(step)
         try:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engine.checkpoints.commit import Committer, free_bytes, place
+from engine.checkpoints.commit import Committer, free_bytes, need_room, place
 from engine.checkpoints.durable import STAGING_PREFIX, sync_file, sync_folder
 from engine.checkpoints.retain import Kept
 from engine.checkpoints.scan import scan
@@ -91,6 +91,10 @@ class Session:
             resumed = str(self.plan.checkpoint.path) if self.plan.mode == "continue" and self.plan.checkpoint else None
             trainer.train(resume_from_checkpoint=resumed)
             self.saver.settle()
+        except _NotBegun as stopped:
+            at = self.start.epochs(len(self.material.train))
+            self.tell(RunStopped(self.start.step, at, stopped.reason, self.saver.last_name))
+            return Outcome("stopped", self.start.step, self.saver.last_loss)
         finally:
             committer.close()
         position = trainer.position
@@ -235,7 +239,9 @@ class Session:
         from engine.training.probe import ProbeRow, affordable, choose_rows, score, score_base
         from engine.training.saving import needed_bytes, restore_logs
 
-        self._need_room(needed_bytes(trainer.model, self.material.folder))
+        each = needed_bytes(trainer.model, self.material.folder)
+        self._need_room(each)
+        self.saver.last_bytes = self.saver.last_bytes or each
         manifest = self.plan.checkpoint.manifest if self.plan.checkpoint is not None else None
         continued = self.plan.mode == "continue"
         rows: tuple[ProbeRow, ...]
@@ -254,8 +260,11 @@ class Session:
             if manifest is not None:
                 restore_logs(trainer, manifest.logs)
         write_run_toml(self.plan.output_dir, self.config, self.plan.run_id)
+        if reason := self.should_stop():
+            raise _NotBegun(reason)
 
     def _need_room(self, bytes_each: int) -> None:
+        need_room(self.plan.output_dir, 0)
         free = free_bytes(self.plan.output_dir)
         if free < 2 * bytes_each:
             raise OutputError(
@@ -339,6 +348,14 @@ class Session:
             )
         )
         return Outcome("finished", trainer.position.step, self.saver.last_loss)
+
+
+class _NotBegun(Exception):
+    """Stopped while everything was loading: there is no step to finish and nothing to save."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class _Rows:

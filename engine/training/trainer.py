@@ -7,6 +7,7 @@ what was loaded, train, finish. Everything that happens is told twice, to the Jo
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import math
 import time
@@ -17,7 +18,9 @@ from typing import Any
 
 from engine.checkpoints.commit import sweep
 from engine.errors import CannotContinue, LoraTuiError
-from engine.events import Event, Journal, RowsTokenised, RunFailed, RunStarted, RunStopped, Warned, as_record
+from engine.events import (
+    JOURNAL_NAME, Event, Journal, RowsTokenised, RunFailed, RunStarted, RunStopped, Warned, as_record,
+)  # fmt: skip
 from engine.folder import RUN_LOG, locked, unwritable
 from engine.hardware import Hardware, choose_hardware, free_memory, prepare_process
 from engine.i18n import _
@@ -53,11 +56,13 @@ class Trainer:
         self._emit = emit
         prepare_process()
         out = self.plan.output_dir
-        with self._failures_told(), locked(out), _own_folder(out), library_output_to(_log(out)):
+        with self._failures_told(), locked(out) as notes, _own_folder(out), library_output_to(_log(out)):
             swept = sweep(out)
             material = load_material(self.config, lambda *done: self._tell(RowsTokenised(*done)))
             self._journal = Journal(out)
             try:
+                for warned in (*notes, *_cut_off(self._journal)):
+                    self._tell(warned)
                 if swept:
                     self._tell(
                         Warned("swept", _("cleaned up after a run that was cut off: {names}").format(names=", ".join(swept)))
@@ -79,23 +84,39 @@ class Trainer:
         if self._journal is None:
             self._emit(event, as_record(event, 0, time.time()))
             return
+        known = self._journal.problem
         self._emit(event, self._journal.write(event))
+        if self._journal.problem is not None and known is None:
+            self._tell_lost(self._journal.problem)
         if event.type == "step":
             self._step = event.step  # type: ignore[attr-defined]
+
+    def _tell_lost(self, error: OSError) -> None:
+        """The journal cannot be written: said to whoever looks, since it cannot be said there."""
+        words = _("{file} cannot be written: {why}. The run goes on; what it tells is not kept.").format(
+            file=JOURNAL_NAME, why=error.strerror or error
+        )
+        warned = Warned("journal_failed", words)
+        self._emit(warned, as_record(warned, self._journal.attempt if self._journal else 0, time.time()))
 
     @contextlib.contextmanager
     def _failures_told(self) -> Iterator[None]:
         try:
             yield
+        except KeyboardInterrupt:  # whoever raised it leaves at once, and nothing has begun (headless.Leave)
+            raise
         except BaseException as error:
-            known = error if isinstance(error, LoraTuiError) else _as_known(error)
+            known = error if isinstance(error, LoraTuiError) else _as_known(error, self.plan.output_dir)
             self._tell(RunFailed(self._step, known.title, known.detail, known.fix, known.exit_code))
             if known is not error:
                 raise known from error
             raise
         finally:
             if self._journal is not None:
+                known_before = self._journal.problem
                 self._journal.close()
+                if self._journal.problem is not None and known_before is None:
+                    self._tell_lost(self._journal.problem)
 
     # -- the run -------------------------------------------------------------------------------------------------------
 
@@ -201,8 +222,22 @@ def _log(out: Path) -> Path:
     return out / RUN_LOG
 
 
-def _as_known(error: BaseException) -> LoraTuiError:
+def _cut_off(journal: Journal) -> list[Warned]:
+    """What the journal tells of the attempt before, where that ended without a word."""
+    if journal.cut_off is None:
+        return []
+    words = _("the attempt before ended without a word at step {step}: it was killed, perhaps for want of memory, or the machine "
+              "went down. What it did after its last checkpoint is done again.")  # fmt: skip
+    return [Warned("cut_off", words.format(step=journal.cut_off))]
+
+
+DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+
+
+def _as_known(error: BaseException, out: Path) -> LoraTuiError:
     """An error of the outside world in our words; a fault of ours keeps its own."""
+    if isinstance(error, OSError) and (error.errno in DISK or str(error.filename or "").startswith(str(out))):
+        return unwritable(out, error)
     words = str(error).splitlines()[0] if str(error) else ""
     if type(error).__name__ == "OutOfMemoryError" or "out of memory" in words.lower():
         return LoraTuiError(

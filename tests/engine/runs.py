@@ -32,11 +32,11 @@ def train(
             watch(event)
 
     def should_stop() -> str | None:
-        # asked once before the model is loaded, then at the end of each step
+        # asked before the model is loaded and before the first step, then at the end of each step
         nonlocal asked
         asked += 1
         begun = next(event.step for event in events if isinstance(event, RunStarted))
-        return "test" if stop_at is not None and asked > 1 and begun + asked - 1 >= stop_at else None
+        return "test" if stop_at is not None and asked > 2 and begun + asked - 2 >= stop_at else None
 
     outcome = Trainer(plan(**flags)).run(emit, should_stop)
     return outcome, events
