@@ -51,6 +51,8 @@ class Entry:
     size: int
     """Bytes; 0 for what is no file."""
     mtime: float
+    others_write: bool = False
+    """Whether any user of this machine may write to it."""
 
 
 def look(path: Path) -> Entry:
@@ -60,10 +62,11 @@ def look(path: Path) -> Entry:
 
 def _entry(name: str, status: os.stat_result) -> Entry:
     mode = status.st_mode
+    open_to_all = os.name != "nt" and bool(mode & stat.S_IWOTH) and not stat.S_ISLNK(mode)
     if stat.S_ISREG(mode):
-        return Entry(name, "file", status.st_size, status.st_mtime)
+        return Entry(name, "file", status.st_size, status.st_mtime, open_to_all)
     kind = "folder" if stat.S_ISDIR(mode) else "link" if stat.S_ISLNK(mode) else "special"
-    return Entry(name, kind, 0, status.st_mtime)
+    return Entry(name, kind, 0, status.st_mtime, open_to_all)
 
 
 def list_folder(path: Path) -> dict[str, Entry]:

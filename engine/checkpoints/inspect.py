@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.checkpoints import adapter, kinds
@@ -56,7 +56,10 @@ def inspect_folder(path: Path, verify: bool = True) -> Checkpoint:
     weights, shards = _weights(path, entries, verify)
     training = _training_state(path, entries, verify)
     proof = check_manifest(path, entries, digests=verify) if MANIFEST_NAME in entries else None
-    return _put_together(path, entries, weights, shards, training, proof, verify)
+    judged = _put_together(path, entries, weights, shards, training, proof, verify)
+    if itself.others_write or any(entry.others_write for entry in entries.values()):
+        return replace(judged, problems=(*judged.problems, _open_to_all(path)))
+    return judged
 
 
 def glimpse(path: Path, history: bool) -> Checkpoint | None:
@@ -206,6 +209,14 @@ def _put_together(
         history=history,
         adapter=weights.adapter,
         manifest=manifest,
+    )
+
+
+def _open_to_all(path: Path) -> Problem:
+    return Problem(
+        "world_writable",
+        _("Every user of this machine may change this checkpoint. What is loaded is judged once more, in a private copy."),
+        _("Take the right away: chmod -R o-w {path}").format(path=path),
     )
 
 

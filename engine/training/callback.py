@@ -32,6 +32,8 @@ class RunCallback(TrainerCallback):
     continued: bool
     begin: Callable[[ExactTrainer], None] = lambda trainer: None
     """Called before the first step, after everything is loaded; may raise."""
+    loaded: Callable[[], None] = lambda: None
+    """Called when nothing of the checkpoint will be read any more: before each step, the random states being the last."""
     trainer: ExactTrainer = field(init=False)
     saver: Saver = field(init=False)
     stopped_by: str | None = None
@@ -43,6 +45,10 @@ class RunCallback(TrainerCallback):
         self.begin(self.trainer)
         self._joined_logs = 0
         self._last_time, self._last_tokens = time.monotonic(), float(self.trainer._total_train_tokens)
+
+    def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_ignored: Any) -> None:
+        """The first step is about to be computed: everything has been read."""
+        self.loaded()
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_ignored: Any) -> None:
         """The position moves on; this is the one place where a run may stop."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.commit import leftovers, place, sweep
 from engine.checkpoints.durable import STAGING_PREFIX, sync_file, sync_folder
+from engine.checkpoints.verified import copy_plain_files, private_copy
 from engine.events import RunFinished
 from engine.folder import FINAL, locked, unwritable
 from engine.resume.plan import ResumePlan
@@ -59,10 +60,11 @@ def _write(final: Path, checkpoint: Checkpoint) -> None:
     staging = final.parent / f"{STAGING_PREFIX}final-{os.getpid()}"
     staging.mkdir()
     try:
-        for path in sorted(checkpoint.path.iterdir()):
-            if path.is_file() and path.name not in NOT_FINAL and not path.name.startswith("rng_state"):
-                shutil.copyfile(path, staging / path.name)
-                sync_file(staging / path.name)
+        with private_copy(checkpoint, final.parent) as source:
+            states = tuple(path.name for path in source.iterdir() if path.name.startswith("rng_state"))
+            copy_plain_files(source, staging, (*NOT_FINAL, *states))
+        for path in sorted(staging.iterdir()):
+            sync_file(path)
         sync_folder(staging)
         place(staging, final)
     except BaseException:

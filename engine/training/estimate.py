@@ -53,6 +53,14 @@ class Fitted:
     checkpointing_reason: str
     memory: Memory | None
     """None: the model tells too little."""
+    fewer_times: int = 1
+    """By how much the batch is smaller than the one that trains well; so many are added up, and the rows of a step stay."""
+
+    def kept_rows(self, config: RunConfig) -> dict[str, int]:
+        """The settings that keep the rows of a step where the batch had to be smaller."""
+        if self.fewer_times == 1:
+            return {}
+        return {"batch_size": self.batch_size, "grad_accum": config.grad_accum * self.fewer_times}
 
 
 def fit_batch(
@@ -82,7 +90,7 @@ def fit_batch(
         )
         reason = told if chosen[0] != tried[0][0] else reason
         why = why or (told if chosen[1] else "")
-    return Fitted(chosen[0], reason, chosen[1], why or _("it fits without"), needs[chosen])
+    return Fitted(chosen[0], reason, chosen[1], why or _("it fits without"), needs[chosen], max(1, tried[0][0] // chosen[0]))
 
 
 def estimate_memory(

@@ -6,18 +6,21 @@ its loop (callback.py) and the saver together, and it is the only place that kno
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from engine.checkpoints.commit import Committer, free_bytes, need_room, place
 from engine.checkpoints.durable import STAGING_PREFIX, sync_file, sync_folder
 from engine.checkpoints.retain import Kept
 from engine.checkpoints.scan import scan
+from engine.checkpoints.verified import private_copy
 from engine.errors import ModelError, OutputError
 from engine.events import Event, RunFinished, RunStopped, Warned
 from engine.folder import FINAL, write_run_toml
@@ -65,6 +68,9 @@ class Session:
         self.tell = tell
         self.should_stop = should_stop
         self.begun = time.monotonic()
+        self._private = contextlib.ExitStack()
+        self.source: Path | None = None
+        """What is loaded of the checkpoint: a private copy of it that was judged after it was made."""
 
     def run(self) -> Outcome:
         from engine.training.callback import RunCallback
@@ -87,15 +93,18 @@ class Session:
         if self.plan.mode == "continue" and self.plan.checkpoint is not None:
             self._take_up(monitor)
         try:
+            if self.plan.checkpoint is not None:
+                self.source = self._private.enter_context(private_copy(self.plan.checkpoint, self.plan.output_dir))
             trainer = self._build()
-            resumed = str(self.plan.checkpoint.path) if self.plan.mode == "continue" and self.plan.checkpoint else None
-            trainer.train(resume_from_checkpoint=resumed)
+            self.listener.loaded = self._private.close
+            trainer.train(resume_from_checkpoint=str(self.source) if self.plan.mode == "continue" else None)
             self.saver.settle()
         except _NotBegun as stopped:
             at = self.start.epochs(len(self.material.train))
             self.tell(RunStopped(self.start.step, at, stopped.reason, self.saver.last_name))
             return Outcome("stopped", self.start.step, self.saver.last_loss)
         finally:
+            self._private.close()
             committer.close()
         position = trainer.position
         if self.listener.stopped_by and position.step < self.length.total_steps:
@@ -180,8 +189,8 @@ class Session:
         from engine.resume.memory import adapter_config_item, adapter_in_file, adapter_in_memory, keys_item
 
         checkpoint = self.plan.checkpoint
-        assert checkpoint is not None
-        saved = adapter_in_file(checkpoint.path)
+        assert checkpoint is not None and self.source is not None
+        saved = adapter_in_file(self.source)
         items = [
             keys_item(saved, adapter_in_memory(trainer.model)),
             adapter_config_item(checkpoint, trainer.model.peft_config["default"]),
@@ -281,14 +290,14 @@ class Session:
         from engine.resume import memory
 
         checkpoint = self.plan.checkpoint
-        assert checkpoint is not None
+        assert checkpoint is not None and self.source is not None
         manifest, step = checkpoint.manifest, self.start.step
-        saved = memory.adapter_in_file(checkpoint.path)
+        saved = memory.adapter_in_file(self.source)
         order = trainer.batches.order(self.start.epoch)
         geometry = manifest.geometry.batch_size * manifest.geometry.grad_accum if manifest else 0
         digest = next_batch_digest(order, self.start.rows_consumed, geometry)
         where = _("epoch {epoch}, row {row}").format(epoch=self.start.epoch, row=self.start.rows_consumed)
-        trainer._load_rng_state(str(checkpoint.path))
+        trainer._load_rng_state(str(self.source))
         now = {
             "schedule": f"{self.config.scheduler} {self.config.learning_rate:g}, {self.length.total_steps} steps",
             "batch_geometry": f"{self.batch_size} x {self.config.grad_accum}",
@@ -303,13 +312,13 @@ class Session:
         items = [
             *self.early,
             memory.values_item(saved, memory.adapter_in_memory(trainer.model), manifest),
-            memory.optimizer_item(trainer.optimizer, checkpoint.path, step, manifest),
+            memory.optimizer_item(trainer.optimizer, self.source, step, manifest),
             memory.scheduler_item(trainer.lr_scheduler, step, manifest, rescheduled or restarted),
             memory.rng_item(manifest),
             position,
             *memory.plan_items(self.plan.differences, manifest, now),
             memory.precision_item(manifest, self.saver.precision, self.hardware.device),
-            memory.scaler_item(checkpoint.path, self.hardware.precision),
+            memory.scaler_item(self.source, self.hardware.precision),
             memory.probe_item(probe_saved, probe_now, self.saver.probe_base, checkpoint.loss, self.saver.precision),
         ]
         receipt = Receipt(checkpoint.path, accepted(items, self.config.accept))

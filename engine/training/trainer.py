@@ -19,7 +19,15 @@ from typing import Any
 from engine.checkpoints.commit import sweep
 from engine.errors import CannotContinue, LoraTuiError
 from engine.events import (
-    JOURNAL_NAME, Event, Journal, RowsTokenised, RunFailed, RunStarted, RunStopped, Warned, as_record,
+    JOURNAL_NAME,
+    Event,
+    Journal,
+    RowsTokenised,
+    RunFailed,
+    RunStarted,
+    RunStopped,
+    Warned,
+    as_record,
 )  # fmt: skip
 from engine.folder import RUN_LOG, locked, unwritable
 from engine.hardware import Hardware, choose_hardware, free_memory, prepare_process
@@ -28,6 +36,7 @@ from engine.models.report import model_report
 from engine.resume.plan import ResumePlan
 from engine.resume.receipt import Item, Receipt, accepted, check_material, versions_item
 from engine.training.estimate import Fitted, fit_batch
+from engine.training.fitting import is_out_of_memory, let_go, replanned, smaller, used_up
 from engine.training.library_output import library_output_to
 from engine.training.material import Material, load_material
 from engine.training.session import Outcome, Session, ShouldStop
@@ -47,6 +56,8 @@ class Trainer:
         self._journal: Journal | None = None
         self._emit: Emit = lambda event, record: None
         self._step: int | None = None
+        self._hardware: Hardware | None = None
+        self._batch_size = 1
 
     def run(self, emit: Emit, should_stop: ShouldStop) -> Outcome:
         """Train. Blocks until all steps are done or `should_stop` gives a reason, and a checkpoint is saved then.
@@ -69,7 +80,7 @@ class Trainer:
                     )
                 for note in material.notes[:20]:
                     self._tell(Warned("data", note))
-                return self._train(material, should_stop)
+                return self._train_what_fits(material, should_stop)
             except LoraTuiError:
                 raise
             except OSError as error:
@@ -120,16 +131,38 @@ class Trainer:
 
     # -- the run -------------------------------------------------------------------------------------------------------
 
+    def _train_what_fits(self, material: Material, should_stop: ShouldStop) -> Outcome:
+        """Train; with `--batch-size auto`, again with fewer rows at a time where they do not fit into the memory."""
+        automatic = self.config.batch_size == "auto"
+        while True:
+            try:
+                return self._train(material, should_stop)
+            except Exception as error:
+                words = str(error).splitlines()[0] if str(error) else type(error).__name__
+                if not is_out_of_memory(error):
+                    raise
+                found = smaller(self._batch_size, self.config.grad_accum) if automatic else None
+                if found is None:
+                    longest = int(material.train.lengths.max())
+                    raise used_up(self.config, self._hardware, self._batch_size, longest, words) from error
+            # Here the error and all that it held of the failed attempt are gone.
+            let_go()
+            self._tell(Warned("batch_size", _(
+                "{rows} rows at a time do not fit into the memory; going on with {fewer}, and {times} of them for a step").format(
+                    rows=self._batch_size, fewer=found[0], times=found[1])))  # fmt: skip
+            self.plan = replanned(self.plan, *found)
+            self.config = self.plan.config
+
     def _train(self, material: Material, should_stop: ShouldStop) -> Outcome:
         config, plan = self.config, self.plan
         from engine.training.loss import choose_logits
 
-        hardware = choose_hardware(config)
+        hardware = self._hardware = choose_hardware(config)
         manifest = plan.checkpoint.manifest if plan.checkpoint is not None and plan.mode == "continue" else None
         rows = len(material.train)
         fitted = self._fit(material, hardware, manifest.geometry.batch_size if manifest else None)
-        batch_size = fitted.batch_size
-        config = config.model_copy(update={"activation_checkpointing": fitted.checkpointing})
+        batch_size = self._batch_size = fitted.batch_size
+        config = config.model_copy(update={"activation_checkpointing": fitted.checkpointing, **fitted.kept_rows(config)})
         plan = replace(plan, config=config)
         start = _start(plan, material, accepted_dataset="dataset" in config.accept)
         length = run_length(config, rows, batch_size * config.grad_accum, start)
@@ -239,15 +272,6 @@ def _as_known(error: BaseException, out: Path) -> LoraTuiError:
     if isinstance(error, OSError) and (error.errno in DISK or str(error.filename or "").startswith(str(out))):
         return unwritable(out, error)
     words = str(error).splitlines()[0] if str(error) else ""
-    if type(error).__name__ == "OutOfMemoryError" or "out of memory" in words.lower():
-        return LoraTuiError(
-            _("the memory of the device is used up"),
-            words,
-            _(
-                "Lower --batch-size or --max-length, or try --activation-checkpointing or --load-in-4bit; "
-                "then continue with --resume auto."
-            ),
-        )
     return LoraTuiError(
         _("{kind}: {words}").format(kind=type(error).__name__, words=words),
         fix=_(

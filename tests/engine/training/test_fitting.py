@@ -1,0 +1,85 @@
+"""Memory that does not suffice: found out by real runs whose model says "out of memory" above a number of rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engine.checkpoints.scan import scan
+from engine.config import read_toml
+from engine.errors import LoraTuiError
+from engine.training.fitting import smaller
+from tests.engine.runs import adapter_bytes, losses, train
+
+FLAGS: dict[str, Any] = {"epochs": 1, "learning_rate": 1e-2, "save_steps": 2}
+
+
+def allow(monkeypatch: pytest.MonkeyPatch, rows: int, from_step: int = 0) -> None:
+    """From now on the device holds `rows` rows at a time, from a step on."""
+    from engine.training.sft import ExactTrainer
+
+    compute = ExactTrainer.training_step
+
+    def limited(self: Any, model: Any, inputs: Any, *more: Any) -> Any:
+        if len(inputs["input_ids"]) > rows and self.state.global_step >= from_step:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return compute(self, model, inputs, *more)
+
+    monkeypatch.setattr(ExactTrainer, "training_step", limited)
+
+
+def test_auto_finds_what_fits_stores_it_and_goes_on_with_it(
+    tmp_path: Path, tiny_model: Path, chat_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allow(monkeypatch, rows=2)
+    outcome, events = train(dataset=chat_file, model=tiny_model, output=tmp_path / "run", **FLAGS)
+    assert outcome.state == "finished"
+    assert [event.code for event in events if event.type == "warned"] == ["batch_size", "batch_size"]  # type: ignore[attr-defined]
+    stored = read_toml(tmp_path / "run" / "run.toml", "run").values
+    assert (stored["batch_size"], stored["grad_accum"]) == (2, 4)
+    _outcome, events = train(output=tmp_path / "run", epochs=2)
+    assert not [event for event in events if event.type == "warned"]
+    last = max(scan(tmp_path / "run").checkpoints, key=lambda one: one.step or 0).manifest
+    assert last is not None and (last.geometry.batch_size, last.geometry.grad_accum) == (2, 4)
+
+
+def test_the_steps_of_a_smaller_batch_are_those_that_were_asked_for(
+    tmp_path: Path, tiny_model: Path, chat_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(dataset=chat_file, model=tiny_model, output=tmp_path / "asked", batch_size=2, grad_accum=4, **FLAGS)
+    allow(monkeypatch, rows=2)
+    train(dataset=chat_file, model=tiny_model, output=tmp_path / "found", **FLAGS)
+    assert losses(tmp_path / "found") == losses(tmp_path / "asked")
+    assert adapter_bytes(tmp_path / "found") == adapter_bytes(tmp_path / "asked")
+
+
+def test_memory_that_runs_out_late_goes_on_from_the_last_checkpoint(
+    tmp_path: Path, tiny_model: Path, chat_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allow(monkeypatch, rows=4, from_step=2)
+    outcome, events = train(dataset=chat_file, model=tiny_model, output=tmp_path / "run", **FLAGS)
+    assert outcome.state == "finished"
+    begun = [event.step for event in events if event.type == "run_started"]  # type: ignore[attr-defined]
+    assert begun == [0, 2]
+    assert [step for step, _loss in losses(tmp_path / "run")] == [1, 2, 3, 4]
+
+
+def test_a_size_that_was_asked_for_is_not_changed_and_the_message_names_the_estimate(
+    tmp_path: Path, tiny_model: Path, chat_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allow(monkeypatch, rows=2)
+    with pytest.raises(LoraTuiError) as failed:
+        train(dataset=chat_file, model=tiny_model, output=tmp_path / "run", batch_size=4, **FLAGS)
+    assert "memory of the device is used up" in failed.value.title
+    assert "Estimated at the peak" in failed.value.detail and "4 x" in failed.value.detail
+    assert "--batch-size" in failed.value.fix
+
+
+@pytest.mark.parametrize(
+    ("now", "then"), [((8, 1), (4, 2)), ((6, 2), (3, 4)), ((7, 1), (1, 7)), ((9, 1), (3, 3)), ((1, 8), None)]
+)
+def test_fewer_rows_at_a_time_make_the_same_step(now: tuple[int, int], then: tuple[int, int] | None) -> None:
+    assert smaller(*now) == then
