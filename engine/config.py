@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from engine.checkpoints.durable import open_plain_file
 from engine.errors import ConfigError
 from engine.i18n import _
+from engine.redact import redact
 
 SCHEMA_VERSION = 1
 ENV_PREFIX = "LORA_TUI_"
@@ -183,6 +184,10 @@ class RunConfig(BaseModel):
     def _not_empty(cls, value: str | None) -> str | None:
         if value is not None and (not value.strip() or "\0" in value):
             raise ValueError(_("is empty"))
+        if value is not None and redact(value) != value:
+            raise ValueError(
+                _("holds an access token, which would be kept in run.toml; use `hf auth login` or HF_TOKEN instead")
+            )
         return value
 
 
@@ -333,7 +338,7 @@ def resolve(sources: Sequence[Source]) -> Resolved:
 
 def _explain(key: str, item: Any) -> str:
     value, kind, context = item.get("input"), item["type"], item.get("ctx") or {}
-    shown = repr(value) if not isinstance(value, str) else f"'{value}'"
+    shown = redact(repr(value) if not isinstance(value, str) else f"'{value}'")
     if kind == "value_error":
         return f"{shown} {context['error']}"
     words = choices(key)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 from engine.checkpoints.durable import open_plain_file
+from engine.redact import redact
 
 JOURNAL_VERSION = 1
 JOURNAL_NAME = "events.jsonl"
@@ -188,20 +189,22 @@ Emit = Callable[[Event], None]
 
 
 def as_record(event: Event, attempt: int, now: float) -> dict[str, Any]:
-    """`event` as the JSON object of C2. Numbers that are not finite become null."""
-    record: dict[str, Any] = _finite(
+    """`event` as the JSON object of C2. Numbers that are not finite become null, access tokens ***."""
+    record: dict[str, Any] = _plain(
         {"v": JOURNAL_VERSION, "t": round(now, 3), "attempt": attempt, "type": event.type, **asdict(event)}
     )
     return record
 
 
-def _finite(value: Any) -> Any:
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return redact(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [_plain(item) for item in value]
     return value
 
 

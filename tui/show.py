@@ -31,6 +31,7 @@ from engine.events import (
     Warned,
 )
 from engine.i18n import _
+from engine.redact import redact
 from engine.resume.plan import ResumePlan
 from tui.dataset_text import rows_words
 from tui.plain import visible
@@ -60,7 +61,7 @@ class Show:
 
     def line(self, text: str, style: str = "") -> None:
         """One line of talk."""
-        self.console.print(Text(visible(text), style=style))
+        self.console.print(Text(visible(redact(text)), style=style))
 
     def lines(self, lines: Iterable[tuple[str, str]]) -> None:
         """Several lines, each with its style."""

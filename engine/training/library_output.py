@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from engine.checkpoints.durable import open_plain_file
+from engine.redact import redact
 
 
 class Surviving(io.TextIOWrapper):
@@ -37,12 +38,20 @@ class Surviving(io.TextIOWrapper):
         return cls(cast(IO[bytes], raw), encoding=encoding, errors="replace", line_buffering=True, write_through=True)
 
 
+class _Discreet(Surviving):
+    """What libraries print, without the access tokens in it."""
+
+    def write(self, text: str) -> int:
+        super().write(redact(text))
+        return len(text)
+
+
 @contextlib.contextmanager
 def library_output_to(path: Path) -> Iterator[None]:
     """Send descriptors 1 and 2, and the root logger, to `path` (appended). Restores them whatever happens. Raises OSError."""
     target = open_plain_file(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     saved = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
-    handler = logging.StreamHandler(Surviving.on(target, "utf-8"))
+    handler = logging.StreamHandler(_Discreet.on(target, "utf-8"))
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     try:

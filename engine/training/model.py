@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+from engine.checkpoints.durable import open_plain_file
 from engine.config import RunConfig
 from engine.errors import ModelError
 from engine.hardware import Hardware
 from engine.i18n import _
 
 WEIGHTS = (".safetensors", ".bin")
+MAX_CONFIG_BYTES = 16 * 2**20
 _BLOCK = 1 << 16
 _BLOCKS = 64
 _WHOLE = 16 << 20
@@ -86,7 +89,9 @@ def _snapshot(repo: str) -> Path:
 def read_model_config(folder: Path) -> dict[str, Any]:
     """config.json of a model folder. Raises ModelError where it is no JSON object or no causal language model."""
     try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        # In the Hugging Face cache it is a link; what it must not be is a pipe, which would never end.
+        with os.fdopen(open_plain_file(folder / "config.json", os.O_RDONLY, follow=True), "rb") as file:
+            found = json.loads(file.read(MAX_CONFIG_BYTES).decode("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(_("{path}: cannot be read").format(path=folder / "config.json"), str(error)) from None
     if not isinstance(found, dict) or not isinstance(found.get("model_type"), str):
@@ -100,7 +105,27 @@ def read_model_config(folder: Path) -> dict[str, Any]:
             _("Code from a model folder is never run (trust_remote_code stays off)."),
             _("Use a model that transformers itself knows."),
         )
+    if foreign := _foreign_kernel(found):
+        raise ModelError(
+            _("{path}: this model asks for code from elsewhere").format(path=folder),
+            _("Its config.json names {name} as an implementation, which transformers would fetch and run.").format(
+                name=foreign
+            ),
+            _("Take that key out of config.json; the computation is the same without it."),
+        )
     return found
+
+
+def _foreign_kernel(config: Any) -> str | None:
+    """The name of a kernel of the hub that a config.json asks for, at any depth: `attn_implementation`, `_attn_implementation`,
+    `experts_implementation` ... with a repository's name (transformers/integrations/hub_kernels.py)."""
+    if isinstance(config, dict):
+        for key, value in config.items():
+            if "implementation" in str(key) and "/" in json.dumps(value):
+                return json.dumps(value)[:80]
+            if inner := _foreign_kernel(value):
+                return inner
+    return None
 
 
 def load_tokenizer(folder: Path) -> Any:
