@@ -72,11 +72,7 @@ def fit_batch(
     checkpointing down to 2 rows, since it costs more time than they do.
     """
     size, reason = chosen_batch_size(config, rows, saved)
-    sizes = (
-        [size]
-        if config.batch_size != "auto" or saved is not None
-        else [one for one in (8, 4, 2, 1) if one <= size] or [size]
-    )
+    sizes = [size] if config.batch_size != "auto" or saved is not None else [size, *(one for one in (4, 2, 1) if one < size)]
     ways = [config.activation_checkpointing] if config.activation_checkpointing != "auto" else [False, True]
     tried = [(one, bool(way)) for way in ways for one in sizes if way == ways[-1] or one >= 2 or one == sizes[0]]
     needs = {pair: estimate_memory(model, config, precision, pair[0], longest, pair[1]) for pair in tried}
