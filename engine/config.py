@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from engine.checkpoints.durable import open_plain_file
 from engine.errors import ConfigError
@@ -99,6 +99,24 @@ class RunConfig(BaseModel):
         1.0, "Gradients are clipped to this norm; 0: never", "Training", "G", more=True, ge=0, le=1e6
     )
 
+    on_jump: Literal["warn", "stop", "rollback"] = _field(
+        "warn",
+        "When the loss starts over, diverges or is no number: warn, stop, or go back with half the rate (at most 3 times)",
+        "Watching",
+    )
+    stop_at_loss: float = _field(
+        0.0, "Finish once the loss, smoothed over 10 logs, is this low; 0: never", "Watching", "LOSS", ge=0, le=1000
+    )
+    loss_too_low: float = _field(
+        0.1, "Below this loss the advice is to look at the data", "Watching", "LOSS", more=True, ge=0, le=1000
+    )
+    loss_reached: float = _field(
+        0.3, "From this loss down the advice is to try the model", "Watching", "LOSS", more=True, ge=0, le=1000
+    )
+    loss_nearly: float = _field(
+        0.5, "Above this loss the advice is to keep going", "Watching", "LOSS", more=True, ge=0, le=1000
+    )
+
     lora_r: int = _field(16, "Rank of the adapter", "LoRA", "R", ge=1, le=4096)
     lora_alpha: float = _field(32, "Scale of the adapter (it acts with alpha / rank)", "LoRA", "A", gt=0, le=65_536)
     lora_dropout: float = _field(0.0, "Dropout in front of the adapter", "LoRA", "P", ge=0, lt=1)
@@ -143,6 +161,14 @@ class RunConfig(BaseModel):
         if isinstance(value, bool) or not 1 <= number <= 1_000_000:
             raise ValueError(_("must be auto or a whole number from 1 to 1000000"))
         return number
+
+    @field_validator("loss_reached", "loss_nearly")
+    @classmethod
+    def _in_order(cls, value: float, info: ValidationInfo) -> float:
+        below = "loss_too_low" if info.field_name == "loss_reached" else "loss_reached"
+        if value < info.data.get(below, 0.0):
+            raise ValueError(_("is below {name} ({bound:g})").format(name=flag(below), bound=info.data[below]))
+        return value
 
     @field_validator("accept", mode="before")
     @classmethod
@@ -259,6 +285,7 @@ def group_title(group: str) -> str:
         "What": _("What to learn"),
         "Continue": _("Fresh or continue"),
         "Training": _("Training"),
+        "Watching": _("Watching the loss"),
         "LoRA": _("LoRA"),
         "Hardware": _("Hardware"),
         "Saving": _("Saving"),

@@ -25,6 +25,8 @@ JOURNAL_VERSION = 1
 JOURNAL_NAME = "events.jsonl"
 MAX_LINE = 4 * 2**20
 """Bytes of a line that are read; an event has a few hundred."""
+LOSS_JUMPED = "loss_jumped"
+"""RunStopped.reason where the loss left its path and --on-jump ended the run."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,30 @@ class LossJumped(Event):
     after: float | None
     ratio: float | None
     at_resume: bool
+    good_until: int | None = None
+    """The last logged step at which the loss was still on its path; None where there was none."""
+    checkpoint: str | None = None
+    """The furthest checkpoint saved up to `good_until`: where to go back to."""
+    causes: tuple[str, ...] = ()
+    """What may lie behind it, the likeliest first."""
+
+
+@dataclass(frozen=True)
+class RolledBack(Event):
+    """After a jump the run went back to where the loss was good; the next attempt goes on from there (--on-jump rollback)."""
+
+    type: ClassVar[str] = "rolled_back"
+    step: int
+    """Where it stood."""
+    checkpoint: str | None
+    """Where it goes on from; None: from the start."""
+    to_step: int
+    learning_rate: float
+    """The peak rate from now on: half of what it was."""
+    number: int
+    """The how manieth time, from 1."""
+    set_aside: tuple[str, ...]
+    """Checkpoints from after `to_step`; they lie in the folder's .trash."""
 
 
 @dataclass(frozen=True)
@@ -279,6 +305,10 @@ class Journal:
         except OSError:
             self._torn = True
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+
+    def next_attempt(self) -> None:
+        """What is written from now on belongs to another attempt of the same process."""
+        self.attempt += 1
 
     def close(self) -> None:
         """Make what was written durable and let go of the file. Where that fails, `problem` says why."""

@@ -112,6 +112,40 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_model(tmp_path_factory.mktemp("models") / "tiny-llama")
 
 
+def taught() -> list[dict[str, Any]]:
+    """What `teach` teaches: other chats than `chats` gives."""
+    rows = chats(12)
+    for row in rows:
+        row["messages"][1]["content"] = " ".join(str(row["messages"][1]["content"]).split()[::-1])
+    return rows
+
+
+def teach(folder: Path, steps: int = 100) -> Path:
+    """Train the whole model in `folder` on other chats than `chats` gives, so that an adapter on it has a loss that falls, can start
+    over and can explode. A model with random weights has none of this: its loss lies near log(vocabulary), whatever is done."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    texts = [tokenizer.apply_chat_template(row["messages"], tokenize=False) for row in taught()]
+    batch = tokenizer(texts, return_tensors="pt", padding=True)
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _step in range(steps):
+        model(**{key: batch[key] for key in ("input_ids", "attention_mask")}, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def taught_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny Llama that has learned something."""
+    return teach(build_tiny_model(tmp_path_factory.mktemp("models") / "taught-llama"))
+
+
 @pytest.fixture(scope="session")
 def chat_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """26 chats: not a multiple of any batch size in use."""

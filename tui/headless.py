@@ -37,6 +37,12 @@ class Leave(KeyboardInterrupt):
     """A signal came while there is nothing to save yet."""
 
 
+REFUSED = 3
+"""The exit code of a dry run whose plan would be refused by the receipt."""
+LEFT_ITS_PATH = 1
+"""The exit code of a run that --on-jump ended before its last step."""
+
+
 class StopRequest:
     """Remembers the first signal for the run to see between steps; a second one leaves at once.
 
@@ -112,7 +118,7 @@ def _run(
         if dry_run:
             if as_json:
                 out.write(json.dumps(_plan_record(plan), allow_nan=False) + "\n")
-            return 0
+            return REFUSED if plan.refused else 0
         if plan.mode == "complete":
             InThisProcess().run(plan, emit, stop)
             return 0
@@ -145,7 +151,7 @@ def _train(plan: ResumePlan, emit: Callable[[Event, Mapping[str, Any]], None], s
         return error.exit_code  # told as run_failed
     if outcome.state == "stopped" and stop.signal:
         return SIGNALS[stop.signal]
-    return 0
+    return LEFT_ITS_PATH if outcome.state == "jumped" else 0
 
 
 def _demo(show: Show) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from engine.events import (
     Event,
     LossJumped,
     ResumeChecked,
+    RolledBack,
     RowsTokenised,
     RunFailed,
     RunFinished,
@@ -71,7 +72,7 @@ def curve_of(points: Iterable[tuple[int, float]]) -> Curve:
 class Happening:
     """A line of the event list."""
 
-    kind: Literal["saved", "warned", "jumped", "evaluated", "started"]
+    kind: Literal["saved", "warned", "jumped", "rolled_back", "evaluated", "started"]
     event: Event
 
 
@@ -127,7 +128,7 @@ def fold(live: Live, event: Event, now: float) -> Live:
     match event:
         case RunStarted():
             join = event.step if event.checkpoint is not None else None
-            return _happened(replace(live, started=event, join=join), "started", event)
+            return _happened(replace(_begun_again(live, event.step), started=event, join=join), "started", event)
         case RowsTokenised():
             return replace(live, tokenised=event)
         case ResumeChecked():
@@ -142,6 +143,8 @@ def fold(live: Live, event: Event, now: float) -> Live:
             return _happened(replace(live, saved=event), "saved", event)
         case LossJumped():
             return _happened(replace(live, jump=event), "jumped", event)
+        case RolledBack():
+            return _happened(replace(live, jump=None), "rolled_back", event)
         case Warned():
             return _happened(live, "warned", event)
         case RunFinished():
@@ -151,6 +154,16 @@ def fold(live: Live, event: Event, now: float) -> Live:
         case RunFailed():
             return replace(live, phase="failed", ended=event)
     return live
+
+
+def _begun_again(live: Live, step: int) -> Live:
+    """Another attempt of the same run starts at `step`: what was logged up to there is its history, the rest never became part."""
+    if live.started is None:
+        return live
+    known = (*live.history.points, *live.loss_curve.points)
+    evals = curve_of(point for point in live.eval_curve.points if point[0] <= step)
+    history = curve_of(point for point in known if point[0] <= step)
+    return Live(history=history, eval_curve=evals, happenings=live.happenings, stopping=live.stopping, now=live.now)
 
 
 def _stepped(live: Live, event: Step, now: float) -> Live:
@@ -169,7 +182,9 @@ def _stepped(live: Live, event: Step, now: float) -> Live:
     )
 
 
-def _happened(live: Live, kind: Literal["saved", "warned", "jumped", "evaluated", "started"], event: Event) -> Live:
+def _happened(
+    live: Live, kind: Literal["saved", "warned", "jumped", "rolled_back", "evaluated", "started"], event: Event
+) -> Live:
     return replace(live, happenings=(*live.happenings[-LINES + 1 :], Happening(kind, event)))
 
 

@@ -17,11 +17,13 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.events import (
+    LOSS_JUMPED,
     CheckpointSaved,
     Evaluated,
     Event,
     LossJumped,
     ResumeChecked,
+    RolledBack,
     RowsTokenised,
     RunFailed,
     RunFinished,
@@ -106,6 +108,9 @@ class Show:
                 )
             case LossJumped():
                 self._jumped(event)
+            case RolledBack():
+                self._end_bar()
+                self.line(rolled_back_words(event), "bold yellow")
             case Warned():
                 self.line(_("note: {message}").format(message=event.message), "yellow")
             case RunFinished():
@@ -119,7 +124,7 @@ class Show:
                 )
                 self.line(
                     _("stopped ({reason}) at step {step}, epoch {epoch:.2f} · {where}").format(
-                        reason=event.reason, step=event.step, epoch=event.epoch, where=where
+                        reason=stop_words(event.reason), step=event.step, epoch=event.epoch, where=where
                     ),
                     "bold",
                 )
@@ -202,6 +207,9 @@ class Show:
             ),
             "bold yellow",
         )
+        for cause in event.causes:
+            self.line("  - " + cause)
+        self.line("  " + ways_on(event), "dim")
 
     def _finished(self, event: RunFinished) -> None:
         self._end_bar()
@@ -231,6 +239,33 @@ def jump_words(kind: str) -> str:
         "divergence": _("the loss is rising and stays up"),
         "non_finite": _("the loss is not a number"),
     }[kind]
+
+
+def ways_on(event: LossJumped) -> str:
+    """What can be done about a jump, in one line."""
+    if event.kind == "spike":
+        return _("it may pass by itself: nothing needs to be done")
+    if event.checkpoint is None:
+        return _(
+            "ways on: let it go on · stop it and start again with a lower --learning-rate · --on-jump rollback does that"
+        )
+    return _(
+        "ways on: let it go on · stop it and go back with --resume {name} and a lower --learning-rate · --on-jump rollback does "
+        "that by itself"
+    ).format(name=event.checkpoint)
+
+
+def rolled_back_words(event: RolledBack) -> str:
+    """A rollback in one line."""
+    aside = _(" · put into .trash: {names}").format(names=", ".join(event.set_aside)) if event.set_aside else ""
+    return _("back from step {step} to {where} with the learning rate {rate:.2g} (time {number}){aside}").format(
+        step=event.step, where=event.checkpoint or _("the start"), rate=event.learning_rate, number=event.number, aside=aside
+    )
+
+
+def stop_words(reason: str) -> str:
+    """Why a run stopped."""
+    return _("the loss jumped") if reason == LOSS_JUMPED else reason
 
 
 def plan_lines(plan: ResumePlan) -> list[tuple[str, str]]:
@@ -275,10 +310,10 @@ def plan_lines(plan: ResumePlan) -> list[tuple[str, str]]:
                 item=difference.item,
                 saved=difference.saved,
                 asked=difference.asked,
-                winner=_("saved") if difference.winner == "saved" else _("asked"),
+                winner={"saved": _("saved"), "asked": _("asked"), "neither": _("neither")}[difference.winner],
                 reason=difference.reason,
             ),
-            "yellow",
+            "bold red" if difference.winner == "neither" else "yellow",
         )
         for difference in plan.differences
     ]

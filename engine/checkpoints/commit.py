@@ -54,8 +54,8 @@ class Committer:
     keep: int
     kept: list[Kept] = field(default_factory=list)
     """The run's sound checkpoints so far; those of other runs in the folder are never touched."""
-    pinned: set[str] = field(default_factory=set)
-    """Names that retention must leave: the last one known good before a loss jump."""
+    good_until: int | None = None
+    """The last logged step at which the loss was on its path: the furthest checkpoint up to it stays. None: not known."""
 
     def __post_init__(self) -> None:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
@@ -105,7 +105,7 @@ class Committer:
     def _retain(self) -> tuple[tuple[str, ...], OSError | None]:
         """Remove what retention gives up. What cannot be removed must not make a save that is durable look like one that failed."""
         removed: list[str] = []
-        for old in surplus(self.kept, self.keep, self.pinned):
+        for old in surplus(self.kept, self.keep, self.good_until):
             try:
                 remove(self.output_dir / old)
             except FileNotFoundError:  # a person was quicker

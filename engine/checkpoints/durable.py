@@ -41,7 +41,7 @@ def sync_folder(folder: Path) -> None:
 def sync_file(path: Path) -> None:
     """Make the content of `path` durable, with the mode that the umask gave its folder: safetensors makes its files 0600 whatever the
     umask says. Raises OSError (ENOSPC and EIO often show only here)."""
-    wanted = os.stat(path.parent).st_mode & 0o666
+    wanted = path.parent.stat().st_mode & 0o666
     descriptor = os.open(path, os.O_RDWR)
     try:
         if hasattr(os, "fchmod") and os.fstat(descriptor).st_mode & 0o777 != wanted:

@@ -77,6 +77,8 @@ class Identities(_Part):
     """Sampled: sizes, headers and evenly spaced blocks of every weight file."""
     tokenizer: Sha256
     chat_template: Sha256
+    tokenizer_files: Sha256 | None = None
+    """Of the files both were made from: where it is the same they are, and neither need be loaded to tell. None: not recorded."""
     dataset: DatasetIdentity
     eval_dataset: DatasetIdentity | None
     data_settings: Sha256

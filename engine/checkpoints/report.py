@@ -9,12 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.choose import Choice, choose, distance
 from engine.checkpoints.scan import Scan
-from engine.training.advice import advise
+from engine.config import RunConfig, resolve
+from engine.errors import ConfigError
+from engine.folder import source_of_run
+from engine.training.advice import advise_by
 from engine.training.monitor import jumps_in
 
 SCHEMA = 1
@@ -35,7 +39,7 @@ def check_report(scan: Scan, choice: Choice | None = None) -> dict[str, Any]:
         "checkpoints": [checkpoint_report(checkpoint) for checkpoint in scan.checkpoints],
         "ignored": [{"name": _text(one.name), "reason": _text(one.reason)} for one in scan.ignored],
         "jumps": _jumps(scan.checkpoints),
-        "advice": _advice(choice.checkpoint or max(scan.checkpoints, key=distance, default=None)),
+        "advice": _advice(scan.output_dir, choice.checkpoint or max(scan.checkpoints, key=distance, default=None)),
     }
 
 
@@ -83,9 +87,16 @@ def _jumps(checkpoints: Sequence[Checkpoint]) -> list[dict[str, Any]]:
     return found
 
 
-def _advice(checkpoint: Checkpoint | None) -> dict[str, str]:
+def _advice(output_dir: Path, checkpoint: Checkpoint | None) -> dict[str, str]:
+    """What the loss means, by the bounds that the run in this folder was given."""
+    try:
+        own = source_of_run(output_dir)
+        config = resolve([own] if own is not None else []).config
+    except ConfigError:  # a damaged run.toml is told when the run is continued; the checkpoints can be listed without it
+        config = RunConfig()
     history = checkpoint.history if checkpoint is not None else ()
-    advice = advise(
+    advice = advise_by(
+        config,
         [row.loss for row in history if row.loss is not None],
         [row.eval_loss for row in history if row.eval_loss is not None],
     )

@@ -1,12 +1,13 @@
 """Which checkpoints of a run are kept: a pure function of what there is.
 
 The library's rotation goes by modification time and so deletes the furthest one after a copy (transformers 26961, 27138).
-Here the steps decide: the furthest ones stay, the best by eval loss stays, and what is pinned stays.
+Here the steps decide: the furthest ones stay, the best by eval loss stays, and so does the last one from before the loss left
+its path.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -19,10 +20,20 @@ class Kept:
     eval_loss: float | None
 
 
-def surplus(found: Iterable[Kept], keep: int, pinned: Set[str] = frozenset()) -> tuple[str, ...]:
-    """Names to remove, oldest first: all but the furthest `keep`, the best by eval loss and the `pinned`."""
+def good(found: Iterable[Kept], until: int | None) -> Kept | None:
+    """The furthest one saved up to step `until`, the last at which the loss was on its path."""
+    return max(
+        (kept for kept in found if until is not None and kept.step <= until), key=lambda kept: kept.step, default=None
+    )
+
+
+def surplus(found: Iterable[Kept], keep: int, good_until: int | None = None) -> tuple[str, ...]:
+    """Names to remove, oldest first: all but the furthest `keep`, the best by eval loss and the last known good one."""
     by_step = sorted(found, key=lambda kept: kept.step)
-    stay = {kept.name for kept in by_step[-keep:]} | set(pinned)
+    stay = {kept.name for kept in by_step[-keep:]}
+    last_good = good(by_step, good_until)
+    if last_good is not None:
+        stay.add(last_good.name)
     measured = [kept for kept in by_step if kept.eval_loss is not None]
     if measured:
         stay.add(min(measured, key=lambda kept: (kept.eval_loss, -kept.step)).name)

@@ -15,11 +15,16 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from engine.checkpoints.durable import sync_file
 from engine.data.formats import Rows
+from engine.data.identity import Digests, row_digest
 from engine.data.problems import Notes, Problem
 from engine.data.read import Reading, unreadable
 from engine.data.tokens import TokenTable, schema, tokenized
@@ -68,7 +73,9 @@ def token_table(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path.parent)
-        return Made(_written(path, rows, tokenizer, train_on, max_length, tell), False, "")
+        written = _written(path, rows, tokenizer, train_on, max_length, tell)
+        _keep_digests(path.parent / f"{data_key(rows, reading)}.digests", *written.everything)
+        return Made(written, False, "")
     except OSError as error:
         note = _("the token table could not be kept in {folder} ({why}); it was made in memory").format(
             folder=path.parent, why=error.strerror or str(error)
@@ -86,19 +93,65 @@ def cache_folder() -> Path:
     return (Path(root).expanduser() if root else platformdirs.user_cache_path("lora-tui")).absolute() / "tokens"
 
 
+def row_digests(rows: Rows, reading: Reading) -> tuple[npt.NDArray[np.int64], Digests]:
+    """(numbers, digests) of all rows: from the cache for data that was read before, else by reading it. Raises DatasetError."""
+    path = cache_folder() / f"{data_key(rows, reading)}.digests"
+    with contextlib.suppress(OSError, ValueError):
+        content = path.read_bytes()
+        if hashlib.sha256(content[32:]).digest() == content[:32]:
+            found = np.frombuffer(content[32:], dtype=_RECORD)
+            os.utime(path)
+            return found["number"].astype(np.int64), np.ascontiguousarray(found["digest"])
+    parts = [(number, row_digest(row)) for number, row in rows.numbered()]
+    numbers = np.array([number for number, _digest in parts], dtype=np.int64)
+    digests = np.frombuffer(b"".join(digest for _number, digest in parts), dtype=np.uint8).reshape(-1, 32)
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _keep_digests(path, numbers, digests)
+    return numbers, digests
+
+
+_RECORD = np.dtype([("number", "<i8"), ("digest", "u1", (32,))])
+
+
+def _keep_digests(path: Path, numbers: npt.NDArray[np.int64], digests: Digests) -> None:
+    records = np.empty(len(numbers), dtype=_RECORD)
+    records["number"], records["digest"] = numbers, digests
+    content = records.tobytes()
+    staging = path.with_name(f".{path.name}.{os.getpid()}-{time.time_ns()}")
+    try:
+        staging.write_bytes(hashlib.sha256(content).digest() + content)
+        staging.replace(path)
+    finally:
+        staging.unlink(missing_ok=True)
+
+
 def table_key(rows: Rows, reading: Reading, tokenizer_digest: str, train_on: str, max_length: int) -> str:
     """Hexadecimal key of the table's content. Raises DatasetError where a data file cannot be read."""
+    settings = [VERSION, data_key(rows, reading), tokenizer_digest, train_on, max_length]
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:40]
+
+
+def data_key(rows: Rows, reading: Reading) -> str:
+    """Hexadecimal key of the normalised rows: the bytes of their files and how they are read. Raises DatasetError."""
     digest = hashlib.sha256()
-    settings = [VERSION, asdict(reading), rows.format, rows.reason, rows.name, tokenizer_digest, train_on, max_length]
+    settings = [VERSION, asdict(reading), rows.format, rows.reason, rows.name]
     digest.update(json.dumps(settings, sort_keys=True).encode())
     for path in rows.raw.files:
         try:
-            with open(path, "rb") as file:
-                digest.update(path.name.encode("utf-8", "surrogateescape") + b"\0")
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            status = path.stat()
+            digest.update(path.name.encode("utf-8", "surrogateescape") + b"\0")
+            digest.update(_file_digest(path, status.st_size, status.st_mtime_ns, status.st_ino))
         except OSError as error:
             raise unreadable(str(path), error) from None
     return digest.hexdigest()[:40]
+
+
+@lru_cache(maxsize=256)
+def _file_digest(path: Path, _size: int, _mtime_ns: int, _inode: int) -> bytes:
+    """SHA-256 of a file, once in this process as long as it looks the same. Raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _written(path: Path, rows: Rows, tokenizer: Any, train_on: str, max_length: int, tell: Tell) -> TokenTable:

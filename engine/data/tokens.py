@@ -41,12 +41,12 @@ class TokenTable:
     """The rows as the model sees them, over Arrow batches in memory or in a file. `select` gives a table of some of its rows."""
 
     def __init__(self, batches: Sequence[Any], notes: Notes, chosen: npt.NDArray[np.int64] | None = None) -> None:
-        """`batches`: pyarrow.RecordBatch of SCHEMA each. `chosen`: places of the rows that are in this table; None: all."""
+        """`batches`: pyarrow.RecordBatch of `schema` each. `chosen`: places of the rows that are in this table; None: all that have
+        something to learn."""
         self._batches, self.notes = batches, notes
         self._flat = [_flat(batch) for batch in batches]
-        ends = np.cumsum([batch.num_rows for batch in batches], dtype=np.int64)
-        self._ends = ends
-        self.chosen: npt.NDArray[np.int64] = np.arange(int(ends[-1]) if len(ends) else 0) if chosen is None else chosen
+        self._ends = np.cumsum([batch.num_rows for batch in batches], dtype=np.int64)
+        self.chosen: npt.NDArray[np.int64] = np.flatnonzero(self._all_lengths()) if chosen is None else chosen
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -68,34 +68,41 @@ class TokenTable:
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
         """(rows,) tokens of each row."""
-        each = [np.diff(starts) for _ids, _labels, starts in self._flat]
-        return self._of_chosen(np.concatenate(each) if each else np.empty(0)).astype(np.int64)
+        return self._all_lengths()[self.chosen]
 
     @cached_property
     def trained(self) -> npt.NDArray[np.int64]:
         """(rows,) tokens the loss counts. The first token of a row is never predicted, so its label counts nothing."""
-        return self._column("trained")
+        return self._column("trained")[self.chosen]
 
     @cached_property
     def source_row(self) -> npt.NDArray[np.int64]:
         """(rows,) number of the row in the dataset, from 1: rows with nothing to learn are not in the table."""
-        return self._column("source_row")
+        return self._column("source_row")[self.chosen]
 
     @cached_property
     def uncut(self) -> npt.NDArray[np.int64]:
         """(rows,) tokens of each row before it was cut."""
-        return self._column("uncut")
+        return self._column("uncut")[self.chosen]
 
     @cached_property
     def digests(self) -> npt.NDArray[np.uint8]:
         """(rows, 32) SHA-256 of each normalised row (identity.row_digest)."""
+        return self.everything[1][self.chosen]
+
+    @cached_property
+    def everything(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+        """(numbers, digests) of all rows of the dataset, those with nothing to learn too."""
         each = [
-            np.frombuffer(batch.column("digest").buffers()[1], dtype=np.uint8)[
-                32 * batch.column("digest").offset : 32 * (batch.column("digest").offset + batch.num_rows)
-            ].reshape(-1, 32)
-            for batch in self._batches
+            np.frombuffer(column.buffers()[1], dtype=np.uint8)[32 * column.offset : 32 * (column.offset + len(column))]
+            for column in (batch.column("digest") for batch in self._batches)
         ]
-        return self._of_chosen(np.concatenate(each) if each else np.empty((0, 32), np.uint8)).astype(np.uint8)
+        digests = np.concatenate(each) if each else np.empty(0, np.uint8)
+        return self._column("source_row"), digests.reshape(-1, 32)
+
+    def of_rows(self, numbers: npt.NDArray[np.int64]) -> TokenTable:
+        """A table of the rows of this one whose numbers in the dataset are among `numbers`."""
+        return self.select(np.flatnonzero(np.isin(self.source_row, numbers)))
 
     def select(self, places: npt.NDArray[np.int64]) -> TokenTable:
         """A table of the rows at `places` of this one, in that order, over the same memory."""
@@ -112,14 +119,11 @@ class TokenTable:
 
     def _column(self, name: str) -> npt.NDArray[np.int64]:
         each = [batch.column(name).to_numpy(zero_copy_only=False) for batch in self._batches]
-        return self._of_chosen(np.concatenate(each) if each else np.empty(0)).astype(np.int64)
+        return (np.concatenate(each) if each else np.empty(0)).astype(np.int64)
 
-    def _of_chosen(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return values if len(values) == len(self.chosen) and self._is_whole else values[self.chosen]
-
-    @cached_property
-    def _is_whole(self) -> bool:
-        return bool(np.array_equal(self.chosen, np.arange(len(self.chosen))))
+    def _all_lengths(self) -> npt.NDArray[np.int64]:
+        each = [np.diff(starts) for _ids, _labels, starts in self._flat]
+        return (np.concatenate(each) if each else np.empty(0)).astype(np.int64)
 
 
 def schema() -> Any:
@@ -170,8 +174,8 @@ def tokenized(
         batch = tokenize_chunk(chunk, tokenizer, train_on, max_length, notes, refused)
         notes.rows += len(chunk)
         done(notes.rows)
-        if batch is not None and not refused.count:
-            kept += batch.num_rows
+        if batch is not None:
+            kept += int(np.count_nonzero(batch.column("trained").to_numpy()))
             yield batch
     if refused.count:
         raise refused.error(notes.rows)
@@ -193,7 +197,7 @@ def tokenize_chunk(
     notes: Notes,
     refused: Collected,
 ) -> Any:
-    """One Arrow batch; None where none of the rows has anything to learn. Rows the template refuses are added to `refused`."""
+    """One Arrow batch; None once the template has refused a row. Those it refuses are added to `refused`."""
     import pyarrow as pa
 
     rendered: dict[int, Rendered] = {}
@@ -212,8 +216,11 @@ def tokenize_chunk(
     for place, (row_ids, row_labels) in sorted(_encode(rendered, tokenizer), key=itemgetter(0)):
         number, row = chunk[place]
         found = _fit(row_ids, row_labels, max_length, number, notes)
-        if found is None:
+        if found is None:  # kept as a row of no tokens: it belongs to the dataset and its identity
             notes.add(_nothing(number))
+            ids.append(row_ids[:0])
+            labels.append(row_labels[:0])
+            columns.append((number, len(row_ids), 0, row_digest(row)))
             continue
         if len(found[0]) == len(row_ids) and _last_learned(found[1]) not in marks:
             notes.add(_no_stop(number))
@@ -222,8 +229,6 @@ def tokenize_chunk(
         ids.append(found[0])
         labels.append(found[1])
         columns.append((number, len(row_ids), int(np.count_nonzero(found[1][1:] != IGNORED)), row_digest(row)))
-    if not ids:
-        return None
     starts = np.concatenate([[0], np.cumsum([len(part) for part in ids])]).astype(np.int32)
     numbers, uncut, trained, digests = zip(*columns, strict=True)
     return pa.RecordBatch.from_arrays(

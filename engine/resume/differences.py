@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 from engine.checkpoints.checkpoint import Checkpoint
+from engine.checkpoints.manifest import Identities
 from engine.config import Resolved, RunConfig, resolve
+from engine.data.dataset import DATA_SETTINGS, Dataset, data_settings_digest
+from engine.data.identity import Change, compare
 from engine.folder import source_of_run
 from engine.i18n import _
 from engine.training.steps import Length, learning_rate_at
@@ -26,7 +29,8 @@ class Difference:
     """The receipt item it belongs to (C5), or `settings` for what no item compares."""
     saved: str
     asked: str
-    winner: Literal["saved", "asked"]
+    winner: Literal["saved", "asked", "neither"]
+    """neither: the run will not start like this (the receipt fails) unless the item is accepted."""
     reason: str
 
 
@@ -35,17 +39,19 @@ def contradiction(checkpoint: Checkpoint, config: RunConfig) -> str | None:
     shape = checkpoint.adapter
     if shape is None:
         return None
+    against = []
     if shape.r is not None and shape.r != config.lora_r:
-        return _("its LoRA rank is {saved}, asked is {asked}").format(saved=shape.r, asked=config.lora_r)
+        against.append(_("its LoRA rank is {saved}, asked is {asked}").format(saved=shape.r, asked=config.lora_r))
     if shape.lora_alpha is not None and shape.lora_alpha != config.lora_alpha:
-        return _("its LoRA alpha is {saved:g}, asked is {asked:g}").format(saved=shape.lora_alpha, asked=config.lora_alpha)
+        words = _("its LoRA alpha is {saved:g}, asked is {asked:g}")
+        against.append(words.format(saved=shape.lora_alpha, asked=config.lora_alpha))
     if config.target_modules != "all-linear" and shape.target_modules:
         asked = tuple(sorted(config.target_modules.split(",")))
         if asked != shape.target_modules:
-            return _("its adapter is on {saved}, asked is {asked}").format(
-                saved=", ".join(shape.target_modules), asked=", ".join(asked)
-            )
-    return _other_base(checkpoint, config)
+            words = _("its adapter is on {saved}, asked is {asked}")
+            against.append(words.format(saved=", ".join(shape.target_modules), asked=", ".join(asked)))
+    base = _other_base(checkpoint, config)
+    return "; ".join([*against, *([base] if base else [])]) or None
 
 
 def _other_base(checkpoint: Checkpoint, config: RunConfig) -> str | None:
@@ -66,6 +72,78 @@ def _other_base(checkpoint: Checkpoint, config: RunConfig) -> str | None:
     if there.is_file() and base_digests(there.parent) == base_digests(folder):
         return None
     return _("it was trained on {name}, asked is {folder}").format(name=named, folder=folder)
+
+
+def change_words(how: Change) -> str:
+    """How a dataset differs."""
+    return {
+        "same": _("It is the same."),
+        "appended": _("Rows were appended to it."),
+        "removed": _("Rows were removed from it."),
+        "reordered": _("The same rows stand in another order."),
+        "edited": _("Rows were edited."),
+    }[how]
+
+
+def material_differences(checkpoint: Checkpoint, config: RunConfig, dataset: Dataset) -> list[Difference]:
+    """dataset, tokenizer and chat_template against the saved ones, told before anything is loaded.
+
+    Where the tokenizer's files are those of last time it is not loaded at all. Otherwise it is, since other files may well make the
+    same tokenizer; that imports transformers, and is paid only then.
+    """
+    assert checkpoint.manifest is not None
+    saved, found = checkpoint.manifest.identities, []
+    rows = f"{saved.dataset.rows} rows", f"{dataset.identity.rows} rows"
+    if saved.data_settings != data_settings_digest(config):
+        found.append(_told("dataset", *_data_settings(checkpoint, config), _("Rows become other tokens."), config))
+    elif saved.dataset != dataset.identity:
+        found.append(_told("dataset", *rows, change_words(compare(saved.dataset, dataset.train_digests)), config))
+    return found + _tokenizer_differences(saved, config)
+
+
+def _tokenizer_differences(saved: Identities, config: RunConfig) -> list[Difference]:
+    from engine.data.identity import template_digest, tokenizer_digest
+    from engine.training.model import load_tokenizer, tokenizer_files_digest
+
+    folder = Path(config.model or "").expanduser()
+    if saved.tokenizer_files is None or not folder.is_dir() or tokenizer_files_digest(folder) == saved.tokenizer_files:
+        return []  # a hub id is identified when it is loaded
+    tokenizer = load_tokenizer(folder)
+    now = tokenizer_digest(tokenizer), template_digest(tokenizer)
+    found = []
+    if now[0] != saved.tokenizer:
+        words = _("The tokenizer turns text into other tokens than before.")
+        found.append(_told("tokenizer", saved.tokenizer[:12], now[0][:12], words, config))
+    if now[1] != saved.chat_template:
+        words = _("The chat template was changed.")
+        found.append(_told("chat_template", saved.chat_template[:12], now[1][:12], words, config))
+    return found
+
+
+def _told(item: str, saved: str, asked: str, words: str, config: RunConfig) -> Difference:
+    if item not in config.accept:
+        return Difference(item, saved, asked, "neither", _("{words} Go on nevertheless with --accept {item}.").format(
+            words=words, item=item))  # fmt: skip
+    more = _("Accepted; the epoch starts anew over the new rows.") if item == "dataset" else _("Accepted.")
+    return Difference(item, saved, asked, "asked", f"{words} {more}")
+
+
+def _data_settings(checkpoint: Checkpoint, config: RunConfig) -> tuple[str, str]:
+    """(saved, asked): the settings of DATA_SETTINGS that differ, as far as the run's own run.toml tells."""
+    own = source_of_run(checkpoint.path.parent)
+    started = resolve([own]).config if own is not None else config
+    differ = [name for name in DATA_SETTINGS if getattr(started, name) != getattr(config, name)]
+    return tuple(", ".join(f"{name} {getattr(one, name)}" for name in differ) or "-" for one in (started, config))  # type: ignore[return-value]
+
+
+def precision_difference(checkpoint: Checkpoint, resolved: Resolved) -> list[Difference]:
+    """Another number format than the saved one, where one was asked for; what `auto` finds is told by the receipt."""
+    assert checkpoint.manifest is not None
+    config, saved = resolved.config, checkpoint.manifest.precision
+    asked = "4bit" if config.load_in_4bit else config.precision if resolved.asked("precision") else "auto"
+    if asked in ("auto", saved):
+        return []
+    return [Difference("precision", saved, asked, "asked", _("the loss may differ in its last digits"))]
 
 
 def schedule_differences(checkpoint: Checkpoint, config: RunConfig, length: Length) -> list[Difference]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -20,10 +20,20 @@ from engine.checkpoints.choose import Choice, PassedOver, choose, weights_fallba
 from engine.checkpoints.inspect import inspect_folder
 from engine.checkpoints.scan import Scan, glance, verify
 from engine.config import Resolved, RunConfig, flag
+from engine.data.dataset import Dataset, read_dataset
 from engine.errors import CannotContinue, ConfigError
 from engine.folder import free_sibling, proposed_output, run_id_of
 from engine.i18n import _
-from engine.resume.differences import Difference, contradiction, schedule_differences, settings_differences
+from engine.resume.differences import (
+    Difference,
+    contradiction,
+    material_differences,
+    precision_difference,
+    schedule_differences,
+    settings_differences,
+)
+from engine.training.advice import has_reached
+from engine.training.monitor import LossMonitor
 from engine.training.steps import Length, Position, chosen_batch_size, learning_rate_at, run_length
 
 
@@ -50,6 +60,13 @@ class ResumePlan:
     """The rate the saved schedule would have gone on with."""
     next_learning_rate: float | None = None
     """The rate of the first step after the join."""
+    dataset: Dataset | None = field(default=None, repr=False, compare=False)
+    """The rows, where they were read to compare them; the run takes them from here."""
+
+    @property
+    def refused(self) -> bool:
+        """Whether it is known already that the receipt will refuse this run as it is asked for."""
+        return any(difference.winner == "neither" for difference in self.differences)
 
 
 def plan_run(resolved: Resolved, found: Scan | None = None) -> ResumePlan:
@@ -230,7 +247,7 @@ def _continue(resolved: Resolved, output_dir: Path, run_id: str, parent: str | N
     assert checkpoint is not None
     config = _at(resolved.config, output_dir)
     differences: list[Difference] = []
-    position = length = before = after = None
+    position = length = before = after = dataset = None
     if checkpoint.manifest is not None:
         saved = checkpoint.manifest
         if config.seed != saved.cursor.seed:
@@ -256,13 +273,22 @@ def _continue(resolved: Resolved, output_dir: Path, run_id: str, parent: str | N
                     _("the epoch goes on by rows, each still exactly once"),
                 )
             )
+        batch_rows = batch_size * config.grad_accum
         position = Position(saved.step, saved.cursor.epoch, saved.cursor.rows_consumed)
-        length = run_length(config, saved.cursor.rows, batch_size * config.grad_accum, position)
+        length = run_length(config, saved.cursor.rows, batch_rows, position)
+        complete = length.total_steps <= saved.step or _reached(checkpoint, config)
+        if not complete:
+            dataset = read_dataset(config)
+            material = material_differences(checkpoint, config, dataset)
+            differences += material
+            if any((found.item, found.winner) == ("dataset", "asked") for found in material):
+                position = Position(saved.step, saved.cursor.epoch, 0)
+                length = run_length(config, len(dataset.train), batch_rows, position)
         before = saved.schedule.next_learning_rate
         after = learning_rate_at(config, length.total_steps, saved.step)
         differences += schedule_differences(checkpoint, config, length)
+        differences += precision_difference(checkpoint, resolved)
         differences += settings_differences(resolved, checkpoint)
-        complete = length.total_steps <= saved.step
     else:
         epochs_asked = resolved.asked("epochs") or resolved.asked("max_steps")
         complete = not epochs_asked and checkpoint.max_steps is not None and (checkpoint.step or 0) >= checkpoint.max_steps
@@ -273,14 +299,53 @@ def _continue(resolved: Resolved, output_dir: Path, run_id: str, parent: str | N
         run_id,
         parent,
         checkpoint,
-        choice.reason,
+        choice.reason + _off_path(checkpoint),
         choice.passed_over,
         tuple(differences),
         position,
         length,
         before,
         after,
+        dataset,
     )
+
+
+def roll_back(plan: ResumePlan, good: str | None) -> ResumePlan:
+    """What a run does after its loss left its path: go on from `good`, a checkpoint in its folder, with half the learning rate;
+    without one begin `plan` again so. Raises CannotContinue where that checkpoint is no longer sound."""
+    config = plan.config.model_copy(update={"learning_rate": plan.config.learning_rate / 2})
+    reason = _("the last good one before the loss left its path")
+    if good is not None:
+        checkpoint = replace(_inspected(plan.output_dir / good), run=plan.run_id)
+        if not checkpoint.continuable:
+            path = plan.output_dir / good
+            raise CannotContinue(
+                _("{path}: cannot be continued").format(path=path), _told(checkpoint), _ways_on((checkpoint,))
+            )
+        parent = None
+    elif plan.mode == "continue" and plan.checkpoint is not None:
+        checkpoint, parent = plan.checkpoint, plan.parent
+    else:
+        return replace(plan, config=config)
+    return _continue(Resolved(config, {}), plan.output_dir, plan.run_id, parent, Choice(checkpoint, reason, ()))
+
+
+def _off_path(checkpoint: Checkpoint) -> str:
+    """A word of warning where the loss was off its path when `checkpoint` was saved: it is the furthest, and maybe not the best."""
+    try:
+        monitor = LossMonitor()
+        monitor.restore(dict(checkpoint.manifest.monitor) if checkpoint.manifest is not None else {})
+    except ValueError:
+        return ""
+    if not monitor.off:
+        return ""
+    told = _("The loss had left its path when it was saved; it was good until step {step}.")
+    return " " + told.format(step=monitor.good_until if monitor.good_until is not None else 0)
+
+
+def _reached(checkpoint: Checkpoint, config: RunConfig) -> bool:
+    """Whether the loss was already where --stop-at-loss wants it."""
+    return has_reached([row.loss for row in checkpoint.history if row.loss is not None], config.stop_at_loss)
 
 
 def _told(checkpoint: Checkpoint) -> str:

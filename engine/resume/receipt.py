@@ -20,6 +20,7 @@ from engine.data.identity import compare
 from engine.errors import CannotContinue
 from engine.events import ResumeChecked
 from engine.i18n import _
+from engine.resume.differences import change_words
 
 if TYPE_CHECKING:
     from engine.training.material import Material
@@ -135,16 +136,10 @@ def _dataset(saved: Identities, material: Material) -> Item:
             "failed",
             _("Rows become other tokens: --format, --train-on, --max-length or --eval-fraction was changed."),
         )
-    how = compare(saved.dataset, material.train.digests)
+    how = "same" if saved.dataset == now.dataset else compare(saved.dataset, material.dataset.train_digests)
     if how == "same":
         return Item("dataset", expected, found, "ok")
-    words = {
-        "appended": _("Rows were appended to it."),
-        "removed": _("Rows were removed from it."),
-        "reordered": _("The same rows stand in another order."),
-        "edited": _("Rows were edited."),
-    }
-    return Item("dataset", expected, found, "failed", words[how])
+    return Item("dataset", expected, found, "failed", change_words(how))
 
 
 def next_batch_item(manifest: Manifest | None, digest: str, position: str) -> Item:

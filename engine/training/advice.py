@@ -8,21 +8,30 @@ number is worth. A loss below zero is none of that kind (GRPO, DPO variants), an
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
+from engine.config import RunConfig
 from engine.i18n import _
 
 LAST = 10
 """Logged losses that are smoothed over (their median)."""
+LEAST = 3
+"""Logs before a goal can be reached."""
 TOO_LOW = 0.1
 """Below: the rows are known by heart, or the loss counts tokens that are always the same."""
 REACHED = 0.3
 NEARLY = 0.5
 EVAL_RISE = 1.1
 """An eval loss this factor above its lowest, twice in a row, is rising."""
+
+RAISED = 1.5
+"""A learning rate this factor higher than before may be what lifted the loss."""
+MAY_RESET = ("adapter_values", "optimizer", "scheduler", "rng", "data_position", "dataset", "tokenizer", "chat_template",
+             "schedule", "precision", "base_model", "probe_loss")  # fmt: skip
+"""Items of the receipt whose change can move the loss."""
 
 State = Literal["keep_going", "reached", "overfitting", "unknown"]
 
@@ -44,12 +53,11 @@ def advise(
 ) -> Advice:
     """Advice on logged training losses, oldest first, and the eval losses measured meanwhile."""
     train = [loss for loss in losses if math.isfinite(loss)]
+    loss = smoothed(train)
     evals = [loss for loss in eval_losses if math.isfinite(loss)]
-    if not train:
+    if loss is None:
         return Advice("unknown", _("No loss has been logged yet."))
-    last = train[-LAST:]
-    loss = median(last)
-    if min(last) < 0:
+    if min(train[-LAST:]) < 0:
         return Advice(
             "unknown", _("A loss below zero is none of supervised fine-tuning; judge this run by its own measure.")
         )
@@ -73,6 +81,22 @@ def advise(
     return Advice("keep_going", _("The loss is {loss:.3g}, above {nearly:g}: keep going.").format(loss=loss, nearly=nearly))
 
 
+def advise_by(config: RunConfig, losses: Sequence[float], eval_losses: Sequence[float] = ()) -> Advice:
+    """`advise` with the bounds that a run was given."""
+    return advise(losses, eval_losses, config.loss_too_low, config.loss_reached, config.loss_nearly)
+
+
+def smoothed(losses: Sequence[float]) -> float | None:
+    """The median of the last LAST losses, all of them numbers; None where there is none."""
+    return median(losses[-LAST:]) if losses else None
+
+
+def has_reached(losses: Sequence[float], goal: float) -> bool:
+    """Whether the smoothed loss is down at `goal` (--stop-at-loss; 0: never). One lucky log does not count, nor do two."""
+    loss = smoothed(losses)
+    return goal > 0 and loss is not None and len(losses) >= LEAST and loss <= goal
+
+
 def eval_is_rising(evals: Sequence[float]) -> bool:
     """Whether the last two measurements are both clearly above the lowest before them, and not coming down."""
     if len(evals) < 3:
@@ -87,24 +111,44 @@ def is_falling(losses: Sequence[float]) -> bool:
     return half > 0 and median(losses[half:]) < median(losses[:half])
 
 
-def likely_causes(kind: str, restored: bool | None) -> tuple[str, ...]:
-    """What may lie behind a jump of the loss, the likeliest first. `kind`: LossJumped.kind; `restored`: whether the receipt found
-    everything as it was saved (None: the run was not continued)."""
+def likely_causes(
+    kind: str,
+    verdicts: Mapping[str, str] | None = None,
+    rate: float | None = None,
+    rate_before: float | None = None,
+) -> tuple[str, ...]:
+    """What may lie behind a jump of the loss, the likeliest first.
+
+    `kind`: LossJumped.kind; `verdicts`: the receipt, item -> verdict (None: the run was not continued); `rate`: the learning rate
+    now; `rate_before`: at the last log before the join of a continued run, else at the one before this.
+    """
+    causes: list[str] = []
+    verdicts = verdicts or {}
+    changed = [item for item, verdict in verdicts.items() if verdict == "changed" and item in MAY_RESET]
+    unknown = [item for item, verdict in verdicts.items() if verdict == "unknown" and item in MAY_RESET]
+    if "dataset" in changed:
+        causes.append(_("The dataset was changed and that was accepted: these are other rows."))
+        changed.remove("dataset")
+    if changed:
+        causes.append(_("Not as it was saved: {items}.").format(items=", ".join(changed)))
+    if rate is not None and rate_before is not None and rate > RAISED * rate_before:
+        causes.append(_("The learning rate went up from {before:.2g} to {now:.2g}.").format(before=rate_before, now=rate))
+    if unknown and kind == "reset_at_resume":
+        causes.append(_("Could not be compared when continuing: {items}.").format(items=", ".join(unknown)))
     if kind == "reset_at_resume":
-        if restored:
-            return (
-                _("Everything was restored as it was saved, so the rows or how they are cut are other ones than before."),
-                _("The learning rate after the join is much higher than before it."),
+        if verdicts and not changed and not unknown:
+            causes.append(
+                _("Everything was restored as it was saved: look at the rows that come next, and at the learning rate.")
             )
-        return (_("The adapter or the optimizer is not the saved one."), _("The rows are other ones than before."))
-    if kind == "non_finite":
-        return (
-            _("The learning rate is too high, or float16 overflowed."),
-            _("A row has nothing but odd characters or is far longer than the others."),
-        )
-    if kind == "divergence":
-        return (
-            _("The learning rate is too high for this model."),
-            _("The rows of this part of the data are of another kind."),
-        )
-    return (_("One batch was unlike the others: an odd or very long row."),)
+        elif not verdicts:
+            causes.append(_("The adapter or the optimizer is not the saved one, or the rows are other ones than before."))
+    elif kind == "non_finite":
+        causes.append(_("The learning rate is too high, or float16 overflowed."))
+        causes.append(_("A row has nothing but odd characters or is far longer than the others."))
+    elif kind == "divergence":
+        at = _(" ({rate:.2g})").format(rate=rate) if rate is not None else ""
+        causes.append(_("The learning rate{at} is too high for this model.").format(at=at))
+        causes.append(_("The rows of this part of the data are of another kind."))
+    else:
+        causes.append(_("One batch was unlike the others: an odd or very long row."))
+    return tuple(causes)

@@ -8,24 +8,30 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from engine.checkpoints.retain import good
+from engine.config import RunConfig
 from engine.events import Evaluated, Event, LossJumped, Step
+from engine.training.advice import has_reached, likely_causes
 from engine.training.monitor import LossMonitor
 from engine.training.saving import Saver
 from engine.training.sft import ExactTrainer
 
 LOGS_AT_RESUME = 5
 """The first logged losses after a join are judged as such by the monitor."""
+ANSWERED = ("reset_at_resume", "divergence", "non_finite")
+"""Jumps that --on-jump stop and rollback answer. A spike recovers, or becomes a divergence."""
 
 
 @dataclass
 class RunCallback(TrainerCallback):
     """The run's ear in the Trainer's loop."""
 
+    config: RunConfig
     tell: Callable[[Event], None]
     should_stop: Callable[[], str | None]
     monitor: LossMonitor
@@ -37,6 +43,14 @@ class RunCallback(TrainerCallback):
     trainer: ExactTrainer = field(init=False)
     saver: Saver = field(init=False)
     stopped_by: str | None = None
+    jump: LossJumped | None = None
+    """The jump that ends this attempt (--on-jump stop or rollback)."""
+    reached: bool = False
+    """Whether the loss is where --stop-at-loss wanted it."""
+    verdicts: Mapping[str, str] | None = None
+    """The receipt of a continued run, item -> verdict."""
+    last_rate: float | None = None
+    """Learning rate of the last log; right after a join, of the last one before it."""
     eval_losses: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
 
@@ -88,13 +102,24 @@ class RunCallback(TrainerCallback):
         self._joined_logs += 1
         at_resume = self.continued and self._joined_logs <= LOGS_AT_RESUME
         jump = self.monitor.observe(state.global_step, float(logs["loss"]), rate, at_resume)
+        self.saver.committer.good_until = self.monitor.good_until
         if jump is not None:
-            self._jumped(jump)
+            self._jumped(jump, rate, control)
+        elif has_reached(self.losses, self.config.stop_at_loss) and not control.should_training_stop:
+            self.reached = control.should_save = control.should_training_stop = True
+        if not at_resume:
+            self.last_rate = rate
 
-    def _jumped(self, jump: LossJumped) -> None:
-        if self.saver.last_name is not None:
-            self.saver.committer.pinned.add(self.saver.last_name)
+    def _jumped(self, jump: LossJumped, rate: float, control: TrainerControl) -> None:
+        kept = good(self.saver.committer.kept, jump.good_until)
+        causes = likely_causes(jump.kind, self.verdicts, rate, self.last_rate)
+        jump = replace(jump, checkpoint=kept.name if kept is not None else None, causes=causes)
         self.tell(jump)
+        if self.config.on_jump != "warn" and jump.kind in ANSWERED and self.jump is None:
+            self.jump, control.should_training_stop = jump, True
+            # What was trained up to here is saved and then set aside, so that even a false alarm loses nothing. A loss that is no
+            # number has left nothing worth it.
+            control.should_save = jump.kind != "non_finite"
 
     def on_evaluate(
         self, args: Any, state: TrainerState, control: TrainerControl, metrics: Mapping[str, Any], **_ignored: Any

@@ -18,7 +18,7 @@ from engine.checkpoints.verified import copy_plain_files, private_copy
 from engine.events import RunFinished
 from engine.folder import FINAL, locked, unwritable
 from engine.resume.plan import ResumePlan
-from engine.training.advice import advise
+from engine.training.advice import advise_by
 
 NOT_FINAL = ("manifest.json", "optimizer.pt", "scheduler.pt", "scaler.pt", "trainer_state.json", "training_args.bin")
 """Files of a checkpoint that belong to continuing, not to the result; random states (rng_state*) too."""
@@ -37,7 +37,8 @@ def conclude(plan: ResumePlan) -> RunFinished:
                     _write(final, checkpoint)
             except OSError as error:
                 raise unwritable(plan.output_dir, error) from error
-    advice = advise(
+    advice = advise_by(
+        plan.config,
         [row.loss for row in checkpoint.history if row.loss is not None],
         [row.eval_loss for row in checkpoint.history if row.eval_loss is not None],
     )

@@ -5,8 +5,6 @@ All of it is known before the model is loaded, so a changed dataset or tokenizer
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,15 +12,15 @@ from typing import Any
 
 from engine.checkpoints.manifest import Identities
 from engine.config import RunConfig
+from engine.data.dataset import Dataset, data_settings_digest, read_dataset
 from engine.data.formats import read_rows
 from engine.data.identity import identify, template_digest, tokenizer_digest
 from engine.data.problems import Notes
 from engine.data.read import Reading
-from engine.data.split import split
 from engine.data.table import Tell, token_table
 from engine.data.tokens import TokenTable
 from engine.i18n import n_
-from engine.training.model import base_digests, load_tokenizer, model_folder
+from engine.training.model import base_digests, load_tokenizer, model_folder, tokenizer_files_digest
 from engine.training.probe import ProbeRow
 
 
@@ -33,6 +31,7 @@ class Material:
     folder: Path
     """The base model's local folder."""
     tokenizer: Any
+    dataset: Dataset
     train: TokenTable
     eval: TokenTable | None
     identities: Identities
@@ -54,8 +53,11 @@ class Material:
         )
 
 
-def load_material(config: RunConfig, tell: Tell = lambda done, total, seconds: None) -> Material:
-    """Read, check, split and tokenise, or take up what was tokenised before. Raises DatasetError or ModelError (exit 4)."""
+def load_material(
+    config: RunConfig, dataset: Dataset | None = None, tell: Tell = lambda done, total, seconds: None
+) -> Material:
+    """Read, check, split and tokenise, or take up what was tokenised before. `dataset`: where the plan has identified it already.
+    Raises DatasetError or ModelError (exit 4)."""
     assert config.dataset is not None and config.model is not None
     reading = Reading.of(config)
     rows = read_rows(config.dataset, reading)
@@ -65,21 +67,22 @@ def load_material(config: RunConfig, tell: Tell = lambda done, total, seconds: N
     words, template = tokenizer_digest(tokenizer), template_digest(tokenizer)
     made = token_table(rows, reading, tokenizer, words + template, config.train_on, config.max_length, tell)
     table = made.table
-    train_places, eval_places = split(table.digests, config.eval_fraction, config.seed)
-    train = table.select(train_places)
-    evaluated = table.select(eval_places) if len(eval_places) else None
+    dataset = dataset if dataset is not None else read_dataset(config, rows, table.everything)
+    train = table.of_rows(dataset.numbers[dataset.train])
+    evaluated = table.of_rows(dataset.numbers[dataset.eval]) if len(dataset.eval) else None
     identities = Identities(
         base_model=config.model,
         base_config=base_config,
         base_weights=base_weights,
         tokenizer=words,
+        tokenizer_files=tokenizer_files_digest(folder),
         chat_template=template,
-        dataset=identify(train.digests),
-        eval_dataset=identify(evaluated.digests) if evaluated is not None else None,
+        dataset=dataset.identity,
+        eval_dataset=identify(dataset.digests[dataset.eval]) if len(dataset.eval) else None,
         data_settings=data_settings_digest(config),
     )
     notes = (*rows.notes, *([made.note] if made.note else []), *_notes(table.notes))
-    return Material(folder, tokenizer, train, evaluated, identities, notes)
+    return Material(folder, tokenizer, dataset, train, evaluated, identities, notes)
 
 
 def _notes(notes: Notes) -> tuple[str, ...]:
@@ -90,9 +93,3 @@ def _notes(notes: Notes) -> tuple[str, ...]:
         more = n_(" (and {count} more row)", " (and {count} more rows)", count - 1).format(count=count - 1)
         told.append(f"{first.message}{more if count > 1 else ''}. {first.fix}")
     return tuple(told)
-
-
-def data_settings_digest(config: RunConfig) -> str:
-    """SHA-256 over the settings that turn rows into tokens."""
-    settings = {name: getattr(config, name) for name in ("format", "train_on", "max_length", "eval_fraction")}
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

@@ -20,6 +20,8 @@ from engine.i18n import _
 
 WEIGHTS = (".safetensors", ".bin")
 MAX_CONFIG_BYTES = 16 * 2**20
+TOKENIZER_FILES = ("tokenizer*.json", "tokenizer*.model", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
+                   "spiece.model", "sentencepiece*.model", "chat_template*", "chat_templates/*")  # fmt: skip
 _BLOCK = 1 << 16
 _BLOCKS = 64
 _WHOLE = 16 << 20
@@ -209,6 +211,17 @@ def base_digests(folder: Path) -> tuple[str, str]:
                 file.seek((size - _BLOCK) * index // (_BLOCKS - 1))
                 weights.update(file.read(_BLOCK))
     return config, weights.hexdigest()
+
+
+def tokenizer_files_digest(folder: Path) -> str:
+    """SHA-256 over the files of a model folder that tokenizer and chat template are made from, by name. Two tokenizers whose files
+    differ may still be the same (`tokenizer_digest` decides); two with the same files are."""
+    found = hashlib.sha256()
+    for path in sorted({path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()}):
+        content = path.read_bytes()
+        found.update(f"{path.relative_to(folder).as_posix()}\0{len(content)}\0".encode())
+        found.update(content)
+    return found.hexdigest()
 
 
 def _first_line(error: BaseException) -> str:

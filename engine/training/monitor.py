@@ -3,8 +3,9 @@
 A run that starts over unnoticed is the fault this project began with, so the monitor looks hardest right after a join. But real
 losses are noisy (over 27,874 consecutive pairs of quiet runs the ratio's 99th percentile is 2.07, its maximum 20.8), and an
 alarm that cries at noise is turned off. So a loss is judged by the run's own noise: losses are taken as logarithms, since noise
-grows with the level; the level is a median, the noise a quantile of the steps from one log to the next, which a trend hardly
-moves; and away from a join only several high losses in a row count. Losses that reach zero or cross it (GRPO, DPO variants,
+grows with the level; the level is a median, the noise a quantile of the steps from one log to the next without their trend; and away
+from a join only several high losses in a row count, or a rise that lasts. Whatever the noise says, a loss that the run has shown
+often before (two kinds of batches, unshuffled rows) is nothing new. Losses that reach zero or cross it (GRPO, DPO variants,
 masked rows) have no ratios: for those only NaN and infinity are told.
 
 Plain floats in, a LossJumped out. Its state is bounded, costs the same at every step, and is saved with the run.
@@ -20,8 +21,8 @@ from typing import Any
 from engine.checkpoints.checkpoint import LogRow
 from engine.events import LossJumped
 
-WINDOW = 32
-"""Logs the noise is measured on."""
+WINDOW = 64
+"""Logs that are remembered: the noise is measured on them, and how high the loss was now and then anyway."""
 LEVEL = 11
 """Logs whose median is the level."""
 WARMUP = 4
@@ -34,6 +35,13 @@ HIGH_NOISES, HIGH_RATIO = 4.5, 1.6
 """A loss is high when it is above the level by this many times the noise, and by this factor."""
 IN_A_ROW = 3
 """So many high losses in a row are a divergence."""
+LASTING = ((5, 3.0), (11, 2.2))
+"""(logs, noises): logs whose median, so high above the lowest level of the window, is a divergence too: a rise too slow to outrun
+the level. Fewer noises than of a single loss suffice, since both sides are medians, and the fewer the more logs."""
+SLOW_AFTER = 40
+"""Logs before a slow rise is told from a loss that always went up and down like this."""
+NOT_UNUSUAL = 1 / 16
+"""A loss that this share of the recent ones surpassed is nothing new, whatever the level and the noise say (two kinds of batches)."""
 SHARE_OF_FALL = 0.05
 """A rise by less than this share of what the loss had fallen since the start is too small to matter."""
 RESET_NOISES, RESET_RATIO, TOGETHER_RATIO, RESET_SHARE = 4.0, 1.08, 1.12, 0.5
@@ -42,6 +50,8 @@ CERTAIN_NOISES = 8.0
 """At a join one loss this far off is enough; below it two are needed, or three that are so far off on the average."""
 WORSE_THAN_UNTRAINED = 1.5
 """Times the loss the run began with."""
+RUINED_RATIO = 2.5
+"""Times the first losses of a run, three in a row: it was ruined before it had a level."""
 EPISODE = 50
 """Logs after an alarm until a loss that stayed high is taken as the new level."""
 QUIET_AFTER_ZERO = 64
@@ -58,6 +68,10 @@ class LossMonitor:
         """The first losses, to know where the run began."""
         self._logs: list[float] = []
         """Logarithms of the last WINDOW losses."""
+        self._steps: list[float] = []
+        """Their steps."""
+        self.good_until: int | None = None
+        """The last logged step at which the loss was on its path: what was saved up to it can be gone back to."""
         self._seen = 0
         self._not_positive = 0
         self._since_zero = QUIET_AFTER_ZERO
@@ -81,13 +95,13 @@ class LossMonitor:
     def observe(self, step: int, loss: float, learning_rate: float, at_resume: bool) -> LossJumped | None:
         """Take in a logged loss; what it means, if it means anything.
 
-        `at_resume`: this is one of the first logs after a join. `learning_rate` is of no use to the judgement yet and is taken so
-        that callers need not change when it is.
+        `at_resume`: this is one of the first logs after a join. `learning_rate` does not soften the judgement: a rate that
+        leaps up where a run was continued is how many real resets look. It is for the causes (advice.likely_causes).
         """
         self._seen += 1
         if not math.isfinite(loss):
             told, self._not_finite = self._not_finite, True
-            return None if told else LossJumped(step, "non_finite", self._before(), None, None, at_resume)
+            return None if told else LossJumped(step, "non_finite", self._before(), None, None, at_resume, self.good_until)
         self._not_finite = False
         if at_resume and not self._joined:
             self._reset_votes, self._level_at_join = 0, self._level()
@@ -96,21 +110,25 @@ class LossMonitor:
         if loss <= 0:
             self._not_positive += 1
             self._since_zero = 0
+            self.good_until = step
             return None
         self._since_zero += 1
-        kind = self._judge(loss, at_resume) if self._ratios_mean_something() else None
+        level, noise = self._level(), self._noise()
+        kind = self._judge(loss, at_resume, noise) if self._ratios_mean_something() else None
         before = self._before(at_resume)
-        self._take(loss)
-        if kind is None:
-            return None
-        return LossJumped(step, kind, before, loss, loss / before, at_resume)
+        self._take(step, loss)
+        if kind is not None:
+            return LossJumped(step, kind, before, loss, loss / before, at_resume, self.good_until)
+        # Until the first logs after a join are through, nothing saved since is known to be good.
+        if not self._episode and not at_resume and (level is None or math.log(loss) - level <= noise):
+            self.good_until = step
+        return None
 
     def _ratios_mean_something(self) -> bool:
         return self._since_zero > QUIET_AFTER_ZERO and self._not_positive * 50 <= self._seen
 
-    def _judge(self, loss: float, at_resume: bool) -> str | None:
+    def _judge(self, loss: float, at_resume: bool, noise: float) -> str | None:
         """The kind of jump that this loss completes."""
-        noise = self._noise()
         if at_resume and self._level_at_join is not None:
             if self._is_reset(loss, self._level_at_join, noise):
                 self._episode, self._back, self._spike = 1, 0, False
@@ -118,23 +136,72 @@ class LossMonitor:
             return None
         level = self._level()
         if level is None:
-            return None
+            return self._judge_beginning(loss)
         start = median(self._start)
         rise = math.log(loss) - level
         matters = loss - math.exp(level) >= SHARE_OF_FALL * (start - math.exp(level))
-        high = rise > max(math.log(HIGH_RATIO), HIGH_NOISES * noise) and matters
+        far = max(math.log(HIGH_RATIO), HIGH_NOISES * noise)
+        high = rise > far and matters
         worse = loss > WORSE_THAN_UNTRAINED * start and math.log(loss / start) > HIGH_NOISES / 2 * noise
         self._high = self._high + 1 if high else 0
         self._worse = self._worse + 1 if worse else 0
-        stays = self._high >= IN_A_ROW or self._worse >= IN_A_ROW
+        in_a_row = self._high >= IN_A_ROW or self._worse >= IN_A_ROW
+        stays = (in_a_row and self._is_new(loss, IN_A_ROW, noise)) or (
+            matters and rise > 0 and self._rose_slowly(loss, noise)
+        )
         if self._episode and not (self._spike and stays):
             self._follow(high or worse)
             return None
-        leaps = self._high >= 2 and worse and rise > 2 * HIGH_NOISES * noise
+        leaps = self._high >= 2 and worse and rise > 2 * HIGH_NOISES * noise and self._is_new(loss, 2, noise)
         if not stays and not leaps:
             return None
         self._episode, self._back, self._spike = 1, 0, not stays
         return "divergence" if stays else "spike"
+
+    def _judge_beginning(self, loss: float) -> str | None:
+        """Before there is a level: a rate so high that the very first steps ruined the model leaves no other trace than this."""
+        if self._episode:
+            self._follow(high=True)
+        elif len(self._start) >= IN_A_ROW and min(*self._start[-2:], loss) > RUINED_RATIO * max(self._start[:-2]):
+            self._episode, self._back, self._spike, self.good_until = 1, 0, False, None
+            return "divergence"
+        return None
+
+    def _is_new(self, loss: float, count: int, noise: float) -> bool:
+        """Whether the median of the last `count` losses, `loss` the last of them, surpasses nearly all that came before."""
+        last = [*self._logs[len(self._logs) - count + 1 :], math.log(loss)]
+        return median(last) > _usual(self._recent(self._logs[: len(self._logs) - count + 1]), noise)
+
+    @property
+    def off(self) -> bool:
+        """Whether the loss left its path and has not come back."""
+        return self._not_finite or (self._episode > 0 and not self._spike)
+
+    def new_rows(self) -> None:
+        """The rows from here on are other ones, as the person knows: learn their level before judging."""
+        self._logs.clear()
+        self._steps.clear()
+
+    def _recent(self, logs: Sequence[float]) -> Sequence[float]:
+        """Of `logs` those from the later half of the run: its beginning is no measure for how high the loss may be."""
+        return logs[-max(WARMUP, self._seen // 2) :]
+
+    def _rose_slowly(self, loss: float, noise: float) -> bool:
+        """Whether the last losses together lie far above the lowest level in the window, and are new to it. The loss left its
+        path then long before it is noticed: what is known goes back to where it was last at that level."""
+        for lasting, noises in LASTING:
+            before = self._logs[: len(self._logs) - lasting + 1]
+            if len(before) < SLOW_AFTER:
+                return False
+            lowest = min(median(before[at : at + LEVEL]) for at in range(len(before) - LEVEL + 1))
+            last = median([*self._logs[len(before) :], math.log(loss)])
+            rise = max(math.log(HIGH_RATIO), noises * noise)
+            if last - lowest > rise and last > _usual(self._recent(before), noise):
+                good = max(at for at, log in enumerate(before) if log <= lowest + noise)
+                self.good_until = min(int(self._steps[good]), self.good_until or int(self._steps[good]))
+                del self._logs[good + 1 :], self._steps[good + 1 :]
+                return True
+        return False
 
     def _is_reset(self, loss: float, level: float, noise: float) -> bool:
         """Whether the run started over: the loss is far off, or noticeably off and most of the way back to the start."""
@@ -142,13 +209,14 @@ class LossMonitor:
             return False
         self._join_logs = [*self._join_logs[-WINDOW:], loss]
         rise, start = math.log(loss) - level, median(self._start)
+        recent = self._recent(self._logs)
         half_way = math.exp(level) + RESET_SHARE * (start - math.exp(level))
         back = loss >= half_way
         off = rise > max(math.log(RESET_RATIO), RESET_NOISES * noise) and back
         far = rise > max(math.log(HIGH_RATIO), HIGH_NOISES * noise)
-        if off or far:
+        if (off or far) and math.log(loss) > _usual(recent, noise):
             self._reset_votes += 1
-        certain = rise > max(math.log(HIGH_RATIO), CERTAIN_NOISES * noise)
+        certain = rise > max(math.log(HIGH_RATIO), CERTAIN_NOISES * noise) and math.log(loss) > max(recent)
         return self._reset_votes >= 2 or (certain and back) or self._join_stays_high(level, half_way, noise)
 
     def _join_stays_high(self, level: float, half_way: float, noise: float) -> bool:
@@ -156,7 +224,10 @@ class LossMonitor:
         number = len(self._join_logs)
         rise = sum(math.log(loss) for loss in self._join_logs) / number - level
         far = rise > max(math.log(TOGETHER_RATIO), RESET_NOISES * noise / math.sqrt(number))
-        return number >= IN_A_ROW and far and median(self._join_logs) >= half_way
+        middle = median(self._join_logs)
+        return (
+            number >= IN_A_ROW and far and middle >= half_way and math.log(middle) > _usual(self._recent(self._logs), noise)
+        )
 
     def _follow(self, high: bool) -> None:
         """An alarm is on: has the loss come back, or has it settled where it is?"""
@@ -167,15 +238,17 @@ class LossMonitor:
         elif self._episode > EPISODE:
             self._episode = self._high = self._worse = 0
             self._logs.clear()
+            self._steps.clear()
 
-    def _take(self, loss: float) -> None:
+    def _take(self, step: int, loss: float) -> None:
         """Make the loss part of what later ones are judged by, unless an alarm is on or it is itself suspect at a join."""
         if len(self._start) < LOGS_AT_JOIN:
             self._start.append(loss)
         if self._episode or (self._joined and self._reset_votes):
             return
         self._logs.append(math.log(loss))
-        del self._logs[:-WINDOW]
+        self._steps.append(float(step))
+        del self._logs[:-WINDOW], self._steps[:-WINDOW]
 
     def _level(self) -> float | None:
         """The logarithm of the loss's level; None while too little was seen."""
@@ -189,9 +262,11 @@ class LossMonitor:
 
     def _noise(self) -> float:
         """The standard deviation of a logged loss around its level, as far as outliers and the trend let one tell."""
-        steps = sorted(abs(one - other) for one, other in zip(self._logs, self._logs[1:], strict=False))
-        if not steps:
+        moves = [other - one for one, other in zip(self._logs, self._logs[1:], strict=False)]
+        if not moves:
             return NOISE_FLOOR
+        trend = median(moves)
+        steps = sorted(abs(move - trend) for move in moves)
         # Of a normal noise s the steps' median is 0.954 s and their upper quartile 1.627 s.
         return max(NOISE_FLOOR, median(steps) / 0.954, steps[int(0.75 * (len(steps) - 1))] / 1.627)
 
@@ -200,6 +275,8 @@ class LossMonitor:
         return {
             "start": list(self._start),
             "logs": list(self._logs),
+            "steps": list(self._steps),
+            "good_until": self.good_until,
             "seen": self._seen,
             "not_positive": self._not_positive,
             "since_zero": self._since_zero,
@@ -214,21 +291,30 @@ class LossMonitor:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take up what `state` gave. A run restored begins a new join. Raises ValueError where it is not such a state."""
         try:
-            start, logs = ([float(value) for value in state[key]] for key in ("start", "logs"))
+            start, logs, steps = ([float(value) for value in state[key]] for key in ("start", "logs", "steps"))
+            good_until = int(state["good_until"]) if state["good_until"] is not None else None
             counts = [int(state[key]) for key in _COUNTS]
             spike, not_finite = bool(state["spike"]), bool(state["not_finite"])
         except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"not a state of the loss monitor: {error!r}") from error
         if (
             any(value <= 0 for value in start)
-            or not all(math.isfinite(value) for value in (*start, *logs))
+            or not all(math.isfinite(value) for value in (*start, *logs, *steps))
+            or len(logs) != len(steps)
             or min(counts) < 0
         ):
             raise ValueError("not a state of the loss monitor: it holds losses that cannot be")
-        self._start, self._logs = start[:LOGS_AT_JOIN], logs[-WINDOW:]
+        self._start, self._logs, self._steps = start[:LOGS_AT_JOIN], logs[-WINDOW:], steps[-WINDOW:]
+        self.good_until = good_until
         self._seen, self._not_positive, self._since_zero, self._high, self._worse, self._episode, self._back = counts
         self._spike, self._not_finite = spike, not_finite
         self._joined, self._reset_votes, self._level_at_join, self._join_logs = False, 0, None, []
+
+
+def _usual(logs: Sequence[float], noise: float) -> float:
+    """What nearly all `logs` stay below by `noise`; minus infinity where there are none."""
+    known = sorted(logs)
+    return known[len(known) - 1 - int(NOT_UNUSUAL * len(known))] + noise if known else -math.inf
 
 
 def jumps_in(history: Sequence[LogRow]) -> list[LossJumped]:

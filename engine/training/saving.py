@@ -43,6 +43,10 @@ from engine.training.steps import warmup_steps
 MIB = 1 << 20
 
 
+class WeightsNotFinite(LoraTuiError):
+    """There is nothing left that could be saved."""
+
+
 @dataclass
 class Saver:
     """Saves one run. Called by the trainer when a checkpoint is due."""
@@ -145,7 +149,7 @@ class Saver:
         step = trainer.state.global_step
         adapter = adapter_in_memory(trainer.model)
         if not all_finite(adapter.values()):
-            raise LoraTuiError(
+            raise WeightsNotFinite(
                 _("the weights are no longer finite at step {step}; they were not saved").format(step=step),
                 _("The newest sound checkpoint is {name}.").format(name=self.last_name or "-"),
                 _("Continue from it with a lower --learning-rate; look at the data where the loss rose."),

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from engine.checkpoints.commit import Committer, free_bytes, need_room, place
 from engine.checkpoints.durable import STAGING_PREFIX, sync_file, sync_folder
-from engine.checkpoints.retain import Kept
+from engine.checkpoints.retain import Kept, good
 from engine.checkpoints.scan import scan
 from engine.checkpoints.verified import private_copy
 from engine.errors import ModelError, OutputError
@@ -28,7 +28,7 @@ from engine.hardware import Hardware
 from engine.i18n import _
 from engine.resume.plan import ResumePlan
 from engine.resume.receipt import Item, Receipt, accepted, next_batch_item
-from engine.training.advice import advise
+from engine.training.advice import advise_by
 from engine.training.material import Material
 from engine.training.monitor import LossMonitor
 from engine.training.steps import Length, Position, save_interval, warmup_steps
@@ -41,9 +41,15 @@ ShouldStop = Callable[[], str | None]
 class Outcome:
     """How a run ended that did not fail."""
 
-    state: Literal["finished", "stopped"]
+    state: Literal["finished", "stopped", "jumped"]
+    """jumped: the loss left its path, and --on-jump says that this attempt ends with it."""
     step: int
     loss: float | None
+    good: str | None = None
+    """jumped: the checkpoint in the run's folder to go back to; None where there is none."""
+    set_aside: tuple[str, ...] = ()
+    """jumped: checkpoints from after it, now in the folder's .trash."""
+    epoch: float = 0.0
 
 
 class Session:
@@ -74,11 +80,13 @@ class Session:
 
     def run(self) -> Outcome:
         from engine.training.callback import RunCallback
-        from engine.training.saving import Saver
+        from engine.training.saving import Saver, WeightsNotFinite
 
         monitor = LossMonitor()
         committer = Committer(self.plan.output_dir, self.config.keep, self._kept())
-        self.listener = RunCallback(self.tell, self.should_stop, monitor, self.plan.mode == "continue", self._begin)
+        self.listener = RunCallback(
+            self.config, self.tell, self.should_stop, monitor, self.plan.mode == "continue", self._begin
+        )
         self.saver = Saver(
             self.config,
             self.material,
@@ -95,7 +103,7 @@ class Session:
         try:
             if self.plan.checkpoint is not None:
                 self.source = self._private.enter_context(private_copy(self.plan.checkpoint, self.plan.output_dir))
-            trainer = self._build()
+            trainer = self.trainer = self._build()
             self.listener.loaded = self._private.close
             trainer.train(resume_from_checkpoint=str(self.source) if self.plan.mode == "continue" else None)
             self.saver.settle()
@@ -103,14 +111,34 @@ class Session:
             at = self.start.epochs(len(self.material.train))
             self.tell(RunStopped(self.start.step, at, stopped.reason, self.saver.last_name))
             return Outcome("stopped", self.start.step, self.saver.last_loss)
+        except WeightsNotFinite:
+            if self.config.on_jump == "warn":
+                raise
+            self.saver.settle()
+            committer.close()
+            return self._left(monitor.good_until)
         finally:
             self._private.close()
             committer.close()
         position = trainer.position
+        if self.listener.jump is not None:
+            return self._left(self.listener.jump.good_until)
         if self.listener.stopped_by and position.step < self.length.total_steps:
             self.tell(RunStopped(position.step, trainer.epochs, self.listener.stopped_by, self.saver.last_name))
             return Outcome("stopped", position.step, self.saver.last_loss)
         return self._finish(trainer)
+
+    def _left(self, good_until: int | None) -> Outcome:
+        """The loss left its path: what was saved since is put into the trash, so that nothing goes on from it unasked."""
+        from engine.checkpoints.commit import to_trash
+
+        trainer, kept = self.trainer, self.saver.committer.kept
+        last = good(kept, good_until)
+        after = [one.name for one in kept if last is None or one.step > last.step]
+        for name in after:
+            to_trash(self.plan.output_dir / name)
+        back_to = last.name if last is not None else None
+        return Outcome("jumped", trainer.state.global_step, self.saver.last_loss, back_to, tuple(after), trainer.epochs)
 
     def _take_up(self, monitor: LossMonitor) -> None:
         """What the saved run knew besides its weights: its last loss, its newest checkpoint, the monitor's state."""
@@ -126,6 +154,12 @@ class Session:
             for row in checkpoint.history:
                 if row.loss is not None:
                     monitor.observe(row.step, row.loss, row.learning_rate or 0.0, False)
+        self.listener.last_rate = next(
+            (row.learning_rate for row in reversed(checkpoint.history) if row.learning_rate), None
+        )
+        if any(item.item == "dataset" and item.verdict == "changed" for item in self.early):
+            monitor.new_rows()
+        self.saver.committer.good_until = monitor.good_until
 
     def _kept(self) -> list[Kept]:
         """The sound checkpoints of this very run that retention may count and remove."""
@@ -322,6 +356,7 @@ class Session:
             memory.probe_item(probe_saved, probe_now, self.saver.probe_base, checkpoint.loss, self.saver.precision),
         ]
         receipt = Receipt(checkpoint.path, accepted(items, self.config.accept))
+        self.listener.verdicts = {item.item: item.verdict for item in receipt.items}
         self.tell(receipt.event())
         receipt.refuse()
 
@@ -344,7 +379,7 @@ class Session:
             shutil.rmtree(staging, ignore_errors=True)
             raise self.saver.unsaved(_("the final adapter could not be saved"), error) from error
         losses, evals = self.listener.losses, self.listener.eval_losses
-        advice = advise(losses, evals)
+        advice = advise_by(self.config, losses, evals)
         self.tell(
             RunFinished(
                 trainer.position.step,

@@ -16,12 +16,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engine.checkpoints.commit import sweep
+from engine.checkpoints.commit import TRASH, sweep
 from engine.errors import CannotContinue, LoraTuiError
 from engine.events import (
     JOURNAL_NAME,
+    LOSS_JUMPED,
     Event,
     Journal,
+    RolledBack,
     RowsTokenised,
     RunFailed,
     RunStarted,
@@ -33,7 +35,7 @@ from engine.folder import RUN_LOG, locked, unwritable
 from engine.hardware import Hardware, choose_hardware, free_memory, prepare_process
 from engine.i18n import _
 from engine.models.report import model_report
-from engine.resume.plan import ResumePlan
+from engine.resume.plan import ResumePlan, roll_back
 from engine.resume.receipt import Item, Receipt, accepted, check_material, versions_item
 from engine.training.estimate import Fitted, fit_batch
 from engine.training.fitting import is_out_of_memory, let_go, replanned, smaller, used_up
@@ -41,6 +43,9 @@ from engine.training.library_output import library_output_to
 from engine.training.material import Material, load_material
 from engine.training.session import Outcome, Session, ShouldStop
 from engine.training.steps import Position, run_length
+
+ROLLBACKS = 3
+"""After so many, the cause is not the learning rate."""
 
 Emit = Callable[[Event, Mapping[str, Any]], None]
 """Told each event and its record as it stands in the Journal."""
@@ -69,7 +74,7 @@ class Trainer:
         out = self.plan.output_dir
         with self._failures_told(), locked(out) as notes, _own_folder(out), library_output_to(_log(out)):
             swept = sweep(out)
-            material = load_material(self.config, lambda *done: self._tell(RowsTokenised(*done)))
+            material = load_material(self.config, self.plan.dataset, lambda *done: self._tell(RowsTokenised(*done)))
             self._journal = Journal(out)
             try:
                 for warned in (*notes, *_cut_off(self._journal)):
@@ -80,7 +85,7 @@ class Trainer:
                     )
                 for note in material.notes[:20]:
                     self._tell(Warned("data", note))
-                return self._train_what_fits(material, should_stop)
+                return self._train(material, should_stop)
             except LoraTuiError:
                 raise
             except OSError as error:
@@ -131,12 +136,12 @@ class Trainer:
 
     # -- the run -------------------------------------------------------------------------------------------------------
 
-    def _train_what_fits(self, material: Material, should_stop: ShouldStop) -> Outcome:
-        """Train; with `--batch-size auto`, again with fewer rows at a time where they do not fit into the memory."""
+    def _attempt_what_fits(self, material: Material, should_stop: ShouldStop) -> Outcome:
+        """One attempt; with `--batch-size auto`, again with fewer rows at a time where they do not fit into the memory."""
         automatic = self.config.batch_size == "auto"
         while True:
             try:
-                return self._train(material, should_stop)
+                return self._attempt(material, should_stop)
             except Exception as error:
                 words = str(error).splitlines()[0] if str(error) else type(error).__name__
                 if not is_out_of_memory(error):
@@ -154,6 +159,41 @@ class Trainer:
             self.config = self.plan.config
 
     def _train(self, material: Material, should_stop: ShouldStop) -> Outcome:
+        """Attempt after attempt: one, unless the loss leaves its path and --on-jump says to go back (C2 numbers them)."""
+        for number in range(1, ROLLBACKS + 2):
+            outcome = self._attempt_what_fits(material, should_stop)
+            if outcome.state != "jumped":
+                return outcome
+            if self.config.on_jump == "stop" or number > ROLLBACKS:
+                break
+            self._go_back(outcome, number)
+        if outcome.set_aside:
+            self._tell(Warned("set_aside", _(
+                "saved after the loss left its path, and put into {folder} so that nothing goes on from it unasked: {names}").format(
+                    folder=TRASH, names=", ".join(outcome.set_aside))))  # fmt: skip
+        from_here = self.plan.checkpoint.name if self.plan.mode == "continue" and self.plan.checkpoint is not None else None
+        self._tell(RunStopped(outcome.step, outcome.epoch, LOSS_JUMPED, outcome.good or from_here))
+        return outcome
+
+    def _go_back(self, outcome: Outcome, number: int) -> None:
+        """Plan the next attempt: from the last good checkpoint, or from where this one began, at half the rate."""
+        assert self._journal is not None
+        self.plan = roll_back(self.plan, outcome.good)
+        self.config = self.plan.config
+        checkpoint = self.plan.checkpoint if self.plan.mode == "continue" else None
+        self._tell(
+            RolledBack(
+                outcome.step,
+                checkpoint.name if checkpoint is not None else None,
+                (checkpoint.step or 0) if checkpoint is not None else 0,
+                self.config.learning_rate,
+                number,
+                outcome.set_aside,
+            )
+        )
+        self._journal.next_attempt()
+
+    def _attempt(self, material: Material, should_stop: ShouldStop) -> Outcome:
         config, plan = self.config, self.plan
         from engine.training.loss import choose_logits
 

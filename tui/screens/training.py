@@ -16,16 +16,15 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.widgets import Button, Sparkline, Static
 
-from engine.events import CheckpointSaved, Evaluated, LossJumped, ResumeChecked, RunStarted, Warned
+from engine.events import CheckpointSaved, Evaluated, LossJumped, ResumeChecked, RolledBack, RunStarted, Warned
 from engine.folder import RUN_LOG
 from engine.i18n import _, n_
-from engine.training.advice import likely_causes
 from tui.dataset_text import rows_words
 from tui.i18n import N_
 from tui.live import Happening, Live, items, verdicts
 from tui.plain import visible
 from tui.screens.base import StepScreen
-from tui.show import MARKS, STYLES, jump_words, number
+from tui.show import MARKS, STYLES, jump_words, number, rolled_back_words
 from tui.widgets.chart import Line, LossChart, Picture
 from tui.words import duration
 
@@ -116,7 +115,7 @@ class TrainingScreen(StepScreen):
         note = self.query_one("#jump", Static)
         note.display = jump is not None
         if jump is not None:
-            note.update(_jump_text(jump, self.owner.live.receipt))
+            note.update(_jump_text(jump))
             self.owner.bell()
         self.refresh_bindings()
 
@@ -262,6 +261,8 @@ def _event_line(one: Happening) -> Text:
                 step=event.step, what=jump_words(event.kind), before=number(event.before), after=number(event.after)
             )
             return Text(words, style="bold yellow")
+        case RolledBack() as event:
+            return Text(visible(rolled_back_words(event)), style="bold yellow")
         case Warned() as event:
             return Text(visible(event.message), style="yellow")
         case RunStarted() as event:
@@ -294,15 +295,14 @@ def receipt_text(receipt: ResumeChecked, ascii_only: bool) -> Text:
     return text
 
 
-def _jump_text(jump: LossJumped, receipt: ResumeChecked | None) -> Text:
+def _jump_text(jump: LossJumped) -> Text:
     text = Text(_("WARNING  {what}").format(what=jump_words(jump.kind)), style="bold")
     ratio = f" (x {jump.ratio:.1f})" if jump.ratio is not None else ""
     words = _("since step {step}: from {before} to {after}").format(
         step=jump.step, before=number(jump.before), after=number(jump.after)
     )
     text.append(f" · {words}{ratio}")
-    restored = all(item["verdict"] == "ok" for item in receipt.items) if receipt is not None else None
-    for cause in likely_causes(jump.kind, restored):
+    for cause in jump.causes:
         text.append("\n- " + cause, style="not bold")
     text.append("\n" + _("s stop and save · b back to the last good checkpoint · g go on"), style="bold")
     return text

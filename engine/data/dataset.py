@@ -1,0 +1,67 @@
+"""A run's dataset as the plan and the training both need it: identified, and split into what is trained on and what is held back.
+
+The plan tells before anything loads whether the rows are those of last time. It needs their digests and not the rows, and those lie in
+the cache for data that was read before (table.py), so neither the plan nor a start reads it again. Nothing here needs torch or a
+tokenizer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.checkpoints.manifest import DatasetIdentity
+from engine.config import RunConfig
+from engine.data.formats import Rows, read_rows
+from engine.data.identity import Digests, identify
+from engine.data.read import Reading
+from engine.data.split import Places, split
+from engine.data.table import row_digests
+
+DATA_SETTINGS = ("format", "train_on", "max_length", "eval_fraction")
+"""Settings that turn rows into tokens."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """All rows by their digests, and which of them are trained on."""
+
+    numbers: npt.NDArray[np.int64]
+    """(rows,) their numbers in the dataset, from 1."""
+    digests: Digests
+    train: Places
+    """Places of the rows that are trained on, in the dataset's order."""
+    eval: Places
+    """Those that are held back; empty without --eval-fraction."""
+
+    @cached_property
+    def train_digests(self) -> Digests:
+        """Of the rows that are trained on."""
+        return self.digests[self.train]
+
+    @cached_property
+    def identity(self) -> DatasetIdentity:
+        """Of the rows that are trained on."""
+        return identify(self.train_digests)
+
+
+def read_dataset(
+    config: RunConfig, rows: Rows | None = None, known: tuple[npt.NDArray[np.int64], Digests] | None = None
+) -> Dataset:
+    """Identify and split. `known`: (numbers, digests) of all rows, where they were just gone through. Raises DatasetError (exit 4)."""
+    assert config.dataset is not None
+    reading = Reading.of(config)
+    rows = rows if rows is not None else read_rows(config.dataset, reading)
+    numbers, digests = known if known is not None else row_digests(rows, reading)
+    return Dataset(numbers, digests, *split(digests, config.eval_fraction, config.seed))
+
+
+def data_settings_digest(config: RunConfig) -> str:
+    """SHA-256 over the settings that turn rows into tokens."""
+    settings = {name: getattr(config, name) for name in DATA_SETTINGS}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

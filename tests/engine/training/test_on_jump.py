@@ -1,0 +1,125 @@
+"""A loss that leaves its path: warn, stop, or go back; and a loss that is good enough."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+
+from engine.checkpoints.scan import scan
+from engine.errors import ConfigError
+from engine.events import LossJumped, RolledBack, RunStarted, Step, read_journal
+from tests.conftest import chats, taught, write_jsonl
+from tests.engine.runs import losses, plan, receipt, train
+
+FLAGS: dict[str, Any] = {
+    "batch_size": 4,
+    "scheduler": "constant",
+    "warmup": 0,
+    "logging_steps": 1,
+    "save_steps": 4,
+    "keep": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def falling(tmp_path_factory: pytest.TempPathFactory, taught_model: Path) -> Path:
+    """A run of 40 steps whose loss falls, continued by the tests at a rate that makes it explode."""
+    folder = tmp_path_factory.mktemp("falling")
+    data = write_jsonl(folder / "data.jsonl", chats(26))
+    train(dataset=data, model=taught_model, output=folder / "run", max_steps=40, learning_rate=5e-3, **FLAGS)
+    return folder / "run"
+
+
+@pytest.fixture
+def run(falling: Path, tmp_path: Path) -> Path:
+    import shutil
+
+    return Path(shutil.copytree(falling, tmp_path / "run"))
+
+
+EXPLODES: dict[str, Any] = {"learning_rate": 1.0, "max_steps": 70, "max_grad_norm": 0}
+
+
+def of(events: list[Any], kind: type[Any]) -> list[Any]:
+    return [event for event in events if isinstance(event, kind)]
+
+
+def test_a_rate_far_too_high_is_warned_of_with_its_causes_and_the_way_back(run: Path) -> None:
+    outcome, events = train(output=run, **EXPLODES)
+    jump = next(jump for jump in of(events, LossJumped) if jump.kind != "spike")
+    assert outcome.state == "finished"
+    assert jump.checkpoint == "checkpoint-40" and jump.good_until == 40
+    assert any("0.005" in cause for cause in jump.causes)
+
+
+def test_stop_ends_the_run_and_what_was_trained_after_the_jump_is_not_gone_on_from(run: Path) -> None:
+    outcome, events = train(output=run, on_jump="stop", **EXPLODES)
+    assert outcome.state == "jumped" and events[-1].type == "run_stopped"
+    assert events[-1].checkpoint == "checkpoint-40"  # type: ignore[attr-defined]
+    assert plan(output=run).checkpoint.name == "checkpoint-40"  # type: ignore[union-attr]
+    aside = {path.name.split(".")[0] for path in (run / ".trash").iterdir()}
+    assert f"checkpoint-{outcome.step}" in aside  # saved first: even a false alarm loses nothing
+
+
+def test_rollback_goes_back_with_half_the_rate_at_most_three_times_and_tells_each(run: Path) -> None:
+    outcome, events = train(output=run, on_jump="rollback", **EXPLODES)
+    back = of(events, RolledBack)
+    assert outcome.state == "jumped"
+    assert [one.learning_rate for one in back] == [0.5, 0.25, 0.125]
+    assert {(one.checkpoint, one.to_step) for one in back} == {("checkpoint-40", 40)}
+    assert [one.number for one in back] == [1, 2, 3]
+    assert len([event for event in events if event.type == "resume_checked"]) == 4
+    records = list(read_journal(run))
+    attempts = [record["attempt"] for record in records if record["type"] == "run_started"]
+    assert attempts == sorted(set(attempts)) and len(attempts) == 5
+
+
+def test_a_rollback_that_helps_finishes_the_run_from_where_it_was_good(run: Path) -> None:
+    before = losses(run)
+    outcome, events = train(output=run, on_jump="rollback", **{**EXPLODES, "learning_rate": 0.03, "max_steps": 70})
+    assert of(events, RolledBack), "the rate was meant to be too high"
+    assert outcome.state == "finished" and outcome.step == 70
+    assert losses(run)[:40] == before
+    last = [event for event in events if event.type == "resume_checked"][-1]
+    assert not [item for item in last.items if item["verdict"] == "failed"]  # type: ignore[attr-defined]
+    assert max(checkpoint.step or 0 for checkpoint in scan(run).checkpoints) == 70
+
+
+def test_without_a_good_checkpoint_a_rollback_begins_again(tmp_path: Path, taught_model: Path) -> None:
+    data = write_jsonl(tmp_path / "data.jsonl", taught())  # known by heart: the loss can only rise
+    flags = {**FLAGS, "save_steps": 100, "max_steps": 40, "max_grad_norm": 0, "learning_rate": 1.0}
+    _outcome, events = train(dataset=data, model=taught_model, output=tmp_path / "run", on_jump="rollback", **flags)
+    back = of(events, RolledBack)
+    assert back and back[0].checkpoint is None and back[0].to_step == 0
+    assert [event.step for event in of(events, RunStarted)][:2] == [0, 0]
+
+
+def test_a_run_finishes_once_its_loss_is_low_enough_and_says_so_when_asked_again(tmp_path: Path, taught_model: Path) -> None:
+    data = write_jsonl(tmp_path / "data.jsonl", chats(26))
+    out = tmp_path / "run"
+    flags = {**FLAGS, "max_steps": 200, "learning_rate": 5e-3}
+    outcome, events = train(dataset=data, model=taught_model, output=out, stop_at_loss=3.0, **flags)
+    assert outcome.state == "finished" and outcome.step < 200 and (out / "final").is_dir()
+    told = [event.loss for event in of(events, Step)]
+    assert median(told[-10:]) <= 3.0
+    assert plan(output=out).mode == "complete"
+    assert plan(output=out, stop_at_loss=0).mode == "continue"
+
+
+def test_the_bounds_of_the_advice_are_settings_and_must_be_in_order(run: Path) -> None:
+    from engine.checkpoints.report import check_report
+
+    train(output=run, max_steps=41, loss_nearly=50, loss_reached=40)
+    assert check_report(scan(run))["advice"]["state"] == "reached"
+    with pytest.raises(ConfigError, match="loss-reached"):
+        plan(output=run, loss_nearly=0.2)
+
+
+def test_an_accepted_dataset_of_another_kind_is_no_reset(run: Path, tmp_path: Path) -> None:
+    other = write_jsonl(tmp_path / "other.jsonl", [{"text": f"{index} zq xj {index * 7919}" * 3} for index in range(26)])
+    _outcome, events = train(output=run, dataset=other, accept="dataset", max_steps=50, learning_rate=5e-3)
+    assert receipt(events)["dataset"] == "changed"
+    assert not [jump for jump in of(events, LossJumped) if jump.kind == "reset_at_resume"]
