@@ -38,6 +38,15 @@ MINUTES ?= 60
 soak: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.faults.kills --minutes $(MINUTES) --seed 2
 
+# The table of docs/hostile.md, from the real command on real hostile files.
+hostile: $(VENV)/.installed-dev
+	COLUMNS=200 $(BIN)/python -m tests.faults.hostile > docs/hostile.md
+
+# Mutated bytes into every reader of untrusted files, for ten minutes.
+FUZZ_MINUTES ?= 10
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.faults.fuzz --minutes $(FUZZ_MINUTES)
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

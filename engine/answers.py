@@ -16,7 +16,7 @@ from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.inspect import inspect_folder
 from engine.checkpoints.scan import Scan, glance
 from engine.config import Resolved, Source, environment, read_toml, resolve
-from engine.folder import last_run, proposed_output, source_of_run
+from engine.folder import last_run, named, proposed_output, source_of_run
 from engine.remembered import source_remembered
 from engine.resume.plan import settle
 
@@ -61,7 +61,7 @@ def gather(
                 folder = Path(told.output) if told.output else proposed_output(str(told.dataset), str(told.model))
     if folder is None:
         return Answers(resolve([*strong, *weak]), None)
-    own = source_of_run(folder)
+    own = source_of_run(named(folder))
     if own is not None or first.resume == "never" or not folder.is_dir():
         return Answers(resolve([*strong, *([own] if own else []), *weak]), None)
     found, choice = settle(glance(folder))

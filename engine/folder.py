@@ -165,6 +165,17 @@ def write_run_toml(output_dir: Path, config: RunConfig, run_id: str) -> None:
     write_durably(output_dir / RUN_TOML, to_toml(config, run_id).encode())
 
 
+def named(output_dir: Path) -> Path:
+    """`output_dir`, if this file system can have such a name at all. Raises OutputError: too long, or of bytes that it does not take."""
+    try:
+        output_dir.lstat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass  # told with more knowledge by whoever goes there
+    except (OSError, ValueError) as error:
+        raise unwritable(output_dir, error) from error
+    return output_dir
+
+
 def occupied(output_dir: Path) -> bool:
     """Whether anything a person could miss lies in `output_dir`. A lock or an empty folder does not count."""
     if output_dir.is_symlink() or output_dir.is_file():
@@ -202,10 +213,10 @@ def look_at(folder: Path) -> Place:
 
 def free_sibling(output_dir: Path) -> Path:
     """`output_dir` if it is free, else the first of OUT-2, OUT-3, ... that is."""
-    if not occupied(output_dir):
+    if not occupied(named(output_dir)):
         return output_dir
     number = 2
-    while occupied(sibling := output_dir.with_name(f"{output_dir.name}-{number}")):
+    while occupied(sibling := named(output_dir.with_name(f"{output_dir.name}-{number}"))):
         number += 1
     return sibling
 

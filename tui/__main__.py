@@ -1,7 +1,33 @@
-"""`python -m tui` is `lora-tui`."""
+"""The program: `lora-tui` and `python -m tui`.
 
+Before anything else is imported it sees to signals. Until there is something to save (then tui.headless or the wizard take over) one
+ends the process with the exit code of the contract and without a traceback, also in the middle of an import. Importing tui.cli
+alone leaves the signals of whoever does so as they are.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
 import sys
+from functools import partial
 
-from tui.cli import main
 
-sys.exit(main())
+def main() -> int:
+    """Run the command line of this process; returns the exit code."""
+    for name, code in (("SIGHUP", 129), ("SIGINT", 130), ("SIGTERM", 143)):
+        number = getattr(signal, name, None)
+        # What nohup, or a shell's `&`, told this process to ignore stays ignored.
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, partial(_leave, code))
+    from tui.cli import main as run
+
+    return run()
+
+
+def _leave(code: int, _number: int, _frame: object) -> None:
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -13,7 +13,6 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # none is used, an
 
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -127,7 +126,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     i18n.install(_lang(given))
     try:
-        _leave_quietly_on_signals()
         code = _dispatch(given)
         sys.stdout.flush()
         return code
@@ -142,24 +140,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has gone (`| head`): not an error. What is still buffered must not be tried again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
-
-
-def _leave_quietly_on_signals() -> None:
-    """Until there is something to save (then tui.headless or the wizard take over) a signal ends the process with the exit code of
-    the contract and without a traceback. What nohup or a shell's `&` told this process to ignore stays ignored."""
-    import signal
-    import threading
-
-    if threading.current_thread() is not threading.main_thread():
-        return
-    for name, code in (("SIGHUP", 129), ("SIGINT", 130), ("SIGTERM", 143)):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-            signal.signal(number, partial(_leave, code))
-
-
-def _leave(code: int, _number: int, _frame: object) -> None:
-    os._exit(code)
 
 
 def _lang(given: Sequence[str]) -> str | None:
