@@ -166,7 +166,7 @@ def write_run_toml(output_dir: Path, config: RunConfig, run_id: str) -> None:
 
 
 def named(output_dir: Path) -> Path:
-    """`output_dir`, if this file system can have such a name at all. Raises OutputError: too long, or of bytes that it does not take."""
+    """`output_dir`, if this file system can have such a name at all. Raises OutputError: too long, or not of its characters."""
     try:
         output_dir.lstat()
     except (FileNotFoundError, NotADirectoryError, PermissionError):

@@ -216,3 +216,12 @@ def test_a_call_that_fails_is_told_and_loses_nothing(
         if operation.gained is not None and not failed:
             assert (out / operation.gained).is_dir(), f"{told} without a word"
         assert_recovers(operation, out, told)
+
+
+def test_one_save_syncs_every_file_the_manifest_and_both_folders(begin: Callable[[Operation], Path]) -> None:
+    operation = next(one for one in OPERATIONS if one.name == "save without retention")
+    out = begin(operation)
+    calls = count_calls(operation, out, looking=False)
+    files = len(list((out / "checkpoint-4").iterdir()))
+    assert calls.count("fsync") == files + 2
+    assert calls[-2:] == ["rename", "fsync"]

@@ -37,5 +37,5 @@ def test_hostile_input_ends_with_its_code_and_words_and_runs_nothing(row: Row, t
 def test_the_table_of_the_docs_has_every_row_with_its_code() -> None:
     found = [line.split("|") for line in DOCUMENT.read_text().splitlines() if line.startswith("| ")][1:]
     assert {int(cells[1]) for cells in found} == set(range(1, 34))
-    told = {(int(cells[1]), cells[2].strip()): int(cells[3]) for cells in found}
-    assert not [row for row in ROWS if told.get((row.number, row.what)) != row.code]
+    told = {(int(cells[1]), cells[2].strip()): cells[3].strip() for cells in found}
+    assert not [row for row in ROWS if row.number not in DATA_ROWS and told.get((row.number, row.what)) != str(row.code)]
