@@ -62,9 +62,15 @@ def let_go() -> None:
 def used_up(config: RunConfig, hardware: Hardware | None, batch_size: int, longest: int, words: str) -> LoraTuiError:
     """The error for memory that does not suffice: what was estimated, in the parts that a person can make smaller."""
     lower = (
-        _("Lower --batch-size (with a higher --grad-accum the steps stay the same) or --max-length, or try ")
+        _(
+            "Lower --batch-size (with a higher --grad-accum the steps stay the same) or --max-length, or try "
+            "--activation-checkpointing or --load-in-4bit; then continue with --resume auto."
+        )
         if batch_size > 1
-        else _("One row at a time is too much already: lower --max-length or --lora-r, or try ")
+        else _(
+            "One row at a time is too much already: lower --max-length or --lora-r, or try --activation-checkpointing or "
+            "--load-in-4bit; then continue with --resume auto."
+        )
     )
     detail = words
     report = model_report(str(config.model))
@@ -88,8 +94,4 @@ def used_up(config: RunConfig, hardware: Hardware | None, batch_size: int, longe
             free=free / 1e9,
             words=words,
         )
-    return LoraTuiError(
-        _("the memory of the device is used up"),
-        detail,
-        lower + _("--activation-checkpointing or --load-in-4bit; then continue with --resume auto."),
-    )
+    return LoraTuiError(_("the memory of the device is used up"), detail, lower)
