@@ -60,7 +60,7 @@ class Figures:
             ("checkpoints judged after a kill", self.checkpoints),
             (f"steps done again after a kill: mean, largest (a save every {SAVE_STEPS} steps)",
              f"{sum(self.lost) / max(1, len(self.lost)):.2f}, {max(self.lost, default=0)}"),
-            ("kills that left a half made or half removed folder, all swept by the next start", self.leftovers),
+            ("kills that left such a folder; all were swept by the next start", self.leftovers),
             ("**faults**", len(self.faults)),
             ("minutes", f"{self.seconds / 60:.1f}"),
         ]  # fmt: skip
@@ -159,10 +159,13 @@ class Killing:
         if done:
             figures.lost.append(max(0, max(done) - furthest))
         final = (out / FINAL / "adapter_model.safetensors").is_file()
-        figures.where[
-            "with a save or a removal half done" if half else "after the last save" if final else "between two steps"
-            if done else "before the first step"
-        ] += 1  # fmt: skip
+        if half:
+            where = "with a save, a removal or the private copy of a start half done"
+        elif final:
+            where = "after the last save"
+        else:
+            where = "between two steps" if done else "before the first step"
+        figures.where[where] += 1
 
     def _fault(self, words: str) -> None:
         self.figures.faults.append(words)
