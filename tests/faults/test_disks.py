@@ -38,7 +38,11 @@ def refuse(monkeypatch: pytest.MonkeyPatch, error: int, after: int) -> list[int]
     return seen
 
 
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS], ids=errno.errorcode.get)
+@pytest.mark.parametrize(
+    "error",
+    [errno.EIO, *(pytest.param(error, marks=pytest.mark.slow) for error in (errno.ENOSPC, errno.EDQUOT, errno.EROFS))],
+    ids=str,
+)
 def test_a_disk_that_begins_to_refuse_stops_the_run_and_keeps_what_was_saved(
     error: int, tmp_path: Path, tiny_model: Path, chat_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,7 +173,9 @@ def test_a_name_at_or_beyond_the_limit_is_an_output_error_or_works(
 
 
 @pytest.mark.parametrize("name", ["events.jsonl", "run.log", ".lock.holder", "run.toml", ".lock"])
-@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+@pytest.mark.parametrize(
+    "kind", ["link", pytest.param("pipe", marks=pytest.mark.slow), pytest.param("folder", marks=pytest.mark.slow)]
+)
 def test_a_link_or_pipe_in_the_place_of_a_runs_own_file_is_neither_written_through_nor_waited_for(
     name: str, kind: str, tmp_path: Path, tiny_model: Path, chat_file: Path
 ) -> None:

@@ -193,9 +193,8 @@ def test_a_process_that_dies_at_any_call_loses_nothing(operation: Operation, beg
         assert_recovers(operation, out, told)
 
 
-@pytest.mark.parametrize(
-    "lasting", [pytest.param(False, id="once", marks=pytest.mark.slow), pytest.param(True, id="from then on")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("lasting", [False, True], ids=["once", "from then on"])
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
 def test_a_call_that_fails_is_told_and_loses_nothing(
     operation: Operation, lasting: bool, begin: Callable[[Operation], Path]

@@ -18,7 +18,9 @@ from tests.engine.runs import train
 TOKEN = "hf_" + "aB3dE5gH7jK9mN1pQ3rS5tU7"
 
 
-@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077, 0o002], ids=oct)
+@pytest.mark.parametrize(
+    "mask", [0o027, *(pytest.param(mask, marks=pytest.mark.slow) for mask in (0o022, 0o077, 0o002))], ids=str
+)
 def test_every_file_of_a_run_has_the_mode_that_the_umask_says(
     mask: int, tmp_path: Path, tiny_model: Path, chat_file: Path
 ) -> None:

@@ -50,7 +50,9 @@ def test_a_second_signal_leaves_at_once_and_tears_nothing(
     assert all(found.grade == "proven" for found in scan(out).checkpoints)
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.1, 0.3, 0.6])
+@pytest.mark.parametrize(
+    "delay", [0.0, 0.3, pytest.param(0.1, marks=pytest.mark.slow), pytest.param(0.6, marks=pytest.mark.slow)]
+)
 def test_a_signal_before_the_first_step_leaves_with_its_code_and_nothing_half_made(
     delay: float, start: Any, tmp_path: Path, tiny_model: Path, chat_file: Path
 ) -> None:
@@ -68,8 +70,17 @@ def test_a_signal_before_the_first_step_leaves_with_its_code_and_nothing_half_ma
     assert last in ([], ["run_stopped"])
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
-@pytest.mark.parametrize("command", ["check", "data", "demo"])
+@pytest.mark.parametrize(
+    ("command", "name", "code"),
+    [
+        ("check", "SIGINT", 130),
+        ("data", "SIGTERM", 143),
+        ("demo", "SIGHUP", 129),
+        pytest.param("check", "SIGTERM", 143, marks=pytest.mark.slow),
+        pytest.param("data", "SIGINT", 130, marks=pytest.mark.slow),
+        pytest.param("demo", "SIGINT", 130, marks=pytest.mark.slow),
+    ],
+)
 def test_other_commands_leave_at_once_without_a_traceback(command: str, name: str, code: int, tmp_path: Path) -> None:
     # A checkpoint large enough to be at it for a while; the real program in a process of its own.
     out = tmp_path / "out" / "checkpoint-1"

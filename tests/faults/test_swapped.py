@@ -16,6 +16,8 @@ from engine.training.trainer import Trainer
 from tests.engine.checkpoints.folders import seal, write_checkpoint
 from tests.engine.runs import plan, train
 
+SLOWER = ("scheduler.pt", "adapter_model.safetensors", "trainer_state.json")
+
 
 class Touch:
     """Pickled, it would make a file when it is loaded."""
@@ -28,7 +30,7 @@ class Touch:
 
 
 @pytest.mark.parametrize(
-    "name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "adapter_model.safetensors", "trainer_state.json"]
+    "name", ["optimizer.pt", "rng_state.pth", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOWER)]
 )
 def test_a_file_swapped_between_the_plan_and_the_load_is_refused_and_not_run(
     name: str, tmp_path: Path, stopped_run: Path
