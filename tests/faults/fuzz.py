@@ -108,9 +108,11 @@ def targets(folder: Path) -> list[Target]:
 
 
 def _dataset(path: Path) -> object:
+    from engine.config import RunConfig
+    from engine.data.read import Reading
     from engine.data.report import dataset_report
 
-    return dataset_report(str(path), "auto", None, "auto", 1024).to_json()
+    return dataset_report(str(path), Reading.of(RunConfig()), None, "auto", 1024).to_json()
 
 
 EXTREMES = (

@@ -13,6 +13,7 @@ import os
 import pickle
 import re
 import shutil
+import signal
 import struct
 import sys
 import tarfile
@@ -371,6 +372,7 @@ def talk(arguments: Arguments) -> tuple[int, bytes]:
 
     with tempfile.TemporaryFile() as written:
         saved, streams = (os.dup(1), os.dup(2)), (sys.stdout, sys.stderr)
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
         try:
             sys.stdout.flush()
             os.dup2(written.fileno(), 1)
@@ -382,6 +384,8 @@ def talk(arguments: Arguments) -> tuple[int, bytes]:
             sys.stderr.flush()
         finally:
             sys.stdout, sys.stderr = streams
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
             for descriptor, original in enumerate(saved, 1):
                 os.dup2(original, descriptor)
                 os.close(original)
