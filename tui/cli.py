@@ -64,7 +64,7 @@ def run_parser() -> _Parser:
     """The parser of `lora-tui` itself: one flag for each field of RunConfig, plus how to run."""
     parser = _Parser(
         prog="lora-tui",
-        usage="lora-tui [--demo] [--yes] [FLAGS] | check OUT [--json] | data PATH [--model M] [--json]",
+        usage="lora-tui [--demo] [--yes] [FLAGS] | check OUT [--json] | data PATH [--model M] [--json] | export OUT --to WHAT",
         description=_("Fine-tune a language model with LoRA; continue exactly where a run stopped, and see that it did."),
         epilog=_EXAMPLES(),
     )
@@ -156,12 +156,14 @@ def _dispatch(given: list[str]) -> int:
         return _check(given[1:])
     if given and given[0] == "data":
         return _data(given[1:])
+    if given and given[0] == "export":
+        return _export(given[1:])
     return _run(given)
 
 
 def command_parsers() -> dict[str, _Parser]:
     """The parser of each command beside the run itself."""
-    return {"check": _check_parser(), "data": _data_parser()}
+    return {"check": _check_parser(), "data": _data_parser(), "export": _export_parser()}
 
 
 def _check_parser() -> _Parser:
@@ -204,6 +206,28 @@ def _data(given: list[str]) -> int:
     from tui.data import run_data
 
     return run_data(config, options.json, options.measure)
+
+
+def _export_parser() -> _Parser:
+    parser = _Parser(prog="lora-tui export", description=_("The result of a run, for other programs."))
+    parser.add_argument("out", metavar="OUT", help=_("a run's folder"))
+    parser.add_argument(
+        "--to", required=True, choices=("adapter", "merged"), help=_("a PEFT folder, or base and adapter in one")
+    )
+    parser.add_argument(
+        "--checkpoint", metavar="NAME", help=_("final or checkpoint-<number> (default: final, else the furthest)")
+    )
+    parser.add_argument("--into", metavar="DIR", help=_("where to write (default: OUT/export)"))
+    parser.add_argument("--model", metavar="M", help=_("the base model, where it has moved"))
+    parser.add_argument("--json", action="store_true", help=_("as JSON on stdout"))
+    return parser
+
+
+def _export(given: list[str]) -> int:
+    options = _export_parser().parse_args(given)
+    from tui.export import run_export
+
+    return run_export(options.out, options.checkpoint, options.to, options.into, options.model, options.json)
 
 
 def _run(given: list[str]) -> int:

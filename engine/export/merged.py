@@ -1,0 +1,193 @@
+"""The adapter folded into its base: one model that needs no PEFT.
+
+PEFT merges (it knows LoRA, rsLoRA, DoRA and the patterns), in float32 so that a low precision rounds once, at the end. Then it is
+checked twice, because a wrong merge looks like a model: the logits of the merged model against those of base and adapter, and tensors
+read back from the written files against base + scaling x BA, computed here from the two inputs' files alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.checkpoints.verified import private_copy
+from engine.errors import ModelError
+from engine.export.card import model_card
+from engine.export.place import staged
+from engine.export.source import ExportSource
+from engine.i18n import _
+
+TOLERANCE = 1e-5
+"""Largest logit difference in float32, relative to the largest logit where that is above 1: merging reorders sums, no more."""
+SAMPLED = 8
+"""Tensors that are recomputed; spread evenly over the adapter."""
+ULPS = {"float32": 2**-20, "float16": 2**-10, "bfloat16": 2**-7}
+"""Allowed relative error of a written tensor: its precision's last place, doubled; in float32 what a sum of products may lose."""
+SHARD = "4GB"
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What was written, and what its checks found."""
+
+    path: Path
+    dtype: str
+    logits_differ: float
+    """Largest difference between the logits of base + adapter and of the merged model, in float32."""
+    tensors_checked: int
+    """Written tensors that were held against base + scaling x BA. 0: their names in the files are not those in memory, or
+    the adapter is DoRA, for which the logits alone speak."""
+    untied: bool
+    """Whether input and output embeddings were one tensor and had to become two."""
+
+
+def export_merged(source: ExportSource, into: Path) -> Merged:
+    """Merge and write under `into`. Raises OutputError (also: no room), ModelError, CannotContinue."""
+    room = int(1.1 * sum(path.stat().st_size for path in _weights(source.base)))
+    with (
+        staged(into, "merged", room + 2 * source.adapter.bytes) as (staging, target),
+        private_copy(source.adapter, into) as copy,
+    ):
+        dtype, differ, untied = _merge(source, copy, staging)
+        checked = _check_written(source, copy, staging, dtype)
+        (staging / "README.md").write_text(model_card(source, merged=True), encoding="utf-8")
+    return Merged(target, dtype, differ, checked, untied)
+
+
+def _merge(source: ExportSource, copy: Path, staging: Path) -> tuple[str, float, bool]:
+    """(dtype written, logits' difference, untied?)"""
+    import torch
+    from peft import get_peft_model, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    from engine.hardware import Hardware
+    from engine.training.model import load_base, load_tokenizer
+    from engine.training.peft_config import lora_config_of
+
+    wanted = lora_config_of(source.adapter, source.config)
+    wanted.lora_dropout = 0.0
+    hardware = Hardware("cpu", "", "float32", "")
+    base = load_base(source.base, hardware, source.config.model_copy(update={"load_in_4bit": False}))
+    dtype = _dtype(source.base)
+    untied = _touches_embeddings(wanted) and _untie(base)
+    model = get_peft_model(base, wanted)
+    weights = copy / "adapter_model.safetensors"
+    tensors = load_file(weights) if weights.is_file() else torch.load(copy / "adapter_model.bin", weights_only=True)
+    loading = set_peft_model_state_dict(model, tensors)
+    lost = [name for name in loading.missing_keys if "lora_" in name or "modules_to_save" in name]
+    if lost or loading.unexpected_keys:
+        raise ModelError(
+            _("{path}: the adapter does not fit this base model").format(path=source.base),
+            ", ".join((*lost, *loading.unexpected_keys)[:5]),
+            _("Name the base it was trained on with --model."),
+        )
+    model.eval()
+    ids = torch.arange(48).reshape(2, 24) * 7919 % base.get_input_embeddings().weight.shape[0]
+    with torch.no_grad():
+        before = model(input_ids=ids).logits
+        merged = model.merge_and_unload(safe_merge=True)
+        after = merged(input_ids=ids).logits
+    differ = float((before - after).abs().max())
+    if not differ <= TOLERANCE * max(1.0, float(before.abs().max())):
+        raise ModelError(
+            _("{path}: the merged model does not answer as base and adapter do").format(path=source.base),
+            _("The logits differ by {difference:.3g}. Nothing was written.").format(difference=differ),
+            _("Export the adapter instead (--to adapter)."),
+        )
+    merged.to(getattr(torch, dtype)).save_pretrained(staging, max_shard_size=SHARD)
+    tokenizer = load_tokenizer(copy if (copy / "tokenizer_config.json").is_file() else source.base)
+    tokenizer.save_pretrained(staging)
+    return dtype, differ, untied
+
+
+def _dtype(base: Path) -> str:
+    """The precision the base is stored in; float32 where its config.json does not say."""
+    from engine.training.model import read_model_config
+
+    config = read_model_config(base)
+    for part in (config, config.get("text_config")):
+        if isinstance(part, dict) and (name := part.get("dtype") or part.get("torch_dtype")) in ULPS:
+            return str(name)
+    return "float32"
+
+
+def _touches_embeddings(wanted: Any) -> bool:
+    named = {*(wanted.target_modules or ()), *(wanted.modules_to_save or ())}
+    return any(name.rpartition(".")[2] in ("embed_tokens", "lm_head", "wte") for name in named)
+
+
+def _untie(model: Any) -> bool:
+    """Give the output embedding its own tensor where it shares the input's: an adapter on one must not reach the other."""
+    import torch
+
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is None or head.weight is not embedding.weight:
+        return False
+    head.weight = torch.nn.Parameter(embedding.weight.detach().clone())
+    for config in {id(one): one for one in (model.config, model.config.get_text_config())}.values():
+        config.tie_word_embeddings = False
+    model._tied_weights_keys = None
+    model.all_tied_weights_keys = {}
+    return True
+
+
+def _weights(folder: Path) -> list[Path]:
+    return sorted(
+        path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin") and path.name != "training_args.bin"
+    )
+
+
+def _check_written(source: ExportSource, copy: Path, staging: Path, dtype: str) -> int:
+    """How many sampled tensors of the written files were found to be base + scaling x BA. Raises ModelError where one is not."""
+    import torch
+    from safetensors import safe_open
+
+    config = json.loads((copy / "adapter_config.json").read_text(encoding="utf-8"))
+    weights = copy / "adapter_model.safetensors"
+    if config.get("use_dora") or not weights.is_file():
+        return 0
+    checked = 0
+    with ExitStack() as open_files, torch.no_grad():
+        adapter = open_files.enter_context(safe_open(weights, "pt"))
+        base, written = ({name: file for path in _weights(folder) if path.suffix == ".safetensors"
+                          for file in [open_files.enter_context(safe_open(path, "pt"))] for name in file.keys()}  # noqa: SIM118
+                         for folder in (source.base, staging))  # fmt: skip
+        pairs = sorted(name for name in adapter.keys() if name.endswith(".lora_A.weight"))  # noqa: SIM118
+        for name in _spread(pairs):
+            module = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+            tensor = f"{module}.weight"
+            if tensor not in base or tensor not in written:
+                continue
+            a, b = (adapter.get_tensor(name.replace("lora_A", one)).double() for one in ("lora_A", "lora_B"))
+            delta = scaling(config, module) * (b @ a)
+            expected = base[tensor].get_tensor(tensor).double() + (delta.T if config.get("fan_in_fan_out") else delta)
+            found = written[tensor].get_tensor(tensor).double()
+            if not float((found - expected).abs().max()) <= ULPS[dtype] * max(1e-3, float(expected.abs().max())):
+                raise ModelError(
+                    _("{tensor}: was written wrong").format(tensor=tensor),
+                    _("It is not base + scaling x BA within the precision of {dtype}.").format(dtype=dtype),
+                    _("Nothing was kept. Please report this with the adapter_config.json."),
+                )
+            checked += 1
+    return checked
+
+
+def _spread(names: list[str]) -> Iterator[str]:
+    count = min(SAMPLED, len(names))
+    return (names[index * (len(names) - 1) // max(1, count - 1)] for index in range(count))
+
+
+def scaling(config: dict[str, Any], module: str) -> float:
+    """The factor before BA of `module`: alpha / r, with rsLoRA alpha / sqrt(r) (Kalajdzievski 2023), r and alpha by their patterns."""
+    r, alpha = (
+        next(
+            (value for key, value in (config.get(pattern) or {}).items() if f".{module}".endswith(f".{key}")), config[plain]
+        )
+        for pattern, plain in (("rank_pattern", "r"), ("alpha_pattern", "lora_alpha"))
+    )
+    return float(alpha / math.sqrt(r) if config.get("use_rslora") else alpha / r)

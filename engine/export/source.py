@@ -1,0 +1,119 @@
+"""Which adapter is exported, and the base it belongs to.
+
+The adapter is judged like any checkpoint before a library sees it. The base must be the very one it was trained on: an adapter merged
+into another model of equal shape gives a model that loads, answers and is wrong, and nothing later would tell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.checkpoints.checkpoint import Checkpoint, Grade
+from engine.checkpoints.choose import weights_fallback
+from engine.checkpoints.inspect import inspect_folder
+from engine.checkpoints.manifest import Manifest
+from engine.checkpoints.scan import EXACT, glance, scan
+from engine.config import RunConfig, Source, resolve
+from engine.errors import CannotContinue, ConfigError, ModelError
+from engine.folder import FINAL, source_of_run
+from engine.i18n import _
+from engine.training.model import base_digests, model_folder
+
+
+@dataclass(frozen=True)
+class ExportSource:
+    """A sound adapter and its base, known before anything is loaded."""
+
+    adapter: Checkpoint
+    base: Path
+    """The base model's local folder."""
+    base_name: str
+    """As the run was given it: folder or hub id."""
+    config: RunConfig
+    base_proven: bool
+    """Whether the base was held against a manifest of the run. False: no manifest names it."""
+
+
+def find_source(out: Path, checkpoint: str | None = None, model: str | None = None) -> ExportSource:
+    """The adapter of the run in `out`: `checkpoint` by name, else the final one, else the furthest sound one.
+
+    `model` names the base where it has moved. Raises ConfigError where there is no such folder or checkpoint, CannotContinue where
+    the adapter is missing or not whole, ModelError where the base is gone or another one.
+    """
+    if not out.is_dir():
+        raise ConfigError(_("{folder}: there is no such folder").format(folder=out), fix=_("Name the folder of a run."))
+    adapter = _sound(_named(out, checkpoint) if checkpoint is not None else _last(out))
+    run = source_of_run(out)
+    config = resolve([run] if run is not None else [Source("run", "", {})]).config
+    assert adapter.adapter is not None
+    name = model or config.model or adapter.adapter.base_model
+    if not name:
+        raise ModelError(
+            _("{path}: nothing says which base model this adapter belongs to").format(path=adapter.path),
+            fix=_("Name it with --model."),
+        )
+    base = model_folder(name)
+    manifest = adapter.manifest or _manifest_of_run(out)
+    if manifest is not None:
+        _refuse_another_base(base, manifest)
+    return ExportSource(adapter, base, name, config, manifest is not None)
+
+
+def _named(out: Path, name: str) -> Checkpoint:
+    if name != FINAL and not EXACT.fullmatch(name):
+        raise ConfigError(
+            _("{name} is not the name of a checkpoint").format(name=name), fix=_("It is final, or checkpoint-<number>.")
+        )
+    if (out / name).is_symlink() or not (out / name).is_dir():
+        raise ConfigError(
+            _("{folder}: there is no {name} in it").format(folder=out, name=name),
+            fix=_("lora-tui check {folder} lists what is there.").format(folder=out),
+        )
+    return inspect_folder(out / name)
+
+
+def _last(out: Path) -> Checkpoint:
+    if (out / FINAL).is_dir() and not (out / FINAL).is_symlink():
+        return inspect_folder(out / FINAL)
+    found = weights_fallback(scan(out).checkpoints)
+    if found is None:
+        raise CannotContinue(
+            _("{folder}: there is no sound adapter in it").format(folder=out),
+            fix=_("lora-tui check {folder} says what is there and what is wrong with it.").format(folder=out),
+        )
+    return found
+
+
+def _sound(found: Checkpoint) -> Checkpoint:
+    told = "\n".join(problem.message for problem in found.problems)
+    if found.grade is Grade.BROKEN or found.adapter is None:
+        raise CannotContinue(
+            _("{path}: its adapter is missing or not whole").format(path=found.path),
+            told,
+            _("Choose another one with --checkpoint; lora-tui check lists them."),
+        )
+    if found.adapter.peft_type != "LORA" or any(one.code == "adapter_config_imports" for one in found.problems):
+        raise CannotContinue(
+            _("{path}: only LoRA adapters can be exported").format(path=found.path), told,
+            _("Export it with the program that made it."),
+        )  # fmt: skip
+    return found
+
+
+def _manifest_of_run(out: Path) -> Manifest | None:
+    """What a checkpoint of the run says of its base: `final` itself carries no manifest. None where none has one, or where checkpoints
+    of several runs share the folder, so that it is not known which speaks for `final`."""
+    manifests = [one.manifest for one in glance(out).checkpoints if one.manifest is not None]
+    runs = {one.run_id for one in manifests}
+    return manifests[-1] if len(runs) == 1 else None
+
+
+def _refuse_another_base(base: Path, manifest: Manifest) -> None:
+    config, weights = base_digests(base)
+    if (config, weights) != (manifest.identities.base_config, manifest.identities.base_weights):
+        raise ModelError(
+            _("{path}: this is not the base model the adapter was trained on").format(path=base),
+            _("Its weights or its config.json differ from those of {name}.").format(name=manifest.identities.base_model),
+            _("Name the right one with --model."),
+        )

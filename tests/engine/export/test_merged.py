@@ -1,0 +1,126 @@
+"""The merged model is base and adapter in one: by its answers, by its tensors, and after it was read back from disk."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.errors import CannotContinue, ModelError, OutputError
+from engine.export import merged as merging
+from engine.export.adapter import export_adapter
+from engine.export.merged import export_merged
+from engine.export.source import find_source
+from tests.engine.export.families import FAMILIES, adapter_on, build, logits
+from tests.engine.runs import train
+
+
+def difference(base: Path, out: Path, exported: Path) -> tuple[float, float]:
+    """(largest difference of logits between PEFT's adapter on the base and the exported model, the adapter's own effect)"""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    bare = AutoModelForCausalLM.from_pretrained(base)
+    without = logits(bare)
+    expected = logits(PeftModel.from_pretrained(bare, out / "final"))
+    found = logits(AutoModelForCausalLM.from_pretrained(exported))
+    return float((found - expected).abs().max()), float((expected - without).abs().max())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_merged_model_answers_as_base_and_adapter_do(family: str, tmp_path: Path) -> None:
+    base = build(tmp_path / "base", family)
+    out = adapter_on(base, tmp_path / "out")
+    done = export_merged(find_source(out, model=str(base)), tmp_path / "to")
+    differ, effect = difference(base, out, done.path)
+    assert differ < 1e-5 and effect > 1e-2
+    assert done.tensors_checked == merging.SAMPLED
+
+
+@pytest.mark.parametrize(
+    "lora",
+    [
+        {"use_rslora": True},
+        {"use_dora": True},
+        {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"layers.1.mlp.up_proj": 32}},
+        {"modules_to_save": ["lm_head"]},
+        {"target_modules": ["q_proj", "lm_head"]},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+    ],
+    ids=lambda lora: "-".join(lora) + "-" + str(next(iter(lora.values())))[:24],
+)
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+def test_every_kind_of_lora_merges_exactly(lora: dict[str, Any], tied: bool, tmp_path: Path) -> None:
+    base = build(tmp_path / "base", "llama", tie_word_embeddings=tied)
+    out = adapter_on(base, tmp_path / "out", **lora)
+    done = export_merged(find_source(out, model=str(base)), tmp_path / "to")
+    differ, effect = difference(base, out, done.path)
+    assert differ < 1e-5 and effect > 1e-2
+    assert done.untied == (tied and ("lm_head" in str(lora) or "embed_tokens" in str(lora)))
+
+
+def test_a_tensor_that_is_written_wrong_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = build(tmp_path / "base", "llama")
+    out = adapter_on(base, tmp_path / "out")
+    right = merging.scaling
+    monkeypatch.setattr(merging, "scaling", lambda config, module: 1.01 * right(config, module))
+    with pytest.raises(ModelError, match="written wrong"):
+        export_merged(find_source(out, model=str(base)), tmp_path / "to")
+    assert not (tmp_path / "to").exists()
+
+
+def test_what_was_exported_before_is_not_written_over(tmp_path: Path) -> None:
+    base = build(tmp_path / "base", "llama")
+    source = find_source(adapter_on(base, tmp_path / "out"), model=str(base))
+    first, second = export_adapter(source, tmp_path / "to"), export_adapter(source, tmp_path / "to")
+    assert (first.name, second.name) == ("adapter", "adapter-2")
+    weights = "adapter_model.safetensors"
+    assert (second / weights).read_bytes() == (tmp_path / "out" / "final" / weights).read_bytes()
+
+
+def test_a_disk_too_small_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = build(tmp_path / "base", "llama")
+    source = find_source(adapter_on(base, tmp_path / "out"), model=str(base))
+    monkeypatch.setattr("engine.export.place.free_bytes", lambda folder: 1000)
+    with pytest.raises(OutputError, match="too small"):
+        export_merged(source, tmp_path / "to")
+    assert not (tmp_path / "to").exists()
+
+
+def test_half_an_adapter_is_refused(tmp_path: Path) -> None:
+    base = build(tmp_path / "base", "llama")
+    out = adapter_on(base, tmp_path / "out")
+    weights = out / "final" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(CannotContinue):
+        find_source(out, model=str(base))
+
+
+def test_another_base_of_equal_shape_is_refused(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
+    base = shutil.copytree(tiny_model, tmp_path / "base")
+    train(dataset=chat_file, model=base, output=tmp_path / "out", max_steps=2)
+    assert find_source(tmp_path / "out").base_proven
+    build(tmp_path / "other", "llama")
+    with pytest.raises(ModelError, match="not the base model"):
+        find_source(tmp_path / "out", model=str(tmp_path / "other"))
+
+
+def test_the_command_exports_a_run_that_was_trained(
+    lora_tui: Any, tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    out = tmp_path / "out"
+    train(dataset=chat_file, model=tiny_model, output=out, max_steps=2)
+    code, said, error = lora_tui("export", out, "--to", "merged", "--json")
+    assert code == 0, error
+    told = json.loads(said)
+    assert told["base_proven"] and told["logits_differ"] < 1e-5 and Path(told["path"]) == out / "export" / "merged"
+    assert lora_tui("export", out, "--to", "adapter", "--checkpoint", "checkpoint-2")[0] == 0
+    assert {path.name for path in (out / "export" / "adapter").iterdir()} >= {"adapter_config.json", "README.md"}
+    assert not list((out / "export" / "adapter").glob("*.pt"))
+    for wrong, expected in ((("--checkpoint", "checkpoint-9"), 2), (("--model", tmp_path / "gone"), 4)):
+        assert lora_tui("export", out, "--to", "merged", *wrong)[0] == expected
+    (tmp_path / "empty").mkdir()
+    assert lora_tui("export", tmp_path / "empty", "--to", "merged")[0] == 3
