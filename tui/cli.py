@@ -64,7 +64,8 @@ def run_parser() -> _Parser:
     """The parser of `lora-tui` itself: one flag for each field of RunConfig, plus how to run."""
     parser = _Parser(
         prog="lora-tui",
-        usage="lora-tui [--demo] [--yes] [FLAGS] | check OUT [--json] | data PATH [--model M] [--json] | export OUT --to WHAT",
+        usage="lora-tui [--demo] [--yes] [FLAGS] | check OUT [--json] | data PATH [--model M] [--json]"
+        " | export OUT --to WHAT | chat OUT --prompt TEXT",
         description=_("Fine-tune a language model with LoRA; continue exactly where a run stopped, and see that it did."),
         epilog=_EXAMPLES(),
     )
@@ -158,12 +159,14 @@ def _dispatch(given: list[str]) -> int:
         return _data(given[1:])
     if given and given[0] == "export":
         return _export(given[1:])
+    if given and given[0] == "chat":
+        return _chat(given[1:])
     return _run(given)
 
 
 def command_parsers() -> dict[str, _Parser]:
     """The parser of each command beside the run itself."""
-    return {"check": _check_parser(), "data": _data_parser(), "export": _export_parser()}
+    return {"check": _check_parser(), "data": _data_parser(), "export": _export_parser(), "chat": _chat_parser()}
 
 
 def _check_parser() -> _Parser:
@@ -228,6 +231,30 @@ def _export(given: list[str]) -> int:
     from tui.export import run_export
 
     return run_export(options.out, options.checkpoint, options.to, options.into, options.model, options.json)
+
+
+def _chat_parser() -> _Parser:
+    parser = _Parser(prog="lora-tui chat", description=_("One prompt to the trained adapter and to the bare base."))
+    parser.add_argument("out", metavar="OUT", help=_("a run's folder"))
+    parser.add_argument("--prompt", metavar="TEXT", required=True, help=_("what to ask"))
+    parser.add_argument(
+        "--checkpoint", metavar="NAME", help=_("final or checkpoint-<number> (default: final, else the furthest)")
+    )
+    parser.add_argument("--model", metavar="M", help=_("the base model, where it has moved"))
+    parser.add_argument("--max-new-tokens", metavar="N", type=int, default=256, help=_("longest answer, in tokens"))
+    parser.add_argument("--temperature", metavar="T", type=float, default=0.0, help=_("0: always the likeliest token"))
+    parser.add_argument("--top-p", metavar="P", type=float, default=1.0, help=_("share of probability to draw from"))
+    parser.add_argument("--seed", metavar="N", type=int, default=42, help=_("the same for both sides"))
+    parser.add_argument("--json", action="store_true", help=_("as JSON on stdout"))
+    return parser
+
+
+def _chat(given: list[str]) -> int:
+    options = vars(_chat_parser().parse_args(given))
+    options.pop("lang")
+    from tui.chat import run_chat
+
+    return run_chat(**options)
 
 
 def _run(given: list[str]) -> int:

@@ -18,6 +18,7 @@ from typing import Any
 from engine.checkpoints.verified import private_copy
 from engine.errors import ModelError
 from engine.export.card import model_card
+from engine.export.loading import load_adapted
 from engine.export.place import staged
 from engine.export.source import ExportSource
 from engine.i18n import _
@@ -62,32 +63,19 @@ def export_merged(source: ExportSource, into: Path) -> Merged:
 def _merge(source: ExportSource, copy: Path, staging: Path) -> tuple[str, float, bool]:
     """(dtype written, logits' difference, untied?)"""
     import torch
-    from peft import get_peft_model, set_peft_model_state_dict
-    from safetensors.torch import load_file
 
     from engine.hardware import Hardware
-    from engine.training.model import load_base, load_tokenizer
-    from engine.training.peft_config import lora_config_of
+    from engine.training.model import load_tokenizer
 
-    wanted = lora_config_of(source.adapter, source.config)
-    wanted.lora_dropout = 0.0
-    hardware = Hardware("cpu", "", "float32", "")
-    base = load_base(source.base, hardware, source.config.model_copy(update={"load_in_4bit": False}))
     dtype = _dtype(source.base)
-    untied = _touches_embeddings(wanted) and _untie(base)
-    model = get_peft_model(base, wanted)
-    weights = copy / "adapter_model.safetensors"
-    tensors = load_file(weights) if weights.is_file() else torch.load(copy / "adapter_model.bin", weights_only=True)
-    loading = set_peft_model_state_dict(model, tensors)
-    lost = [name for name in loading.missing_keys if "lora_" in name or "modules_to_save" in name]
-    if lost or loading.unexpected_keys:
-        raise ModelError(
-            _("{path}: the adapter does not fit this base model").format(path=source.base),
-            ", ".join((*lost, *loading.unexpected_keys)[:5]),
-            _("Name the base it was trained on with --model."),
-        )
-    model.eval()
-    ids = torch.arange(48).reshape(2, 24) * 7919 % base.get_input_embeddings().weight.shape[0]
+    untied = False
+
+    def prepare(base: Any, wanted: Any) -> None:
+        nonlocal untied
+        untied = _touches_embeddings(wanted) and _untie(base)
+
+    model = load_adapted(source, copy, Hardware("cpu", "", "float32", ""), prepare)
+    ids = torch.arange(48).reshape(2, 24) * 7919 % model.get_input_embeddings().weight.shape[0]
     with torch.no_grad():
         before = model(input_ids=ids).logits
         merged = model.merge_and_unload(safe_merge=True)

@@ -1,0 +1,100 @@
+"""Did it learn what it should? The same prompt to the trained adapter and to the bare base, with the same seed.
+
+One model is in memory: the base is the same model with its adapter switched off, so the adapter is all that differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from engine.checkpoints.verified import private_copy
+from engine.errors import ConfigError
+from engine.export.loading import load_adapted
+from engine.export.source import ExportSource
+from engine.i18n import _
+
+Side = Literal["adapter", "base"]
+SIDES: tuple[Side, ...] = ("adapter", "base")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are drawn."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    """0: always the likeliest token."""
+    top_p: float = 1.0
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        if not (self.max_new_tokens >= 1 and 0 <= self.temperature <= 10 and 0 < self.top_p <= 1 and 0 <= self.seed < 2**32):
+            raise ConfigError(
+                _("these sampling settings cannot be used"),
+                f"{self}",
+                _("max-new-tokens from 1 on, temperature 0 to 10, top-p above 0 and up to 1, seed 0 to 4294967295."),
+            )
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A loaded model that can be asked."""
+
+    model: Any
+    tokenizer: Any
+
+    def answer(self, prompt: str, side: Side, sampling: Sampling, tell: Callable[[str], None] = lambda piece: None) -> str:
+        """What `side` says to `prompt`; pieces of it go to `tell` as they come. Without a chat template the prompt is continued."""
+        import torch
+        from transformers import TextStreamer
+
+        class Told(TextStreamer):
+            def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+                tell(text)
+
+        asked = self._tokens(prompt).to(self.model.device)
+        drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+        torch.manual_seed(sampling.seed)
+        with torch.no_grad(), self.model.disable_adapter() if side == "base" else nullcontext():
+            found = self.model.generate(
+                input_ids=asked,
+                attention_mask=torch.ones_like(asked),
+                max_new_tokens=sampling.max_new_tokens,
+                pad_token_id=self.tokenizer.pad_token_id,
+                eos_token_id=self._ends(),
+                streamer=Told(self.tokenizer, skip_prompt=True, skip_special_tokens=True),
+                **(drawn if sampling.temperature > 0 else {"do_sample": False}),
+            )
+        return str(self.tokenizer.decode(found[0, asked.shape[1] :], skip_special_tokens=True))
+
+    def _tokens(self, prompt: str) -> Any:
+        """(1, sequence)"""
+        if self.tokenizer.chat_template is None:
+            return self.tokenizer(prompt, return_tensors="pt")["input_ids"]
+        rows = [{"role": "user", "content": prompt}]
+        text = self.tokenizer.apply_chat_template(rows, add_generation_prompt=True, tokenize=False)
+        return self.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+
+    def _ends(self) -> list[int]:
+        """The end tokens of the tokenizer and of the model: the template's end of turn is often only one of them."""
+        named = self.model.generation_config.eos_token_id
+        ends = named if isinstance(named, list) else [named]
+        return sorted({one for one in (*ends, self.tokenizer.eos_token_id) if one is not None})
+
+
+@contextmanager
+def open_chat(source: ExportSource) -> Iterator[Chat]:
+    """The model of `source`, loaded. Raises ModelError, CannotContinue or OutputError."""
+    from engine.hardware import choose_hardware
+    from engine.training.model import load_tokenizer
+
+    hardware = choose_hardware(source.config.model_copy(update={"load_in_4bit": False}))
+    with TemporaryDirectory(prefix="lora-tui-chat-") as folder, private_copy(source.adapter, Path(folder)) as copy:
+        model = load_adapted(source, copy, hardware)
+        tokenizer = load_tokenizer(copy if (copy / "tokenizer_config.json").is_file() else source.base)
+    yield Chat(model, tokenizer)

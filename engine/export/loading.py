@@ -1,0 +1,42 @@
+"""Base and adapter as one PEFT model, for whatever looks at the result of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from engine.errors import ModelError
+from engine.export.source import ExportSource
+from engine.hardware import Hardware
+from engine.i18n import _
+
+
+def load_adapted(
+    source: ExportSource, copy: Path, hardware: Hardware, prepare: Callable[[Any, Any], None] = lambda base, wanted: None
+) -> Any:
+    """The PEFT model of `source`, in eval mode, read from the private `copy`; never in 4 bit. `prepare` is given the base and the
+    adapter's LoraConfig before they are joined. Raises ModelError or CannotContinue where they do not fit."""
+    import torch
+    from peft import get_peft_model, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    from engine.training.model import load_base
+    from engine.training.peft_config import lora_config_of
+
+    wanted = lora_config_of(source.adapter, source.config)
+    wanted.lora_dropout = 0.0
+    base = load_base(source.base, hardware, source.config.model_copy(update={"load_in_4bit": False}))
+    prepare(base, wanted)
+    model = get_peft_model(base, wanted)
+    weights = copy / "adapter_model.safetensors"
+    tensors = load_file(weights) if weights.is_file() else torch.load(copy / "adapter_model.bin", weights_only=True)
+    loading = set_peft_model_state_dict(model, tensors)
+    lost = [name for name in loading.missing_keys if "lora_" in name or "modules_to_save" in name]
+    if lost or loading.unexpected_keys:
+        raise ModelError(
+            _("{path}: the adapter does not fit this base model").format(path=source.base),
+            ", ".join((*lost, *loading.unexpected_keys)[:5]),
+            _("Name the base it was trained on with --model."),
+        )
+    return model.eval().to(hardware.device)

@@ -1,0 +1,55 @@
+"""The adapter beside the bare base: the same prompt, the same seed, one model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from engine.chat import SIDES, Sampling, open_chat
+from engine.export.source import find_source
+from tests.engine.export.families import adapter_on, build
+
+
+def test_each_side_answers_as_its_model_does_alone_and_again_with_the_same_seed(tmp_path: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = build(tmp_path / "base", "llama")
+    out = adapter_on(base, tmp_path / "out", lora_alpha=400)
+    sampling = Sampling(max_new_tokens=12, temperature=0.05, seed=7)
+    with open_chat(find_source(out, model=str(base))) as chat:
+        pieces: list[str] = []
+        answers = {side: chat.answer("question 3", side, sampling, pieces.append) for side in SIDES}
+        assert "".join(pieces).replace(" ", "") == "".join(answers.values()).replace(" ", "")
+        assert answers == {side: chat.answer("question 3", side, sampling) for side in reversed(SIDES)}
+        asked = chat._tokens("question 3")
+    assert answers["adapter"] != answers["base"]
+    bare = AutoModelForCausalLM.from_pretrained(base)
+    other = AutoModelForCausalLM.from_pretrained(base)
+    drawn = {}
+    for side, model in (("base", bare), ("adapter", PeftModel.from_pretrained(other, out / "final"))):
+        torch.manual_seed(7)
+        drawn[side] = model.eval().generate(
+            input_ids=asked,
+            attention_mask=torch.ones_like(asked),
+            max_new_tokens=12,
+            do_sample=True,
+            temperature=0.05,
+            top_k=0,
+        )
+    assert answers == {
+        side: chat.tokenizer.decode(ids[0, asked.shape[1] :], skip_special_tokens=True) for side, ids in drawn.items()
+    }
+
+
+def test_the_command_answers_as_json_and_refuses_bad_settings(lora_tui: Any, tmp_path: Path) -> None:
+    base = build(tmp_path / "base", "llama")
+    out = adapter_on(base, tmp_path / "out")
+    asked = ("chat", out, "--model", base, "--prompt", "question 1", "--max-new-tokens", "5")
+    code, said, error = lora_tui(*asked, "--json")
+    assert code == 0, error
+    assert {"adapter", "base", "prompt", "sampling"} <= json.loads(said).keys()
+    assert lora_tui(*asked)[1].count("── ") == 2
+    assert lora_tui(*asked, "--temperature", "-1")[0] == 2
