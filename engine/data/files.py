@@ -22,8 +22,11 @@ from engine.i18n import _
 LONGEST_LINE = 64 << 20
 """Bytes of one JSONL line; a longer one is no row but a damaged file."""
 
-LARGEST_TEXT = 2 << 30
+LARGEST_TEXT = 1 << 30
 """Bytes of a JSON array or a table, which are read as a whole."""
+MOST_PACKED = 200
+"""Text shrinks to a tenth, seldom to a fiftieth; a parquet file that unpacks to this many times its size, and to more than a
+gigabyte, is made to fill a memory."""
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 LFS = b"version https://git-lfs.github.com/spec/"
@@ -246,10 +249,14 @@ def _parquet(path: Path, skip: Callable[[int], bool]) -> Numbered:
     import pyarrow
     import pyarrow.parquet
 
-    number = 0
+    number = unpacked = 0
+    limit = max(LARGEST_TEXT, MOST_PACKED * path.stat().st_size)
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=_rows_at_a_time(file.metadata)):
+                unpacked += batch.nbytes
+                if unpacked > limit:
+                    raise ValueError(_("it unpacks to more than {factor} times its size").format(factor=MOST_PACKED))
                 for row in batch.to_pylist():
                     number += 1
                     if not skip(number):

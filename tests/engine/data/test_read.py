@@ -286,3 +286,13 @@ def test_any_damage_to_a_sound_file_is_read_or_told(name: str, changes: list[tup
             read_rows(str(file))
         except DatasetError as error:
             assert name in str(error)
+
+
+def test_a_parquet_file_that_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    monkeypatch.setattr("engine.data.files.LARGEST_TEXT", 10 << 20)
+    pq.write_table(pa.table({"text": ["x" * (1 << 16)] * 2000}), tmp_path / "small.parquet", compression="zstd")
+    with pytest.raises(DatasetError, match="unpacks to more than"):
+        read_rows(str(tmp_path / "small.parquet"))
