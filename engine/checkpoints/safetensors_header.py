@@ -87,10 +87,10 @@ def read_header(file: BinaryIO, name: str) -> dict[str, Tensor]:
 
 
 def _tensor(key: str, value: Any, offset: int, name: str) -> Tensor:
-    wrong = _torn(name, _("the header's entry for {tensor} is not one of a tensor").format(tensor=key[:120]))
-    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
-        raise wrong
-    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    entry = value if isinstance(value, dict) and set(value) == {"dtype", "shape", "data_offsets"} else {}
+    dtype: Any = entry.get("dtype")
+    shape: Any = entry.get("shape")
+    offsets: Any = entry.get("data_offsets")
     if (
         not isinstance(dtype, str)
         or dtype not in BITS
@@ -98,7 +98,7 @@ def _tensor(key: str, value: Any, offset: int, name: str) -> Tensor:
         or not _naturals(offsets)
         or len(offsets) != 2
     ):
-        raise wrong
+        raise _torn(name, _("the header's entry for {tensor} is not one of a tensor").format(tensor=key[:120]))
     begin, end = offsets
     if len(shape) > 64 or math.prod(shape) * BITS[dtype] != (end - begin) * 8:
         raise _torn(name, _("the tensor {tensor} has another size than its shape").format(tensor=key[:120]))

@@ -22,7 +22,7 @@ from engine.i18n import _
 
 EXACT = re.compile(r"checkpoint-(0|[1-9][0-9]{0,17})", re.ASCII)
 THREADS = 1
-"""Beside the caller's. More wait for each other's interpreter lock: 1,000 checkpoints of 1.5 MB take 23 s with one, 50 s with four."""
+"""Beside the caller's. More wait for each other's interpreter lock: small files take more looking than reading."""
 MAX_IGNORED = 1_000
 """Look-alikes that are listed one by one."""
 

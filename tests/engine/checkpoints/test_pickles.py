@@ -101,6 +101,21 @@ def test_steps_that_torch_never_writes_are_refused(protocol: int) -> None:
         list_pickle(pickle.dumps({"a": io.BytesIO}, protocol), "x")
 
 
+@given(st.floats(), st.floats())
+def test_pickles_that_differ_in_a_float_alone_have_one_listing(one: float, other: float) -> None:
+    assert list_pickle(pickle.dumps([one, "x"], 2), "x") == list_pickle(pickle.dumps([other, "x"], 2), "y")
+
+
+@pytest.mark.parametrize("position", [0, *range(2, 30)])  # 1 is the protocol, which torch.load does not look at either
+def test_a_pickle_that_differs_from_a_known_one_elsewhere_is_walked(position: int) -> None:
+    known = b"\x80\x02ccollections\nOrderedDict\n)RG" + bytes(8) + b"\x86."
+    list_pickle(known, "x")
+    changed = bytearray(known)
+    changed[position] ^= 0x20
+    with pytest.raises(Unsound):
+        list_pickle(bytes(changed), "x")
+
+
 def test_calling_what_was_computed_is_refused() -> None:
     for data in (b"\x80\x02}(tR.", b"\x80\x02ccollections\nOrderedDict\n)R)R.", b"\x80\x02ctorch\nFloatStorage\n)R."):
         with pytest.raises(Unsound) as wrong:

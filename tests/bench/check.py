@@ -1,0 +1,81 @@
+"""`check` of a folder of many checkpoints, 2 MB of state each: wall and CPU seconds of the whole process, and its peak memory.
+
+The checkpoints are one real checkpoint of a short run, each copy with its own step and a manifest that is true of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+COUNTS = (1_000, 4_000)
+STATE_BYTES = 2_000_000
+
+
+def one(folder: Path) -> Path:
+    """A checkpoint of a real run whose adapter and optimizer take STATE_BYTES together."""
+    from tests.bench.variants import prepare
+    from tests.engine.runs import train
+
+    prepare(folder)
+    train(dataset=folder / "chats.jsonl", model=folder / "model", output=folder / "one", batch_size=8, max_steps=2,
+          save_steps=2, lora_r=8)  # fmt: skip
+    return folder / "one" / "checkpoint-2"
+
+
+def fill(out: Path, source: Path, count: int) -> None:
+    """`count` checkpoints like `source` in `out`, at steps 1 to `count`."""
+    manifest = json.loads((source / "manifest.json").read_bytes())
+    state = json.loads((source / "trainer_state.json").read_bytes())
+    out.mkdir()
+    for step in range(1, count + 1):
+        folder = out / f"checkpoint-{step}"
+        shutil.copytree(source, folder)
+        content = json.dumps({**state, "global_step": step, "epoch": step / 60}).encode()
+        (folder / "trainer_state.json").write_bytes(content)
+        files = {
+            **manifest["files"],
+            "trainer_state.json": {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()},
+        }
+        (folder / "manifest.json").write_text(json.dumps({**manifest, "step": step, "epoch": step / 60, "files": files}))
+
+
+def measure(out: Path, *options: str) -> dict[str, Any]:
+    """One `lora-tui check` of `out`."""
+    begin = time.perf_counter()
+    with subprocess.Popen(
+        [sys.executable, "-m", "tui", "check", str(out), "--json", *options], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        told = json.loads(process.stdout.read())
+        _pid, _status, used = os.wait4(process.pid, 0)
+        process.returncode = 0
+    grades = {row["grade"] for row in told["checkpoints"]}
+    return {"wall": time.perf_counter() - begin, "cpu": used.ru_utime + used.ru_stime, "peak MB": used.ru_maxrss / 1e3,
+            "grades": sorted(grades), "count": len(told["checkpoints"])}  # fmt: skip
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        source = one(Path(name))
+        size = sum(path.stat().st_size for path in source.iterdir())
+        for count in COUNTS:
+            out = Path(name) / str(count)
+            fill(out, source, count)
+            for turn in ("first", "again"):
+                found = measure(out)
+                print(f"check of {count} checkpoints of {size / 1e6:.1f} MB, {turn}: {found['wall']:.2f} s wall, "
+                      f"{found['cpu']:.2f} s CPU, peak {found['peak MB']:.0f} MB, {', '.join(found['grades'])}")  # fmt: skip
+            shutil.rmtree(out)
+
+
+if __name__ == "__main__":
+    main()
