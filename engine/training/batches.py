@@ -21,6 +21,7 @@ class RowBatches(Sampler[list[int]]):
     def __init__(self, lengths: np.ndarray, seed: int, batch_size: int) -> None:
         """`lengths`: (rows,) tokens of each row."""
         self.lengths, self.seed, self.batch_size = lengths, seed, batch_size
+        self._known: tuple[int, np.ndarray] | None = None
         self.at(0, 0)
 
     def at(self, epoch: int, rows_consumed: int) -> None:
@@ -28,8 +29,10 @@ class RowBatches(Sampler[list[int]]):
         self.epoch, self.rows_consumed = epoch, rows_consumed
 
     def order(self, epoch: int) -> np.ndarray:
-        """(rows,) row ids of `epoch` in the order they are trained on."""
-        return row_order(self.seed, epoch, self.lengths)
+        """(rows,) row ids of `epoch` in the order they are trained on. The last one is kept: every save asks for it again."""
+        if self._known is None or self._known[0] != epoch:
+            self._known = epoch, row_order(self.seed, epoch, self.lengths)
+        return self._known[1]
 
     def __len__(self) -> int:
         return math.ceil((len(self.lengths) - self.rows_consumed) / self.batch_size)

@@ -46,6 +46,7 @@ class LossAtLabels:
         """`causal`: the transformers model itself, without PEFT's wrapper around it (its layers may be PEFT's)."""
         self.causal, self.backbone, self.stock = causal, causal.base_model, causal.forward
 
+        self.trained = self._trained()
         self.rows = max(1, LOGIT_BYTES // (4 * int(causal.config.get_text_config().vocab_size)))
         """Of logits that may be alive at a time."""
 
@@ -62,7 +63,7 @@ class LossAtLabels:
         """The loss summed over `labels` (batch, seq) that are not -100; the label at i is predicted at i - 1, as always."""
         hidden = self.backbone(**inputs, use_cache=False).last_hidden_state[:, :-1]
         wanted = labels[:, 1:] != IGNORED
-        return summed_at(hidden[wanted], labels[:, 1:][wanted], self.head, self.rows, self._trained())
+        return summed_at(hidden[wanted], labels[:, 1:][wanted], self.head, self.rows, self.trained)
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits (rows, vocabulary) of hidden states (rows, width): the model's own forward from its backbone on."""

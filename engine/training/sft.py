@@ -47,6 +47,7 @@ class ExactTrainer(SFTTrainer):
         self.at_labels, self.why_not_at_labels = self._loss_at_labels() if at_labels else (None, None)
         self.rows, self.batches, self.position, self.length, self.saver = rows, batches, start, length, saver
         self._taken = 0
+        self._parameters: int | None = None
 
     @property
     def epochs(self) -> float:
@@ -84,6 +85,7 @@ class ExactTrainer(SFTTrainer):
         self.batches.at(options["epoch"], self.position.rows_consumed if begun else 0)
         options["steps_in_epoch"] = len(self.batches)
         options["num_update_steps_per_epoch"] = math.ceil(len(self.batches) / self.args.gradient_accumulation_steps)
+        options["model"].train()  # the whole of it: a model comes loaded in evaluation mode, its wrapper says otherwise
         super()._run_epoch(**options)
 
     def _loss_at_labels(self) -> tuple[LossAtLabels | None, str | None]:
@@ -106,6 +108,26 @@ class ExactTrainer(SFTTrainer):
         self._metrics["train" if model.training else "eval"]["num_tokens"] = [self._total_train_tokens]
         labels = (inputs["labels"][:, 1:] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
         return total / torch.as_tensor(labels, device=total.device).clamp(min=1)
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward of one batch, as Trainer's for one process; the mode is set where it differs only, since setting it
+        walks over every module of the model."""
+        if self.at_labels is None or num_items_in_batch is None:
+            stock: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+            return stock
+        if not model.training:
+            model.train()
+        with self.maybe_activation_offload_context, self.compute_loss_context_manager():
+            loss = self.compute_loss(model, self._prepare_inputs(inputs), num_items_in_batch=num_items_in_batch)
+            self.accelerator.backward(loss)
+        detached: torch.Tensor = loss.detach()
+        return detached
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """As the model's own estimate (6 a parameter and token), but the parameters are counted once and not every step."""
+        if self._parameters is None:
+            self._parameters = int(self.model.num_parameters(exclude_embeddings=True))
+        return 6 * int(inputs["input_ids"].numel()) * self._parameters
 
     def get_batch_samples(self, *args: Any, **options: Any) -> Any:
         """As Trainer's; counts the rows of the coming optimizer step."""

@@ -113,6 +113,28 @@ def test_a_batch_without_labels_is_a_zero_that_can_be_differentiated() -> None:
     assert all(float(gradient.abs().max()) == 0 for gradient in gradients(model).values())
 
 
+def test_every_module_is_in_training_mode_in_every_step(
+    tmp_path: Path, tiny_model: Path, chat_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from engine.training.sft import ExactTrainer
+
+    modes = []
+    own = ExactTrainer.compute_loss
+
+    def compute_loss(self: Any, model: Any, *arguments: Any, **options: Any) -> Any:
+        if torch.is_grad_enabled():
+            modes.append({module.training for module in model.modules()})
+        return own(self, model, *arguments, **options)
+
+    monkeypatch.setattr(ExactTrainer, "compute_loss", compute_loss)
+    # an evaluation and a save, whose probe is scored in evaluation mode, lie between the steps
+    train(dataset=chat_file, model=tiny_model, output=tmp_path / "run", eval_fraction=0.25, **FLAGS)
+    assert len(modes) > 3
+    assert all(mode == {True} for mode in modes)
+
+
 def test_no_more_than_one_piece_of_logits_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
