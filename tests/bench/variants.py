@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -83,7 +86,31 @@ def stock(folder: Path) -> tuple[float, float]:
     return (moments[-1] - moments[0]) * STEPS / (STEPS - 1), last
 
 
-def raw(folder: Path) -> tuple[float, float]:
+def trl_sft(folder: Path) -> tuple[float, float]:
+    """`trl sft` as it comes: its own defaults (all tokens learned, activation checkpointing), the same model, rows and LoRA."""
+    data = folder / "data"
+    data.mkdir(exist_ok=True)
+    shutil.copy(folder / "chats.jsonl", data / "train.jsonl")
+    command = [
+        str(Path(sys.executable).with_name("trl")), "sft", "--model_name_or_path", str(folder / "model"), "--dataset_name", str(data),
+        "--output_dir", str(folder / "trl"), "--use_peft", "--lora_r", "16", "--lora_alpha", "32", "--lora_target_modules",
+        "all-linear", "--max_steps", str(STEPS), "--per_device_train_batch_size", str(BATCH), "--save_steps", "20",
+        "--logging_steps", "1", "--bf16", "False", "--use_cpu", "True", "--report_to", "none", "--learning_rate", "2e-4",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr[-2000:])
+    state = json.loads((folder / "trl" / f"checkpoint-{STEPS}" / "trainer_state.json").read_text())
+    (seconds,) = {float(found) for found in re.findall(r"'train_runtime': '?([0-9.]+)", done.stdout + done.stderr)}
+    return seconds, [row["loss"] for row in state["log_history"] if "loss" in row][-1]
+
+
+def raw_same(folder: Path) -> tuple[float, float]:
+    """The raw loop fed the very batches that lora-tui trains on: what its own work beside the model costs."""
+    return raw(folder, same=True)
+
+
+def raw(folder: Path, same: bool = False) -> tuple[float, float]:
     """The floor: padded random batches, forward, backward, step, nothing else."""
     import torch
     from peft import get_peft_model
@@ -98,7 +125,12 @@ def raw(folder: Path) -> tuple[float, float]:
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(folder / "model", dtype="float32"), lora_config(RunConfig()))
     optimizer = torch.optim.AdamW([part for part in model.parameters() if part.requires_grad], lr=2e-4, weight_decay=0.0)
     collate = DataCollatorForLanguageModeling(material.tokenizer.pad_token_id)
-    order = torch.randperm(len(material.train)).tolist()
+    if same:
+        from engine.data.order import row_order
+
+        order = row_order(RunConfig().seed, 0, material.train.lengths).tolist()
+    else:
+        order = torch.randperm(len(material.train)).tolist()
     batches = [[material.train.row(row) for row in order[begin : begin + BATCH]] for begin in range(0, STEPS * BATCH, BATCH)]
     model.train()
     started = time.monotonic()
@@ -112,6 +144,16 @@ def raw(folder: Path) -> tuple[float, float]:
     return time.monotonic() - started, last
 
 
+VARIANTS = {
+    "lora-tui": ours,
+    "trl sft": trl_sft,
+    "TRL's trainer": stock,
+    "raw loop, padded": raw,
+    "raw loop, same": raw_same,
+}
+
+
 if __name__ == "__main__":
-    seconds, loss = {"lora-tui": ours, "stock TRL": stock, "raw loop": raw}[sys.argv[1]](Path(sys.argv[2]))
-    print(json.dumps({"train": seconds, "last_loss": loss}))
+    seconds, loss = VARIANTS[sys.argv[1]](Path(sys.argv[2]))
+    used = [os.times().user + os.times().system, os.times().children_user + os.times().children_system]
+    print(json.dumps({"train": seconds, "last_loss": loss, "cpu": sum(used)}))
