@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Ctrl-C must reach the run, which saves and stops; make must not kill it first.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow test-kill soak fuzz hostile lint bench messages pictures clean
+.PHONY: demo test test-slow test-kill soak fuzz hostile catalogue lint bench messages pictures clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("lora-tui needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
@@ -55,6 +55,10 @@ lint: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.bench
+
+# Every way in which continuing goes wrong, made to happen here and with stock Trainer; writes docs/resuming.md.
+catalogue: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.catalogue
 
 # After changing user-facing text: collect it, merge it into the catalogues, compile them.
 messages: $(VENV)/.installed-dev

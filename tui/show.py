@@ -199,6 +199,11 @@ class Show:
             if item["detail"] and verdict != "ok":
                 table.add_row("", "", Text(visible(str(item["detail"])), "dim"), "")
         self.console.print(table)
+        assumed = sum(1 for item in event.items if item["verdict"] == "unknown")
+        if assumed:
+            proven = sum(1 for item in event.items if item["verdict"] == "ok")
+            self.line(_("proven: {proven} items · assumed: {assumed}, for which nothing was kept to compare with").format(
+                proven=proven, assumed=assumed), "dim")  # fmt: skip
 
     def _jumped(self, event: LossJumped) -> None:
         self.line(

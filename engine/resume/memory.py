@@ -108,9 +108,12 @@ def scheduler_item(scheduler: Any, step: int, manifest: Manifest | None, resched
     )
 
 
-def rng_item(manifest: Manifest | None) -> Item:
+def rng_item(folder: Path, manifest: Manifest | None) -> Item:
     """rng: the random states in memory against the saved digest."""
     now = rng_digest()
+    if manifest is None and not (folder / "rng_state.pth").is_file():
+        words = _("It was saved by several processes, each with its own; the random states start anew (dropout only).")
+        return Item("rng", _("one for each process"), now[:12], "changed", words)
     if manifest is None:
         return unknown("rng", now, _("Restored from rng_state.pth."))
     return same("rng", manifest.rng, now, _("The random states are not those that were saved."))

@@ -44,13 +44,13 @@ NOT_UNUSUAL = 1 / 16
 """A loss that this share of the recent ones surpassed is nothing new, whatever the level and the noise say (two kinds of batches)."""
 SHARE_OF_FALL = 0.05
 """A rise by less than this share of what the loss had fallen since the start is too small to matter."""
-RESET_NOISES, RESET_RATIO, TOGETHER_RATIO, RESET_SHARE = 4.0, 1.08, 1.12, 0.5
-"""At a join: above the level by so much, and half of the way back to where the run began."""
+RESET_NOISES, RESET_RATIO, TOGETHER_RATIO, RESET_SHARE = 4.0, 1.08, 1.12, 0.4
+"""At a join: above the level by so much, and this share of the way back to where the run began."""
 CERTAIN_NOISES = 8.0
 """At a join one loss this far off is enough; below it two are needed, or three that are so far off on the average."""
 WORSE_THAN_UNTRAINED = 1.5
 """Times the loss the run began with."""
-RUINED_RATIO = 2.5
+RUINED_RATIO = 3.0
 """Times the first losses of a run, three in a row: it was ruined before it had a level."""
 EPISODE = 50
 """Logs after an alarm until a loss that stayed high is taken as the new level."""
@@ -210,23 +210,25 @@ class LossMonitor:
         self._join_logs = [*self._join_logs[-WINDOW:], loss]
         rise, start = math.log(loss) - level, median(self._start)
         recent = self._recent(self._logs)
-        half_way = math.exp(level) + RESET_SHARE * (start - math.exp(level))
-        back = loss >= half_way
+        way_back = math.exp(level) + RESET_SHARE * (start - math.exp(level))
+        back = loss >= way_back
         off = rise > max(math.log(RESET_RATIO), RESET_NOISES * noise) and back
         far = rise > max(math.log(HIGH_RATIO), HIGH_NOISES * noise)
         if (off or far) and math.log(loss) > _usual(recent, noise):
             self._reset_votes += 1
         certain = rise > max(math.log(HIGH_RATIO), CERTAIN_NOISES * noise) and math.log(loss) > max(recent)
-        return self._reset_votes >= 2 or (certain and back) or self._join_stays_high(level, half_way, noise)
+        # A run that starts over starts where it began; what lies far above that may be a spike, and must come twice.
+        certain &= loss <= WORSE_THAN_UNTRAINED * start
+        return self._reset_votes >= 2 or (certain and back) or self._join_stays_high(level, way_back, noise)
 
-    def _join_stays_high(self, level: float, half_way: float, noise: float) -> bool:
+    def _join_stays_high(self, level: float, way_back: float, noise: float) -> bool:
         """Whether the losses since the join are too high together, where each alone might be noise."""
         number = len(self._join_logs)
         rise = sum(math.log(loss) for loss in self._join_logs) / number - level
         far = rise > max(math.log(TOGETHER_RATIO), RESET_NOISES * noise / math.sqrt(number))
         middle = median(self._join_logs)
         return (
-            number >= IN_A_ROW and far and middle >= half_way and math.log(middle) > _usual(self._recent(self._logs), noise)
+            number >= IN_A_ROW and far and middle >= way_back and math.log(middle) > _usual(self._recent(self._logs), noise)
         )
 
     def _follow(self, high: bool) -> None:

@@ -348,7 +348,7 @@ class Session:
             memory.values_item(saved, memory.adapter_in_memory(trainer.model), manifest),
             memory.optimizer_item(trainer.optimizer, self.source, step, manifest),
             memory.scheduler_item(trainer.lr_scheduler, step, manifest, rescheduled or restarted),
-            memory.rng_item(manifest),
+            memory.rng_item(checkpoint.path, manifest),
             position,
             *memory.plan_items(self.plan.differences, manifest, now),
             memory.precision_item(manifest, self.saver.precision, self.hardware.device),

@@ -1,0 +1,117 @@
+"""Checkpoints that plain Trainer and TRL really wrote here, continued without a manifest: exactly where that can be, and said where not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.checkpoints.scan import scan
+from engine.events import LossJumped, Step
+from tests.conftest import chats, write_jsonl
+from tests.engine.runs import plan, receipt, train
+
+
+@pytest.fixture(scope="module")
+def trainers(tmp_path_factory: pytest.TempPathFactory, taught_model: Path) -> Path:
+    """A folder that plain transformers.Trainer with a PEFT model wrote: checkpoints 7 and 14 of 21 steps, losses logged at each."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
+
+    folder = tmp_path_factory.mktemp("plain")
+    data = write_jsonl(folder / "data.jsonl", chats(28))
+    tokenizer = AutoTokenizer.from_pretrained(taught_model)
+    rows = [json.loads(line)["messages"] for line in data.read_text().splitlines()]
+    texts = [tokenizer.apply_chat_template(row, tokenize=False) for row in rows]
+    encoded = [tokenizer(text)["input_ids"] for text in texts]
+
+    def collate(batch: list[list[int]]) -> dict[str, Any]:
+        longest = max(map(len, batch))
+        ids = torch.tensor([row + [0] * (longest - len(row)) for row in batch])
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in batch])
+        return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)}
+
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(taught_model, dtype=torch.float32)
+    shape = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM")
+    arguments = TrainingArguments(
+        str(folder / "run"), per_device_train_batch_size=4, num_train_epochs=3, max_steps=-1, learning_rate=5e-3, logging_steps=1,
+        save_steps=7, use_cpu=True, report_to=[], disable_tqdm=True, remove_unused_columns=False, seed=1,
+    )  # fmt: skip
+    trainer = Trainer(get_peft_model(base, shape), arguments, data_collator=collate, train_dataset=encoded)  # type: ignore[arg-type]
+    trainer.train()
+    shutil.rmtree(folder / "run" / "checkpoint-21")
+    return folder
+
+
+@pytest.fixture
+def run(trainers: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trainers / "run", tmp_path / "run"))
+
+
+def go_on(run: Path, trainers: Path, model: Path, **flags: Any) -> list[Any]:
+    _outcome, events = train(
+        output=run, dataset=trainers / "data.jsonl", model=model, train_on="all", batch_size=4, learning_rate=5e-3, **flags
+    )
+    return events
+
+
+def test_it_goes_on_where_it_stood_with_what_is_proven_and_what_is_assumed_told(
+    run: Path, trainers: Path, taught_model: Path
+) -> None:
+    (last,) = [one for one in scan(run).checkpoints if one.name == "checkpoint-14"]
+    assert (last.made_by, last.grade, last.continuable) == ("Trainer", "complete", True)
+    events = go_on(run, trainers, taught_model)
+    verdicts = receipt(events)
+    proven = {item for item, verdict in verdicts.items() if verdict == "ok"}
+    assert {"adapter_keys", "adapter_values", "adapter_config", "optimizer", "scheduler"} <= proven
+    assert {"dataset", "tokenizer", "rng"} <= {item for item, verdict in verdicts.items() if verdict == "unknown"}
+    logged = [event for event in events if isinstance(event, Step)]
+    assert [event.step for event in logged] == list(range(15, 22))
+    assert last.loss is not None and logged[0].loss is not None and logged[0].loss < 1.6 * last.loss
+    assert not [event for event in events if isinstance(event, LossJumped)]
+
+
+def test_an_older_pickle_of_the_adapter_is_continued_too(run: Path, trainers: Path, taught_model: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    for checkpoint in run.glob("checkpoint-*"):
+        torch.save(load_file(checkpoint / "adapter_model.safetensors"), checkpoint / "adapter_model.bin")
+        (checkpoint / "adapter_model.safetensors").unlink()
+    verdicts = receipt(go_on(run, trainers, taught_model))
+    assert verdicts["adapter_values"] == verdicts["optimizer"] == "ok"
+
+
+def test_random_states_of_several_processes_are_told_as_begun_anew(run: Path, trainers: Path, taught_model: Path) -> None:
+    for checkpoint in run.glob("checkpoint-*"):
+        (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_0.pth")
+        shutil.copy(checkpoint / "rng_state_0.pth", checkpoint / "rng_state_1.pth")
+    assert receipt(go_on(run, trainers, taught_model))["rng"] == "changed"
+
+
+def test_max_steps_and_a_fraction_of_an_epoch_end_where_they_say(run: Path, trainers: Path, taught_model: Path) -> None:
+    events = go_on(run, trainers, taught_model, max_steps=17)
+    assert [event.step for event in events if isinstance(event, Step)] == [15, 16, 17]
+    other = Path(shutil.copytree(trainers / "run", run.with_name("other")))
+    events = go_on(other, trainers, taught_model, epochs=2.5)
+    assert [event.step for event in events if isinstance(event, Step)] == [15, 16, 17, 18]
+
+
+def test_an_adapter_without_effect_is_refused_by_its_probe(run: Path, trainers: Path, taught_model: Path) -> None:
+    from engine.errors import CannotContinue
+    from tests.engine.resume.test_receipt import change_tensors, forgotten
+
+    for checkpoint in run.glob("checkpoint-*"):
+        change_tensors(checkpoint, forgotten)
+    with pytest.raises(CannotContinue, match="probe_loss"):
+        go_on(run, trainers, taught_model)
+
+
+def test_the_plan_of_a_foreign_run_says_that_it_is_continued(run: Path, trainers: Path, taught_model: Path) -> None:
+    decided = plan(output=run, dataset=trainers / "data.jsonl", model=taught_model)
+    assert decided.mode == "continue" and decided.checkpoint is not None and decided.checkpoint.name == "checkpoint-14"

@@ -1,0 +1,94 @@
+"""What the plan tells before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.data import formats
+from tests.conftest import chats, write_jsonl
+from tests.engine.runs import plan, train
+
+FLAGS: dict[str, Any] = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "save_steps": 4}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, chat_file: Path) -> Path:
+    """A run stopped at step 5 of 14; the tests only plan on it."""
+    out = tmp_path_factory.mktemp("planned") / "run"
+    train(stop_at=5, dataset=chat_file, model=tiny_model, output=out, **FLAGS)
+    return out
+
+
+def edited(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"messages": [*rows[0]["messages"][:-1], {"role": "assistant", "content": "other words"}]}, *rows[1:]]
+
+
+CHANGES = {
+    "appended": (chats(27), "appended"),
+    "removed": (chats(25), "removed"),
+    "reordered": (chats(26)[::-1], "another order"),
+    "edited": (edited(chats(26)), "edited"),
+}
+
+
+@pytest.mark.parametrize(("rows", "word"), CHANGES.values(), ids=CHANGES.keys())
+def test_how_the_rows_differ_is_told_and_that_the_run_will_be_refused(
+    rows: list[dict[str, Any]], word: str, run: Path, tmp_path: Path
+) -> None:
+    changed = write_jsonl(tmp_path / "changed.jsonl", rows)
+    decided = plan(output=run, dataset=changed)
+    (told,) = [found for found in decided.differences if found.item == "dataset"]
+    assert told.winner == "neither" and word in told.reason and "--accept dataset" in told.reason
+    assert decided.refused
+    accepted = plan(output=run, dataset=changed, accept="dataset")
+    assert not accepted.refused and accepted.position is not None and accepted.position.rows_consumed == 0
+
+
+def test_settings_that_make_other_tokens_are_told_by_name(run: Path) -> None:
+    (told,) = [found for found in plan(output=run, max_length=64).differences if found.item == "dataset"]
+    assert (told.saved, told.asked, told.winner) == ("max_length 1024", "max_length 64", "neither")
+
+
+def test_a_changed_template_is_told_and_a_rewritten_file_of_the_same_tokenizer_is_not(
+    run: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(tiny_model, tmp_path / "other"))
+    words = json.loads((other / "tokenizer.json").read_text())
+    (other / "tokenizer.json").write_text(json.dumps(words))  # other bytes, same meaning
+    assert not plan(output=run, model=other).differences
+    template = other / "chat_template.jinja"
+    template.write_text(template.read_text().replace("<|im_end|>", "<|im_end|> "))
+    assert [(found.item, found.winner) for found in plan(output=run, model=other).differences] == [
+        ("chat_template", "neither")
+    ]
+
+
+def test_every_contradiction_is_told_at_once(run: Path) -> None:
+    from engine.errors import CannotContinue
+
+    with pytest.raises(CannotContinue) as refused:
+        plan(output=run, lora_r=8, lora_alpha=7, target_modules="q_proj")
+    assert all(word in refused.value.detail for word in ("rank", "alpha", "q_proj"))
+
+
+def test_another_precision_is_told(run: Path) -> None:
+    told = plan(output=run, precision="bfloat16").differences
+    assert [(found.item, found.saved, found.asked) for found in told] == [("precision", "float32", "bfloat16")]
+
+
+def test_nothing_changed_is_nothing_told(run: Path) -> None:
+    decided = plan(output=run)
+    assert not decided.differences and not decided.refused
+
+
+def test_a_start_reads_its_data_once(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    raw = formats.read_raw
+    monkeypatch.setattr(formats, "read_raw", lambda dataset: (read.append(dataset), raw(dataset))[1])
+    train(output=Path(shutil.copytree(run, tmp_path / "run")))
+    assert len(read) == 1
