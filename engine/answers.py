@@ -18,7 +18,7 @@ from engine.checkpoints.scan import Scan, glance
 from engine.config import Resolved, Source, environment, read_toml, resolve
 from engine.folder import last_run, named, proposed_output, source_of_run
 from engine.remembered import source_remembered
-from engine.resume.plan import settle
+from engine.resume.recommend import settle
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from engine.checkpoints.report import check_report
 from engine.checkpoints.scan import scan
 from engine.checkpoints.state import STATE_NAME
 from engine.i18n import _
-from engine.resume.plan import recommend
+from engine.resume.recommend import recommend
 from tui.plain import visible
 
 CONTINUABLE, NOTHING = 0, 3

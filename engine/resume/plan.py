@@ -9,9 +9,7 @@ the join. What contradicts the checkpoint is refused here (exit 3), before minut
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +30,7 @@ from engine.resume.differences import (
     schedule_differences,
     settings_differences,
 )
+from engine.resume.recommend import settle
 from engine.training.advice import has_reached
 from engine.training.monitor import LossMonitor
 from engine.training.steps import Length, Position, chosen_batch_size, learning_rate_at, run_length
@@ -119,36 +118,6 @@ def _nothing_to_continue(found: Scan, choice: Choice) -> CannotContinue:
             name=as_it_was.name
         ),
     )
-
-
-def settle(found: Scan, refuse: Callable[[Checkpoint], str | None] | None = None) -> tuple[Scan, Choice]:
-    """`recommend`, with as much judged as the answer needs: from the furthest down to the first that can be continued.
-
-    The answer is the one that judging all would give, since whatever is further along than the chosen one has been judged.
-    """
-    while True:
-        choice = recommend(found, partial(_against_judged, found.unverified, refuse))
-        if choice.checkpoint is None or choice.checkpoint.name not in found.unverified:
-            return found, choice
-        found = verify(found, choice.checkpoint.name)
-
-
-def _against_judged(
-    unjudged: frozenset[str], refuse: Callable[[Checkpoint], str | None] | None, candidate: Checkpoint
-) -> str | None:
-    """Only what has been judged can be refused."""
-    return None if refuse is None or candidate.name in unjudged else refuse(candidate)
-
-
-def recommend(found: Scan, refuse: Callable[[Checkpoint], str | None] | None = None) -> Choice:
-    """What `auto` takes and `check` recommends: the furthest of the run that the folder belongs to by its run.toml.
-
-    A folder whose run has no checkpoint (or without run.toml) belongs to none; then all of them are candidates.
-    """
-    own = run_id_of(found.output_dir)
-    if own is not None and not any(checkpoint.run == own for checkpoint in found.checkpoints):
-        own = None
-    return choose(found.checkpoints, run=own, refuse=refuse)
 
 
 def _need(config: RunConfig) -> None:

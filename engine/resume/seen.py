@@ -8,7 +8,7 @@ from pathlib import Path
 from engine.checkpoints.choose import Choice
 from engine.checkpoints.scan import Scan, glance
 from engine.folder import Place, look_at
-from engine.resume.plan import settle
+from engine.resume.recommend import settle
 
 
 @dataclass(frozen=True)

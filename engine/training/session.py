@@ -29,9 +29,10 @@ from engine.i18n import _
 from engine.resume.plan import ResumePlan
 from engine.resume.receipt import Item, Receipt, accepted, next_batch_item
 from engine.training.advice import advise_by
+from engine.training.arguments import training_arguments
 from engine.training.material import Material
 from engine.training.monitor import LossMonitor
-from engine.training.steps import Length, Position, save_interval, warmup_steps
+from engine.training.steps import Length, Position
 
 ShouldStop = Callable[[], str | None]
 """Asked between steps; the reason to stop, or None to go on."""
@@ -115,7 +116,6 @@ class Session:
             if self.config.on_jump == "warn":
                 raise
             self.saver.settle()
-            committer.close()
             return self._left(monitor.good_until)
         finally:
             self._private.close()
@@ -191,7 +191,9 @@ class Session:
                 saver=self.saver,
                 at_labels=self.at_labels,
                 model=base,
-                args=self._arguments(),
+                args=training_arguments(
+                    self.plan, self.hardware, self.length, self.batch_size, self.material.eval is not None
+                ),
                 train_dataset=self.material.train.to_dataset(),
                 eval_dataset=self.material.eval.to_dataset() if self.material.eval is not None else None,
                 processing_class=self.material.tokenizer,
@@ -237,43 +239,6 @@ class Session:
         self.early = list(receipt.items)
         if self.plan.mode == "weights":
             set_peft_model_state_dict(trainer.model, saved)
-
-    def _arguments(self) -> Any:
-        from trl import SFTConfig
-
-        config, length = self.config, self.length
-        interval = save_interval(config, length.steps_per_epoch)
-        return SFTConfig(
-            output_dir=str(self.plan.output_dir),
-            per_device_train_batch_size=self.batch_size,
-            per_device_eval_batch_size=self.batch_size,
-            gradient_accumulation_steps=config.grad_accum,
-            max_steps=length.total_steps,
-            learning_rate=config.learning_rate,
-            lr_scheduler_type="constant_with_warmup" if config.scheduler == "constant" else config.scheduler,
-            warmup_steps=warmup_steps(config, length.total_steps),
-            weight_decay=config.weight_decay,
-            max_grad_norm=config.max_grad_norm,
-            seed=config.seed,
-            bf16=self.hardware.precision == "bfloat16" and self.hardware.device == "cuda",
-            fp16=self.hardware.precision == "float16",
-            use_cpu=self.hardware.device == "cpu",
-            activation_checkpointing=config.activation_checkpointing,
-            logging_strategy="steps",
-            logging_steps=config.logging_steps,
-            logging_nan_inf_filter=False,
-            save_strategy="steps",
-            save_steps=interval,
-            save_total_limit=None,
-            eval_strategy="steps" if self.material.eval is not None else "no",
-            eval_steps=interval if self.material.eval is not None else None,
-            report_to=[],
-            disable_tqdm=True,
-            dataloader_pin_memory=self.hardware.device == "cuda",
-            dataset_kwargs={"skip_prepare_dataset": True},
-            max_length=None,
-            packing=False,
-        )
 
     # -- before the first step -----------------------------------------------------------------------------------------
 

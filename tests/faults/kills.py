@@ -25,7 +25,7 @@ from typing import Any
 from engine.checkpoints.scan import scan
 from engine.events import CheckpointSaved, RunStarted, Step, read_journal
 from engine.folder import FINAL
-from engine.resume.plan import settle
+from engine.resume.recommend import settle
 from tests.conftest import build_tiny_model, chats, run_lora_tui, write_jsonl
 from tests.engine.runs import adapter_bytes, losses
 

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.events import LossJumped, ResumeChecked, RunFinished, Warned
+from engine.events import LossJumped, ResumeChecked, RolledBack, RunFinished, Warned
 from tests.tui.test_wizard_paths import started, step
 from tui.live import LINES, POINTS, Curve, begun, curve_of, fold
 
@@ -105,3 +105,13 @@ def test_a_receipt_and_a_jump_are_kept_until_they_are_answered() -> None:
 def test_the_end_is_the_end() -> None:
     end = RunFinished(100, 2.0, 0.21, None, 60.0, "out/w/final", {})
     assert (folded(started(), end).phase, folded(started(), end).ended) == ("finished", end)
+
+
+def test_a_rollback_turns_what_came_before_it_into_history_and_drops_what_came_after() -> None:
+    jumped = LossJumped(4, "divergence", 1.0, 5.0, 5.0, False)
+    back = RolledBack(4, "checkpoint-2", 2, 1e-4, 1, ("checkpoint-4",))
+    again = started(checkpoint="checkpoint-2", step=2)
+    live = folded(started(), step(1, 2.0), step(2, 1.0), step(3, 4.0), step(4, 5.0), jumped, back, again, step(3, 0.9))
+    assert live.history.points == ((1, 2.0), (2, 1.0)) and live.loss_curve.points == ((3, 0.9),)
+    assert live.join == 2 and live.jump is None
+    assert [one.kind for one in live.happenings] == ["started", "jumped", "rolled_back", "started"]

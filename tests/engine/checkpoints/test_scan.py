@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from engine.checkpoints.choose import choose
 from engine.checkpoints.scan import glance, scan
 from engine.errors import ConfigError
-from engine.resume.plan import recommend, settle
+from engine.resume.recommend import recommend, settle
 from tests.engine.checkpoints.folders import seal, write_checkpoint, write_torch_files
 
 

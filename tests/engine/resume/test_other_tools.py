@@ -1,4 +1,4 @@
-"""Checkpoints that plain Trainer and TRL really wrote here, continued without a manifest: exactly where that can be, and said where not."""
+"""Checkpoints that plain Trainer really wrote here, continued without a manifest: what is proven and what is assumed is told."""
 
 from __future__ import annotations
 

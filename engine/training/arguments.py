@@ -1,0 +1,48 @@
+"""What TRL is told of a run: every argument that matters is set here, so that a changed default of the library changes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.hardware import Hardware
+from engine.resume.plan import ResumePlan
+from engine.training.steps import Length, save_interval, warmup_steps
+
+
+def training_arguments(plan: ResumePlan, hardware: Hardware, length: Length, batch_size: int, evaluates: bool) -> Any:
+    """The SFTConfig of one attempt. `evaluates`: whether rows are held back."""
+    from trl import SFTConfig
+
+    config = plan.config
+    interval = save_interval(config, length.steps_per_epoch)
+    return SFTConfig(
+        output_dir=str(plan.output_dir),
+        per_device_train_batch_size=batch_size,
+        per_device_eval_batch_size=batch_size,
+        gradient_accumulation_steps=config.grad_accum,
+        max_steps=length.total_steps,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="constant_with_warmup" if config.scheduler == "constant" else config.scheduler,
+        warmup_steps=warmup_steps(config, length.total_steps),
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        seed=config.seed,
+        bf16=hardware.precision == "bfloat16" and hardware.device == "cuda",
+        fp16=hardware.precision == "float16",
+        use_cpu=hardware.device == "cpu",
+        activation_checkpointing=config.activation_checkpointing,
+        logging_strategy="steps",
+        logging_steps=config.logging_steps,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=interval,
+        save_total_limit=None,
+        eval_strategy="steps" if evaluates else "no",
+        eval_steps=interval if evaluates else None,
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=hardware.device == "cuda",
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+        packing=False,
+    )
