@@ -206,7 +206,7 @@ CASES = (
     ),
     Case("an older folder touched", "8", lambda world, run: os.utime(run / "checkpoint-3"), "-", True),
     Case("the folder renumbered", "9", lambda world, run: (run / "checkpoint-3").rename(run / "checkpoint-99") and None,
-         "-", True),
+         "plan", True),
     Case("another run's higher number in the folder", "9", _older_run, "plan", True),
     Case("already complete", "13", _asked(max_steps=10), "plan"),
     Case("a rate that is far too high", "36", _asked(learning_rate=0.5, max_grad_norm=0, epochs=5), "step", True),
@@ -235,7 +235,7 @@ def ours(case: Case, world: World, run: Path) -> Told:
     name = decided.checkpoint.name if decided.checkpoint is not None else "-"
     told = [f"{passed.checkpoint.name} passed over: {passed.reason}" for passed in decided.passed_over]
     told += [f"{one.item}: {one.saved} -> {one.asked}, {one.winner} wins: {one.reason}" for one in decided.differences]
-    if "other run" in decided.reason or "another run" in decided.reason:
+    if any(word in decided.reason for word in ("other run", "another run", "state counts")):
         told.append(decided.reason)
     events: list[Any] = []
     try:

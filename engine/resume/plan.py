@@ -98,7 +98,20 @@ def plan_run(resolved: Resolved, found: Scan | None = None) -> ResumePlan:
     found, choice = settle(found, lambda candidate: contradiction(candidate, config))
     if choice.checkpoint is None:
         raise _nothing_to_continue(found, choice)
-    return _continue(resolved, output_dir, run_id_of(output_dir) or choice.checkpoint.run, None, choice)
+    run_id = run_id_of(output_dir) or choice.checkpoint.run
+    choice = replace(choice, reason=choice.reason + _misnamed(found, choice.checkpoint))
+    return _continue(resolved, output_dir, run_id, None, choice)
+
+
+def _misnamed(found: Scan, chosen: Checkpoint) -> str:
+    """Names that promise more than the chosen one and do not keep it: whoever goes by the number would take them."""
+    odd = [
+        f" {one.name}: {problem.message}"
+        for one in found.checkpoints
+        for problem in one.problems
+        if problem.code == "step_mismatch" and one.name != chosen.name
+    ]
+    return "".join(odd[:3])
 
 
 def _nothing_to_continue(found: Scan, choice: Choice) -> CannotContinue:

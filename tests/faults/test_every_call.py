@@ -21,7 +21,8 @@ from engine.config import RunConfig
 from engine.errors import LoraTuiError
 from engine.events import Journal, RunStopped, read_journal
 from engine.folder import RUN_TOML, locked, write_run_toml
-from engine.resume.plan import ResumePlan, settle
+from engine.resume.plan import ResumePlan
+from engine.resume.recommend import settle
 from engine.training.complete import conclude
 from tests.engine.checkpoints.folders import seal, write_checkpoint
 from tests.faults.seam import ERRORS, Breaker, Died, breaking

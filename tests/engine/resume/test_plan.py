@@ -86,9 +86,17 @@ def test_nothing_changed_is_nothing_told(run: Path) -> None:
     assert not decided.differences and not decided.refused
 
 
-def test_a_start_reads_its_data_once(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_that_was_read_before_is_not_read_again(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    raw = formats.read_raw
-    monkeypatch.setattr(formats, "read_raw", lambda dataset: (read.append(dataset), raw(dataset))[1])
+    numbered = formats.Rows.numbered
+    monkeypatch.setattr(formats.Rows, "numbered", lambda rows: (read.append(rows.name), numbered(rows))[1])
     train(output=Path(shutil.copytree(run, tmp_path / "run")))
-    assert len(read) == 1
+    assert read == []
+
+
+def test_a_name_that_promises_more_than_its_state_keeps_is_told(run: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(run, tmp_path / "run"))
+    (out / "checkpoint-4").rename(out / "checkpoint-99")
+    decided = plan(output=out)
+    assert decided.checkpoint is not None and decided.checkpoint.name == "checkpoint-5"
+    assert "checkpoint-99" in decided.reason and "state counts" in decided.reason
