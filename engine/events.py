@@ -332,12 +332,18 @@ def read_journal(folder: Path) -> Iterator[dict[str, Any]]:
         return
     with file:
         for line in _lines(file):
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if _is_event(record):
+            record = record_of(line)
+            if record is not None:
                 yield record
+
+
+def record_of(line: bytes) -> dict[str, Any] | None:
+    """The record that a line of a journal holds; None where it is no event."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if _is_event(record) else None
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:

@@ -35,6 +35,7 @@ FINAL = "final"
 RUN_LOG = "run.log"
 _LOCK = ".lock"
 _HOLDER = ".lock.holder"
+_STOP = ".stop"
 OUT_ROOT = Path("out")
 
 NOT_INHERITED = ("resume", "init_from", "accept", "output")
@@ -77,10 +78,13 @@ def locked(output_dir: Path) -> Iterator[tuple[Warned, ...]]:
             _leave_note(output_dir / _HOLDER)
         except OSError as error:
             raise unwritable(output_dir, error) from error
+        with contextlib.suppress(OSError):  # what was asked of a run before this one
+            (output_dir / _STOP).unlink(missing_ok=True)
         yield tuple(notes)
     finally:
-        with contextlib.suppress(OSError):
-            (output_dir / _HOLDER).unlink(missing_ok=True)
+        for name in (_STOP, _HOLDER):
+            with contextlib.suppress(OSError):
+                (output_dir / name).unlink(missing_ok=True)
         if created:
             with contextlib.suppress(OSError):  # a folder that holds anything else stays
                 if {entry.name for entry in output_dir.iterdir()} <= {_LOCK, f"{_LOCK}.soft"}:
@@ -128,16 +132,93 @@ def unwritable(folder: Path, error: BaseException) -> OutputError:
     )
 
 
-def _holder(output_dir: Path) -> str:
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a folder, by the note beside its lock."""
+
+    pid: int
+    host: str
+    started: float
+    """Seconds of the Unix epoch."""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is a process of this machine."""
+        return self.host == socket.gethostname()
+
+
+def holder_of(output_dir: Path) -> Holder | None:
+    """Who holds `output_dir`, or held it and went without a word; None where there is no note, or none that can be read."""
     try:
         with os.fdopen(open_plain_file(output_dir / _HOLDER, os.O_RDONLY), "rb") as file:
             note: Any = json.loads(file.read(4096))
-        since = datetime.fromtimestamp(float(note["started"])).isoformat(sep=" ", timespec="seconds")
-        return _("Held by process {pid} on {host} since {since}.").format(
-            pid=int(note["pid"]), host=str(note["host"]), since=since
-        )
+        return Holder(int(note["pid"]), str(note["host"]), float(note["started"]))
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return _("The holder left no note of itself.")
+        return None
+
+
+def is_held(output_dir: Path) -> bool:
+    """Whether a process holds `output_dir` at this moment, on any machine that shares its locks. Takes nothing from whoever does.
+
+    A run takes its note away before it lets the lock go, so without a note nobody holds it. With one the lock itself decides: the
+    system frees it however its holder ended, and a process id that was given out again fools nobody.
+    """
+    if not os.path.lexists(output_dir / _HOLDER):
+        return False
+    try:
+        import fcntl
+
+        lock = open_plain_file(output_dir / _LOCK, os.O_RDONLY)
+    except (ImportError, OSError):
+        return _is_alive(holder_of(output_dir))
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no locks here
+        return _is_alive(holder_of(output_dir))
+    finally:
+        os.close(lock)
+    return False
+
+
+def _is_alive(holder: Holder | None) -> bool:
+    """Whether who left this note is still there, where no lock can say so. Of another machine nothing is known: it is believed."""
+    import psutil
+
+    if holder is None or not holder.is_here:
+        return holder is not None
+    with contextlib.suppress(psutil.Error, OverflowError, ValueError):
+        return psutil.Process(holder.pid).create_time() <= holder.started + 5  # seconds that clocks may be set back
+    return False
+
+
+def ask_to_stop(output_dir: Path) -> None:
+    """Ask the run that holds `output_dir`, on whatever machine, to stop after this step and save. Raises OutputError.
+
+    A file and not a signal: it also reaches a run on another machine, meets no process that was given the same id since, and asking
+    twice is asking once, where a second signal means to leave without saving.
+    """
+    try:
+        os.close(open_plain_file(output_dir / _STOP, os.O_WRONLY | os.O_CREAT))
+    except OSError as error:
+        raise unwritable(output_dir, error) from error
+
+
+def stop_asked(output_dir: Path) -> bool:
+    """Whether somebody who watches the run in `output_dir` has asked it to stop."""
+    return os.path.lexists(output_dir / _STOP)
+
+
+def _holder(output_dir: Path) -> str:
+    holder = holder_of(output_dir)
+    try:
+        if holder is not None:
+            since = datetime.fromtimestamp(holder.started).isoformat(sep=" ", timespec="seconds")
+            return _("Held by process {pid} on {host} since {since}.").format(pid=holder.pid, host=holder.host, since=since)
+    except (OSError, ValueError, OverflowError):
+        pass
+    return _("The holder left no note of itself.")
 
 
 def run_id_of(output_dir: Path) -> str | None:
@@ -182,7 +263,7 @@ def occupied(output_dir: Path) -> bool:
         return True
     if not output_dir.is_dir():
         return False
-    return any(entry.name not in (_LOCK, f"{_LOCK}.soft", _HOLDER, ".gitkeep") for entry in output_dir.iterdir())
+    return any(entry.name not in (_LOCK, f"{_LOCK}.soft", _HOLDER, _STOP, ".gitkeep") for entry in output_dir.iterdir())
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from engine.config import (
     resolve,
 )
 from engine.errors import ConfigError, LoraTuiError
+from engine.folder import OUT_ROOT
 from engine.i18n import _
 from tui import i18n
 from tui.completion import SHELLS
@@ -65,7 +66,7 @@ def run_parser() -> _Parser:
     parser = _Parser(
         prog="lora-tui",
         usage="lora-tui [--demo] [--yes] [FLAGS] | check OUT [--json] | data PATH [--model M] [--json]"
-        " | export OUT --to WHAT | chat OUT --prompt TEXT",
+        " | export OUT --to WHAT | chat OUT --prompt TEXT | watch [OUT] | runs [ROOT]",
         description=_("Fine-tune a language model with LoRA; continue exactly where a run stopped, and see that it did."),
         epilog=_EXAMPLES(),
     )
@@ -76,6 +77,11 @@ def run_parser() -> _Parser:
         "--accessible", action="store_true", help=_("the wizard as plain questions, one line each, for screen readers")
     )
     how.add_argument("--dry-run", action="store_true", help=_("say what would be done, and stop"))
+    how.add_argument(
+        "--detach",
+        action="store_true",
+        help=_("with --yes: leave the run at work without this terminal; see lora-tui watch"),
+    )
     how.add_argument("--config", metavar="FILE", type=Path, help=_("settings from a TOML file"))
     how.add_argument("--json", action="store_true", help=_("events as JSON lines on stdout"))
     how.add_argument(
@@ -114,6 +120,8 @@ def _EXAMPLES() -> str:
   lora-tui --yes --dataset chat.jsonl --model ./Qwen3-0.6B     train; continues by itself if it was begun
   lora-tui --yes --resume auto                                 go on with the last run under ./out
   lora-tui --yes --output out/mine --epochs 5                  extend a finished run
+  lora-tui --yes --detach --output out/mine                    the same without this terminal
+  lora-tui watch out/mine                                      see it, stop it; lora-tui runs lists what runs and what ended
   lora-tui check out/mine                                      what is there, what would be continued, and why
 
 exit codes:
@@ -125,7 +133,10 @@ exit codes:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    i18n.install(_lang(given))
+    asked = _lang(given)
+    i18n.install(asked)
+    if asked is not None:
+        os.environ["LORA_TUI_LANG"] = asked  # a run that is detached speaks it too
     try:
         code = _dispatch(given)
         sys.stdout.flush()
@@ -161,12 +172,27 @@ def _dispatch(given: list[str]) -> int:
         return _export(given[1:])
     if given and given[0] == "chat":
         return _chat(given[1:])
+    if given and given[0] == "watch":
+        return _watch(given[1:])
+    if given and given[0] == "runs":
+        return _runs(given[1:])
+    if given == ["carry-out"]:
+        from tui.headless import run_handed_over
+
+        return run_handed_over()
     return _run(given)
 
 
 def command_parsers() -> dict[str, _Parser]:
     """The parser of each command beside the run itself."""
-    return {"check": _check_parser(), "data": _data_parser(), "export": _export_parser(), "chat": _chat_parser()}
+    return {
+        "check": _check_parser(),
+        "data": _data_parser(),
+        "export": _export_parser(),
+        "chat": _chat_parser(),
+        "watch": _watch_parser(),
+        "runs": _runs_parser(),
+    }
 
 
 def _check_parser() -> _Parser:
@@ -181,6 +207,44 @@ def _check(given: list[str]) -> int:
     from tui.check import run_check
 
     return run_check(options.out, options.json)
+
+
+def _watch_parser() -> _Parser:
+    parser = _Parser(
+        prog="lora-tui watch",
+        description=_(
+            "Look at a run, at work or ended, from anywhere its folder can be read; without a terminal, as lines."
+        ),
+    )
+    parser.add_argument(
+        "out", metavar="OUT", nargs="?", type=Path, help=_("a run's folder (default: the last run under ./out)")
+    )
+    parser.add_argument("--read-only", action="store_true", help=_("look only: the run cannot be stopped from here"))
+    parser.add_argument("--json", action="store_true", help=_("its events as JSON lines on stdout"))
+    return parser
+
+
+def _watch(given: list[str]) -> int:
+    options = _watch_parser().parse_args(given)
+    from tui.watch import run_watch
+
+    return run_watch(options.out, read_only=options.read_only, as_json=options.json)
+
+
+def _runs_parser() -> _Parser:
+    parser = _Parser(prog="lora-tui runs", description=_("What runs and what ended under a folder, and how."))
+    parser.add_argument(
+        "root", metavar="ROOT", nargs="?", type=Path, default=OUT_ROOT, help=_("where runs lie (default: out)")
+    )
+    parser.add_argument("--json", action="store_true", help=_("as JSON on stdout"))
+    return parser
+
+
+def _runs(given: list[str]) -> int:
+    options = _runs_parser().parse_args(given)
+    from tui.runs import run_runs
+
+    return run_runs(options.root, options.json)
 
 
 OF_DATA = ("format", "columns", "encoding", "skip_rows", "train_on", "max_length")
@@ -263,11 +327,14 @@ def _run(given: list[str]) -> int:
     if rest:
         parser.error(_unknown(rest[0], parser))
     flags = {name: value for name, value in vars(options).items() if name in RunConfig.model_fields}
+    if options.detach and not (options.yes or options.json):
+        parser.error(_("--detach goes with --yes; in the wizard, the key d on the training screen does it"))
     if not options.yes and not options.dry_run and not options.json:
         return _wizard(parser, options, flags)
     from tui.headless import run_headless
 
-    return run_headless(flags, options.config, demo=options.demo, as_json=options.json, dry_run=options.dry_run)
+    return run_headless(flags, options.config, demo=options.demo, as_json=options.json, dry_run=options.dry_run,
+                        detach=options.detach)  # fmt: skip
 
 
 def _wizard(parser: _Parser, options: argparse.Namespace, flags: dict[str, Any]) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -78,7 +79,9 @@ class StopRequest:
         return self.signal
 
 
-def run_headless(flags: Mapping[str, Any], config_file: Path | None, *, demo: bool, as_json: bool, dry_run: bool) -> int:
+def run_headless(
+    flags: Mapping[str, Any], config_file: Path | None, *, demo: bool, as_json: bool, dry_run: bool, detach: bool = False
+) -> int:
     """Gather, plan, train; returns the exit code. Raises LoraTuiError for what has not been told as an event."""
     out, people = duplicate(1), duplicate(2)
     show = Show(people)
@@ -94,7 +97,7 @@ def run_headless(flags: Mapping[str, Any], config_file: Path | None, *, demo: bo
 
     with show:
         try:
-            return _run(flags, config_file, demo, as_json, dry_run, show, out, emit, stop)
+            return _run(flags, config_file, demo, as_json, dry_run, detach, show, out, emit, stop)
         except Leave as signalled:
             show.line(_("{signal}: nothing was trained yet").format(signal=signalled))
             return SIGNALS[str(signalled)]
@@ -106,6 +109,7 @@ def _run(
     demo: bool,
     as_json: bool,
     dry_run: bool,
+    detach: bool,
     show: Show,
     out: IO[str],
     emit: Callable[[Event, Mapping[str, Any]], None],
@@ -126,7 +130,46 @@ def _run(
         failed = RunFailed(None, error.title, error.detail, error.fix, error.exit_code)
         emit(failed, as_record(failed, 0, time.time()))
         return error.exit_code
-    return _train(plan, emit, stop)
+    return _detach(plan, emit, show) if detach else _train(plan, emit, stop)
+
+
+def _detach(plan: ResumePlan, emit: Callable[[Event, Mapping[str, Any]], None], show: Show) -> int:
+    """Hand `plan` to a process of its own and come back once that runs, or with the code it ended with."""
+    from engine.detached import InItsOwnProcess, detached_command, until_it_runs
+
+    begun, leave = until_it_runs(emit)
+    try:
+        InItsOwnProcess(detached_command()).run(plan, begun, leave)
+    except LoraTuiError as error:
+        return error.exit_code  # told as run_failed
+    show.lines([(words, "bold") for words in goes_on_words(plan.output_dir)])
+    return 0
+
+
+def goes_on_words(folder: Path) -> list[str]:
+    """What a person must know who leaves a run at work: that it goes on, how to see it, how to stop it."""
+    return [
+        _("the run goes on without this terminal in {folder}").format(folder=folder),
+        _("watch it, or stop and save it: lora-tui watch {folder}").format(folder=shlex.quote(str(folder.absolute()))),
+    ]
+
+
+def run_handed_over() -> int:
+    """The body of a detached run's process: carry out the plan that comes through stdin, tell its events on stdout."""
+    from engine.detached import handed_over
+
+    plan = handed_over(sys.stdin.buffer)
+    out, talk = duplicate(1), StopRequest(lambda words: None)
+    talk.install()
+
+    def emit(event: Event, record: Mapping[str, Any]) -> None:
+        talk.running = talk.running or isinstance(event, RunStarted)
+        out.write(json.dumps(record, allow_nan=False) + "\n")
+
+    try:
+        return _train(plan, emit, talk)
+    except Leave as signalled:
+        return SIGNALS[str(signalled)]
 
 
 def carry_out(plan: ResumePlan, show: Show) -> int:

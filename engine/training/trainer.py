@@ -31,7 +31,7 @@ from engine.events import (
     Warned,
     as_record,
 )  # fmt: skip
-from engine.folder import RUN_LOG, locked, unwritable
+from engine.folder import RUN_LOG, locked, stop_asked, unwritable
 from engine.hardware import Hardware, choose_hardware, free_memory, prepare_process
 from engine.i18n import _
 from engine.models.report import model_report
@@ -44,6 +44,8 @@ from engine.training.material import Material, load_material
 from engine.training.session import Outcome, Session, ShouldStop
 from engine.training.steps import Position, run_length
 
+WATCHER = "watcher"
+"""RunStopped.reason where somebody who watched the run from elsewhere asked for it (folder.ask_to_stop)."""
 ROLLBACKS = 3
 """After so many, the cause is not the learning rate."""
 
@@ -85,7 +87,7 @@ class Trainer:
                     )
                 for note in material.notes[:20]:
                     self._tell(Warned("data", note))
-                return self._train(material, should_stop)
+                return self._train(material, lambda: should_stop() or (WATCHER if stop_asked(out) else None))
             except LoraTuiError:
                 raise
             except OSError as error:

@@ -1,0 +1,234 @@
+"""How a run stands, by what lies in its folder: the Journal, the lock, and nothing else.
+
+Whoever watches needs no connection to the process: a run tells everything to its Journal and holds its folder's lock as long as it
+lives. So a run can be watched from another terminal, after its own has closed, from another machine on a shared folder, or when it
+ended long ago, all in one way. A run whose lock is free and whose Journal has no last word died without one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from engine.checkpoints.durable import open_plain_file
+from engine.events import (
+    JOURNAL_NAME,
+    MAX_LINE,
+    Event,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    RunStopped,
+    Step,
+    as_record,
+    read_journal,
+    record_of,
+)
+from engine.folder import RUN_TOML, Holder, holder_of, is_held
+from engine.i18n import _
+
+LOOK = 0.5
+"""Seconds between two looks at a journal."""
+ENDINGS = (RunFinished.type, RunStopped.type, RunFailed.type)
+
+Told = tuple[Event, Mapping[str, Any]]
+"""An event and the record it was read from."""
+
+
+@cache
+def _readers() -> dict[str, Any]:
+    from pydantic import TypeAdapter
+
+    return {kind.type: TypeAdapter(kind) for kind in Event.__subclasses__()}
+
+
+def event_of(record: Mapping[str, Any]) -> Event | None:
+    """The event that `record` was made from (events.as_record); None where it is none that this version knows, or does not hold what
+    such an event holds."""
+    from pydantic import ValidationError
+
+    reader = _readers().get(str(record.get("type")))
+    if reader is None:
+        return None
+    try:
+        event: Event = reader.validate_python(
+            {key: value for key, value in record.items() if key not in ("v", "t", "attempt", "type")}
+        )
+    except ValidationError:
+        return None
+    return event
+
+
+class Tail:
+    """Reads a journal as it grows, each record once. A last line without its end is left until it has one; a journal that was replaced
+    or cut (rotated, copied back) is read to its end and then from the new beginning; one that is not there yet is waited for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / JOURNAL_NAME
+        self._file: int | None = None
+        self._at = 0
+        """Bytes of whole lines that were read."""
+
+    def new(self) -> Iterator[dict[str, Any]]:
+        """What was appended since the last call."""
+        while self._open():
+            yield from self._lines()
+            if self._is_the_same():
+                return
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            os.close(self._file)
+        self._file, self._at = None, 0
+
+    def _open(self) -> bool:
+        if self._file is None:
+            with contextlib.suppress(OSError):
+                self._file = open_plain_file(self.path, os.O_RDONLY)
+        return self._file is not None
+
+    def _is_the_same(self) -> bool:
+        assert self._file is not None
+        try:
+            return os.path.samestat(os.fstat(self._file), os.lstat(self.path))
+        except OSError:
+            return True  # it is gone, or out of reach for a moment: what is open is all there is
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        assert self._file is not None
+        if os.fstat(self._file).st_size < self._at:
+            self._at = 0
+        while True:
+            with contextlib.suppress(OSError):  # a network folder that does not answer now
+                block = os.read(self._file, MAX_LINE) if os.lseek(self._file, self._at, os.SEEK_SET) >= 0 else b""
+                end = block.rfind(b"\n") + 1 or (MAX_LINE if len(block) == MAX_LINE else 0)
+                if end:
+                    self._at += end
+                    for line in block[:end].split(b"\n"):
+                        record = record_of(line) if line else None
+                        if record is not None:
+                            yield record
+                    continue
+            return
+
+
+State = Literal["running", "finished", "stopped", "failed", "died", "empty"]
+"""running: its lock is held; died: it is free and there was no last word; empty: nothing was begun there yet."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How the run in a folder stands, or how its last attempt ended."""
+
+    folder: Path
+    state: State
+    run_id: str | None = None
+    attempts: int = 0
+    step: int | None = None
+    total_steps: int | None = None
+    epoch: float | None = None
+    loss: float | None = None
+    began: float | None = None
+    """Seconds of the Unix epoch at which the last attempt began."""
+    told: float | None = None
+    """... at which the journal spoke last."""
+    why: str = ""
+    """stopped: the reason; failed: the error."""
+    exit_code: int | None = None
+    """failed: the code it ended with."""
+    holder: Holder | None = None
+    """Which process, where: of a running run, and of one that died."""
+
+
+def standing(folder: Path) -> Standing:
+    """How the run in `folder` stands. Reads the journal once, in bounded memory."""
+    held = is_held(folder)  # asked first: what a run tells before it lets go is in the journal read after
+    holder = holder_of(folder)
+    known: dict[str, Any] = {}
+    attempts, last = 0, None
+    for record in read_journal(folder):
+        if record["type"] == RunStarted.type:
+            attempts += 1
+            known |= {"began": record.get("t"), "run_id": record.get("run_id"), "total_steps": record.get("total_steps")}
+        if record["type"] in (RunStarted.type, Step.type, *ENDINGS):
+            known |= {name: record[name] for name in ("step", "epoch", "loss") if record.get(name) is not None}
+            last = record
+        known["told"] = record.get("t")
+    if held:
+        return Standing(folder, "running", attempts=attempts, holder=holder, **known)
+    if last is None:
+        return Standing(folder, "died" if holder is not None else "empty", attempts=attempts, holder=holder, **known)
+    ended = event_of(last)
+    match ended:
+        case RunFinished():
+            return Standing(folder, "finished", attempts=attempts, **known)
+        case RunStopped():
+            return Standing(folder, "stopped", attempts=attempts, why=ended.reason, **known)
+        case RunFailed():
+            return Standing(folder, "failed", attempts=attempts, why=ended.title, exit_code=ended.exit_code, **known)
+    return Standing(folder, "died", attempts=attempts, holder=holder, **known)
+
+
+def runs_under(root: Path) -> list[Standing]:
+    """The runs in the folders of `root`, or the one in `root` itself; the one that spoke last comes first. Raises OSError."""
+    if is_run(root):
+        return [standing(root)]
+    found = [standing(folder) for folder in sorted(root.iterdir()) if not folder.is_symlink() and is_run(folder)]
+    return sorted(found, key=lambda one: -(one.told or 0.0))
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a run was begun in `folder`."""
+    return any((folder / name).is_file() for name in (JOURNAL_NAME, RUN_TOML)) or holder_of(folder) is not None
+
+
+def died(step: int | None, holder: Holder | None) -> RunFailed:
+    """What is said of a run that ended without a word, since it could not say it."""
+    detail = _(
+        "Its lock is free and its journal has no last word: it was killed, perhaps for want of memory, or the machine went down."
+    )
+    if holder is not None:
+        detail += " " + _("It was process {pid} on {host}.").format(pid=holder.pid, host=holder.host)
+    fix = _("--resume auto goes on from its last checkpoint.")
+    return RunFailed(step, _("the run died without a word"), detail, fix, 1)
+
+
+def follow(
+    folder: Path, emit: Callable[[Sequence[Told]], None], leave: Callable[[], bool]
+) -> RunFinished | RunStopped | RunFailed | None:
+    """Tell what the journal in `folder` holds, then what is added, until the run has ended or `leave` says so (then None). Blocks.
+
+    `emit` is given batches: the past in one, later ones as they come. A run that died without a word is told as `died`, which stands
+    in no journal.
+    """
+    tail = Tail(folder)
+    last: Event | None = None
+    step: int | None = None
+    try:
+        while True:
+            held, holder = is_held(folder), holder_of(folder)
+            batch = [(event, record) for record in tail.new() if (event := event_of(record)) is not None]
+            for event, _record in batch:
+                if isinstance(event, RunStarted | Step | RunFinished | RunStopped | RunFailed):
+                    last, step = event, event.step
+            if batch:
+                emit(batch)
+            if not held:
+                if isinstance(last, RunFinished | RunStopped | RunFailed):
+                    return last
+                ending = died(step, holder)
+                emit([(ending, as_record(ending, 0, time.time()))])
+                return ending
+            if leave():
+                return None
+            time.sleep(LOOK)
+    finally:
+        tail.close()

@@ -1,0 +1,85 @@
+"""A journal is followed as it grows, and every event is read back as it was told."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from engine.events import JOURNAL_NAME, Event, Journal, RunStopped, Step, Warned, as_record, read_journal
+from engine.folder import ask_to_stop, is_held, locked, stop_asked
+from engine.watch import Tail, event_of, standing
+from tests.engine.runs import train
+
+
+def test_every_event_of_a_real_run_is_read_back_as_it_was_told(tiny_model: Path, chat_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "w"
+    told: list[Event] = []
+    train(
+        dataset=chat_file,
+        model=tiny_model,
+        output=out,
+        batch_size=8,
+        max_length=64,
+        max_steps=3,
+        save_steps=2,
+        watch=told.append,
+    )
+    records = list(read_journal(out))
+    assert len(records) > 5
+    for record in records:
+        event = event_of(record)
+        assert event is not None
+        assert as_record(event, record["attempt"], record["t"]) == record
+    assert standing(out).state == "finished"
+
+
+def test_a_record_with_the_wrong_types_is_no_event() -> None:
+    assert event_of({"type": "step", "step": 1}) is None
+    assert event_of({"type": "run_started", "choices": 3}) is None
+    assert event_of({"type": "unheard_of"}) is None
+
+
+def test_a_tail_tells_each_record_once_leaves_a_torn_line_and_survives_rotation(tmp_path: Path) -> None:
+    tail = Tail(tmp_path)
+    assert list(tail.new()) == []
+    journal = Journal(tmp_path)
+    journal.write(Warned("a", "one"))
+    path = tmp_path / JOURNAL_NAME
+    line = (json.dumps(as_record(Warned("a", "two"), 1, 0.0)) + "\n").encode()
+    with open(path, "ab") as file:
+        file.write(line[:20])
+    assert [record["message"] for record in tail.new()] == ["one"]
+    os.truncate(path, path.stat().st_size - 20)  # what the next attempt does to a torn line
+    assert list(tail.new()) == []
+    with open(path, "ab") as file:
+        file.write(line)
+    path.rename(tmp_path / "events.jsonl.1")
+    path.write_bytes(line.replace(b"two", b"three"))
+    assert [record["message"] for record in tail.new()] == ["two", "three"]
+    assert list(tail.new()) == []
+    tail.close()
+    journal.close()
+
+
+def test_a_folder_is_held_only_while_it_is_and_a_request_to_stop_dies_with_the_lock(tmp_path: Path) -> None:
+    assert not is_held(tmp_path)
+    ask_to_stop(tmp_path)  # left over from before
+    with locked(tmp_path):
+        assert is_held(tmp_path)
+        assert not stop_asked(tmp_path)
+        ask_to_stop(tmp_path)
+        ask_to_stop(tmp_path)
+        assert stop_asked(tmp_path)
+    assert not is_held(tmp_path)
+    assert not stop_asked(tmp_path)
+
+
+def test_a_run_without_a_last_word_has_died_and_one_with_it_has_not(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.write(Step(3, 0.5, 1.0, 1e-4, None, 10, 1.0))
+    assert standing(tmp_path).state == "died"
+    journal.write(RunStopped(3, 0.5, "SIGTERM", "checkpoint-3"))
+    found = standing(tmp_path)
+    assert (found.state, found.why, found.step) == ("stopped", "SIGTERM", 3)
+    journal.close()

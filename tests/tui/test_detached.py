@@ -1,0 +1,108 @@
+"""Runs without their terminal: real processes, killed and stopped for real, seen from outside through their folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from engine.events import read_journal
+from engine.folder import holder_of, is_held
+from engine.watch import standing
+from tests.tui.conftest import RUN
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs setsid")
+
+Tool = Callable[..., tuple[int, str, str]]
+
+
+def until(true: Callable[[], Any], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def steps(folder: Path) -> list[int]:
+    return [record["step"] for record in read_journal(folder) if record["type"] == "step"]
+
+
+@pytest.fixture
+def detached(lora_tui: Tool, tmp_path: Path, tiny_model: Path, chat_file: Path) -> Iterator[Callable[..., Path]]:
+    """Starts a long detached run; its folder, once the command has come back."""
+    folder = tmp_path / "out" / "w"
+
+    def begin() -> Path:
+        flags = {**RUN, "epochs": 3000, "save_steps": 500, "dataset": chat_file, "model": tiny_model, "output": folder}
+        words = [word for name, value in flags.items() for word in ("--" + name.replace("_", "-"), value)]
+        code, _out, told = lora_tui("--yes", "--detach", *words)
+        assert code == 0, told
+        assert f"lora-tui watch {folder}" in told
+        return folder
+
+    yield begin
+    holder = holder_of(folder)
+    if holder is not None and is_held(folder):
+        os.kill(holder.pid, signal.SIGKILL)
+
+
+def test_a_detached_run_outlives_its_command_leads_a_session_and_stops_when_asked_from_elsewhere(
+    detached: Callable[..., Path], lora_tui: Tool
+) -> None:
+    folder = detached()
+    holder = holder_of(folder)
+    assert holder is not None and is_held(folder)
+    assert os.getsid(holder.pid) == holder.pid  # no terminal can hang it up
+    until(lambda: steps(folder))
+    assert standing(folder).state == "running"
+    code, out, _told = lora_tui("runs", folder.parent, "--json")
+    assert code == 0
+    (listed,) = json.loads(out)["runs"]
+    assert (listed["state"], listed["holder"]["pid"]) == ("running", holder.pid)
+    (folder / ".stop").touch()
+    code, out, _told = lora_tui("watch", folder, "--json")
+    assert code == 0
+    ending = json.loads(out.splitlines()[-1])
+    assert (ending["type"], ending["reason"]) == ("run_stopped", "watcher")
+    assert (folder / ending["checkpoint"] / "manifest.json").is_file()
+    assert standing(folder).state == "stopped"
+    assert not (folder / ".stop").exists()
+
+
+def test_a_detached_run_that_is_killed_is_seen_to_have_died(detached: Callable[..., Path], lora_tui: Tool) -> None:
+    folder = detached()
+    holder = holder_of(folder)
+    assert holder is not None
+    until(lambda: steps(folder))
+    os.kill(holder.pid, signal.SIGKILL)
+    until(lambda: not psutil.pid_exists(holder.pid) or psutil.Process(holder.pid).status() == psutil.STATUS_ZOMBIE)
+    code, out, _told = lora_tui("watch", folder)
+    assert code == 1
+    assert "died without a word" in out
+    code, out, _told = lora_tui("runs", folder.parent, "--json")
+    assert [one["state"] for one in json.loads(out)["runs"]] == ["died"]
+
+
+def test_a_detached_run_that_cannot_begin_says_why_with_its_code(lora_tui: Tool, tmp_path: Path, tiny_model: Path) -> None:
+    code, _out, told = lora_tui("--yes", "--detach", "--dataset", "none.jsonl", "--model", tiny_model, "--output", "out/w")
+    assert code == 4
+    assert "none.jsonl" in told
+
+
+def test_a_plan_is_taken_from_a_parent_only(lora_tui: Tool) -> None:
+    assert lora_tui("carry-out")[0] == 2
+
+
+def test_watching_nothing_is_a_usage_error(lora_tui: Tool, tmp_path: Path) -> None:
+    assert lora_tui("watch", tmp_path / "nowhere")[0] == 2
+    assert lora_tui("watch")[0] == 2
+    assert lora_tui("runs", tmp_path / "nowhere")[0] == 2
+    assert lora_tui("--detach")[0] == 2

@@ -1,0 +1,95 @@
+"""`lora-tui runs [ROOT]`: what runs and what ended under a folder, how and where. The engine finds out (engine/watch.py); here it is
+printed, as a table or as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from engine.errors import ConfigError
+from engine.i18n import _
+from engine.watch import Standing, runs_under
+from tui.plain import visible
+from tui.show import number, stop_words
+
+STYLES = {"running": "bold green", "failed": "red", "died": "bold red", "stopped": "yellow", "empty": "dim"}
+
+
+def run_runs(root: Path, as_json: bool) -> int:
+    """Print the runs under `root`; 0. Raises ConfigError where there is no such folder."""
+    try:
+        found = runs_under(root)
+    except OSError as error:
+        raise ConfigError(_("{folder}: cannot be listed").format(folder=root), error.strerror or str(error)) from error
+    if as_json:
+        document = {"schema": 1, "root": str(root), "runs": [_record(one) for one in found]}
+        sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+    elif found:
+        _print(found)
+    else:
+        sys.stdout.write(visible(_("there is no run under {root}").format(root=root)) + "\n")
+    return 0
+
+
+def _record(one: Standing) -> dict[str, Any]:
+    fields = asdict(one)
+    fields.pop("folder"), fields.pop("holder")
+    holder = asdict(one.holder) if one.holder is not None else None
+    return {"name": one.folder.name or str(one.folder), "path": str(one.folder), **fields, "holder": holder}
+
+
+def _print(found: list[Standing]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column(_("run"), overflow="fold")
+    table.add_column(_("state"), no_wrap=True)
+    for title in (_("step"), _("epoch"), _("loss")):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column(_("last word"), no_wrap=True)
+    table.add_column(_("how and where"), overflow="fold")
+    for one in found:
+        cells = (
+            str(one.folder),
+            state_words(one),
+            f"{one.step if one.step is not None else '-'}/{one.total_steps if one.total_steps is not None else '-'}",
+            f"{one.epoch:.2f}" if one.epoch is not None else "-",
+            number(one.loss),
+            _moment(one.told),
+            _why(one),
+        )
+        table.add_row(*(Text(visible(cell)) for cell in cells), style=STYLES.get(one.state, ""))
+    Console(markup=False, highlight=False, emoji=False).print(table)
+
+
+def state_words(one: Standing) -> str:
+    """How it stands, in a word or two."""
+    return {
+        "running": _("running"),
+        "finished": _("finished"),
+        "stopped": _("stopped"),
+        "failed": _("failed"),
+        "died": _("died without a word"),
+        "empty": _("not begun"),
+    }[one.state]
+
+
+def _why(one: Standing) -> str:
+    if one.holder is not None:
+        return _("process {pid} on {host}").format(pid=one.holder.pid, host=one.holder.host)
+    if one.state == "failed":
+        return _("exit code {code}").format(code=one.exit_code) + f" · {one.why}"
+    return stop_words(one.why)
+
+
+def _moment(seconds: float | None) -> str:
+    try:
+        return datetime.fromtimestamp(seconds).isoformat(sep=" ", timespec="seconds") if seconds is not None else "-"
+    except (OSError, ValueError, OverflowError):
+        return "-"

@@ -1,0 +1,50 @@
+"""`lora-tui watch [OUT]`: the training screen on any run, at work or ended; without a terminal, the same as lines or JSON.
+
+The run is looked at through its folder (engine/watch.py), so it may be anybody's: another terminal's, a detached one, one on another
+machine that shares the folder. Leaving costs the run nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from engine.errors import ConfigError
+from engine.events import RunFailed
+from engine.folder import OUT_ROOT, last_run
+from engine.i18n import _
+from engine.watch import Told, follow, is_run
+from tui.show import Show
+from tui.streams import duplicate
+
+
+def run_watch(out: Path | None, *, read_only: bool, as_json: bool) -> int:
+    """Watch the run in `out` until it ends or the person leaves; the exit code: 0, or that of a run that failed (1: it died without a
+    word). Raises ConfigError where there is no run."""
+    folder = out if out is not None else last_run()
+    if folder is None:
+        raise ConfigError(
+            _("there is no run under {root}").format(root=OUT_ROOT), fix=_("Name its folder: lora-tui watch OUT")
+        )
+    if not is_run(folder):
+        words = _("{folder}: no run was begun here") if folder.is_dir() else _("{folder}: there is no such folder")
+        raise ConfigError(words.format(folder=folder), fix=_("lora-tui runs ROOT lists what there is."))
+    return _lines(folder, as_json)
+
+
+def _lines(folder: Path, as_json: bool) -> int:
+    with Show(duplicate(2 if as_json else 1)) as show:
+
+        def tell(batch: Sequence[Told]) -> None:
+            attempt = max(int(record.get("attempt") or 0) for _event, record in batch)
+            for event, record in batch:
+                if as_json:
+                    sys.stdout.write(json.dumps(record) + "\n")
+                elif record.get("attempt") in (attempt, 0):
+                    show.event(event)
+            sys.stdout.flush()
+
+        ended = follow(folder, tell, lambda: False)
+    return ended.exit_code if isinstance(ended, RunFailed) else 0
