@@ -98,6 +98,21 @@ class InItsOwnProcess:
         return child
 
 
+def moved(plan: ResumePlan, outcome: Outcome) -> ResumePlan:
+    """What goes on from where the run of `plan` was just stopped: from the checkpoint it saved, with the settings it ran with; `plan`
+    itself where it had done no step yet. Raises LoraTuiError."""
+    from engine.answers import gather
+    from engine.resume.plan import plan_run
+    from engine.training.fitting import let_go
+
+    let_go()  # the device's memory is the child's now
+    began = plan.checkpoint.step if plan.mode == "continue" and plan.checkpoint is not None else 0
+    if outcome.step <= (began or 0):
+        return plan
+    answers = gather({"output": str(plan.output_dir), "resume": "auto"}, environ={})
+    return plan_run(answers.resolved, answers.found)
+
+
 def detached_command() -> list[str]:
     """How this very installation is started again. -P: a folder `tui` where the person stands is not ours."""
     return [sys.executable, "-P", "-m", "tui", HAND_OVER]

@@ -15,7 +15,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,15 +28,18 @@ from textual.dom import DOMNode
 from textual.screen import Screen
 from textual.worker import Worker
 
+from engine.detached import LEFT
 from engine.errors import LoraTuiError
 from engine.i18n import _
 from engine.remembered import Remembered, after_run, load_remembered, save_remembered
 from tui.i18n import N_
 from tui.live import Live, begun, fold
-from tui.messages import RunEnded, Told
+from tui.messages import Followed, RunEnded, Told
+from tui.plain import visible
 from tui.wizard import Start, Wizard
 
 if TYPE_CHECKING:
+    from engine.events import Event
     from engine.resume.plan import ResumePlan
     from engine.runner import Runner
     from engine.training.session import Outcome
@@ -55,6 +58,10 @@ class LoraTui(App[int]):
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide"), (132, "-very-wide")]  # noqa: RUF012 - declared so by Textual
     VERTICAL_BREAKPOINTS = [(0, "-short"), (32, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+q", "leave", N_("Quit"), priority=True, show=True)]
+    may_stop = True
+    """Whether the run may be stopped from here."""
+    watches = False
+    """Whether the run is another process's, looked at from outside."""
 
     def __init__(
         self,
@@ -81,6 +88,8 @@ class LoraTui(App[int]):
         self._run: Worker[None] | None = None
         self._exit_after: int | None = None
         self._then: str = "result"
+        self.detached = False
+        """Whether the run has moved to a process of its own and goes on without this one."""
         self.theme = (
             known.look.get("theme", "textual-dark") if known.look.get("theme") in self.available_themes else "textual-dark"
         )
@@ -169,7 +178,7 @@ class LoraTui(App[int]):
         assert not self.running, "one run at a time"
         history = plan.checkpoint.history if plan.checkpoint is not None and plan.mode != "weights" else ()
         self.plan, self.error, self.outcome = plan, None, None
-        self._stop, self._then = None, "result"
+        self._stop, self._then, self.detached = None, "result", False
         self.live = begun(
             [(row.step, row.loss) for row in history if row.loss is not None],
             [(row.step, row.eval_loss) for row in history if row.eval_loss is not None],
@@ -188,9 +197,9 @@ class LoraTui(App[int]):
         outcome, failed = None, None
         try:
             load_libraries()  # the head start may still be under way
-            outcome = self._runner_of_choice().run(
-                plan, lambda event, record: self._post(Told(event, time.monotonic())), lambda: self._stop
-            )
+            outcome = self._runner_of_choice().run(plan, self._tell, lambda: self._stop)
+            if self._then == "process" and outcome.state == "stopped":
+                outcome = self._go_on_in_a_process(plan, outcome)
         except LoraTuiError as error:
             failed = error
         except BaseException as error:
@@ -198,21 +207,38 @@ class LoraTui(App[int]):
             failed = LoraTuiError(f"{type(error).__name__}: {error}")
         self._post(RunEnded(outcome, failed))
 
+    def _go_on_in_a_process(self, plan: ResumePlan, outcome: Outcome) -> Outcome:
+        """The run has stopped and saved: continue it where it outlives this terminal, and show it as before."""
+        from engine.detached import InItsOwnProcess, detached_command, moved
+
+        plan = moved(plan, outcome)
+        self._stop, self._then, self.detached = None, "result", True
+        return InItsOwnProcess(detached_command()).run(plan, self._tell, lambda: self._stop)
+
+    def _tell(self, event: Event, record: Mapping[str, Any]) -> None:
+        self._post(Told(event, time.monotonic()))
+
     def _runner_of_choice(self) -> Runner:
         from engine.runner import InThisProcess
 
         return self._runner if self._runner is not None else InThisProcess()
 
-    def _post(self, message: Told | RunEnded) -> None:
+    def _post(self, message: Told | RunEnded | Followed) -> None:
         with contextlib.suppress(Exception):  # the app has gone: the run ends by itself, there is nobody to tell
             self.post_message(message)
 
     def stop_run(self, reason: str, then: str = "result") -> None:
-        """Ask the run to stop after this step and save. `then`: result, start (choose a checkpoint) or exit."""
+        """Ask the run to stop after this step and save. `then`: result, start (choose a checkpoint), process (go on in one of its
+        own) or exit."""
         if self._stop is None:
             self._stop = reason
         self._then = then
         self.live = replace(self.live, stopping=True)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the run that is shown."""
+        return self.plan.output_dir if self.plan is not None else None
 
     def answer_jump(self) -> None:
         """The person has seen the warning and goes on."""
@@ -226,10 +252,15 @@ class LoraTui(App[int]):
     def on_told(self, message: Told) -> None:
         message.stop()
         self.live = fold(self.live, message.event, message.at)
+        if self.detached and message.event.type == "run_started":
+            self.live = replace(self.live, stopping=self._stop is not None)
 
     def on_run_ended(self, message: RunEnded) -> None:
         message.stop()
         self.outcome, self.error, self._run = message.outcome, message.error, None
+        if self._stop == LEFT:
+            self.exit(self._exit_after or 0, return_code=self._exit_after or 0, message=self._goes_on())
+            return
         self._announce(self.outcome.state if self.outcome is not None else "failed")
         if self._exit_after is not None or self._then == "exit":
             code = self.error.exit_code if self.error is not None else self._exit_after or 0
@@ -261,6 +292,9 @@ class LoraTui(App[int]):
         """Quit; while a run is at work, ask first."""
         if not self.running:
             self.leave_with_result()
+            return
+        if self.detached:
+            self._stop = LEFT
             return
         from tui.screens.dialogs import QuitScreen
 
@@ -294,10 +328,18 @@ class LoraTui(App[int]):
                     driver.stop_application_mode()
             os._exit(code)
         self._exit_after = code
-        if self.running:
+        if self.running and self.detached:
+            self._stop = LEFT
+        elif self.running:
             self.stop_run(name, then="exit")
         else:
             self.exit(code, return_code=code)
+
+    def _goes_on(self) -> Text | None:
+        """What stays on the terminal of who leaves a detached run at work."""
+        from tui.headless import goes_on_words
+
+        return Text(visible("\n".join(goes_on_words(self.folder)), keep_lines=True)) if self.folder is not None else None
 
     def _farewell(self) -> Text | None:
         """What stays on the terminal once the wizard is gone."""
@@ -353,8 +395,8 @@ def run_wizard(flags: dict[str, Any], demo: bool) -> int:
     from engine.remembered import state_folder
 
     log = state_folder() / "wizard.log"
-    with _own_terminal(log):
-        app = LoraTui(flags, demo, log=log, ascii_only=_ascii_terminal())
+    with own_terminal(log):
+        app = LoraTui(flags, demo, log=log, ascii_only=ascii_terminal())
         code = app.run()
         if app.return_code:
             return app.return_code
@@ -362,7 +404,7 @@ def run_wizard(flags: dict[str, Any], demo: bool) -> int:
 
 
 @contextlib.contextmanager
-def _own_terminal(log: Path) -> Iterator[None]:
+def own_terminal(log: Path) -> Iterator[None]:
     """Textual keeps the terminal on a handle of its own; whatever libraries write to descriptors 1 and 2 goes to the log."""
     import sys
 
@@ -383,7 +425,7 @@ def _own_terminal(log: Path) -> Iterator[None]:
         sys.__stdout__, sys.__stderr__ = kept  # type: ignore[misc]
 
 
-def _ascii_terminal() -> bool:
+def ascii_terminal() -> bool:
     """Whether only ASCII can be trusted to show: asked for with LORA_TUI_ASCII, a dumb terminal, or another encoding than UTF-8."""
     import locale
 

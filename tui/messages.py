@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from engine.errors import LoraTuiError
     from engine.events import Event
     from engine.training.session import Outcome
+    from tui.live import Live
 
 
 class Told(Message):
@@ -20,6 +21,14 @@ class Told(Message):
         self.event = event
         self.at = at
         """Seconds of the monotonic clock."""
+
+
+class Followed(Message):
+    """A run that is another process's was looked at: this is how it stands."""
+
+    def __init__(self, live: Live) -> None:
+        super().__init__()
+        self.live = live
 
 
 class RunEnded(Message):

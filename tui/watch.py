@@ -31,6 +31,10 @@ def run_watch(out: Path | None, *, read_only: bool, as_json: bool) -> int:
     if not is_run(folder):
         words = _("{folder}: no run was begun here") if folder.is_dir() else _("{folder}: there is no such folder")
         raise ConfigError(words.format(folder=folder), fix=_("lora-tui runs ROOT lists what there is."))
+    if not as_json and sys.stdin.isatty() and sys.stderr.isatty():
+        from tui.watcher import run_watcher
+
+        return run_watcher(folder, read_only)
     return _lines(folder, as_json)
 
 

@@ -15,6 +15,7 @@ import pyte
 import pytest
 
 from engine.events import read_journal
+from engine.folder import holder_of, is_held
 from tests.tui.conftest import RUN
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a pty")
@@ -167,6 +168,44 @@ def test_a_terminal_that_vanishes_costs_nothing(terminal: Callable[..., Terminal
     (stopped,) = [record for record in read_journal(tmp_path / "out" / "w") if record["type"] == "run_stopped"]
     assert stopped["reason"] == "SIGHUP"
     one.child.ptyproc.terminated = one.child.terminated = True
+
+
+def test_a_run_that_was_detached_outlives_its_terminal_is_watched_from_another_and_stopped_there(
+    terminal: Callable[..., Terminal], tmp_path: Path
+) -> None:
+    out = tmp_path / "out" / "w"
+    first = terminal()
+    to_training(first)
+    first.press("d")
+    first.until("Continued from checkpoint-")
+    holder = holder_of(out)
+    assert holder is not None and holder.pid != first.child.pid
+    first.child.ptyproc.fileobj.close()  # what a dropped ssh session does
+    first.child.ptyproc.closed = first.child.closed = True
+    assert os.waitstatus_to_exitcode(os.waitpid(first.child.pid, 0)[1]) == 129
+    first.child.ptyproc.terminated = first.child.terminated = True
+    assert is_held(out)
+
+    looking = Terminal(["watch", "out/w", "--read-only"], tmp_path)
+    looking.until("Continued from checkpoint-")
+    looking.press("s")
+    time.sleep(1)
+    looking.press(CTRL_Q)
+    assert looking.end() == 0
+    assert is_held(out)
+
+    second = Terminal(["watch", "out/w"], tmp_path)
+    second.until("left ")
+    second.press("s")
+    second.until("stopped at step")
+    second.press(CTRL_Q)
+    assert second.end() == 0
+    moved, stopped = [record for record in read_journal(out) if record["type"] == "run_stopped"]
+    assert (moved["reason"], stopped["reason"]) == ("detach", "watcher")
+    began = [record for record in read_journal(out) if record["type"] == "run_started"][1]
+    assert (began["step"], began["pid"]) == (moved["step"], holder.pid)  # not a step was lost
+    (receipt,) = [record for record in read_journal(out) if record["type"] == "resume_checked"]
+    assert {item["verdict"] for item in receipt["items"]} == {"ok"}
 
 
 def test_ascii_and_no_colour_on_a_plain_terminal(terminal: Callable[..., Terminal]) -> None:

@@ -6,8 +6,8 @@ The chart is painted at most once a second: what the screen costs is time taken 
 from __future__ import annotations
 
 import math
+import os
 import time
-from pathlib import Path
 from typing import ClassVar
 
 from rich.text import Text
@@ -16,7 +16,18 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.widgets import Button, Sparkline, Static
 
-from engine.events import CheckpointSaved, Evaluated, LossJumped, ResumeChecked, RolledBack, RunStarted, Warned
+from engine.events import (
+    CheckpointSaved,
+    Evaluated,
+    LossJumped,
+    ResumeChecked,
+    RolledBack,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    RunStopped,
+    Warned,
+)
 from engine.folder import RUN_LOG
 from engine.i18n import _, n_
 from tui.dataset_text import rows_words
@@ -48,11 +59,13 @@ class TrainingScreen(StepScreen):
         "The thin line is the loss as logged, the thick one its smoothed course, o marks the loss on held-back rows. Left of the "
         "upright line is what the continued run knew before. The shaded band from 0.1 to 0.3 is where a model is usually good "
         "enough to try.\n\ns stops after this step and saves a checkpoint; nothing is lost, and the run can be continued at any "
-        "time. l opens the log of the libraries. When the loss jumps, b stops and goes back to the last good checkpoint, g goes on."
+        "time. l opens the log of the libraries. d moves the run to a process of its own, which goes on when this terminal closes: "
+        "it stops, saves and continues there. When the loss jumps, b stops and goes back to the last good checkpoint, g goes on."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "stop", N_("Stop and save")),
         Binding("l", "log", N_("Log")),
+        Binding("d", "detach", N_("Detach")),
         Binding("b", "back_to_good", N_("Last good checkpoint")),
         Binding("g", "go_on_after_jump", N_("Go on")),
     ]
@@ -99,7 +112,9 @@ class TrainingScreen(StepScreen):
 
     def _paint(self, live: Live, before: Live | None) -> None:
         self.query_one("#heading", Static).update(_status(live))
-        self.query_one("#tiles", Static).update(_tiles(live, self.size.width - 5, self.owner.ascii_only))
+        self.query_one("#tiles", Static).update(
+            _tiles(live, self.size.width - 5, self.owner.ascii_only, memory=not self.owner.watches)
+        )
         if before is None or live.happenings is not before.happenings:
             self.query_one("#events", Static).update(_events(live.happenings))
             self.query_one("#events-scroll", VerticalScroll).scroll_end(animate=False)
@@ -109,7 +124,10 @@ class TrainingScreen(StepScreen):
             receipt.display = True
         if before is None or live.jump is not before.jump:
             self._warn(live.jump)
-        self.query_one("#main", Button).disabled = live.stopping or live.ended is not None
+        self.query_one("#main", Button).disabled = live.stopping or live.ended is not None or not self.owner.may_stop
+        if self.owner.watches and isinstance(live.ended, RunFailed):
+            self.close(visible(f"{live.ended.detail} {live.ended.fix}".strip()))
+        self.refresh_bindings()
 
     def _warn(self, jump: LossJumped | None) -> None:
         note = self.query_one("#jump", Static)
@@ -135,19 +153,31 @@ class TrainingScreen(StepScreen):
     # -- doing ---------------------------------------------------------------------------------------------------------
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        if action in ("back_to_good", "go_on_after_jump"):
+        if action == "back_to_good":
+            return self.owner.live.jump is not None and not self.owner.watches and not self.owner.detached
+        if action == "go_on_after_jump":
             return self.owner.live.jump is not None
+        if action == "stop":
+            return self.owner.may_stop and self.owner.live.ended is None
+        if action == "detach":
+            live = self.owner.live
+            moves = not self.owner.watches and not self.owner.detached and os.name == "posix"
+            return moves and live.started is not None and live.ended is None and not live.stopping
         return action not in ("next", "back")
 
     def may_leave(self) -> bool:
-        return not self.owner.running
+        return not self.owner.running and not self.owner.watches
 
     def action_next(self) -> None:
         self.action_stop()
 
     def action_stop(self) -> None:
-        if self.owner.running:
+        if self.owner.running and self.owner.may_stop:
             self.owner.stop_run("user")
+
+    def action_detach(self) -> None:
+        if self.owner.running:
+            self.owner.stop_run("detach", then="process")
 
     def action_back_to_good(self) -> None:
         if self.owner.running and self.owner.live.jump is not None:
@@ -159,8 +189,8 @@ class TrainingScreen(StepScreen):
     def action_log(self) -> None:
         from tui.screens.dialogs import LogScreen
 
-        if self.owner.plan is not None:
-            self.owner.push_screen(LogScreen(Path(self.owner.plan.output_dir) / RUN_LOG))
+        if self.owner.folder is not None:
+            self.owner.push_screen(LogScreen(self.owner.folder / RUN_LOG))
 
 
 def picture(live: Live) -> Picture:
@@ -179,6 +209,14 @@ def picture(live: Live) -> Picture:
 
 
 def _status(live: Live) -> Text:
+    match live.ended:
+        case RunFinished() as ended:
+            return Text(_("Finished at step {step}").format(step=ended.step), style="bold green")
+        case RunStopped() as ended:
+            words = _("stopped at step {step}, epoch {epoch:.2f}").format(step=ended.step, epoch=ended.epoch)
+            return Text(words, style="bold yellow")
+        case RunFailed() as ended:
+            return Text(visible(ended.title), style="bold red")
     if live.stopping and live.ended is None:
         return Text(_("Stopping after this step and saving"), style="bold yellow")
     if live.started is None:
@@ -193,7 +231,7 @@ def _status(live: Live) -> Text:
     return Text(_("Training"), style="bold")
 
 
-def _tiles(live: Live, width: int, ascii_only: bool) -> Text:
+def _tiles(live: Live, width: int, ascii_only: bool, memory: bool = True) -> Text:
     """The numbers of now, as many as fit a line, and how far the run has come. `width`: columns."""
     step, started = live.step, live.started
     total = started.total_steps if started is not None else None
@@ -208,7 +246,8 @@ def _tiles(live: Live, width: int, ascii_only: bool) -> Text:
         tiles.append((_("left"), duration(left) if left is not None else "-"))
         tiles.append((_("rate"), f"{step.learning_rate:.2e}"))
         tiles.append((_("tokens/s"), f"{step.tokens_per_second:.0f}"))
-    tiles.append((_("memory"), _memory()))
+    if memory:  # this process's, which says nothing of a run that is elsewhere
+        tiles.append((_("memory"), _memory()))
     gap = "   " if width >= 100 else "  "
     text = Text(no_wrap=True)
     for name, value in tiles:
