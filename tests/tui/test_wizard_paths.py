@@ -324,7 +324,8 @@ class Scripted:
             if isinstance(item, BaseException):
                 raise item
             emit(item, {})
-        while not should_stop():
+        end = time.monotonic() + 60  # a test that failed will never ask it to stop
+        while not should_stop() and time.monotonic() < end:
             time.sleep(0.01)
         if self.then is not None:
             emit(self.then, {})
