@@ -20,7 +20,7 @@ from engine.folder import Place
 from engine.hardware import Hardware
 from engine.remembered import Remembered
 from engine.resume import seen
-from engine.training.advice import advise
+from engine.training.advice import advise, likely_causes
 from engine.training.estimate import Fitted, Memory
 from engine.training.expect import Expected
 from tests.conftest import chats, write_jsonl
@@ -141,7 +141,9 @@ async def test_every_screen_looks_as_accepted(
 ) -> None:
     i18n.install(language)
     finished = RunFinished(100, 2.0, 0.21, None, 60.0, "out/w/final", asdict(advise([0.21] * 10)))
-    runner = Scripted(*script(), LossJumped(60, "divergence", 1.0, 4.4, 4.4, False), then=finished)
+    causes = likely_causes("divergence", {}, 1e-4, 1e-4)
+    jump = LossJumped(60, "divergence", 1.0, 4.4, 4.4, False, 59, "checkpoint-30", causes)
+    runner = Scripted(*script(), jump, then=finished)
     app = LoraTui(answers(), remembered=Remembered(), runner=runner)
     monkeypatch.setattr(app, "_preload", lambda: None)
     async with app.run_test(size=size) as pilot:

@@ -354,7 +354,8 @@ async def training(app: LoraTui, pilot: Any) -> Hand:
 
 
 async def test_a_jump_of_the_loss_is_a_warning_with_ways_on(wizard: Make, flags: dict[str, Any]) -> None:
-    script = [started(), *(step(n, 0.5) for n in range(1, 20)), LossJumped(20, "divergence", 0.5, 4.0, 8.0, False)]
+    jump = LossJumped(20, "divergence", 0.5, 4.0, 8.0, False, causes=("The learning rate is too high for this model.",))
+    script = [started(), *(step(n, 0.5) for n in range(1, 20)), jump]
     app = wizard(flags, runner=Scripted(*script))
     async with app.run_test(size=(80, 24)) as pilot:
         hand = await training(app, pilot)
