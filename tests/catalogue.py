@@ -209,7 +209,7 @@ CASES = (
          "plan", True),
     Case("another run's higher number in the folder", "9", _older_run, "plan", True),
     Case("already complete", "13", _asked(max_steps=10), "plan"),
-    Case("a rate that is far too high", "36", _asked(learning_rate=0.5, max_grad_norm=0, epochs=5), "step", True),
+    Case("a rate that is far too high", "36", _asked(learning_rate=0.5, max_grad_norm=0, epochs=5), "plan", True),
 )  # fmt: skip
 
 
