@@ -66,7 +66,7 @@ class TrainingScreen(StepScreen):
         Binding("s", "stop", N_("Stop and save")),
         Binding("l", "log", N_("Log")),
         Binding("d", "detach", N_("Detach")),
-        Binding("b", "back_to_good", N_("Last good checkpoint")),
+        Binding("b", "back_to_good", N_("Go back")),
         Binding("g", "go_on_after_jump", N_("Go on")),
     ]
 
