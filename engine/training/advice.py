@@ -68,17 +68,17 @@ def advise(
         )  # fmt: skip
     if loss < too_low:
         return Advice("overfitting", _(
-            "The loss is {loss:.3g}, lower than it should get: the rows are known by heart, or the data is not what it seems "
+            "The smoothed loss is {loss:.3g}, lower than it should get: the rows are known by heart, or the data is not what it seems "
             "(repeated rows, answers that are always the same). Look at the data before training on.").format(loss=loss)
         )  # fmt: skip
     if loss <= reached:
         return Advice("reached", _(
-            "The loss is {loss:.3g}: good enough to try the model, for example in Ollama.").format(loss=loss))  # fmt: skip
+            "The smoothed loss is {loss:.3g}: good enough to try the model, for example in Ollama.").format(loss=loss))  # fmt: skip
     if loss <= nearly:
         return Advice("keep_going", _(
-            "The loss is {loss:.3g}: nearly there. Another epoch or two may bring it below {reached:g}; the model can be tried "
+            "The smoothed loss is {loss:.3g}: nearly there. Another epoch or two may bring it below {reached:g}; the model can be tried "
             "already.").format(loss=loss, reached=reached))  # fmt: skip
-    return Advice("keep_going", _("The loss is {loss:.3g}, above {nearly:g}: keep going.").format(loss=loss, nearly=nearly))
+    return Advice("keep_going", _("The smoothed loss is {loss:.3g}, above {nearly:g}: keep going.").format(loss=loss, nearly=nearly))
 
 
 def advise_by(config: RunConfig, losses: Sequence[float], eval_losses: Sequence[float] = ()) -> Advice:

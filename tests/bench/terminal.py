@@ -38,7 +38,7 @@ def first_frame(folder: str) -> float:
 
 def key_to_paint(folder: str) -> list[float]:
     """Seconds from pressing `l` until the log is on the screen, and from `l` again until it is gone, while the demo trains."""
-    child = spawn(folder, "--demo", "--epochs", "200", "--save-steps", "100000")
+    child = spawn(folder, "--demo", "--epochs", "5000", "--save-steps", "100000")
     for words in ("trained on", "context", "are free there", "No checkpoint", "learning rate", "the same without"):
         child.expect(words)
         time.sleep(1.5)

@@ -168,6 +168,8 @@ class ModelScreen(StepScreen):
             seen.update(Text(told(value), style="bold red"))
         else:
             self.wizard.report = value
+            if self._report is not None:  # now the length of the rows is known
+                self.ask("fit", self._report.model, partial(fit, self._report, value))
             plain = self.owner.no_color or self.owner.ascii_only
             lines = [*summary_lines(value, ""), *problem_lines(value, stops_too=True)]
             seen.update(Text("\n").join([lines_text(lines), *preview_texts(value, plain)]))
