@@ -76,9 +76,11 @@ def advise(
             "The smoothed loss is {loss:.3g}: good enough to try the model, for example in Ollama.").format(loss=loss))  # fmt: skip
     if loss <= nearly:
         return Advice("keep_going", _(
-            "The smoothed loss is {loss:.3g}: nearly there. Another epoch or two may bring it below {reached:g}; the model can be tried "
-            "already.").format(loss=loss, reached=reached))  # fmt: skip
-    return Advice("keep_going", _("The smoothed loss is {loss:.3g}, above {nearly:g}: keep going.").format(loss=loss, nearly=nearly))
+            "The smoothed loss is {loss:.3g}: nearly there. Another epoch or two may bring it below {reached:g}; the model can be "
+            "tried already.").format(loss=loss, reached=reached))  # fmt: skip
+    return Advice(
+        "keep_going", _("The smoothed loss is {loss:.3g}, above {nearly:g}: keep going.").format(loss=loss, nearly=nearly)
+    )
 
 
 def advise_by(config: RunConfig, losses: Sequence[float], eval_losses: Sequence[float] = ()) -> Advice:
