@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -402,6 +401,8 @@ def environment(environ: Mapping[str, str] = os.environ) -> Source:
 
 def read_toml(path: Path, kind: Literal["config", "run", "remembered"] = "config") -> Source:
     """A TOML file of settings. Raises ConfigError where it is missing, no TOML, or of a newer schema."""
+    import tomllib
+
     try:
         document = tomllib.loads(toml_text(path, follow=kind == "config"))
     except FileNotFoundError:

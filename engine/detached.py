@@ -22,15 +22,13 @@ from typing import IO, TYPE_CHECKING, Any
 from engine.errors import ConfigError, LoraTuiError
 from engine.events import LOSS_JUMPED, RunFailed, RunFinished, RunStarted, RunStopped, as_record, record_of
 from engine.i18n import _
+from engine.runner import LEFT
 from engine.watch import LOOK, died, event_of
 
 if TYPE_CHECKING:
     from engine.resume.plan import ResumePlan
     from engine.training.session import Outcome, ShouldStop
     from engine.training.trainer import Emit
-
-LEFT = "left"
-"""What `should_stop` answers where whoever shows the run goes away and the run is to go on."""
 
 
 @dataclass(frozen=True)

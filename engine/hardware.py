@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from dataclasses import dataclass
+from functools import cache
 
 from engine.config import RunConfig
 from engine.errors import ConfigError
@@ -78,12 +80,26 @@ def load_libraries() -> None:
     can see them half made (`cannot import name 'AutoTokenizer'`).
     """
     with _IMPORTING:
-        prepare_process()
+        _import_libraries()
+
+
+@cache
+def _import_libraries() -> None:
+    prepare_process()
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
         import datasets  # noqa: F401
         import torch  # noqa: F401
         from peft import LoraConfig  # noqa: F401
         from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
         from trl import SFTTrainer  # noqa: F401
+    finally:
+        # None of it will ever be garbage. A full collection that went through it again and again held the interpreter for up to
+        # 0.7 s, and with it whoever waited for an answer to a key.
+        gc.freeze()
+        if collecting:
+            gc.enable()
 
 
 def _need_bitsandbytes(device: str) -> None:

@@ -1,18 +1,21 @@
 """The seam between whoever shows a run and whatever carries it out.
 
 A runner takes a plan, tells events and asks whether to stop; it blocks until the run has ended. The wizard calls it from a thread,
-the headless command from the main one. A run in a child process will be another runner, and neither of them will notice.
+the headless command from the main one. A run in a child process is another runner (engine/detached.py), and neither of them notices.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from engine.resume.plan import ResumePlan
-
-if TYPE_CHECKING:  # what trains is imported when there is something to train
+if TYPE_CHECKING:  # what plans and what trains is imported when there is something to plan and to train
+    from engine.resume.plan import ResumePlan
     from engine.training.session import Outcome, ShouldStop
     from engine.training.trainer import Emit
+
+LEFT = "left"
+"""What `should_stop` answers where whoever shows the run goes away and the run is to go on. Only a runner whose run is a process
+of its own can do that."""
 
 
 class Runner(Protocol):

@@ -28,10 +28,10 @@ from textual.dom import DOMNode
 from textual.screen import Screen
 from textual.worker import Worker
 
-from engine.detached import LEFT
 from engine.errors import LoraTuiError
 from engine.i18n import _
 from engine.remembered import Remembered, after_run, load_remembered, save_remembered
+from engine.runner import LEFT
 from tui.i18n import N_
 from tui.live import Live, begun, fold
 from tui.messages import Followed, RunEnded, Told
@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 
 SIGNALS = {"SIGHUP": 129, "SIGINT": 130, "SIGTERM": 143}
 """Exit codes of the contract (C1)."""
+RARELY = (10_000, 4, 100)
+"""Python's collector, told to go through everything less often: each time it does, keys wait for a tenth of a second. What a screen
+leaves behind in circles is small, and what is young is still collected."""
 PLAIN_MARKS = {"▸": ">", "✓": "*", "●": "*", "·": "-", "!": "!", "✗": "x", "…": "..."}
 
 
@@ -149,6 +152,7 @@ class LoraTui(App[int]):
         import gc
 
         gc.freeze()
+        gc.set_threshold(*RARELY)
         gc.enable()
         self._preload()
 

@@ -10,7 +10,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
-from textual.widgets import Button, Static
+from textual.widgets import Button, Log, Static
 
 from engine.i18n import _
 from tui.plain import visible
@@ -97,13 +97,12 @@ class LogScreen(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         with Vertical(id="dialog"):
             yield Static(visible(str(self._path)), classes="path", markup=False)
-            with VerticalScroll(id="log"):
-                yield Static(Text(_tail(self._path)), markup=False)
+            yield Log(id="log")  # renders the lines that are seen, however many there are
             with Horizontal(classes="answers"):
                 yield Button(_("Close"), variant="primary", compact=True)
 
     def on_mount(self) -> None:
-        self.query_one("#log", VerticalScroll).scroll_end(animate=False)
+        self.query_one(Log).write(_tail(self._path))
         self.query_one(Button).focus()
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
