@@ -18,6 +18,7 @@ from engine.config import RunConfig, parse_columns, parse_rows
 from engine.data.encoding import find_encoding
 from engine.data.files import SUFFIXES, Numbered, first_line, kind, read_file, suffix_of
 from engine.errors import DatasetError
+from engine.hub import hub
 from engine.i18n import _
 
 __all__ = ["Raw", "Reading", "kind", "read_raw"]
@@ -212,13 +213,15 @@ def _hub(repo: str, reading: Reading) -> Raw:
         raise DatasetError(_("{path}: there is no such file or folder").format(path=repo), fix=_("Check the path."))
     import datasets
 
+    silent = None
     try:
-        return _of_splits(datasets.load_dataset(repo), repo, reading)
+        with hub() as silent:
+            return _of_splits(datasets.load_dataset(repo), repo, reading)
     except Exception as error:
         # Offline, unknown, gated, with a script, damaged: one sentence for all, with the library's own words.
         raise DatasetError(
             _("{repo}: there is no such file here, and it cannot be loaded from the hub").format(repo=repo),
-            f"{type(error).__name__}: {first_line(error)}",
+            silent or f"{type(error).__name__}: {first_line(error)}",
             _("Check the path or id, or the network; HF_ENDPOINT names a mirror."),
         ) from None
 

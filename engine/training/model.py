@@ -16,6 +16,7 @@ from engine.checkpoints.durable import open_plain_file
 from engine.config import RunConfig
 from engine.errors import ModelError
 from engine.hardware import Hardware
+from engine.hub import hub
 from engine.i18n import _
 
 WEIGHTS = (".safetensors", ".bin")
@@ -67,8 +68,10 @@ def _snapshot(repo: str) -> Path:
     )
 
     wanted = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "tokenizer*"]
+    silent = None
     try:
-        return Path(snapshot_download(repo, allow_patterns=wanted, etag_timeout=5))
+        with hub() as silent:
+            return Path(snapshot_download(repo, allow_patterns=wanted, etag_timeout=5))
     except GatedRepoError as error:
         raise ModelError(
             _("{repo}: this model is gated").format(repo=repo),
@@ -83,7 +86,7 @@ def _snapshot(repo: str) -> Path:
     except (LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
             _("{repo}: there is no such folder here, and the hub cannot be reached").format(repo=repo),
-            str(error).splitlines()[0],
+            silent or str(error).splitlines()[0],
             _("Check the path, or the network; HF_ENDPOINT names a mirror."),
         ) from None
 
