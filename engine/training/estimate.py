@@ -14,14 +14,19 @@ from engine.models.report import ModelReport
 from engine.training.steps import chosen_batch_size
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-HIDDEN_KEPT, INTERMEDIATE_KEPT = 18, 5
+HIDDEN_KEPT, INTERMEDIATE_KEPT = 17, 4
 """Values a token leaves in each layer for the backward pass, in units of the hidden and the intermediate size: the inputs of seven
-linear layers, two norms with their float32 copies, rotated queries and keys, the attention's output, the gate and its product.
-Counted in transformers' LlamaDecoderLayer with SDPA; Korthikanti et al. 2022 (arXiv 2205.05198) count 34 bytes in half precision."""
-LOGIT_COPIES = 3
-"""Logits, their float32 softmax and its gradient live at once in a stock loss."""
-OVERHEAD = 700_000_000
-"""Python, torch, transformers and their buffers."""
+linear layers, two norms with their float32 copies, rotated queries and keys, the attention's output; the gate before and after its
+nonlinearity, what it gates, and their product. Counted in transformers' LlamaDecoderLayer with SDPA, held against
+`python -m tests.bench memory`; Korthikanti et al. 2022 (arXiv 2205.05198) count 34 bytes in half precision."""
+LAYERS_AT_ONCE = 4
+"""Layers whose values are there at the peak with activation checkpointing: the one that is computed again, its gradients, and what the
+allocator has not yet given back. Measured there."""
+LOGIT_BYTES = 64 << 20
+"""Of float32 logits alive at a time where they are computed at labels only (loss.py). Fewer rows make the matrix product slower, more
+make nothing faster."""
+OVERHEAD = 570_000_000
+"""Python, torch, transformers and their buffers; measured there."""
 TIGHT = 0.85
 """Share of the free memory from which on it is tight."""
 
@@ -99,14 +104,22 @@ def estimate_memory(
     tokens = batch_size * min(length, config.max_length)
     weights = int(model.parameters * (0.56 if config.load_in_4bit else each))
     kept = HIDDEN_KEPT * model.hidden + INTERMEDIATE_KEPT * (model.intermediate or 4 * model.hidden)
-    layers = model.layers * model.hidden + kept if checkpointing else model.layers * kept
+    layers = model.layers * model.hidden + LAYERS_AT_ONCE * kept if checkpointing else model.layers * kept
+    at_labels = config.logits == "labels" and precision != "float16"
+    rows = min(tokens, logit_rows(model.vocabulary)) if at_labels else tokens
     return Memory(
         weights=weights,
         adapter=model.trainable(config.lora_r) * 16,
         activations=tokens * layers * each,
-        logits=tokens * model.vocabulary * 4 * LOGIT_COPIES,
+        # As the model gives them, in float32 where that is something else, and their softmax, which becomes the gradient.
+        logits=rows * model.vocabulary * (each + (4 if each < 4 else 0) + 4),
         overhead=OVERHEAD,
     )
+
+
+def logit_rows(vocabulary: int) -> int:
+    """Rows of logits that are alive at a time where they are computed at labels only."""
+    return max(1, LOGIT_BYTES // (4 * vocabulary))
 
 
 def checkpoint_bytes(model: ModelReport, rank: int) -> int:

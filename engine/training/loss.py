@@ -24,10 +24,9 @@ import torch
 from engine.config import RunConfig
 from engine.hardware import Hardware
 from engine.i18n import _
+from engine.training.estimate import logit_rows
 
 IGNORED = -100
-LOGIT_BYTES = 64 << 20
-"""Of float32 logits alive at a time. Fewer rows make the matrix product slower, more make nothing faster."""
 TRIED = 8
 """Tokens of the trial that a model must pass."""
 
@@ -47,7 +46,7 @@ class LossAtLabels:
         self.causal, self.backbone, self.stock = causal, causal.base_model, causal.forward
 
         self.trained = self._trained()
-        self.rows = max(1, LOGIT_BYTES // (4 * int(causal.config.get_text_config().vocab_size)))
+        self.rows = logit_rows(int(causal.config.get_text_config().vocab_size))
         """Of logits that may be alive at a time."""
 
         @functools.wraps(self.stock)  # generate() looks at the signature for what it may pass

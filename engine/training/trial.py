@@ -38,6 +38,7 @@ def measure_epoch(config: RunConfig, table: TokenTable) -> Trial:
     import torch
     from peft import get_peft_model
 
+    from engine.training.loss import choose_logits
     from engine.training.peft_config import lora_config
 
     assert config.model is not None
@@ -50,19 +51,33 @@ def measure_epoch(config: RunConfig, table: TokenTable) -> Trial:
     model = get_peft_model(load_base(folder, hardware, config), lora_config(config))
     model.to(hardware.device)
     model.train()
+    at_labels = _as_it_trains(model, choose_logits(config, hardware, 0, 1)[0], fitted.checkpointing)
     optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-6)
     order = row_order(config.seed, 0, table.lengths)
     batches = [order[at : at + fitted.batch_size] for at in range(0, len(order), fitted.batch_size)]
     padded = [int(table.lengths[batch].max()) * len(batch) for batch in batches]
     by_size = np.argsort(padded)
     chosen = sorted({int(by_size[round(share * (len(batches) - 1))]) for share in (0.25, 0.5, 0.9)})
-    seconds = sum(_timed(model, optimizer, table, batches[place], hardware.device) for place in chosen)
+    seconds = sum(_timed(model, optimizer, table, batches[place], hardware.device, at_labels) for place in chosen)
     each = seconds / sum(padded[place] for place in chosen)
     epoch = each * sum(padded)
     return Trial(fitted.batch_size, epoch, float(table.lengths.sum()) / epoch, hardware.device)
 
 
-def _timed(model: Any, optimizer: Any, table: TokenTable, batch: Any, device: str) -> float:
+def _as_it_trains(model: Any, at_labels: bool, checkpointing: bool) -> bool:
+    """Set `model` up as a run would, whose time is asked for; whether its loss is computed at labels only."""
+    from engine.training.loss import LossAtLabels
+
+    if at_labels and (found := LossAtLabels(model.get_base_model())).differs() is not None:
+        found.detach()
+        at_labels = False
+    if checkpointing:
+        model.enable_input_require_grads()
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return at_labels
+
+
+def _timed(model: Any, optimizer: Any, table: TokenTable, batch: Any, device: str, at_labels: bool) -> float:
     """Seconds of one optimizer step over the rows of `batch`, the second time it is done."""
     import torch
 
@@ -74,7 +89,10 @@ def _timed(model: Any, optimizer: Any, table: TokenTable, batch: Any, device: st
     elapsed = 0.0
     for _time in range(2):
         started = time.perf_counter()
-        model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).loss.backward()
+        if at_labels:
+            model(input_ids=ids, attention_mask=mask, labels=labels, label_loss=True).backward()
+        else:
+            model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         if device == "cuda":

@@ -1,4 +1,4 @@
-"""`make bench`, or `python -m tests.bench NAME ...` for some of it: training, vocabulary, check, terminal, chart, monitor, table.
+"""`make bench`, or `python -m tests.bench NAME ...` for some of it (NAMES below).
 
 Nothing here is part of the test suite: a timed test fails on a busy machine and proves nothing.
 """
@@ -11,7 +11,7 @@ import sys
 from datetime import date
 from importlib import import_module
 
-NAMES = ("training", "vocabulary", "check", "terminal", "chart", "monitor", "table")
+NAMES = ("training", "vocabulary", "check", "terminal", "chart", "monitor", "table", "memory")
 
 
 def main() -> None:

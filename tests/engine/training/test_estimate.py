@@ -1,0 +1,29 @@
+"""The memory estimate, held against real training. More shapes: `python -m tests.bench memory`."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.config import RunConfig
+from engine.models.report import model_report
+from engine.training.estimate import estimate_memory
+from tests.bench.memory import Shape, peak_and_estimate
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [Shape(256, 4, 4_000, 256, 8), Shape(256, 4, 4_000, 256, 8, checkpointing=True), Shape(256, 2, 152_000, 128, 4)],
+    ids=["plain", "activation checkpointing", "a real vocabulary"],
+)
+def test_the_estimate_is_within_15_percent_of_the_measured_peak(shape: Shape) -> None:
+    peak, estimate = peak_and_estimate(shape)
+    assert estimate == pytest.approx(peak, rel=0.15)
+
+
+def test_logits_at_labels_do_not_grow_with_the_batch(tiny_model: object) -> None:
+    report = model_report(str(tiny_model))
+    sizes = {
+        rows: estimate_memory(report, RunConfig(max_length=4096), "float32", rows, 4096).logits  # type: ignore[union-attr]
+        for rows in (64, 128)
+    }
+    assert sizes[64] == sizes[128]
