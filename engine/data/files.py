@@ -7,10 +7,12 @@ are said.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
 import json
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,8 +36,24 @@ BOM = b"\xef\xbb\xbf"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
+MOST_OFFERED = 8
+"""Files of a folder that are offered; who has more knows how to name one."""
 Numbered = Iterator[tuple[int, dict[str, Any]]]
 """(row number from 1, row) pairs; numbers of rows that were left out are missing."""
+
+
+def data_files(folder: Path) -> tuple[tuple[str, int], ...]:
+    """(name, bytes) of the files in `folder` that may be datasets by their suffix, the newest first. Nothing is read, and a folder
+    that cannot be listed has none."""
+    found: list[tuple[float, str, int]] = []
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if Path(entry.name.removesuffix(".gz")).suffix.lower() in SUFFIXES and not entry.name.startswith("."):
+                with contextlib.suppress(OSError):
+                    if entry.is_file():
+                        itself = entry.stat()
+                        found.append((-itself.st_mtime, entry.name, itself.st_size))
+    return tuple((name, size) for _age, name, size in sorted(found)[:MOST_OFFERED])
 
 
 def read_file(path: Path, encoding: str = "utf-8", skip: Callable[[int], bool] = lambda row: False) -> Numbered:

@@ -11,9 +11,11 @@ from textual.app import ComposeResult
 from textual.timer import Timer
 from textual.widgets import Button, Static
 
+from engine.data.files import data_files
 from engine.data.read import Reading
 from engine.errors import LoraTuiError
 from engine.i18n import _
+from tui.check import size_words
 from tui.dataset_text import preview_texts, problem_lines, rows_words, summary_lines
 from tui.i18n import N_
 from tui.messages import Found, Progressed
@@ -62,7 +64,7 @@ class DatasetScreen(StepScreen):
     def fill(self) -> None:
         field = self.query_one("#dataset", PathInput)
         remembered = self.wizard.remembered
-        field.offer([(one, "") for one in remembered.datasets[:4]])
+        self._offer(())
         known = self.wizard.answers.get("dataset")
         if known is None and self.wizard.demo:
             self._build_demo()
@@ -70,11 +72,18 @@ class DatasetScreen(StepScreen):
         if known is None and remembered.answers.get("dataset"):
             known = str(remembered.answers["dataset"])
         if known is None:
+            self.ask("here", None, partial(data_files, Path()))
             field.focus_input()
             return
         field.value = known
         self._look(known)
         self.focus_main()
+
+    def _offer(self, here: tuple[tuple[str, int], ...]) -> None:
+        """What was used before, then what lies in the current folder."""
+        offers = [(one, "") for one in self.wizard.remembered.datasets[:4]]
+        offers += [(name, size_words(size)) for name, size in here if name not in dict(offers)]
+        self.query_one("#dataset", PathInput).offer(offers)
 
     def take(self) -> str | None:
         value = self.query_one("#dataset", PathInput).value
@@ -131,7 +140,10 @@ class DatasetScreen(StepScreen):
 
     def on_found(self, event: Found) -> None:
         event.stop()
-        if event.what == "demo":
+        if event.what == "here":
+            if event.value and not isinstance(event.value, LoraTuiError):
+                self._offer(event.value)
+        elif event.what == "demo":
             self._demo_built(event.value)
         elif event.asked != self._asked or isinstance(event.value, LoraTuiError):
             return
