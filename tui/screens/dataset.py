@@ -104,8 +104,8 @@ class DatasetScreen(StepScreen):
             return
         super().action_next()
 
-    def action_back(self) -> None:
-        """This is the first step."""
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return action != "back" and super().check_action(action, parameters)  # this is the first step
 
     # -- looking -------------------------------------------------------------------------------------------------------
 

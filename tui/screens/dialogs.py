@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+from rich.cells import chop_cells
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -93,6 +94,7 @@ class LogScreen(ModalScreen[None]):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
+        self._text = ""
 
     def compose(self) -> ComposeResult:
         with Vertical(id="dialog"):
@@ -102,8 +104,18 @@ class LogScreen(ModalScreen[None]):
                 yield Button(_("Close"), variant="primary", compact=True)
 
     def on_mount(self) -> None:
-        self.query_one(Log).write(_tail(self._path))
         self.query_one(Button).focus()
+        self._text = _tail(self._path)
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._fill)
+
+    def _fill(self) -> None:
+        """The text, broken into lines of the width that is there."""
+        log = self.query_one(Log)
+        width = max(1, log.scrollable_content_region.width)
+        log.clear()
+        log.write_lines(piece for line in self._text.split("\n") for piece in chop_cells(line, width) or [""])
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         event.stop()
