@@ -19,7 +19,7 @@ HIDDEN_KEPT, INTERMEDIATE_KEPT = 17, 4
 linear layers, two norms with their float32 copies, rotated queries and keys, the attention's output; the gate before and after its
 nonlinearity, what it gates, and their product. Counted in transformers' LlamaDecoderLayer with SDPA, held against
 `python -m tests.bench memory`; Korthikanti et al. 2022 (arXiv 2205.05198) count 34 bytes in half precision."""
-LAYERS_AT_ONCE = 4
+LAYERS_AT_ONCE = 5
 """Layers whose values are there at the peak with activation checkpointing: the one that is computed again, its gradients, and what the
 allocator has not yet given back. Measured there."""
 LOGIT_BYTES = 64 << 20
@@ -104,7 +104,9 @@ def estimate_memory(
     tokens = batch_size * min(length, config.max_length)
     weights = int(model.parameters * (0.56 if config.load_in_4bit else each))
     kept = HIDDEN_KEPT * model.hidden + INTERMEDIATE_KEPT * (model.intermediate or 4 * model.hidden)
-    layers = model.layers * model.hidden + LAYERS_AT_ONCE * kept if checkpointing else model.layers * kept
+    layers = model.layers * kept
+    if checkpointing:
+        layers = min(layers, model.layers * model.hidden + LAYERS_AT_ONCE * kept)
     at_labels = config.logits == "labels" and precision != "float16"
     rows = min(tokens, logit_rows(model.vocabulary)) if at_labels else tokens
     return Memory(

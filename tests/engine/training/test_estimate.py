@@ -12,7 +12,7 @@ from tests.bench.memory import Shape, peak_and_estimate
 
 @pytest.mark.parametrize(
     "shape",
-    [Shape(256, 4, 4_000, 256, 8), Shape(256, 4, 4_000, 256, 8, checkpointing=True), Shape(256, 2, 152_000, 128, 4)],
+    [Shape(256, 4, 4_000, 256, 8), Shape(256, 12, 4_000, 512, 4, checkpointing=True), Shape(256, 2, 152_000, 128, 4)],
     ids=["plain", "activation checkpointing", "a real vocabulary"],
 )
 def test_the_estimate_is_within_15_percent_of_the_measured_peak(shape: Shape) -> None:
@@ -27,3 +27,9 @@ def test_logits_at_labels_do_not_grow_with_the_batch(tiny_model: object) -> None
         for rows in (64, 128)
     }
     assert sizes[64] == sizes[128]
+
+
+def test_activation_checkpointing_never_needs_more(tiny_model: object) -> None:
+    report = model_report(str(tiny_model))
+    plain, again = (estimate_memory(report, RunConfig(), "float32", 8, 512, way) for way in (False, True))  # type: ignore[union-attr]
+    assert again.total <= plain.total  # type: ignore[union-attr]
