@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Ctrl-C must reach the run, which saves and stops; make must not kill it first.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow test-kill soak fuzz hostile catalogue lint bench messages pictures clean
+.PHONY: demo test test-slow test-llama-cpp test-kill soak fuzz hostile catalogue lint bench messages pictures clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("lora-tui needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
@@ -27,6 +27,11 @@ test: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/pytest -q -m slow --timeout 3600
+
+# What llama.cpp computes with exported files. Builds llama-cpp-python first: about fifteen minutes of one core, once.
+test-llama-cpp: $(VENV)/.installed-dev
+	$(BIN)/pip install -q -c constraints.txt -e '.[llama-cpp]'
+	$(BIN)/pytest -q tests/engine/export/test_llama_cpp.py
 
 # Real runs killed at random moments and continued; figures as in docs/durability.md. KILLS=20 for a shorter one.
 KILLS ?= 200

@@ -5,7 +5,7 @@ One model is in memory: the base is the same model with its adapter switched off
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,15 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from engine.checkpoints.verified import private_copy
-from engine.errors import ConfigError
+from engine.errors import ConfigError, DatasetError
 from engine.export.loading import load_adapted
 from engine.export.source import ExportSource
 from engine.i18n import _
 
 Side = Literal["adapter", "base"]
 SIDES: tuple[Side, ...] = ("adapter", "base")
+Messages = Sequence[dict[str, str]]
+"""{"role", "content"} each."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,11 @@ class Chat:
     model: Any
     tokenizer: Any
 
-    def answer(self, prompt: str, side: Side, sampling: Sampling, tell: Callable[[str], None] = lambda piece: None) -> str:
-        """What `side` says to `prompt`; pieces of it go to `tell` as they come. Without a chat template the prompt is continued."""
+    def answer(
+        self, said: Messages, side: Side, sampling: Sampling, tell: Callable[[str], None] = lambda piece: None
+    ) -> str:
+        """What `side` says to the conversation `said`, whose last turn is the user's; pieces go to `tell` as they come. Without a chat
+        template that turn is continued. Raises DatasetError where the template refuses the conversation."""
         import torch
         from transformers import TextStreamer
 
@@ -57,7 +62,7 @@ class Chat:
             def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
                 tell(text)
 
-        asked = self._tokens(prompt).to(self.model.device)
+        asked = self._tokens(said).to(self.model.device)
         drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
         torch.manual_seed(sampling.seed)
         with torch.no_grad(), self.model.disable_adapter() if side == "base" else nullcontext():
@@ -72,12 +77,14 @@ class Chat:
             )
         return str(self.tokenizer.decode(found[0, asked.shape[1] :], skip_special_tokens=True))
 
-    def _tokens(self, prompt: str) -> Any:
+    def _tokens(self, said: Messages) -> Any:
         """(1, sequence)"""
         if self.tokenizer.chat_template is None:
-            return self.tokenizer(prompt, return_tensors="pt")["input_ids"]
-        rows = [{"role": "user", "content": prompt}]
-        text = self.tokenizer.apply_chat_template(rows, add_generation_prompt=True, tokenize=False)
+            return self.tokenizer(said[-1]["content"], return_tensors="pt")["input_ids"]
+        try:
+            text = self.tokenizer.apply_chat_template(list(said), add_generation_prompt=True, tokenize=False)
+        except Exception as error:  # templates raise whatever they like
+            raise DatasetError(_("the model's chat template refuses this conversation"), str(error)) from error
         return self.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
 
     def _ends(self) -> list[int]:
@@ -85,6 +92,11 @@ class Chat:
         named = self.model.generation_config.eos_token_id
         ends = named if isinstance(named, list) else [named]
         return sorted({one for one in (*ends, self.tokenizer.eos_token_id) if one is not None})
+
+
+def question(prompt: str, system: str | None = None) -> list[dict[str, str]]:
+    """A conversation that begins with `prompt`."""
+    return [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": prompt}]
 
 
 @contextmanager

@@ -7,11 +7,12 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from engine.chat import SIDES, Sampling, Side, open_chat
+from engine.chat import SIDES, Sampling, Side, open_chat, question
 from engine.export.source import find_source
 from engine.hardware import prepare_process
 from engine.i18n import _
 from tui.plain import visible
+from tui.streams import quiet_libraries
 
 
 def run_chat(
@@ -22,13 +23,14 @@ def run_chat(
     sampling = Sampling(max_new_tokens, temperature, top_p, seed)
     source = find_source(Path(out), checkpoint, model)
     prepare_process()
+    quiet_libraries()
     answers = {}
     with open_chat(source) as chat:
         for side in SIDES:
             if not json:
                 title = _("adapter ({name})").format(name=source.adapter.path.name) if side == "adapter" else _("bare base")
                 sys.stdout.write(f"── {title}\n")
-            answers[side] = chat.answer(prompt, side, sampling, _silent if json else _told)
+            answers[side] = chat.answer(question(prompt), side, sampling, _silent if json else _told)
             if not json:
                 sys.stdout.write("\n\n")
     if json:

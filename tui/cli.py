@@ -276,25 +276,41 @@ def _data(given: list[str]) -> int:
 
 
 def _export_parser() -> _Parser:
+    from engine.export.llama_cpp import QUANTIZATIONS
+
     parser = _Parser(prog="lora-tui export", description=_("The result of a run, for other programs."))
     parser.add_argument("out", metavar="OUT", help=_("a run's folder"))
     parser.add_argument(
-        "--to", required=True, choices=("adapter", "merged"), help=_("a PEFT folder, or base and adapter in one")
-    )
+        "--to", required=True, choices=("adapter", "merged", "gguf", "ollama"),
+        help=_("a PEFT folder · base and adapter in one · that as a file for llama.cpp · that in a running Ollama"),
+    )  # fmt: skip
     parser.add_argument(
         "--checkpoint", metavar="NAME", help=_("final or checkpoint-<number> (default: final, else the furthest)")
     )
     parser.add_argument("--into", metavar="DIR", help=_("where to write (default: OUT/export)"))
     parser.add_argument("--model", metavar="M", help=_("the base model, where it has moved"))
+    parser.add_argument(
+        "--quantize", metavar="KIND", type=str.lower, choices=QUANTIZATIONS,
+        help=_("number format of a GGUF file: {kinds} (default: as the base is stored)").format(kinds=", ".join(QUANTIZATIONS)),
+    )  # fmt: skip
+    parser.add_argument(
+        "--llama-cpp", metavar="DIR", type=Path,
+        help=_("a folder of llama.cpp (default: its converters are fetched once, 77 MB)"),
+    )  # fmt: skip
+    parser.add_argument("--name", metavar="NAME", help=_("the model's name in Ollama (default: the run's folder)"))
+    parser.add_argument("--replace", action="store_true", help=_("take the place of a model of that name in Ollama"))
     parser.add_argument("--json", action="store_true", help=_("as JSON on stdout"))
     return parser
 
 
 def _export(given: list[str]) -> int:
     options = _export_parser().parse_args(given)
-    from tui.export import run_export
+    from engine.export.place import EXPORTS
+    from tui.export import Wanted, run_export
 
-    return run_export(options.out, options.checkpoint, options.to, options.into, options.model, options.json)
+    into = Path(options.into) if options.into is not None else Path(options.out) / EXPORTS
+    wanted = Wanted(options.to, into, options.quantize, options.llama_cpp, options.name, options.replace)
+    return run_export(options.out, options.checkpoint, options.model, wanted, options.json)
 
 
 def _chat_parser() -> _Parser:

@@ -1,53 +1,181 @@
-"""`lora-tui export OUT --to adapter|merged`: the run's result for other programs. The engine writes; here it is told."""
+"""`lora-tui export OUT --to WHAT`: the run's result for other programs. The engine writes; here it is told."""
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from engine.export.place import EXPORTS
-from engine.export.source import find_source
+from engine.export.source import ExportSource, find_source
 from engine.i18n import _
 from tui.plain import visible
+from tui.streams import quiet_libraries
+
+TARGETS = ("adapter", "merged", "gguf", "ollama")
 
 
-def run_export(out: str, checkpoint: str | None, to: str, into: str | None, model: str | None, as_json: bool) -> int:
+@dataclass(frozen=True)
+class Wanted:
+    """What was asked for on the command line."""
+
+    to: str
+    into: Path
+    quantize: str | None = None
+    llama_cpp: Path | None = None
+    name: str | None = None
+    replace: bool = False
+
+
+@dataclass
+class Told:
+    """What is said of an export, as lines and as fields."""
+
+    path: Path | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+
+
+def run_export(out: str, checkpoint: str | None, model: str | None, wanted: Wanted, as_json: bool) -> int:
     """Export, and say where it lies and what was checked; the exit code. Raises the engine's errors."""
-    source = find_source(Path(out), checkpoint, model)
-    folder = Path(into) if into is not None else Path(out) / EXPORTS
-    told = {
-        "schema": 1,
-        "to": to,
-        "from": str(source.adapter.path),
-        "base": source.base_name,
-        "base_proven": source.base_proven,
-    }
-    lines = []
-    if to == "adapter":
-        from engine.export.adapter import export_adapter
+    if wanted.to in ("gguf", "ollama"):
+        from engine.export.llama_cpp import refuse_impossible
 
-        path = export_adapter(source, folder)
-    else:
-        from engine.export.merged import export_merged
+        refuse_impossible(wanted.quantize, wanted.llama_cpp)
+    source = find_source(Path(out), checkpoint, model)
+    carry_out = {"adapter": _adapter, "merged": _merged, "gguf": _gguf, "ollama": _ollama}[wanted.to]
+    if wanted.to != "adapter":
         from engine.hardware import prepare_process
 
         prepare_process()
-        merged = export_merged(source, folder)
-        path = merged.path
-        told |= {"dtype": merged.dtype, "logits_differ": merged.logits_differ, "tensors_checked": merged.tensors_checked,
-                 "untied": merged.untied}  # fmt: skip
-        lines.append(_("checked: logits differ by {difference:.1e} from base and adapter · {count} tensors read back").format(
-            difference=merged.logits_differ, count=merged.tensors_checked))  # fmt: skip
-        if merged.untied:
-            lines.append(
-                _("input and output embeddings were one tensor and are two now: the adapter changes only one of them")
-            )
+        quiet_libraries()
+    told = carry_out(source, wanted)
     if not source.base_proven:
-        lines.append(_("no manifest says which base it was trained on; that this is the one was not checked"))
+        told.lines.append(_("no manifest says which base it was trained on; that this is the one was not checked"))
     if as_json:
-        sys.stdout.write(json.dumps(told | {"path": str(path)}, indent=2, allow_nan=False) + "\n")
+        document = {"schema": 1, "to": wanted.to, "from": str(source.adapter.path), "base": source.base_name,
+                    "base_proven": source.base_proven, **told.fields, "path": str(told.path)}  # fmt: skip
+        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         return 0
-    for line in (_("exported {name} to {path}").format(name=source.adapter.path.name, path=path), *lines):
+    for line in (_("exported {name} to {path}").format(name=source.adapter.path.name, path=told.path), *told.lines):
         sys.stdout.write(visible(line) + "\n")
     return 0
+
+
+def _adapter(source: ExportSource, wanted: Wanted) -> Told:
+    from engine.export.adapter import export_adapter
+
+    return Told(export_adapter(source, wanted.into))
+
+
+def _merged(source: ExportSource, wanted: Wanted) -> Told:
+    from engine.export.merged import export_merged
+
+    merged = export_merged(source, wanted.into)
+    told = Told(merged.path)
+    _tell_merge(told, merged.checks)
+    return told
+
+
+def _tell_merge(told: Told, checks: Any) -> None:
+    told.fields |= asdict(checks)
+    told.lines.append(_("checked: logits differ by {difference:.1e} from base and adapter · {count} tensors read back").format(
+        difference=checks.logits_differ, count=checks.tensors_checked))  # fmt: skip
+    if checks.untied:
+        told.lines.append(
+            _("input and output embeddings were one tensor and are two now: the adapter changes only one of them")
+        )
+
+
+def _gguf(source: ExportSource, wanted: Wanted, answer_tokens: int = 0) -> Told:
+    from engine.export.gguf import export_gguf
+    from engine.export.llama_cpp import find_llama_cpp
+
+    tools = find_llama_cpp(wanted.llama_cpp, _aside)
+    made = export_gguf(source, wanted.into, wanted.quantize, tools, _aside, answer_tokens)
+    told = Told(made.path)
+    _tell_merge(told, made.merge)
+    told.fields |= {"file": str(made.file), "quantization": made.kind, "bytes": made.bytes, "tensors": made.tensors,
+                    "template": made.serving.template, "stops": made.serving.stops, "system": made.serving.system,
+                    "context": made.serving.context, "rows_of_dataset": made.samples.of_dataset,
+                    "proof": asdict(made.proof) if made.proof else None, "made": made}  # fmt: skip
+    told.lines.append(_("{name}: {kind}, {megabytes:.1f} MB, {count} tensors").format(
+        name=made.file.name, kind=made.kind, megabytes=made.bytes / 1e6, count=made.tensors))  # fmt: skip
+    if made.proof is not None:
+        told.lines.append(
+            _("proven in llama.cpp: {rows} rows of the same tokens · loss {exported:.4f}, trained {trained:.4f} · logits within "
+              "{difference:.2g} of their spread").format(rows=made.proof.rows, exported=made.proof.loss_exported,
+                                                         trained=made.proof.loss_trained, difference=made.proof.logits_differ)
+        )  # fmt: skip
+    else:
+        told.lines.append(
+            _(
+                "its structure was read; that it behaves as the trained model is not proven: pip install 'lora-tui[llama-cpp]'"
+            )
+        )
+    if made.serving.template is None:
+        told.lines.append(
+            _("the chat template does more than Ollama's templates can say: the Modelfile has none, and Ollama guesses one")
+        )
+    if wanted.to == "gguf":
+        told.fields.pop("made")
+        told.lines.append(_("into Ollama: {command}").format(command=_command(source, made, wanted)))
+    return told
+
+
+def _command(source: ExportSource, made: Any, wanted: Wanted) -> str:
+    import shlex
+
+    from engine.export.ollama import model_name
+
+    name = model_name(source.adapter.path.parent, wanted.name)
+    return f"ollama create {name} -f {shlex.quote(str((made.path / 'Modelfile').absolute()))}"
+
+
+def _ollama(source: ExportSource, wanted: Wanted) -> Told:
+    from engine.errors import ConfigError, OutputError
+    from engine.export.ollama import LONGEST_ANSWER, Server, model_name
+
+    name = model_name(source.adapter.path.parent, wanted.name)
+    with Server() as server:
+        version = server.version()
+        if version is not None and not wanted.replace and server.has(name):
+            raise ConfigError(
+                _("Ollama has a model {name} already").format(name=name),
+                fix=_("Choose another name with --name, or take its place with --replace."),
+            )
+        told = _gguf(source, wanted, LONGEST_ANSWER if version is not None else 0)
+        made = told.fields.pop("made")
+        command = _command(source, made, wanted)
+        told.fields |= {"name": name, "ollama": version, "command": command}
+        if version is None:
+            told.lines.append(_("no Ollama answers at {host}; where one runs, type: {command}").format(
+                host=server.host, command=command))  # fmt: skip
+            return told
+        try:
+            server.register(made, name, lambda what, share: _aside(f"{what} {share:.0%}", again=True))
+            answer = server.ask(name, made.asked)
+        except OutputError as error:
+            kept = _("The files are whole, in {path}. By hand: {command}").format(path=made.path, command=command)
+            raise OutputError(error.title, error.detail, f"{error.fix} {kept}") from error
+        finally:
+            _aside("")
+    told.fields |= {"asked": made.asked, "answer": answer, "answer_trained": made.answer}
+    told.lines += [
+        _("Ollama {version} has it as {name}: ollama run {name}").format(version=version, name=name),
+        _("asked: {text}").format(text=made.asked),
+        _("Ollama: {text}").format(text=answer.strip()),
+    ]
+    if made.answer is not None and made.answer.strip() != answer.strip():
+        told.lines.append(_("trained model: {text}").format(text=made.answer.strip()))
+    elif made.answer is not None:
+        told.lines.append(_("the trained model gives the same answer"))
+    return told
+
+
+def _aside(text: str, again: bool = False) -> None:
+    """Progress, for a person who looks on."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{visible(text)}" + ("" if again or not text else "\n"))
+        sys.stderr.flush()

@@ -86,11 +86,10 @@ def token_table(
 
 
 def cache_folder() -> Path:
-    """Where tables lie. LORA_TUI_CACHE names another cache root."""
-    import platformdirs
+    """Where tables lie."""
+    from engine.cache import cache_root
 
-    root = os.environ.get("LORA_TUI_CACHE")
-    return (Path(root).expanduser() if root else platformdirs.user_cache_path("lora-tui")).absolute() / "tokens"
+    return cache_root() / "tokens"
 
 
 def row_digests(rows: Rows, reading: Reading) -> tuple[npt.NDArray[np.int64], Digests]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -24,8 +23,8 @@ from typing import Any
 from uuid import uuid4
 
 import filelock
-import platformdirs
 
+from engine.cache import cache_root
 from engine.checkpoints.durable import sync_file, sync_folder
 from engine.demo import corpus, persona
 from engine.errors import OutputError
@@ -53,9 +52,8 @@ class Demo:
 
 
 def demo_folder() -> Path:
-    """The cache folder of this version's demo, built or not. LORA_TUI_CACHE names another cache root."""
-    root = os.environ.get("LORA_TUI_CACHE")
-    return (Path(root).expanduser() if root else platformdirs.user_cache_path("lora-tui")).absolute() / f"demo-v{VERSION}"
+    """The cache folder of this version's demo, built or not."""
+    return cache_root() / f"demo-v{VERSION}"
 
 
 def ensure_demo(emit_progress: Progress | None = None) -> Demo:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +33,11 @@ SHARD = "4GB"
 
 
 @dataclass(frozen=True)
-class Merged:
-    """What was written, and what its checks found."""
+class Checks:
+    """What a merge was found to be."""
 
-    path: Path
     dtype: str
+    """It was written in."""
     logits_differ: float
     """Largest difference between the logits of base + adapter and of the merged model, in float32."""
     tensors_checked: int
@@ -47,20 +47,40 @@ class Merged:
     """Whether input and output embeddings were one tensor and had to become two."""
 
 
+@dataclass(frozen=True)
+class Merged:
+    """What was written, and what its checks found."""
+
+    path: Path
+    checks: Checks
+
+
 def export_merged(source: ExportSource, into: Path) -> Merged:
     """Merge and write under `into`. Raises OutputError (also: no room), ModelError, CannotContinue."""
-    room = int(1.1 * sum(path.stat().st_size for path in _weights(source.base)))
     with (
-        staged(into, "merged", room + 2 * source.adapter.bytes) as (staging, target),
+        staged(into, "merged", merged_bytes(source) + 2 * source.adapter.bytes) as (staging, target),
         private_copy(source.adapter, into) as copy,
     ):
-        dtype, differ, untied = _merge(source, copy, staging)
-        checked = _check_written(source, copy, staging, dtype)
+        checked = write_merged(source, copy, staging)
         (staging / "README.md").write_text(model_card(source, merged=True), encoding="utf-8")
-    return Merged(target, dtype, differ, checked, untied)
+    return Merged(target, checked)
 
 
-def _merge(source: ExportSource, copy: Path, staging: Path) -> tuple[str, float, bool]:
+def merged_bytes(source: ExportSource) -> int:
+    """Bytes that the merged model of `source` takes on the disk, with something to spare."""
+    return int(1.1 * sum(path.stat().st_size for path in _weights(source.base)))
+
+
+def write_merged(
+    source: ExportSource, copy: Path, folder: Path, look: Callable[[Any, Any], None] = lambda model, tokenizer: None
+) -> Checks:
+    """Merge and write model and tokenizer into `folder`, checked. `look` sees base and adapter, in float32, and the tokenizer before
+    they are merged. Raises ModelError or CannotContinue."""
+    dtype, differ, untied = _merge(source, copy, folder, look)
+    return Checks(dtype, differ, _check_written(source, copy, folder, dtype), untied)
+
+
+def _merge(source: ExportSource, copy: Path, staging: Path, look: Callable[[Any, Any], None]) -> tuple[str, float, bool]:
     """(dtype written, logits' difference, untied?)"""
     import torch
 
@@ -75,6 +95,8 @@ def _merge(source: ExportSource, copy: Path, staging: Path) -> tuple[str, float,
         untied = _touches_embeddings(wanted) and _untie(base)
 
     model = load_adapted(source, copy, Hardware("cpu", "", "float32", ""), prepare)
+    tokenizer = load_tokenizer(copy if (copy / "tokenizer_config.json").is_file() else source.base)
+    look(model, tokenizer)
     ids = torch.arange(48).reshape(2, 24) * 7919 % model.get_input_embeddings().weight.shape[0]
     with torch.no_grad():
         before = model(input_ids=ids).logits
@@ -88,7 +110,6 @@ def _merge(source: ExportSource, copy: Path, staging: Path) -> tuple[str, float,
             _("Export the adapter instead (--to adapter)."),
         )
     merged.to(getattr(torch, dtype)).save_pretrained(staging, max_shard_size=SHARD)
-    tokenizer = load_tokenizer(copy if (copy / "tokenizer_config.json").is_file() else source.base)
     tokenizer.save_pretrained(staging)
     return dtype, differ, untied
 

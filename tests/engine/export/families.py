@@ -5,25 +5,55 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import build_tiny_model
+from tests.conftest import WORDS, build_tiny_model
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
          "num_key_value_heads": 2, "max_position_embeddings": 256}  # fmt: skip
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3")
 
 
-def build(folder: Path, family: str, **changed: Any) -> Path:
-    """A model of `family` with random weights in `folder`, with the tokenizer of the tiny Llama."""
+def build(folder: Path, family: str, sentencepiece: bool = False, **changed: Any) -> Path:
+    """A model of `family` with random weights in `folder`, with the tokenizer of the tiny Llama, or with one that converters know."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     build_tiny_model(folder)
+    if sentencepiece:
+        from engine.demo.tokenizer import train_tokenizer
+
+        for file in folder.glob("*token*"):
+            file.unlink()
+        texts = [" ".join(WORDS), "user assistant system question 0123456789 你好 吗\n"] * 3
+        _as_llama_cpp_takes_it(train_tokenizer(texts, 256), family).save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     torch.manual_seed(1)
+    if family.startswith("gemma"):  # as in the models that were released; others scale attention by another size
+        changed.setdefault("query_pre_attn_scalar", changed.get("head_dim", 8))
     config = AutoConfig.for_model(family, vocab_size=len(tokenizer), bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
                                   pad_token_id=tokenizer.pad_token_id, **{**SIZES, "head_dim": 8, **changed})  # fmt: skip
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder
+
+
+def _as_llama_cpp_takes_it(tokenizer: Any, family: str) -> Any:
+    """`tokenizer`, with a space put in front of each text between marks where the converter of `family` cannot say that there is
+    none. In the world these families have byte-level tokenizers, or (Phi-3) the one Llama 2 had, which does that."""
+    if family not in ("qwen2", "qwen3", "phi3"):
+        return tokenizer
+    from tokenizers import pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = tokenizer.backend_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<s>",
+        eos_token=tokenizer.eos_token,
+        pad_token=tokenizer.pad_token,
+        unk_token="<unk>",
+    )
+    made.chat_template = tokenizer.chat_template
+    return made
 
 
 def adapter_on(base: Path, out: Path, **lora: Any) -> Path:

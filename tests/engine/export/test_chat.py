@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from engine.chat import SIDES, Sampling, open_chat
+from engine.chat import SIDES, Sampling, open_chat, question
 from engine.export.source import find_source
 from tests.engine.export.families import adapter_on, build
 
@@ -21,10 +21,10 @@ def test_each_side_answers_as_its_model_does_alone_and_again_with_the_same_seed(
     sampling = Sampling(max_new_tokens=12, temperature=0.05, seed=7)
     with open_chat(find_source(out, model=str(base))) as chat:
         pieces: list[str] = []
-        answers = {side: chat.answer("question 3", side, sampling, pieces.append) for side in SIDES}
+        answers = {side: chat.answer(question("question 3"), side, sampling, pieces.append) for side in SIDES}
         assert "".join(pieces).replace(" ", "") == "".join(answers.values()).replace(" ", "")
-        assert answers == {side: chat.answer("question 3", side, sampling) for side in reversed(SIDES)}
-        asked = chat._tokens("question 3")
+        assert answers == {side: chat.answer(question("question 3"), side, sampling) for side in reversed(SIDES)}
+        asked = chat._tokens(question("question 3"))
     assert answers["adapter"] != answers["base"]
     bare = AutoModelForCausalLM.from_pretrained(base)
     other = AutoModelForCausalLM.from_pretrained(base)

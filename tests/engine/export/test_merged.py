@@ -37,7 +37,7 @@ def test_the_merged_model_answers_as_base_and_adapter_do(family: str, tmp_path: 
     done = export_merged(find_source(out, model=str(base)), tmp_path / "to")
     differ, effect = difference(base, out, done.path)
     assert differ < 1e-5 and effect > 1e-2
-    assert done.tensors_checked == merging.SAMPLED
+    assert done.checks.tensors_checked == merging.SAMPLED
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_every_kind_of_lora_merges_exactly(lora: dict[str, Any], tied: bool, tmp
     done = export_merged(find_source(out, model=str(base)), tmp_path / "to")
     differ, effect = difference(base, out, done.path)
     assert differ < 1e-5 and effect > 1e-2
-    assert done.untied == (tied and ("lm_head" in str(lora) or "embed_tokens" in str(lora)))
+    assert done.checks.untied == (tied and ("lm_head" in str(lora) or "embed_tokens" in str(lora)))
 
 
 def test_a_tensor_that_is_written_wrong_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,208 @@
+"""One GGUF file for llama.cpp and Ollama: merged, converted by llama.cpp's own tools, and held against the trained model.
+
+What is handed to the converter is written here, and holds no code: no Python files, and no `auto_map` that would name some.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.chat import Chat, Sampling, question
+from engine.checkpoints.verified import private_copy
+from engine.errors import ModelError
+from engine.export.card import model_card
+from engine.export.llama_cpp import FTYPES, HF, OUTTYPES, LlamaCpp, has_library
+from engine.export.merged import Checks, merged_bytes, write_merged
+from engine.export.modelfile import Serving, serving
+from engine.export.place import staged
+from engine.export.proof import Expected, Proof, expect, prove
+from engine.export.samples import Samples, take_samples
+from engine.export.source import ExportSource
+from engine.export.vocabulary import provide_sentencepiece
+from engine.i18n import _
+from engine.models.report import model_report
+
+PLAIN = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+"""The kind that loses nothing of what a base is stored in."""
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Gguf:
+    """What was written, and what its checks found."""
+
+    path: Path
+    """The new folder."""
+    file: Path
+    """The model in it; a Modelfile and a model card lie beside it."""
+    kind: str
+    bytes: int
+    tensors: int
+    """As the file's header counts them."""
+    merge: Checks
+    samples: Samples
+    serving: Serving
+    proof: Proof | None
+    """None: llama-cpp-python is not installed, so its structure was read and no more."""
+    asked: str
+    """A question of the samples."""
+    answer: str | None
+    """The trained model's own, with the likeliest tokens; None: it was not asked."""
+
+
+def export_gguf(
+    source: ExportSource,
+    into: Path,
+    kind: str | None,
+    llama_cpp: LlamaCpp,
+    tell: Tell = lambda text: None,
+    answer_tokens: int = 0,
+) -> Gguf:
+    """Write the merged model of `source` as GGUF under `into`. `kind`: one of QUANTIZATIONS; None: as the base is stored.
+    `answer_tokens`: so many tokens the trained model answers one question with, to be held against another program's answer.
+
+    Raises OutputError, ModelError (a converter's refusal, a file that does not behave as the trained model), CannotContinue,
+    ConfigError.
+    """
+    room = merged_bytes(source)
+    with (
+        staged(into, f"gguf-{kind}" if kind else "gguf", 3 * room + 2 * source.adapter.bytes) as (staging, target),
+        private_copy(source.adapter, into) as copy,
+        tempfile.TemporaryDirectory(dir=into, prefix=".merged-") as temporary,
+    ):
+        seen: list[tuple[Any, Samples, list[Expected], str | None]] = []
+
+        def look(model: Any, tokenizer: Any) -> None:
+            samples = take_samples(source, tokenizer)
+            said = question(_question(samples), samples.system)
+            greedy = Sampling(max_new_tokens=max(1, answer_tokens))
+            answer = Chat(model, tokenizer).answer(said, "adapter", greedy) if answer_tokens else None
+            seen.append((tokenizer, samples, expect(model, samples.rows), answer))
+
+        tell(_("merging"))
+        merged = Path(temporary)
+        checks = write_merged(source, copy, merged, look)
+        tokenizer, samples, expected, answer = seen[0]
+        kind = kind or PLAIN[checks.dtype]
+        _make_plain(merged, source.base, _begins_with_bos(samples, tokenizer))
+        tell(_("converting to {kind}").format(kind=kind))
+        file = staging / f"{_name(source)}-{kind}.gguf"
+        _convert(llama_cpp, merged, file, kind, PLAIN[checks.dtype])
+        header = read_header(file)
+        served = serving(source, tokenizer, samples, model_report(str(merged)), header.adds_bos)
+        proof = None
+        if has_library():
+            tell(_("holding it against the trained model, in llama.cpp"))
+            proof = prove(file, expected, kind)
+            if not proof.proven:
+                raise _differs(proof, kind)
+        (staging / "Modelfile").write_text(served.modelfile(file.name), encoding="utf-8")
+        (staging / "README.md").write_text(model_card(source, merged=True), encoding="utf-8")
+        size = file.stat().st_size
+    return Gguf(
+        target, target / file.name, kind, size, header.tensors, checks, samples, served, proof, _question(samples), answer
+    )
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a GGUF file says of itself."""
+
+    architecture: str
+    tensors: int
+    vocabulary: int
+    adds_bos: bool
+
+
+def read_header(file: Path) -> Header:
+    """Read a GGUF file's header. Raises ModelError where it is none."""
+    from gguf import GGUFReader
+
+    try:
+        reader = GGUFReader(file)
+        fields = {name: reader.get_field(name) for name in ("general.architecture", "tokenizer.ggml.tokens", "tokenizer.ggml.model",
+                                                           "tokenizer.ggml.add_bos_token")}  # fmt: skip
+        architecture, tokens, vocabulary, bos = fields.values()
+        if architecture is None or tokens is None or vocabulary is None:
+            raise ValueError(_("it names no architecture or no tokens"))
+        # llama.cpp's own default: sentencepiece vocabularies get BOS where nothing is said.
+        adds = bool(bos.contents()) if bos is not None else vocabulary.contents() == "llama"
+        return Header(str(architecture.contents()), len(reader.tensors), len(tokens.data), adds)
+    except (ValueError, KeyError, IndexError) as error:
+        raise ModelError(
+            _("{path}: the converter wrote a file that cannot be read").format(path=file), str(error),
+            _("Please report this with the model's config.json."),
+        ) from error  # fmt: skip
+
+
+def _convert(llama_cpp: LlamaCpp, merged: Path, file: Path, kind: str, plain: str) -> None:
+    if kind in OUTTYPES:
+        llama_cpp.convert(HF, [merged, "--outfile", file, "--outtype", kind])
+        return
+    assert kind in FTYPES
+    between = merged / f"{plain}.gguf"
+    llama_cpp.convert(HF, [merged, "--outfile", between, "--outtype", plain])
+    llama_cpp.quantize(between, file, kind)
+
+
+def _begins_with_bos(samples: Samples, tokenizer: Any) -> bool:
+    return tokenizer.bos_token_id is not None and all(row.input_ids[0] == tokenizer.bos_token_id for row in samples.rows)
+
+
+def _make_plain(folder: Path, base: Path, bos: bool) -> None:
+    """What converter and runtime read, and nothing that names code. `bos`: whether rows were trained with BOS in front; runtimes put
+    it there by themselves, or not, by what the file says."""
+    for name in ("config.json", "tokenizer_config.json"):
+        path = folder / name
+        if path.is_file():
+            content = json.loads(path.read_text(encoding="utf-8"))
+            content.pop("auto_map", None)
+            if name == "tokenizer_config.json":
+                content["add_bos_token"] = bos
+            path.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+    template = folder / "chat_template.jinja"
+    if template.is_file():
+        # `generation` marks what is trained on; only transformers knows it, and other readers stop at it.
+        text = re.sub(r"(\{%[-+]?\s*)generation(\s*[-+]?%\})", r"\1if true\2", template.read_text(encoding="utf-8"))
+        text = re.sub(r"(\{%[-+]?\s*)endgeneration(\s*[-+]?%\})", r"\1endif\2", text)
+        template.write_text(text, encoding="utf-8")
+    provide_sentencepiece(folder, base)
+
+
+def _question(samples: Samples) -> str:
+    """What the first sample's user asks; the beginning of its text where it is not a chat."""
+    first = samples.rows[0]
+    asked = (message["content"] for message in first.messages or () if message["role"] == "user")
+    return next(asked, first.text[:200])
+
+
+def _name(source: ExportSource) -> str:
+    """A file name that every system takes."""
+    return re.sub(r"[^\w.-]+", "-", source.adapter.path.parent.name).strip("-.") or "model"
+
+
+def _differs(proof: Proof, kind: str) -> ModelError:
+    if not proof.tokens_agree:
+        return ModelError(
+            _("llama.cpp splits the same text into other tokens than the model was trained on"),
+            _("{same} of {rows} rows became the same tokens. Nothing was kept.").format(
+                same=proof.rows_of_same_tokens, rows=proof.rows
+            ),
+            _(
+                "The converter does not know this tokenizer rightly; use --to merged, or a newer llama.cpp with --llama-cpp DIR."
+            ),
+        )
+    return ModelError(
+        _("the exported model does not behave as the trained one"),
+        _(
+            "Loss {exported:.4f} instead of {trained:.4f}; logits differ by {difference:.3g} of their spread. Nothing was kept."
+        ).format(exported=proof.loss_exported, trained=proof.loss_trained, difference=proof.logits_differ),
+        _("Use a kind that loses less than {kind}, such as q8_0 or f16.").format(kind=kind),
+    )

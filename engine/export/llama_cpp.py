@@ -1,0 +1,197 @@
+"""llama.cpp's own converters and quantiser, found or fetched, each run in a process of its own.
+
+Never a copy of ours: they change with every model family. They travel in the source package of llama-cpp-python, which pip fetches
+at one version whose hash is known here. They load tokenizers with trust_remote_code, so what they are given holds no code and names
+none (gguf.py), and they run without the network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+
+from engine.cache import cache_root
+from engine.errors import ConfigError, ModelError, OutputError
+from engine.i18n import _
+
+VERSION = "0.3.36"
+SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
+MEGABYTES = 77
+HF, LORA = "convert_hf_to_gguf.py", "convert_lora_to_gguf.py"
+NEEDED = (HF, LORA, "LICENSE", "conversion/", "gguf-py/")
+"""What is kept of the package: two scripts and the libraries they bring along, two megabytes."""
+OUTTYPES = ("f32", "f16", "bf16", "q8_0")
+"""What the converters write themselves."""
+FTYPES = {"q2_k": 10, "q3_k_m": 12, "q4_0": 2, "q4_k_s": 14, "q4_k_m": 15, "q5_k_m": 17, "q6_k": 18}
+"""What the quantiser makes of that; llama_ftype in llama.h."""
+QUANTIZATIONS = (*OUTTYPES, *FTYPES)
+_BY_LIBRARY = """
+import ctypes, sys, llama_cpp
+parameters = llama_cpp.llama_model_quantize_default_params()
+parameters.ftype, parameters.nthread = int(sys.argv[3]), int(sys.argv[4])
+sys.exit(llama_cpp.llama_model_quantize(sys.argv[1].encode(), sys.argv[2].encode(), ctypes.byref(parameters)))
+"""
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class LlamaCpp:
+    """A folder of llama.cpp with its converters."""
+
+    folder: Path
+    given: bool
+    """Whether a person named it (--llama-cpp)."""
+
+    def convert(self, script: str, arguments: Sequence[str | Path]) -> None:
+        """Run a converter. Raises ModelError with its own words where it refuses."""
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": "", "PYTHONSAFEPATH": "", "PYTHONUTF8": "1"}
+        command = [sys.executable, str(self.folder / script), *map(str, arguments)]
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL
+        )
+        if done.returncode != 0:
+            raise ModelError(
+                _("llama.cpp's converter refuses this model"),
+                _last_words(done.stderr),
+                _("Name a newer llama.cpp with --llama-cpp DIR, or use --to merged, which needs no converter."),
+            )
+
+    def quantize(self, plain: Path, into: Path, kind: str) -> None:
+        """Make `into` of the type `kind` (a key of FTYPES) from the file `plain`. Raises ConfigError where there is no quantiser."""
+        threads = str(os.cpu_count() or 1)
+        tool = self.quantizer()
+        if tool is None and not has_library():
+            raise _no_quantiser(kind)
+        command = (
+            [str(tool), str(plain), str(into), kind.upper(), threads]
+            if tool is not None
+            else [sys.executable, "-c", _BY_LIBRARY, str(plain), str(into), str(FTYPES[kind]), threads]
+        )
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
+        if done.returncode != 0 or not into.is_file():
+            raise ModelError(
+                _("llama.cpp's quantiser refuses this model"), _last_words(done.stderr or done.stdout),
+                _("Use --quantize q8_0 or another kind."),
+            )  # fmt: skip
+
+    def quantizer(self) -> Path | None:
+        """The program llama-quantize: of the folder that was named, else on PATH."""
+        places = (
+            [self.folder / "build" / "bin", self.folder / "build" / "bin" / "Release", self.folder] if self.given else []
+        )
+        found = next((one for place in places if (one := shutil.which("llama-quantize", path=str(place)))), None)
+        found = found or shutil.which("llama-quantize")
+        return Path(found) if found else None
+
+
+def has_library() -> bool:
+    """Whether llama-cpp-python, the extra that runs GGUF files, is installed."""
+    from importlib.util import find_spec
+
+    return find_spec("llama_cpp") is not None
+
+
+def refuse_impossible(kind: str | None, given: Path | None) -> None:
+    """Tell before any work whether `kind` can be had. Raises ConfigError."""
+    if given is not None and not (given / HF).is_file():
+        raise ConfigError(
+            _("{folder}: this is no folder of llama.cpp").format(folder=given),
+            _("There is no {name} in it.").format(name=HF),
+            _("Name a clone of llama.cpp, or leave --llama-cpp out."),
+        )
+    if (
+        kind is not None
+        and kind in FTYPES
+        and LlamaCpp(given or Path(), given is not None).quantizer() is None
+        and not has_library()
+    ):
+        raise _no_quantiser(kind)
+
+
+def find_llama_cpp(given: Path | None, tell: Tell = lambda text: None) -> LlamaCpp:
+    """The folder a person named, else the pinned one in the cache, fetched there first. `tell` is told before something is fetched.
+
+    Raises ConfigError where the named folder is none, OutputError where it cannot be fetched or kept.
+    """
+    if given is not None:
+        refuse_impossible(None, given)
+        return LlamaCpp(given.absolute(), True)
+    folder = cache_root() / f"llama.cpp-{VERSION}"
+    if not folder.is_dir():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(folder.parent / f".{folder.name}.lock"):
+                if not folder.is_dir():
+                    tell(_("fetching llama.cpp's converters: {megabytes} MB, once").format(megabytes=MEGABYTES))
+                    _fetch(folder)
+        except OSError as error:
+            raise OutputError(
+                _("{folder}: llama.cpp's converters cannot be kept here").format(folder=folder), str(error),
+                _("Make room there, or name another cache folder in LORA_TUI_CACHE."),
+            ) from error  # fmt: skip
+    return LlamaCpp(folder, False)
+
+
+def _no_quantiser(kind: str) -> ConfigError:
+    return ConfigError(
+        _("{kind} needs llama.cpp's quantiser, and there is none here").format(kind=kind),
+        _("Looked for llama-quantize on PATH and in the folder that was named, and for llama-cpp-python."),
+        _("pip install llama-cpp-python, or name a built llama.cpp with --llama-cpp DIR, or use --quantize q8_0."),
+    )
+
+
+def _fetch(folder: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        wanted = Path(temporary) / "requirements.txt"
+        wanted.write_text(f"llama-cpp-python=={VERSION} --hash=sha256:{SHA256}\n", encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-binary", ":all:",
+             "--require-hashes", "--dest", temporary, "--requirement", str(wanted)],
+            capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        package = next(Path(temporary).glob("*.tar.gz"), None)
+        if done.returncode != 0 or package is None or _sha256(package) != SHA256:
+            raise OutputError(
+                _("llama.cpp's converters could not be fetched"),
+                _last_words(done.stderr),
+                _("Try again with a network, or name a clone of llama.cpp with --llama-cpp DIR."),
+            )
+        unpacked = Path(temporary) / "unpacked"
+        with tarfile.open(package) as archive:
+            archive.extractall(unpacked, members=_members(archive), filter="data")
+        unpacked.rename(folder)
+
+
+def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    for member in archive:
+        name = re.sub(r"^[^/]+/vendor/llama\.cpp/", "", member.name)
+        if name != member.name and member.isfile() and name.startswith(NEEDED):
+            member.name = name
+            yield member
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _last_words(stderr: str) -> str:
+    """The end of what a program complained about: its last line, and the last one it logged as an error where that is another."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("ERROR")]
+    with contextlib.suppress(IndexError):
+        return "\n".join(dict.fromkeys([*errors[-1:], lines[-1]]))[:1000]
+    return _("It said nothing.")

@@ -1,0 +1,164 @@
+"""An exported file made known to a running Ollama, and asked one question there.
+
+API: https://github.com/ollama/ollama/blob/main/docs/api.md. A model appears under its name only when Ollama has all of it: the file
+is uploaded under its digest first, and `create` writes the name last. What a server leaves behind that stops in between is a
+nameless blob, which it sweeps when it starts again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.errors import ConfigError, OutputError
+from engine.export.gguf import Gguf
+from engine.i18n import _
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)?(:[A-Za-z0-9._-]+)?")
+"""[namespace/]model[:tag]"""
+CHUNK = 1 << 20
+LONGEST_ANSWER = 64
+"""Tokens of the one answer that is asked for."""
+PATIENCE, SILENCE = 10.0, 600.0
+"""Seconds to find a server, and those that one may be silent while it works: it hashes gigabytes and loads models in between."""
+
+Progress = Callable[[str, float], None]
+"""(what, share done 0 to 1)"""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model that Ollama has."""
+
+    name: str
+    version: str
+    asked: str
+    answer: str
+
+
+class Server:
+    """A running Ollama, by its own client. Use as a context manager."""
+
+    def __init__(self) -> None:
+        import httpx
+        import ollama
+
+        host = os.environ.get("OLLAMA_HOST", "")
+        # 0.0.0.0 is where a server listens; a client cannot call there on every system.
+        self.host = re.sub(r"\b0\.0\.0\.0\b", "127.0.0.1", host) or "127.0.0.1"
+        near = re.search(r"(^|/|@)(127\.|localhost\b|\[?::1\b|:\d)", self.host) is not None
+        # A proxy for the world outside must not be asked for what runs here.
+        self._client = ollama.Client(self.host, trust_env=not near, timeout=httpx.Timeout(SILENCE, connect=PATIENCE))
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._client.close()
+
+    def version(self) -> str | None:
+        """The server's version; None where nobody answers."""
+        import httpx
+        import ollama
+
+        try:
+            return str(self._client._request_raw("GET", "/api/version", timeout=PATIENCE).json()["version"])
+        except (ConnectionError, httpx.HTTPError, httpx.InvalidURL, ollama.ResponseError, ValueError, KeyError, TypeError):
+            return None
+
+    def has(self, name: str) -> bool:
+        """Whether a model of that name is there. Raises OutputError where the server stops answering."""
+        whole = name if ":" in name else f"{name}:latest"
+        with _answering():
+            return any(one.model == whole for one in self._client.list().models)
+
+    def register(self, exported: Gguf, name: str, progress: Progress = lambda what, share: None) -> None:
+        """Upload and create. Raises OutputError where the server refuses or stops; the name is not there then."""
+        new = not self.has(name)
+        served = exported.serving
+        try:
+            with _answering():
+                digest = self._upload(exported.file, progress)
+                last = None
+                for step in self._client.create(
+                    model=name, files={exported.file.name: digest}, template=served.template, system=served.system,
+                    parameters=served.parameters(), stream=True,
+                ):  # fmt: skip
+                    last = step.status
+                    progress(str(last), step.completed / step.total if step.total and step.completed else 1.0)
+                if last != "success":
+                    raise ConnectionError(_("It stopped answering at: {status}").format(status=last))
+        except OutputError as error:
+            if new:
+                self._forget(name)
+            raise OutputError(_("Ollama did not take the model"), error.detail, error.fix) from error
+
+    def ask(self, name: str, asked: str) -> str:
+        """The answer of `name`, with the likeliest tokens. Raises OutputError."""
+        with _answering():
+            options = {"temperature": 0, "seed": 42, "num_predict": LONGEST_ANSWER}
+            found: Any = self._client.chat(name, messages=[{"role": "user", "content": asked}], options=options)
+            return str(found.message.content or "")
+
+    def _upload(self, file: Path, progress: Progress) -> str:
+        import ollama
+
+        size = file.stat().st_size
+        with open(file, "rb") as content:
+            digest = f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}"
+        try:
+            self._client._request_raw("HEAD", f"/api/blobs/{digest}")
+            return digest  # it has these bytes already
+        except ollama.ResponseError as error:
+            if error.status_code != 404:
+                raise
+
+        def chunks() -> Iterator[bytes]:
+            sent = 0
+            with open(file, "rb") as content:
+                while chunk := content.read(CHUNK):
+                    yield chunk
+                    sent += len(chunk)
+                    progress(_("uploading"), sent / size)
+
+        self._client._request_raw("POST", f"/api/blobs/{digest}", content=chunks(), headers={"Content-Length": str(size)})
+        return digest
+
+    def _forget(self, name: str) -> None:
+        try:
+            with _answering():
+                if self.has(name):
+                    self._client.delete(name)
+        except OutputError:
+            pass  # it cannot be asked any more; a name is written last, so there is none
+
+
+def model_name(source_folder: Path, asked: str | None) -> str:
+    """The name under which Ollama is to know it: `asked`, else the run's folder in letters that it takes. Raises ConfigError."""
+    name = asked or re.sub(r"[^a-z0-9._-]+", "-", source_folder.name.lower()).strip("-._") or "lora-tui"
+    if not NAME.fullmatch(name):
+        raise ConfigError(
+            _("{name} is no name for a model in Ollama").format(name=name),
+            fix=_("Small letters, digits, dots and dashes, such as mine or me/mine:v2 (--name)."),
+        )
+    return name
+
+
+@contextlib.contextmanager
+def _answering() -> Iterator[None]:
+    """Whatever a server does wrong becomes an OutputError."""
+    import httpx
+    import ollama
+
+    try:
+        yield
+    except (ConnectionError, httpx.HTTPError, httpx.StreamError, ollama.ResponseError, ValueError, KeyError) as error:
+        raise OutputError(
+            _("Ollama does not answer as it should"), str(error)[:1000], _("See that it runs and that its disk has room.")
+        ) from error

@@ -1,0 +1,110 @@
+"""A few rows as the run was trained on them, by which an exported form is held against the trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from engine.data.formats import read_rows
+from engine.data.masks import render
+from engine.data.read import Reading
+from engine.data.tokens import IGNORED, tokenize
+from engine.errors import LoraTuiError
+from engine.export.source import ExportSource
+
+LOOKED_AT = 64
+"""Rows of the dataset that are read."""
+TAKEN = 4
+"""Of these, the shortest."""
+MAX_TOKENS = 256
+ASKED = ("Hello", "What is 12 + 30?", "用一句话介绍你自己。", "Write one line of Python that prints 1 to 3.")
+"""Asked of a run whose dataset is gone."""
+
+Messages = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row."""
+
+    text: str
+    """With the chat template applied."""
+    add_special_tokens: bool
+    """Whether the tokenizer adds BOS and the like to the text; templates write them themselves."""
+    input_ids: Sequence[int]
+    """As it is trained on, at most MAX_TOKENS."""
+    labels: Sequence[int]
+    """-100 where the loss looks away."""
+    messages: Messages | None
+    """None: not a chat."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What an export is held against."""
+
+    rows: tuple[Sample, ...]
+    of_dataset: bool
+    """False: the dataset is gone or has changed its form, and fixed questions stand in."""
+    system: str | None
+    """The system turn that all rows looked at share."""
+
+
+def take_samples(source: ExportSource, tokenizer: Any) -> Samples:
+    """Rows of the run's dataset, else fixed ones."""
+    chosen: list[tuple[int, dict[str, Any]]] = []
+    if source.config.dataset is not None:
+        try:
+            rows = read_rows(source.config.dataset, Reading.of(source.config))
+            chosen = list(islice(rows.numbered(), LOOKED_AT))
+            made = _samples(chosen, tokenizer, source.config.train_on)
+            if made:
+                return Samples(made, True, _shared_system([row for _number, row in chosen]))
+        except LoraTuiError:
+            pass  # gone or not what it was: the export does not depend on it
+    return Samples(_fixed(tokenizer), False, None)
+
+
+def _samples(rows: list[tuple[int, dict[str, Any]]], tokenizer: Any, train_on: str) -> tuple[Sample, ...]:
+    made = []
+    for number, row in rows:
+        rendered = render(row, tokenizer, train_on, number)
+        table = tokenize([(number, row)], tokenizer, train_on, 1 << 30)
+        tokens = table.row(0)
+        made.append(
+            Sample(rendered.text, rendered.add_special_tokens, tokens["input_ids"][:MAX_TOKENS], tokens["labels"][:MAX_TOKENS],
+                   _messages(row))
+        )  # fmt: skip
+    usable = [one for one in made if any(label != IGNORED for label in one.labels[1:])]
+    return tuple(sorted(usable, key=lambda one: len(one.input_ids))[:TAKEN])
+
+
+def _messages(row: dict[str, Any]) -> Messages | None:
+    if "messages" in row:
+        return list(row["messages"])
+    if isinstance(row.get("prompt"), list):
+        return [*row["prompt"], *row["completion"]]
+    return None
+
+
+def _fixed(tokenizer: Any) -> tuple[Sample, ...]:
+    made = []
+    for asked in ASKED:
+        if tokenizer.chat_template is None:
+            text, special, messages = asked, True, None
+        else:
+            messages = [{"role": "user", "content": asked}]
+            text, special = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False), False
+        ids = tokenizer(text, add_special_tokens=special)["input_ids"]
+        made.append(Sample(text, special, ids, ids, messages))
+    return tuple(made)
+
+
+def _shared_system(rows: list[dict[str, Any]]) -> str | None:
+    systems = {
+        next((turn["content"] for turn in messages or () if turn["role"] == "system"), None)
+        for messages in map(_messages, rows)
+    }
+    return systems.pop() if len(systems) == 1 else None

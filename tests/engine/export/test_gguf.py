@@ -1,0 +1,149 @@
+"""GGUF files by llama.cpp's own converters, which are fetched for these tests once (77 MB). What llama.cpp computes with them:
+test_llama_cpp.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.errors import ConfigError, ModelError, OutputError
+from engine.export import gguf as writing
+from engine.export.gguf import export_gguf, read_header
+from engine.export.llama_cpp import LlamaCpp, find_llama_cpp, refuse_impossible
+from engine.export.source import find_source
+from engine.export.vocabulary import NAME, provide_sentencepiece
+from tests.conftest import WORDS, write_jsonl
+from tests.engine.export.families import adapter_on, build
+from tests.engine.export.test_ollama import Speaking, ollama
+from tests.engine.runs import train
+
+__all__ = ["ollama"]
+
+
+@pytest.fixture(scope="session")
+def llama_cpp(tmp_path_factory: pytest.TempPathFactory) -> LlamaCpp:
+    """The pinned converters."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LORA_TUI_CACHE", str(tmp_path_factory.mktemp("cache")))
+        try:
+            return find_llama_cpp(None)
+        except OutputError as error:
+            pytest.skip(f"llama.cpp's converters cannot be fetched here: {error.detail}")
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """A run's folder: a tiny Llama with a sentencepiece-style tokenizer, trained for two steps on chats with one system turn."""
+    rows = [
+        {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": f"question {number}"},
+                      {"role": "assistant", "content": f"{WORDS[number % len(WORDS)]} 你好 {number}"}]}
+        for number in range(12)
+    ]  # fmt: skip
+    base = build(tmp_path / "base", "llama", sentencepiece=True)
+    train(dataset=write_jsonl(tmp_path / "rows.jsonl", rows), model=base, output=tmp_path / "my run", max_steps=2)
+    return tmp_path / "my run"
+
+
+def test_a_run_becomes_a_file_with_a_modelfile_beside_it(trained: Path, llama_cpp: LlamaCpp) -> None:
+    made = export_gguf(find_source(trained), trained / "export", "q8_0", llama_cpp, answer_tokens=4)
+    header = read_header(made.file)
+    assert (header.architecture, header.tensors, header.adds_bos) == ("llama", made.tensors, False)
+    assert {path.name for path in made.path.iterdir()} == {"my-run-q8_0.gguf", "Modelfile", "README.md"}
+    told = (made.path / "Modelfile").read_text(encoding="utf-8")
+    assert told.startswith("FROM ./my-run-q8_0.gguf\n")
+    assert 'SYSTEM """Be brief."""' in told and 'PARAMETER stop """<|im_end|>"""' in told
+    assert made.serving.conversations == 4 and made.serving.template is not None
+    assert made.asked.startswith("question ") and made.answer is not None
+    assert {path.name for path in (trained / "export").iterdir()} <= {"gguf-q8_0", ".lock"}
+
+
+def test_a_refusal_is_told_in_the_converters_words_and_leaves_nothing(
+    trained: Path, llama_cpp: LlamaCpp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(folder: Path, base: Path, bos: bool) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"architectures": ["NobodyKnowsForCausalLM"]}))
+
+    monkeypatch.setattr(writing, "_make_plain", unknown)
+    with pytest.raises(ModelError, match="NobodyKnowsForCausalLM is not supported"):
+        export_gguf(find_source(trained), trained / "export", None, llama_cpp)
+    assert not list((trained / "export").glob("*gguf*")) and not list((trained / "export").glob(".merged*"))
+
+
+def test_a_byte_level_tokenizer_that_nobody_knows_is_refused(tmp_path: Path, llama_cpp: LlamaCpp) -> None:
+    base = build(tmp_path / "base", "qwen2")
+    with pytest.raises(ModelError, match="pre-tokenizer was not recognized"):
+        export_gguf(find_source(adapter_on(base, tmp_path / "out"), model=str(base)), tmp_path / "to", None, llama_cpp)
+
+
+def test_no_name_of_code_and_no_mark_of_the_training_reaches_the_converter(tmp_path: Path) -> None:
+    folder = build(tmp_path / "base", "llama", sentencepiece=True)
+    for name in ("config.json", "tokenizer_config.json"):
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(content | {"auto_map": {"AutoTokenizer": "evil.Tokenizer"}}))
+    writing._make_plain(folder, tmp_path, bos=False)
+    assert "auto_map" not in (folder / "config.json").read_text() + (folder / "tokenizer_config.json").read_text()
+    assert json.loads((folder / "tokenizer_config.json").read_text())["add_bos_token"] is False
+    assert "generation %}" not in (folder / "chat_template.jinja").read_text()
+
+
+def test_what_cannot_be_done_is_told_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="this is no folder"):
+        refuse_impossible(None, tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("engine.export.llama_cpp.has_library", lambda: False)
+    with pytest.raises(ConfigError, match="q4_k_m needs"):
+        refuse_impossible("q4_k_m", None)
+
+
+def test_the_sentencepiece_file_splits_text_as_the_tokenizer_does(tmp_path: Path) -> None:
+    from sentencepiece import SentencePieceProcessor
+    from transformers import AutoTokenizer
+
+    folder = build(tmp_path / "base", "llama", sentencepiece=True)
+    assert provide_sentencepiece(folder, tmp_path)
+    pieces, tokenizer = SentencePieceProcessor(model_file=str(folder / NAME)), AutoTokenizer.from_pretrained(folder)
+    for text in (" ".join(WORDS), " two  spaces\n\n", "你好 🐈 ünknown", "question 12345"):
+        assert pieces.encode(text) == tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert pieces.is_control(tokenizer.eos_token_id)
+
+
+def test_a_base_that_brings_its_own_keeps_it(tmp_path: Path) -> None:
+    folder = build(tmp_path / "folder", "llama", sentencepiece=True)
+    (tmp_path / NAME).write_bytes(b"the base's own")
+    assert provide_sentencepiece(folder, tmp_path)
+    assert (folder / NAME).read_bytes() == b"the base's own"
+
+
+def test_a_byte_level_tokenizer_gets_none(tiny_model: Path, tmp_path: Path) -> None:
+    assert not provide_sentencepiece(tiny_model, tmp_path)
+    assert not (tiny_model / NAME).exists()
+
+
+def test_the_command_says_what_is_proven_and_what_is_not(lora_tui: Any, trained: Path, llama_cpp: LlamaCpp) -> None:
+    code, said, error = lora_tui("export", trained, "--to", "gguf", "--llama-cpp", llama_cpp.folder)
+    assert code == 0, error
+    assert "not proven" in said or "proven in llama.cpp" in said
+    assert f"ollama create my-run -f '{trained / 'export' / 'gguf' / 'Modelfile'}'" in said
+    assert lora_tui("export", trained, "--to", "gguf", "--quantize", "q3")[0] == 2
+    assert lora_tui("export", trained, "--to", "gguf", "--llama-cpp", trained)[0] == 2
+
+
+def test_the_command_registers_with_a_server_and_refuses_a_name_that_is_taken(
+    lora_tui: Any, trained: Path, llama_cpp: LlamaCpp, ollama: Speaking
+) -> None:
+    asked = ("export", trained, "--to", "ollama", "--llama-cpp", llama_cpp.folder, "--json")
+    there = {"OLLAMA_HOST": f"127.0.0.1:{ollama.server_port}"}
+    code, said, error = lora_tui(*asked, **there)
+    assert code == 0, error
+    told = json.loads(said)
+    assert (told["name"], told["ollama"]) == ("my-run", "0.12.0") and told["answer"] == f"to {told['asked']}"
+    made = ollama.models["my-run:latest"]
+    assert made["template"] == told["template"] and made["system"] == "Be brief."
+    assert lora_tui(*asked, **there)[0] == 2
+    ollama.fault = "stops"
+    code, _said, error = lora_tui(*asked, "--name", "other", **there)
+    assert code == 5 and "ollama create other -f" in error and "other:latest" not in ollama.models

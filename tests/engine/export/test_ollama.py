@@ -1,0 +1,165 @@
+"""Ollama's client against a server on this machine that speaks its API and is no Ollama: a contract test.
+
+What is checked is what is sent and what is made of the answers; that the real one takes it was not run here.
+
+API: https://github.com/ollama/ollama/blob/main/docs/api.md (version, tags, blobs, create, chat, delete).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.errors import ConfigError, OutputError
+from engine.export.gguf import Gguf
+from engine.export.modelfile import Serving
+from engine.export.ollama import Server, model_name
+
+
+class Speaking(ThreadingHTTPServer):
+    """What the server holds, and how it misbehaves."""
+
+    models: dict[str, dict[str, Any]]
+    blobs: dict[str, bytes]
+    fault: str = ""
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Speaking
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_words: Any) -> None:
+        pass
+
+    def answer(self, code: int, body: bytes = b"{}") -> None:
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def body(self) -> bytes:
+        return self.rfile.read(int(self.headers["Content-Length"]))
+
+    def do_GET(self) -> None:
+        if self.path == "/api/version":
+            return self.answer(200, b'{"version": "0.12.0"}')
+        return self.answer(200, json.dumps({"models": [{"model": name} for name in self.server.models]}).encode())
+
+    def do_HEAD(self) -> None:
+        self.answer(200 if self.path.removeprefix("/api/blobs/") in self.server.blobs else 404)
+
+    def do_DELETE(self) -> None:
+        self.server.models.pop(json.loads(self.body())["model"] + ":latest", None)
+        self.answer(200)
+
+    def do_POST(self) -> None:
+        content = self.body()
+        if self.path.startswith("/api/blobs/"):
+            digest = self.path.removeprefix("/api/blobs/")
+            if self.server.fault == "hangs up while uploading":
+                return self.connection.shutdown(socket.SHUT_RDWR)
+            right = digest == f"sha256:{hashlib.sha256(content).hexdigest()}"
+            if right:
+                self.server.blobs[digest] = content
+            return self.answer(201 if right else 400)
+        asked = json.loads(content)
+        if self.path == "/api/chat":
+            said = {"message": {"role": "assistant", "content": f"to {asked['messages'][-1]['content']}"}, "done": True}
+            return self.answer(200, json.dumps(said).encode())
+        assert self.path == "/api/create"
+        if self.server.fault == "refuses":
+            return self.answer(400, b'{"error": "unknown type"}')
+        self.send_response(200)
+        self.send_header("Content-Type", "application/x-ndjson")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        lines = [{"status": "parsing GGUF"}]
+        if self.server.fault == "fails":
+            lines.append({"error": "no space left on device"})
+        elif self.server.fault != "stops":
+            self.server.models[f"{asked['model']}:latest"] = asked
+            lines += [{"status": "writing manifest"}, {"status": "success"}]
+        for line in lines:
+            self.wfile.write(json.dumps(line).encode() + b"\n")
+        self.close_connection = True
+        return None
+
+
+@pytest.fixture
+def ollama(monkeypatch: pytest.MonkeyPatch) -> Iterator[Speaking]:
+    server = Speaking(("127.0.0.1", 0), Handler)
+    server.models, server.blobs = {}, {}
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("OLLAMA_HOST", f"127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # must not be asked for what runs here
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Gguf:
+    file = tmp_path / "mine-q8_0.gguf"
+    file.write_bytes(b"GGUF" * 700_000)
+    serving = Serving("{{ .Prompt }}", ("<|im_end|>",), "Be brief.", 512, 4)
+    return Gguf(tmp_path, file, "q8_0", file.stat().st_size, 1, None, None, serving, None, "question 1", None)  # type: ignore[arg-type]
+
+
+def test_the_file_its_template_and_parameters_arrive(ollama: Speaking, exported: Gguf) -> None:
+    shares: list[float] = []
+    with Server() as server:
+        assert server.version() == "0.12.0"
+        server.register(exported, "mine", lambda what, share: shares.append(share))
+        assert server.has("mine") and server.ask("mine", "question 1") == "to question 1"
+    made = ollama.models["mine:latest"]
+    digest = f"sha256:{hashlib.sha256(exported.file.read_bytes()).hexdigest()}"
+    assert made["files"] == {exported.file.name: digest} and digest in ollama.blobs
+    assert (made["template"], made["system"]) == ("{{ .Prompt }}", "Be brief.")
+    assert made["parameters"] == {"stop": ["<|im_end|>"], "num_ctx": 512}
+    assert shares == sorted(shares) and len([share for share in shares if share < 1]) >= 2
+
+
+def test_what_is_there_is_not_uploaded_again(ollama: Speaking, exported: Gguf) -> None:
+    with Server() as server:
+        server.register(exported, "mine")
+        ollama.fault = "hangs up while uploading"
+        server.register(exported, "other")
+    assert set(ollama.models) == {"mine:latest", "other:latest"}
+
+
+@pytest.mark.parametrize("fault", ["hangs up while uploading", "refuses", "fails", "stops"])
+def test_a_server_that_stops_in_the_middle_has_nothing_by_that_name(ollama: Speaking, exported: Gguf, fault: str) -> None:
+    ollama.fault = fault
+    with Server() as server:
+        with pytest.raises(OutputError, match="did not take the model"):
+            server.register(exported, "mine")
+        assert not server.has("mine")
+
+
+def test_no_server_is_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")
+    with Server() as server:
+        assert server.version() is None
+
+
+@pytest.mark.parametrize(("folder", "name"), [("My Run", "my-run"), ("测试", "lora-tui"), ("qwen3.5_x", "qwen3.5_x")])
+def test_the_name_is_the_folders_in_letters_that_ollama_takes(folder: str, name: str) -> None:
+    assert model_name(Path(folder), None) == name
+
+
+@pytest.mark.parametrize("asked", ["A", "a/b/c", "../a", "a b", ""])
+def test_a_name_that_ollama_would_refuse_is_refused(asked: str) -> None:
+    if asked:
+        with pytest.raises(ConfigError):
+            model_name(Path("x"), asked)
+    else:
+        assert model_name(Path("x"), asked) == "x"
