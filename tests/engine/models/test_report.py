@@ -112,7 +112,7 @@ def test_weights_take_their_bytes_at_their_precision() -> None:
 
 
 def test_what_saves_memory_saves_it() -> None:
-    assert memory(checkpointing=True).activations < memory().activations / 5
+    assert memory(checkpointing=True).activations < memory().activations / 4
     assert memory(load_in_4bit=True).weights < memory().weights / 3
     assert memory(lora_r=8).adapter == memory(lora_r=16).adapter / 2
 
