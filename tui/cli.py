@@ -66,7 +66,7 @@ def run_parser() -> _Parser:
     parser = _Parser(
         prog="lora-tui",
         usage="lora-tui [--demo] [--yes] [FLAGS] | check OUT [--json] | data PATH [--model M] [--json]"
-        " | export OUT --to WHAT | chat OUT --prompt TEXT | watch [OUT] | runs [ROOT]",
+        " | export OUT --to WHAT | chat OUT --prompt TEXT | eject OUT | watch [OUT] | runs [ROOT]",
         description=_("Fine-tune a language model with LoRA; continue exactly where a run stopped, and see that it did."),
         epilog=_EXAMPLES(),
     )
@@ -172,6 +172,8 @@ def _dispatch(given: list[str]) -> int:
         return _export(given[1:])
     if given and given[0] == "chat":
         return _chat(given[1:])
+    if given and given[0] == "eject":
+        return _eject(given[1:])
     if given and given[0] == "watch":
         return _watch(given[1:])
     if given and given[0] == "runs":
@@ -190,6 +192,7 @@ def command_parsers() -> dict[str, _Parser]:
         "data": _data_parser(),
         "export": _export_parser(),
         "chat": _chat_parser(),
+        "eject": _eject_parser(),
         "watch": _watch_parser(),
         "runs": _runs_parser(),
     }
@@ -311,6 +314,24 @@ def _export(given: list[str]) -> int:
     into = Path(options.into) if options.into is not None else Path(options.out) / EXPORTS
     wanted = Wanted(options.to, into, options.quantize, options.llama_cpp, options.name, options.replace)
     return run_export(options.out, options.checkpoint, options.model, wanted, options.json)
+
+
+def _eject_parser() -> _Parser:
+    parser = _Parser(prog="lora-tui eject", description=_("The run without lora-tui, on stdout: OUT > train.py"))
+    parser.add_argument("out", metavar="OUT", help=_("a run's folder"))
+    parser.add_argument(
+        "--to", choices=("script", "axolotl", "llamafactory"), default="script",
+        help=_("a script on TRL and PEFT alone, or another trainer's YAML (default: script)"),
+    )  # fmt: skip
+    return parser
+
+
+def _eject(given: list[str]) -> int:
+    options = _eject_parser().parse_args(given)
+    from engine.eject import eject
+
+    sys.stdout.write(eject(Path(options.out), options.to))
+    return 0
 
 
 def _chat_parser() -> _Parser:

@@ -1,0 +1,158 @@
+"""The run as the settings of other trainers, in YAML.
+
+By their manuals: https://docs.axolotl.ai/docs/config-reference.html, https://llamafactory.readthedocs.io. Neither was run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import engine
+from engine.data.formats import ROLES
+from engine.eject.run import READERS, Ejected, harmless
+from engine.training.steps import warmup_steps
+
+
+def axolotl(run: Ejected) -> str:
+    """For `axolotl train`."""
+    config = run.config
+    kind: dict[str, Any] = {"path": config.dataset}
+    notes = []
+    if run.format in ("messages", "sharegpt"):
+        kind |= {"type": "chat_template", "field_messages": run.columns[0]}
+        kind |= {} if run.format == "messages" else {
+            "message_property_mappings": {"role": "from", "content": "value"}}  # fmt: skip
+        kind |= {"roles_to_train": list(ROLES) if run.train_on == "all" else ["assistant"]}
+    elif run.format == "alpaca":
+        kind |= {"type": "alpaca"}
+        notes.append(
+            "axolotl has its own words around instruction and input, and does not use the model's chat template here."
+        )
+    elif run.format == "text":
+        kind |= {"type": "completion", "field": run.columns[0]}
+    else:
+        kind |= {"type": {"system_prompt": "", "field_instruction": run.columns[0], "field_output": run.columns[1],
+                          "format": "{instruction}", "no_input_format": "{instruction}"}}  # fmt: skip
+    if Path(str(config.dataset)).is_file():
+        kind |= {"ds_type": READERS.get(Path(str(config.dataset).removesuffix(".gz")).suffix.lower(), "json")}
+    targets = {"lora_target_linear": True} if config.target_modules == "all-linear" else {
+        "lora_target_modules": config.target_modules.split(",")}  # fmt: skip
+    settings = {
+        "base_model": config.model,
+        "datasets": [kind],
+        "adapter": "qlora" if config.load_in_4bit else "lora",
+        **({"load_in_4bit": True} if config.load_in_4bit else {}),
+        "lora_r": config.lora_r,
+        "lora_alpha": config.lora_alpha,
+        "lora_dropout": config.lora_dropout,
+        **targets,
+        "sequence_len": config.max_length,
+        "sample_packing": False,
+        "train_on_inputs": run.train_on == "all",
+        "micro_batch_size": run.batch_size,
+        "gradient_accumulation_steps": config.grad_accum,
+        **({"max_steps": run.total_steps} if config.max_steps is not None else {"num_epochs": config.epochs}),
+        "learning_rate": config.learning_rate,
+        "lr_scheduler": "constant_with_warmup" if config.scheduler == "constant" else config.scheduler,
+        **_warmup(run),
+        "optimizer": "adamw_torch_fused",
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_grad_norm,
+        "bf16": run.precision == "bfloat16",
+        "fp16": run.precision == "float16",
+        "gradient_checkpointing": config.activation_checkpointing is True,
+        "seed": config.seed,
+        "logging_steps": config.logging_steps,
+        "output_dir": f"{run.name}-axolotl",
+    }
+    return _yaml(settings, run, "axolotl train FILE", notes)
+
+
+def llamafactory(run: Ejected) -> str:
+    """For `llamafactory-cli train`."""
+    config = run.config
+    entry = {
+        run.name: {
+            "file_name" if Path(str(config.dataset)).exists() else "hf_hub_url": config.dataset,
+            **_columns(run),
+        }
+    }
+    settings = {
+        "model_name_or_path": config.model,
+        "stage": "pt" if run.format == "text" else "sft",
+        "do_train": True,
+        "finetuning_type": "lora",
+        "lora_rank": config.lora_r,
+        "lora_alpha": config.lora_alpha,
+        "lora_dropout": config.lora_dropout,
+        "lora_target": "all" if config.target_modules == "all-linear" else config.target_modules,
+        **({"quantization_bit": 4, "quantization_method": "bnb"} if config.load_in_4bit else {}),
+        "dataset": run.name,
+        "dataset_dir": ".",
+        "cutoff_len": config.max_length,
+        "train_on_prompt": run.train_on == "all",
+        "per_device_train_batch_size": run.batch_size,
+        "gradient_accumulation_steps": config.grad_accum,
+        **({"max_steps": run.total_steps} if config.max_steps is not None else {"num_train_epochs": config.epochs}),
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": "constant_with_warmup" if config.scheduler == "constant" else config.scheduler,
+        **_warmup(run),
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_grad_norm,
+        "bf16": run.precision == "bfloat16",
+        "fp16": run.precision == "float16",
+        "disable_gradient_checkpointing": config.activation_checkpointing is not True,
+        "seed": config.seed,
+        "logging_steps": config.logging_steps,
+        "save_steps": config.save_steps if config.save_steps != "auto" else 500,
+        "output_dir": f"{run.name}-llamafactory",
+        "report_to": "none",
+    }
+    notes = [
+        f"dataset_info.json beside this file: {json.dumps(entry, ensure_ascii=False)}",
+        "template: name the one of your model here (qwen3, llama3, ...); LLaMA-Factory does not take the model's own.",
+    ]
+    return _yaml(settings, run, "llamafactory-cli train FILE", notes)
+
+
+def _columns(run: Ejected) -> dict[str, Any]:
+    """What dataset_info.json says of the rows."""
+    if run.format in ("messages", "sharegpt"):
+        tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant",
+                "system_tag": "system"}  # fmt: skip
+        said: dict[str, Any] = {"formatting": "sharegpt", "columns": {"messages": run.columns[0]}}
+        return said | ({"tags": tags} if run.format == "messages" else {})
+    if run.format == "alpaca":
+        return {"columns": {"prompt": "instruction", "query": "input", "response": run.columns[0]}}
+    if run.format == "text":
+        return {"columns": {"prompt": run.columns[0]}}
+    return {"columns": {"prompt": run.columns[0], "response": run.columns[1]}}
+
+
+def _warmup(run: Ejected) -> dict[str, Any]:
+    if run.total_steps is not None:
+        return {"warmup_steps": warmup_steps(run.config, run.total_steps)}
+    return {"warmup_ratio" if run.config.warmup < 1 else "warmup_steps": run.config.warmup}
+
+
+def _yaml(settings: dict[str, Any], run: Ejected, command: str, notes: list[str]) -> str:
+    """YAML, each value a JSON value, which YAML takes as it is."""
+    head = [f"The settings of {run.name}, by lora-tui {engine.__version__}: {command}",
+            "Order and masks are that program's own; its losses are near, not equal.", *notes]  # fmt: skip
+    if run.config.columns or run.config.skip_rows or run.config.eval_fraction:
+        head.append("lora-tui also renamed columns, left out rows or held some back: " + ", ".join(
+            f"{name}={harmless(str(getattr(run.config, name)))}" for name in ("columns", "skip_rows", "eval_fraction")
+            if getattr(run.config, name)))  # fmt: skip
+    lines = [f"# {harmless(line)}" for line in head]
+    return "\n".join(
+        [*lines, *(f"{name}: {json.dumps(_number(value), ensure_ascii=False)}" for name, value in settings.items()), ""]
+    )
+
+
+def _number(value: Any) -> Any:
+    return (
+        int(value) if isinstance(value, float) and value.is_integer() and math.isfinite(value) and abs(value) >= 1 else value
+    )

@@ -1,0 +1,75 @@
+"""What a run was, with nothing left to be chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.checkpoints.scan import glance
+from engine.config import RunConfig, resolve
+from engine.data.formats import CHATS, PAIRS, TEXTS, read_rows
+from engine.data.read import Reading, read_raw
+from engine.errors import ConfigError
+from engine.folder import source_of_run
+from engine.i18n import _
+
+READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
+"""File ending -> the builder of datasets that reads it."""
+
+
+@dataclass(frozen=True)
+class Ejected:
+    """A run as any trainer could be told it."""
+
+    name: str
+    """Of its folder."""
+    config: RunConfig
+    batch_size: int
+    precision: str
+    total_steps: int | None
+    """None: no checkpoint tells; the epochs count."""
+    format: str
+    """Of the rows as they are in the dataset (formats.py)."""
+    columns: tuple[str, ...]
+    """Those that its rows are made of."""
+    train_on: str
+
+
+def read_run(out: Path) -> Ejected:
+    """The run in `out`. Raises ConfigError where there is none, DatasetError where its rows are gone."""
+    run = source_of_run(out) if out.is_dir() else None
+    if run is None:
+        raise ConfigError(
+            _("{folder}: there is no run of lora-tui in it").format(folder=out),
+            fix=_("Name the folder that holds run.toml."),
+        )
+    config = resolve([run]).config
+    assert config.dataset is not None and config.model is not None
+    rows = read_rows(config.dataset, Reading.of(config))
+    _number_of, raw = next(iter(read_raw(config.dataset, Reading.of(config))))
+    manifests = [one.manifest for one in glance(out).checkpoints if one.manifest is not None]
+    last = manifests[-1] if manifests else None
+    first = next(iter(rows))
+    own = "assistant" if "messages" in first else "completion" if "prompt" in first else "all"
+    return Ejected(
+        name=out.name,
+        config=config,
+        batch_size=last.geometry.batch_size if last else 8 if config.batch_size == "auto" else int(config.batch_size),
+        precision="bfloat16" if config.load_in_4bit else last.precision if last else "float32",
+        total_steps=last.schedule.total_steps if last else config.max_steps,
+        format=rows.format,
+        columns=_columns(set(raw), rows.format),
+        train_on=own if config.train_on == "auto" else config.train_on,
+    )
+
+
+def _columns(found: set[str], format: str) -> tuple[str, ...]:
+    if format == "prompt_completion":
+        return next(pair for pair in PAIRS if set(pair) <= found)
+    names = {"messages": CHATS, "sharegpt": CHATS, "text": TEXTS, "alpaca": ("output", "response")}[format]
+    return (next(name for name in names if name in found),)
+
+
+def harmless(text: str) -> str:
+    """`text` on one line and without quotes, so that it cannot leave the comment it stands in."""
+    return "".join(letter if letter.isprintable() and letter not in '"\\' else " " for letter in text)

@@ -1,0 +1,78 @@
+"""A run without lora-tui: the script is run, and its losses are the run's."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from engine.eject import TARGETS, eject
+from engine.errors import ConfigError
+from tests.conftest import chats, write_jsonl
+from tests.engine.runs import losses, train
+
+ROWS: dict[str, list[dict[str, Any]]] = {
+    "messages": chats(6),
+    "sharegpt": [{"conversations": [{"from": "human", "value": f"question {n}"}, {"from": "gpt", "value": f"alpha {n}"}]}
+                 for n in range(6)],
+    "alpaca": [{"instruction": f"question {n}", "input": "", "output": f"alpha {n}"} for n in range(6)],
+    "prompt_completion": [{"question": f"question {n}", "answer": f" alpha {n}"} for n in range(6)],
+    "text": [{"content": f"question {n} alpha"} for n in range(6)],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=ROWS)
+def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """A run's folder: six rows in one batch, so that a step holds all of them and their order is no matter."""
+    folder = tmp_path_factory.mktemp(request.param)
+    data = write_jsonl(folder / "rows.jsonl", ROWS[request.param])
+    train(dataset=data, model=tiny_model, output=folder / "the run", epochs=4, batch_size=6, learning_rate=0.0125, warmup=1,
+          lora_r=3, seed=7)  # fmt: skip
+    return folder / "the run"
+
+
+def test_the_script_runs_and_its_losses_are_the_runs(ran: Path, tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(eject(ran, "script"), encoding="utf-8")
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    state = json.loads((tmp_path / "the run-trl" / "checkpoint-4" / "trainer_state.json").read_text())
+    theirs = [row["loss"] for row in state["log_history"] if "loss" in row]
+    assert [loss for _step, loss in losses(ran)] == pytest.approx(theirs, abs=1e-5)
+    assert (tmp_path / "the run-trl" / "final" / "adapter_model.safetensors").is_file()
+
+
+def test_the_other_trainers_settings_are_the_runs(ran: Path) -> None:
+    axolotl, factory = (yaml.safe_load(eject(ran, to)) for to in ("axolotl", "llamafactory"))
+    assert (axolotl["lora_r"], axolotl["learning_rate"], axolotl["seed"], axolotl["num_epochs"]) == (3, 0.0125, 7, 4)
+    assert (factory["lora_rank"], factory["learning_rate"], factory["seed"], factory["num_train_epochs"]) == (
+        3,
+        0.0125,
+        7,
+        4,
+    )
+    assert axolotl["micro_batch_size"] == factory["per_device_train_batch_size"] == 6
+    assert axolotl["warmup_steps"] == factory["warmup_steps"] == 1
+
+
+def test_a_name_full_of_tricks_stays_a_name(tmp_path: Path, tiny_model: Path) -> None:
+    data = write_jsonl(tmp_path / 'rows"; import os #\n.jsonl', ROWS["text"])
+    out = tmp_path / 'out"""\nraise SystemExit(9)\n#'
+    train(dataset=data, model=tiny_model, output=out, max_steps=1, batch_size=6)
+    for to in TARGETS:
+        text = eject(out, to)
+        if to == "script":
+            assert not any(isinstance(node, ast.Raise) for node in ast.walk(ast.parse(text)))
+        else:
+            assert isinstance(yaml.safe_load(text), dict)
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no run"):
+        eject(tmp_path, "script")
