@@ -147,12 +147,16 @@ def _yaml(settings: dict[str, Any], run: Ejected, command: str, notes: list[str]
             f"{name}={harmless(str(getattr(run.config, name)))}" for name in ("columns", "skip_rows", "eval_fraction")
             if getattr(run.config, name)))  # fmt: skip
     lines = [f"# {harmless(line)}" for line in head]
-    return "\n".join(
-        [*lines, *(f"{name}: {json.dumps(_number(value), ensure_ascii=False)}" for name, value in settings.items()), ""]
-    )
+    return "\n".join([*lines, *(f"{name}: {_value(value)}" for name, value in settings.items()), ""])
 
 
 def _number(value: Any) -> Any:
     return (
         int(value) if isinstance(value, float) and value.is_integer() and math.isfinite(value) and abs(value) >= 1 else value
     )
+
+
+def _value(value: Any) -> str:
+    """`value` as YAML 1.1 reads it: JSON, but a number with an exponent needs a point."""
+    text = json.dumps(_number(value), ensure_ascii=False)
+    return text.replace("e", ".0e") if isinstance(value, float) and "e" in text and "." not in text else text

@@ -76,3 +76,9 @@ def test_a_name_full_of_tricks_stays_a_name(tmp_path: Path, tiny_model: Path) ->
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no run"):
         eject(tmp_path, "script")
+
+
+def test_a_small_learning_rate_stays_a_number(tmp_path: Path, tiny_model: Path) -> None:
+    data = write_jsonl(tmp_path / "rows.jsonl", ROWS["text"])
+    train(dataset=data, model=tiny_model, output=tmp_path / "out", max_steps=1, batch_size=6, learning_rate=2e-5)
+    assert yaml.safe_load(eject(tmp_path / "out", "axolotl"))["learning_rate"] == 2e-5
