@@ -14,7 +14,7 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # none is used, an
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import engine
 from engine.config import (
@@ -29,24 +29,12 @@ from engine.config import (
     read_toml,
     resolve,
 )
-from engine.errors import ConfigError, LoraTuiError
-from engine.folder import OUT_ROOT
+from engine.errors import LoraTuiError
 from engine.i18n import _
 from tui import i18n
+from tui.commands import COMMANDS
 from tui.completion import SHELLS
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse that raises our errors, so that usage mistakes look like all others. Flags are never guessed from a beginning."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options, allow_abbrev=False, add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter)
-        self._optionals.title = _("Options")
-        self.add_argument("-h", "--help", action="help", help=_("show this help and leave"))
-        self.add_argument("--lang", choices=i18n.LANGUAGES, help=_("language (default: by locale)"))
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message, fix=_("See {program} --help.").format(program=self.prog))
+from tui.parser import Parser, help_of
 
 
 class _PrintCompletion(argparse.Action):
@@ -61,9 +49,9 @@ class _PrintCompletion(argparse.Action):
         parser.exit()
 
 
-def run_parser() -> _Parser:
+def run_parser() -> Parser:
     """The parser of `lora-tui` itself: one flag for each field of RunConfig, plus how to run."""
-    parser = _Parser(
+    parser = Parser(
         prog="lora-tui",
         usage="lora-tui [--demo] [--yes] [FLAGS] | check OUT [--json] | data PATH [--model M] [--json]"
         " | export OUT --to WHAT | chat OUT --prompt TEXT | eject OUT | watch [OUT] | runs [ROOT]",
@@ -97,20 +85,13 @@ def run_parser() -> _Parser:
         title = str(meta["group"])
         if title not in groups:
             groups[title] = parser.add_argument_group(group_title(title))
-        options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": _help(name)}
+        options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": help_of(name)}
         if is_switch(name):
             groups[title].add_argument(flag(name), action=argparse.BooleanOptionalAction, **options)
         else:
             metavar = str(meta["metavar"]) or "|".join(choices(name)) or name.upper()
             groups[title].add_argument(flag(name), metavar=metavar, **options)
     return parser
-
-
-def _help(name: str) -> str:
-    field = RunConfig.model_fields[name]
-    text = _(str(field.description))
-    shown = field.default not in (None, (), False)
-    return (text + (f" ({field.default})" if shown else "")).replace("%", "%%")
 
 
 def _EXAMPLES() -> str:
@@ -164,198 +145,13 @@ def _lang(given: Sequence[str]) -> str | None:
 
 
 def _dispatch(given: list[str]) -> int:
-    if given and given[0] == "check":
-        return _check(given[1:])
-    if given and given[0] == "data":
-        return _data(given[1:])
-    if given and given[0] == "export":
-        return _export(given[1:])
-    if given and given[0] == "chat":
-        return _chat(given[1:])
-    if given and given[0] == "eject":
-        return _eject(given[1:])
-    if given and given[0] == "watch":
-        return _watch(given[1:])
-    if given and given[0] == "runs":
-        return _runs(given[1:])
+    if given and given[0] in COMMANDS:
+        return COMMANDS[given[0]].carry_out(given[1:])
     if given == ["carry-out"]:
         from tui.headless import run_handed_over
 
         return run_handed_over()
     return _run(given)
-
-
-def command_parsers() -> dict[str, _Parser]:
-    """The parser of each command beside the run itself."""
-    return {
-        "check": _check_parser(),
-        "data": _data_parser(),
-        "export": _export_parser(),
-        "chat": _chat_parser(),
-        "eject": _eject_parser(),
-        "watch": _watch_parser(),
-        "runs": _runs_parser(),
-    }
-
-
-def _check_parser() -> _Parser:
-    parser = _Parser(prog="lora-tui check", description=_("What is in an output folder, and what would be continued."))
-    parser.add_argument("out", metavar="OUT", help=_("a run's folder, or any folder with checkpoint-* in it"))
-    parser.add_argument("--json", action="store_true", help=_("as JSON on stdout"))
-    return parser
-
-
-def _check(given: list[str]) -> int:
-    options = _check_parser().parse_args(given)
-    from tui.check import run_check
-
-    return run_check(options.out, options.json)
-
-
-def _watch_parser() -> _Parser:
-    parser = _Parser(
-        prog="lora-tui watch",
-        description=_(
-            "Look at a run, at work or ended, from anywhere its folder can be read; without a terminal, as lines."
-        ),
-    )
-    parser.add_argument(
-        "out", metavar="OUT", nargs="?", type=Path, help=_("a run's folder (default: the last run under ./out)")
-    )
-    parser.add_argument("--read-only", action="store_true", help=_("look only: the run cannot be stopped from here"))
-    parser.add_argument("--json", action="store_true", help=_("its events as JSON lines on stdout"))
-    return parser
-
-
-def _watch(given: list[str]) -> int:
-    options = _watch_parser().parse_args(given)
-    from tui.watch import run_watch
-
-    return run_watch(options.out, read_only=options.read_only, as_json=options.json)
-
-
-def _runs_parser() -> _Parser:
-    parser = _Parser(prog="lora-tui runs", description=_("What runs and what ended under a folder, and how."))
-    parser.add_argument(
-        "root", metavar="ROOT", nargs="?", type=Path, default=OUT_ROOT, help=_("where runs lie (default: out)")
-    )
-    parser.add_argument("--json", action="store_true", help=_("as JSON on stdout"))
-    return parser
-
-
-def _runs(given: list[str]) -> int:
-    options = _runs_parser().parse_args(given)
-    from tui.runs import run_runs
-
-    return run_runs(options.root, options.json)
-
-
-OF_DATA = ("format", "columns", "encoding", "skip_rows", "train_on", "max_length")
-"""Settings of a run that say how its dataset is read and turned into tokens."""
-
-
-def _data_parser() -> _Parser:
-    parser = _Parser(prog="lora-tui data", description=_("What a dataset is, its problems, and what will be trained on."))
-    parser.add_argument("path", metavar="PATH", help=_("file, save_to_disk folder or hub id"))
-    parser.add_argument("--model", metavar="M", help=_("model whose template and tokenizer are to be used"))
-    for name in OF_DATA:
-        metavar = str(field_meta(name)["metavar"]) or "|".join(choices(name))
-        parser.add_argument(flag(name), metavar=metavar, default=argparse.SUPPRESS, help=_help(name))
-    parser.add_argument("--measure", action="store_true", help=_("time an epoch by a few real steps of the model"))
-    parser.add_argument("--json", action="store_true", help=_("as JSON on stdout"))
-    return parser
-
-
-def _data(given: list[str]) -> int:
-    parser = _data_parser()
-    options = parser.parse_args(given)
-    asked = Source("flag", "", {name: value for name, value in vars(options).items() if name in OF_DATA})
-    config = resolve([asked]).config.model_copy(update={"dataset": options.path, "model": options.model})
-    if options.measure and options.model is None:
-        parser.error(_("--measure needs a model: --model M"))
-    from tui.data import run_data
-
-    return run_data(config, options.json, options.measure)
-
-
-def _export_parser() -> _Parser:
-    from engine.export.llama_cpp import QUANTIZATIONS
-
-    parser = _Parser(prog="lora-tui export", description=_("The result of a run, for other programs."))
-    parser.add_argument("out", metavar="OUT", help=_("a run's folder"))
-    parser.add_argument(
-        "--to", required=True, choices=("adapter", "merged", "gguf", "ollama"),
-        help=_("a PEFT folder · base and adapter in one · that as a file for llama.cpp · that in a running Ollama"),
-    )  # fmt: skip
-    parser.add_argument(
-        "--checkpoint", metavar="NAME", help=_("final or checkpoint-<number> (default: final, else the furthest)")
-    )
-    parser.add_argument("--into", metavar="DIR", help=_("where to write (default: OUT/export)"))
-    parser.add_argument("--model", metavar="M", help=_("the base model, where it has moved"))
-    parser.add_argument(
-        "--quantize", metavar="KIND", type=str.lower, choices=QUANTIZATIONS,
-        help=_("number format of a GGUF file: {kinds} (default: as the base is stored)").format(kinds=", ".join(QUANTIZATIONS)),
-    )  # fmt: skip
-    parser.add_argument(
-        "--llama-cpp", metavar="DIR", type=Path,
-        help=_("a folder of llama.cpp (default: its converters are fetched once, 77 MB)"),
-    )  # fmt: skip
-    parser.add_argument("--name", metavar="NAME", help=_("the model's name in Ollama (default: the run's folder)"))
-    parser.add_argument("--replace", action="store_true", help=_("take the place of a model of that name in Ollama"))
-    parser.add_argument("--json", action="store_true", help=_("as JSON on stdout"))
-    return parser
-
-
-def _export(given: list[str]) -> int:
-    options = _export_parser().parse_args(given)
-    from engine.export.place import EXPORTS
-    from tui.export import Wanted, run_export
-
-    into = Path(options.into) if options.into is not None else Path(options.out) / EXPORTS
-    wanted = Wanted(options.to, into, options.quantize, options.llama_cpp, options.name, options.replace)
-    return run_export(options.out, options.checkpoint, options.model, wanted, options.json)
-
-
-def _eject_parser() -> _Parser:
-    parser = _Parser(prog="lora-tui eject", description=_("The run without lora-tui, on stdout: OUT > train.py"))
-    parser.add_argument("out", metavar="OUT", help=_("a run's folder"))
-    parser.add_argument(
-        "--to", choices=("script", "axolotl", "llamafactory"), default="script",
-        help=_("a script on TRL and PEFT alone, or another trainer's YAML (default: script)"),
-    )  # fmt: skip
-    return parser
-
-
-def _eject(given: list[str]) -> int:
-    options = _eject_parser().parse_args(given)
-    from engine.eject import eject
-
-    sys.stdout.write(eject(Path(options.out), options.to))
-    return 0
-
-
-def _chat_parser() -> _Parser:
-    parser = _Parser(prog="lora-tui chat", description=_("One prompt to the trained adapter and to the bare base."))
-    parser.add_argument("out", metavar="OUT", help=_("a run's folder"))
-    parser.add_argument("--prompt", metavar="TEXT", required=True, help=_("what to ask"))
-    parser.add_argument(
-        "--checkpoint", metavar="NAME", help=_("final or checkpoint-<number> (default: final, else the furthest)")
-    )
-    parser.add_argument("--model", metavar="M", help=_("the base model, where it has moved"))
-    parser.add_argument("--max-new-tokens", metavar="N", type=int, default=256, help=_("longest answer, in tokens"))
-    parser.add_argument("--temperature", metavar="T", type=float, default=0.0, help=_("0: always the likeliest token"))
-    parser.add_argument("--top-p", metavar="P", type=float, default=1.0, help=_("share of probability to draw from"))
-    parser.add_argument("--seed", metavar="N", type=int, default=42, help=_("the same for both sides"))
-    parser.add_argument("--json", action="store_true", help=_("as JSON on stdout"))
-    return parser
-
-
-def _chat(given: list[str]) -> int:
-    options = vars(_chat_parser().parse_args(given))
-    options.pop("lang")
-    from tui.chat import run_chat
-
-    return run_chat(**options)
 
 
 def _run(given: list[str]) -> int:
@@ -374,7 +170,7 @@ def _run(given: list[str]) -> int:
                         detach=options.detach)  # fmt: skip
 
 
-def _wizard(parser: _Parser, options: argparse.Namespace, flags: dict[str, Any]) -> int:
+def _wizard(parser: Parser, options: argparse.Namespace, flags: dict[str, Any]) -> int:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         parser.error(_("the wizard needs a terminal; add --yes to run without questions"))
     sources = [
@@ -401,7 +197,7 @@ def _unknown(word: str, parser: argparse.ArgumentParser) -> str:
     import difflib
 
     name = word.split("=")[0]
-    known = [option for action in parser._actions for option in action.option_strings] + list(command_parsers())
+    known = [option for action in parser._actions for option in action.option_strings] + list(COMMANDS)
     near = difflib.get_close_matches(name, known, 1)
     text = (_("unknown flag {word}") if word.startswith("-") else _("unknown command or argument {word}")).format(word=name)
     return text + (" · " + _("did you mean {near}?").format(near=near[0]) if near else "")

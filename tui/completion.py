@@ -13,11 +13,13 @@ def completion(shell: str) -> str:
     """The script for `shell`, one of SHELLS."""
     import shtab
 
-    from tui.cli import command_parsers, run_parser
+    from tui.cli import run_parser
+    from tui.commands import COMMANDS
 
     parser = run_parser()
     commands = parser.add_subparsers()
-    for name, of_command in command_parsers().items():
+    for name, command in COMMANDS.items():
+        of_command = command.parser()
         commands.add_parser(name, help=of_command.description, parents=[of_command], conflict_handler="resolve")
     for one in (parser, *commands.choices.values()):
         for action in one._actions:

@@ -1,0 +1,194 @@
+"""The commands beside the run itself: what each may be asked, and what does it. Loads no more than the command that is asked."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.config import Source, choices, field_meta, flag, resolve
+from engine.folder import OUT_ROOT
+from engine.i18n import _
+from tui.parser import Parser, help_of
+
+
+def _check_parser() -> Parser:
+    parser = Parser(prog="lora-tui check", description=_("What is in an output folder, and what would be continued."))
+    parser.add_argument("out", metavar="OUT", help=_("a run's folder, or any folder with checkpoint-* in it"))
+    parser.add_argument("--json", action="store_true", help=_("as JSON on stdout"))
+    return parser
+
+
+def _check(given: list[str]) -> int:
+    options = _check_parser().parse_args(given)
+    from tui.check import run_check
+
+    return run_check(options.out, options.json)
+
+
+def _watch_parser() -> Parser:
+    parser = Parser(
+        prog="lora-tui watch",
+        description=_(
+            "Look at a run, at work or ended, from anywhere its folder can be read; without a terminal, as lines."
+        ),
+    )
+    parser.add_argument(
+        "out", metavar="OUT", nargs="?", type=Path, help=_("a run's folder (default: the last run under ./out)")
+    )
+    parser.add_argument("--read-only", action="store_true", help=_("look only: the run cannot be stopped from here"))
+    parser.add_argument("--json", action="store_true", help=_("its events as JSON lines on stdout"))
+    return parser
+
+
+def _watch(given: list[str]) -> int:
+    options = _watch_parser().parse_args(given)
+    from tui.watch import run_watch
+
+    return run_watch(options.out, read_only=options.read_only, as_json=options.json)
+
+
+def _runs_parser() -> Parser:
+    parser = Parser(prog="lora-tui runs", description=_("What runs and what ended under a folder, and how."))
+    parser.add_argument(
+        "root", metavar="ROOT", nargs="?", type=Path, default=OUT_ROOT, help=_("where runs lie (default: out)")
+    )
+    parser.add_argument("--json", action="store_true", help=_("as JSON on stdout"))
+    return parser
+
+
+def _runs(given: list[str]) -> int:
+    options = _runs_parser().parse_args(given)
+    from tui.runs import run_runs
+
+    return run_runs(options.root, options.json)
+
+
+OF_DATA = ("format", "columns", "encoding", "skip_rows", "train_on", "max_length")
+"""Settings of a run that say how its dataset is read and turned into tokens."""
+
+
+def _data_parser() -> Parser:
+    parser = Parser(prog="lora-tui data", description=_("What a dataset is, its problems, and what will be trained on."))
+    parser.add_argument("path", metavar="PATH", help=_("file, save_to_disk folder or hub id"))
+    parser.add_argument("--model", metavar="M", help=_("model whose template and tokenizer are to be used"))
+    for name in OF_DATA:
+        metavar = str(field_meta(name)["metavar"]) or "|".join(choices(name))
+        parser.add_argument(flag(name), metavar=metavar, default=argparse.SUPPRESS, help=help_of(name))
+    parser.add_argument("--measure", action="store_true", help=_("time an epoch by a few real steps of the model"))
+    parser.add_argument("--json", action="store_true", help=_("as JSON on stdout"))
+    return parser
+
+
+def _data(given: list[str]) -> int:
+    parser = _data_parser()
+    options = parser.parse_args(given)
+    asked = Source("flag", "", {name: value for name, value in vars(options).items() if name in OF_DATA})
+    config = resolve([asked]).config.model_copy(update={"dataset": options.path, "model": options.model})
+    if options.measure and options.model is None:
+        parser.error(_("--measure needs a model: --model M"))
+    from tui.data import run_data
+
+    return run_data(config, options.json, options.measure)
+
+
+def _export_parser() -> Parser:
+    from engine.export.llama_cpp import QUANTIZATIONS
+
+    parser = Parser(prog="lora-tui export", description=_("The result of a run, for other programs."))
+    parser.add_argument("out", metavar="OUT", help=_("a run's folder"))
+    parser.add_argument(
+        "--to", required=True, choices=("adapter", "merged", "gguf", "ollama"),
+        help=_("a PEFT folder · base and adapter in one · that as a file for llama.cpp · that in a running Ollama"),
+    )  # fmt: skip
+    parser.add_argument(
+        "--checkpoint", metavar="NAME", help=_("final or checkpoint-<number> (default: final, else the furthest)")
+    )
+    parser.add_argument("--into", metavar="DIR", help=_("where to write (default: OUT/export)"))
+    parser.add_argument("--model", metavar="M", help=_("the base model, where it has moved"))
+    parser.add_argument(
+        "--quantize", metavar="KIND", type=str.lower, choices=QUANTIZATIONS,
+        help=_("number format of a GGUF file: {kinds} (default: as the base is stored)").format(kinds=", ".join(QUANTIZATIONS)),
+    )  # fmt: skip
+    parser.add_argument(
+        "--llama-cpp", metavar="DIR", type=Path,
+        help=_("a folder of llama.cpp (default: its converters are fetched once, 77 MB)"),
+    )  # fmt: skip
+    parser.add_argument("--name", metavar="NAME", help=_("the model's name in Ollama (default: the run's folder)"))
+    parser.add_argument("--replace", action="store_true", help=_("take the place of a model of that name in Ollama"))
+    parser.add_argument("--json", action="store_true", help=_("as JSON on stdout"))
+    return parser
+
+
+def _export(given: list[str]) -> int:
+    options = _export_parser().parse_args(given)
+    from engine.export.place import EXPORTS
+    from tui.export import Wanted, run_export
+
+    into = Path(options.into) if options.into is not None else Path(options.out) / EXPORTS
+    wanted = Wanted(options.to, into, options.quantize, options.llama_cpp, options.name, options.replace)
+    return run_export(options.out, options.checkpoint, options.model, wanted, options.json)
+
+
+def _eject_parser() -> Parser:
+    parser = Parser(prog="lora-tui eject", description=_("The run without lora-tui, on stdout: OUT > train.py"))
+    parser.add_argument("out", metavar="OUT", help=_("a run's folder"))
+    parser.add_argument(
+        "--to", choices=("script", "axolotl", "llamafactory"), default="script",
+        help=_("a script on TRL and PEFT alone, or another trainer's YAML (default: script)"),
+    )  # fmt: skip
+    return parser
+
+
+def _eject(given: list[str]) -> int:
+    options = _eject_parser().parse_args(given)
+    from engine.eject import eject
+
+    sys.stdout.write(eject(Path(options.out), options.to))
+    return 0
+
+
+def _chat_parser() -> Parser:
+    parser = Parser(prog="lora-tui chat", description=_("One prompt to the trained adapter and to the bare base."))
+    parser.add_argument("out", metavar="OUT", help=_("a run's folder"))
+    parser.add_argument("--prompt", metavar="TEXT", required=True, help=_("what to ask"))
+    parser.add_argument(
+        "--checkpoint", metavar="NAME", help=_("final or checkpoint-<number> (default: final, else the furthest)")
+    )
+    parser.add_argument("--model", metavar="M", help=_("the base model, where it has moved"))
+    parser.add_argument("--max-new-tokens", metavar="N", type=int, default=256, help=_("longest answer, in tokens"))
+    parser.add_argument("--temperature", metavar="T", type=float, default=0.0, help=_("0: always the likeliest token"))
+    parser.add_argument("--top-p", metavar="P", type=float, default=1.0, help=_("share of probability to draw from"))
+    parser.add_argument("--seed", metavar="N", type=int, default=42, help=_("the same for both sides"))
+    parser.add_argument("--json", action="store_true", help=_("as JSON on stdout"))
+    return parser
+
+
+def _chat(given: list[str]) -> int:
+    options = vars(_chat_parser().parse_args(given))
+    options.pop("lang")
+    from tui.chat import run_chat
+
+    return run_chat(**options)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One word after `lora-tui`."""
+
+    parser: Callable[[], Parser]
+    carry_out: Callable[[list[str]], int]
+    """Of the words behind it; the exit code."""
+
+
+COMMANDS = {
+    "check": Command(_check_parser, _check),
+    "data": Command(_data_parser, _data),
+    "export": Command(_export_parser, _export),
+    "chat": Command(_chat_parser, _chat),
+    "eject": Command(_eject_parser, _eject),
+    "watch": Command(_watch_parser, _watch),
+    "runs": Command(_runs_parser, _runs),
+}

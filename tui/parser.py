@@ -1,0 +1,32 @@
+"""argparse, so that its mistakes look like all others."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, NoReturn
+
+from engine.config import RunConfig
+from engine.errors import ConfigError
+from engine.i18n import _
+from tui import i18n
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that raises our errors, so that usage mistakes look like all others. Flags are never guessed from a beginning."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False, add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+        self._optionals.title = _("Options")
+        self.add_argument("-h", "--help", action="help", help=_("show this help and leave"))
+        self.add_argument("--lang", choices=i18n.LANGUAGES, help=_("language (default: by locale)"))
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message, fix=_("See {program} --help.").format(program=self.prog))
+
+
+def help_of(name: str) -> str:
+    """What a flag of the run says of itself in --help."""
+    field = RunConfig.model_fields[name]
+    text = _(str(field.description))
+    shown = field.default not in (None, (), False)
+    return (text + (f" ({field.default})" if shown else "")).replace("%", "%%")
