@@ -174,6 +174,51 @@ def _chat(given: list[str]) -> int:
     return run_chat(**options)
 
 
+def _submit_parser() -> Parser:
+    parser = Parser(
+        prog="lora-tui submit",
+        usage="lora-tui submit --slurm|--to skypilot [OPTIONS] FLAGS OF THE RUN",
+        description=_("The run as a cluster's script, which sends itself again and goes on until the run is done."),
+    )
+    parser.add_argument(
+        "--slurm", action="store_const", const="slurm", dest="to", help=_("for Slurm; submitted where sbatch is")
+    )
+    parser.add_argument("--to", choices=("slurm", "skypilot"), help=_("for Slurm, or as a task for SkyPilot"))
+    parser.add_argument(
+        "--time", metavar="T", default="24:00:00", help=_("time limit of one job: [days-]hours:minutes:seconds")
+    )
+    parser.add_argument("--gpus", metavar="N", default="1", help=_("a number, or kind:number; 0 for none"))
+    parser.add_argument("--cpus", metavar="N", type=int, default=4, help=_("CPU cores"))
+    parser.add_argument("--memory", metavar="M", help=_("main memory, such as 32G"))
+    for name in ("partition", "account", "constraint"):
+        parser.add_argument(f"--{name}", metavar="NAME", help=_("as sbatch takes it"))
+    parser.add_argument("--setup", metavar="LINE", help=_("a shell line to run before, such as: module load cuda"))
+    parser.add_argument(
+        "--script", metavar="FILE", type=Path, help=_("where to write it (default: beside the run's folder)")
+    )
+    parser.add_argument("--dry-run", action="store_true", help=_("show the script, write and submit nothing"))
+    return parser
+
+
+def _submit(given: list[str]) -> int:
+    parser = _submit_parser()
+    options, left = parser.parse_known_args(given)
+    if options.to is None:
+        parser.error(_("say which: --slurm, or --to skypilot"))
+    from engine.config import RunConfig
+    from engine.submit import Job
+    from tui.cli import run_parser
+    from tui.submit import run_submit
+
+    flags = vars(run_parser().parse_args(left))
+    if flags["demo"] or flags["config"] or flags["detach"]:
+        parser.error(_("--demo, --config and --detach do not go to a cluster; give the settings as flags"))
+    job = Job(options.time, options.gpus, options.cpus, options.memory, options.partition, options.account,
+              options.constraint, options.setup)  # fmt: skip
+    own = {name: value for name, value in flags.items() if name in RunConfig.model_fields}
+    return run_submit(options.to, job, options.script, options.dry_run, own, [word for word in left if word != "--yes"])
+
+
 @dataclass(frozen=True)
 class Command:
     """One word after `lora-tui`."""
@@ -189,6 +234,7 @@ COMMANDS = {
     "export": Command(_export_parser, _export),
     "chat": Command(_chat_parser, _chat),
     "eject": Command(_eject_parser, _eject),
+    "submit": Command(_submit_parser, _submit),
     "watch": Command(_watch_parser, _watch),
     "runs": Command(_runs_parser, _runs),
 }

@@ -1,0 +1,135 @@
+"""Scripts for clusters. The batch script is run by bash with a real run in it; Slurm itself is not here, so its part is played by
+signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from engine.checkpoints.scan import scan
+from engine.errors import ConfigError
+from engine.submit import Job, slurm_script
+from tests.engine.runs import losses
+from tests.faults.test_kill import journal_lines
+
+RUN = ["--epochs", "20", "--batch-size", "4", "--save-steps", "1000"]
+
+
+@pytest.fixture
+def written(lora_tui: Any, tmp_path: Path, tiny_model: Path, chat_file: Path) -> Path:
+    """A batch script of a run of 140 steps."""
+    code, said, error = lora_tui("submit", "--slurm", "--gpus", 0, "--partition", "cpu", "--output", "out/mine", *RUN,
+                                 "--dataset", chat_file, "--model", tiny_model, PATH="/usr/bin:/bin")  # fmt: skip
+    assert code == 0 and "sbatch out/mine.sbatch" in said, error
+    return tmp_path / "out" / "mine.sbatch"
+
+
+def begin(script: Path, folder: Path) -> subprocess.Popen[bytes]:
+    """Run `script` as a node would, with a scontrol that only notes what it is told."""
+    tools = folder / "bin"
+    tools.mkdir(exist_ok=True)
+    (tools / "scontrol").write_text(f"#!/bin/sh\necho \"$@\" >> '{folder}/requeued'\n")
+    (tools / "scontrol").chmod(0o755)
+    path = f"{tools}:{os.environ['PATH']}"
+    with open(folder / "log", "ab") as log:
+        return subprocess.Popen(
+            ["bash", script], env=os.environ | {"PATH": path, "SLURM_JOB_ID": "7"}, stdout=log, stderr=log
+        )
+
+
+def steps(folder: Path, at_least: int, process: subprocess.Popen[bytes]) -> None:
+    """Wait until so many steps are in the journal."""
+    until = time.monotonic() + 120
+    while time.monotonic() < until and process.poll() is None:
+        if journal_lines(folder) >= at_least:
+            return
+        time.sleep(0.1)
+    raise AssertionError(process.poll())
+
+
+def test_a_job_whose_time_is_up_saves_is_sent_again_and_goes_on(written: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out" / "mine"
+    first = begin(written, tmp_path)
+    steps(out, 5, first)
+    first.send_signal(signal.SIGUSR1)
+    assert first.wait(60) == 138
+    assert (tmp_path / "requeued").read_text() == "requeue 7\n"
+    (stopped_at,) = (found.step for found in scan(out).checkpoints)
+    second = begin(written, tmp_path)
+    assert second.wait(120) == 0
+    assert [step for step, _loss in losses(out)] == list(range(1, 141)) and stopped_at is not None and stopped_at < 140
+    assert (tmp_path / "requeued").read_text() == "requeue 7\n"
+
+
+def test_a_job_that_is_cancelled_saves_and_is_not_sent_again(written: Path, tmp_path: Path) -> None:
+    job = begin(written, tmp_path)
+    steps(tmp_path / "out" / "mine", 3, job)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(60) == 143
+    assert not (tmp_path / "requeued").exists() and len(scan(tmp_path / "out" / "mine").checkpoints) == 1
+
+
+def test_what_is_asked_of_the_cluster_stands_in_the_head(tmp_path: Path) -> None:
+    job = Job("2-00:00:00", "a100:1", 8, "32G", "gpu", "lab", "a100|h100", "module load cuda")
+    text = slurm_script(job, "a b", tmp_path / "l o g", tmp_path, ["lora-tui", "--dataset", "it's; rm -rf /"])
+    head = [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH")]
+    assert {"--time=2-00:00:00", "--gpus=a100:1", "--mem=32G", "--partition=gpu", "--account=lab", "--requeue",
+            "--constraint='a100|h100'", "--job-name=lora-a-b", "--signal=B:USR1@300"} <= set(head)  # fmt: skip
+    assert "\nmodule load cuda\nlora-tui --dataset 'it'\"'\"'s; rm -rf /' &\n" in text
+    assert subprocess.run(["bash", "-n"], input=text.encode()).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"time": "tomorrow"},
+        {"gpus": "8"},
+        {"gpus": "a b"},
+        {"partition": "x\n#SBATCH --uid=0"},
+        {"setup": "a\nb"},
+        {"memory": "-1"},
+    ],
+)
+def test_what_a_cluster_would_not_take_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        Job(**wrong)
+
+
+def test_sbatch_is_called_where_it_is_and_its_refusal_is_told(
+    lora_tui: Any, tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    asked = ("submit", "--slurm", "--output", "out/mine", "--dataset", chat_file, "--model", tiny_model)
+    for body, code, words in (
+        ("echo Submitted batch job 12 $1", 0, "Submitted batch job 12 out/mine.sbatch"),
+        ("echo sbatch: error: invalid partition >&2; exit 1", 2, "invalid partition"),
+    ):
+        (tools / "sbatch").write_text(f"#!/bin/sh\n{body}\n")
+        (tools / "sbatch").chmod(0o755)
+        done, said, error = lora_tui(*asked, PATH=f"{tools}:/usr/bin:/bin")
+        assert done == code and words in said + error
+
+
+def test_the_task_for_skypilot_is_yaml_with_the_same_command(lora_tui: Any, tiny_model: Path, chat_file: Path) -> None:
+    code, said, error = lora_tui("submit", "--to", "skypilot", "--dry-run", "--gpus", "L4:1", "--output", "out/mine",
+                                 "--dataset", chat_file, "--model", tiny_model, "--epochs", 2)  # fmt: skip
+    assert code == 0, error
+    task = yaml.safe_load(said)
+    assert task["resources"]["accelerators"] == "L4:1"
+    assert task["run"].strip().endswith("--resume auto") and "--epochs 2" in task["run"]
+    assert str(chat_file) in said
+
+
+def test_a_run_without_a_name_and_flags_that_cannot_go_are_refused(lora_tui: Any) -> None:
+    assert lora_tui("submit", "--slurm")[0] == 2
+    assert lora_tui("submit", "--dataset", "x")[0] == 2
+    assert lora_tui("submit", "--slurm", "--demo")[0] == 2
+    assert lora_tui("submit", "--slurm", "--nonsense", 1)[0] == 2
