@@ -1,41 +1,113 @@
-"""`lora-tui chat OUT --prompt TEXT`: the adapter's answer and the bare base's, as they come, or as JSON."""
+"""`lora-tui chat OUT`: the adapter's answer and the bare base's, as they come, or as JSON.
+
+With --prompt or --row one question; else a conversation, in which each side remembers what it said itself. Lines from a pipe are
+questions too.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from engine.chat import SIDES, Sampling, Side, open_chat, question
-from engine.export.source import find_source
+from engine.chat import SIDES, Chat, Messages, Sampling, Side, open_chat, question
+from engine.export.source import ExportSource, find_source
 from engine.hardware import prepare_process
 from engine.i18n import _
 from tui.plain import visible
 from tui.streams import quiet_libraries
 
+AGAIN, LEAVE = "/new", "/quit"
 
-def run_chat(
-    out: str, prompt: str, checkpoint: str | None, model: str | None, max_new_tokens: int, temperature: float, top_p: float,
-    seed: int, json: bool,
-) -> int:  # fmt: skip
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked for on the command line."""
+
+    prompt: str | None
+    row: int | None
+    """Number of a row of the run's dataset, from 1, whose question is asked."""
+    sampling: Sampling
+    as_json: bool
+
+
+def run_chat(out: str, checkpoint: str | None, model: str | None, asked: Asked) -> int:
     """Ask both sides; the exit code. Raises the engine's errors."""
-    sampling = Sampling(max_new_tokens, temperature, top_p, seed)
     source = find_source(Path(out), checkpoint, model)
+    wanted: str | None = None
+    said: Messages | None = question(asked.prompt) if asked.prompt is not None else None
+    if asked.row is not None:
+        from engine.export.samples import row_of
+
+        said, wanted = row_of(source, asked.row)
     prepare_process()
     quiet_libraries()
-    answers = {}
     with open_chat(source) as chat:
-        for side in SIDES:
-            if not json:
-                title = _("adapter ({name})").format(name=source.adapter.path.name) if side == "adapter" else _("bare base")
-                sys.stdout.write(f"── {title}\n")
-            answers[side] = chat.answer(question(prompt), side, sampling, _silent if json else _told)
-            if not json:
-                sys.stdout.write("\n\n")
-    if json:
-        _print_json(prompt, str(source.adapter.path), sampling, answers)
+        if said is None:
+            _converse(chat, source, asked)
+            return 0
+        if not asked.as_json and asked.row is not None:
+            sys.stdout.write(
+                f"── {_('row {row}').format(row=asked.row)}\n{visible(said[-1]['content'], keep_lines=True)}\n\n"
+            )
+        answers = _both(chat, source, {side: list(said) for side in SIDES}, asked)
+    if asked.as_json:
+        _print_json(said, source, asked.sampling, answers, wanted)
+    elif wanted is not None:
+        sys.stdout.write(f"── {_('in the dataset')}\n{visible(wanted, keep_lines=True)}\n")
     return 0
+
+
+def _converse(chat: Chat, source: ExportSource, asked: Asked) -> None:
+    """Questions until there are none; each side's own conversation goes on."""
+    told = {side: list[dict[str, str]]() for side in SIDES}
+    if sys.stdin.isatty():
+        words = _("Both sides answer each line. {again}: begin anew · {leave} or Ctrl-D: leave")
+        sys.stdout.write(words.format(again=AGAIN, leave=LEAVE) + "\n")
+    for line in _lines():
+        if line == AGAIN:
+            told = {side: [] for side in SIDES}
+            continue
+        for side in SIDES:
+            told[side].append({"role": "user", "content": line})
+        answers = _both(chat, source, told, asked)
+        for side in SIDES:
+            told[side].append({"role": "assistant", "content": answers[side]})
+        if asked.as_json:
+            _print_json(question(line), source, asked.sampling, answers, None, indent=None)
+
+
+def _lines() -> Iterator[str]:
+    """What is typed or piped in, line by line, until its end or LEAVE."""
+    for line in map(str.strip, _typed() if sys.stdin.isatty() else sys.stdin):
+        if line == LEAVE:
+            return
+        if line:
+            yield line
+
+
+def _typed() -> Iterator[str]:
+    import readline  # noqa: F401 - its import gives input() a history and keys to move
+
+    with contextlib.suppress(EOFError):
+        while True:
+            yield input("> ")
+
+
+def _both(chat: Chat, source: ExportSource, told: dict[Side, list[dict[str, str]]], asked: Asked) -> dict[Side, str]:
+    answers: dict[Side, str] = {}
+    for side in SIDES:
+        if not asked.as_json:
+            title = _("adapter ({name})").format(name=source.adapter.path.name) if side == "adapter" else _("bare base")
+            sys.stdout.write(f"── {title}\n")
+        answers[side] = chat.answer(told[side], side, asked.sampling, _silent if asked.as_json else _told)
+        if not asked.as_json:
+            sys.stdout.write("\n\n")
+    return answers
 
 
 def _silent(_piece: str) -> None:
@@ -47,7 +119,18 @@ def _told(piece: str) -> None:
     sys.stdout.flush()
 
 
-def _print_json(prompt: str, source: str, sampling: Sampling, answers: dict[Side, str]) -> None:
-    document: dict[str, object] = {"schema": 1, "from": source, "prompt": prompt, "sampling": asdict(sampling)}
+def _print_json(
+    said: Messages,
+    source: ExportSource,
+    sampling: Sampling,
+    answers: dict[Side, str],
+    wanted: str | None,
+    indent: int | None = 2,
+) -> None:
+    document: dict[str, Any] = {
+        "schema": 1, "from": str(source.adapter.path), "prompt": said[-1]["content"], "sampling": asdict(sampling),
+    }  # fmt: skip
     document |= {side: answers[side] for side in SIDES}
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    document |= {"wanted": wanted} if wanted is not None else {}
+    sys.stdout.write(json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.flush()

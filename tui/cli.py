@@ -54,7 +54,7 @@ def run_parser() -> Parser:
     parser = Parser(
         prog="lora-tui",
         usage="lora-tui [--demo] [--yes] [FLAGS] | check OUT [--json] | data PATH [--model M] [--json]"
-        " | export OUT --to WHAT | chat OUT --prompt TEXT | eject OUT | submit --slurm FLAGS | watch [OUT] | runs [ROOT]",
+        " | export OUT --to WHAT | chat OUT | eject OUT | submit --slurm FLAGS | watch [OUT] | runs [ROOT]",
         description=_("Fine-tune a language model with LoRA; continue exactly where a run stopped, and see that it did."),
         epilog=_EXAMPLES(),
     )

@@ -151,9 +151,12 @@ def _eject(given: list[str]) -> int:
 
 
 def _chat_parser() -> Parser:
-    parser = Parser(prog="lora-tui chat", description=_("One prompt to the trained adapter and to the bare base."))
+    parser = Parser(prog="lora-tui chat", description=_("Talk to the trained adapter and to the bare base, side by side."))
     parser.add_argument("out", metavar="OUT", help=_("a run's folder"))
-    parser.add_argument("--prompt", metavar="TEXT", required=True, help=_("what to ask"))
+    parser.add_argument("--prompt", metavar="TEXT", help=_("ask this once (default: a conversation)"))
+    parser.add_argument(
+        "--row", metavar="N", type=int, help=_("ask what row N of the dataset asks, and show its answer too")
+    )
     parser.add_argument(
         "--checkpoint", metavar="NAME", help=_("final or checkpoint-<number> (default: final, else the furthest)")
     )
@@ -167,11 +170,17 @@ def _chat_parser() -> Parser:
 
 
 def _chat(given: list[str]) -> int:
-    options = vars(_chat_parser().parse_args(given))
-    options.pop("lang")
-    from tui.chat import run_chat
+    parser = _chat_parser()
+    options = parser.parse_args(given)
+    if options.prompt is not None and options.row is not None:
+        parser.error(_("--prompt and --row exclude each other"))
+    from engine.chat import Sampling
+    from tui.chat import Asked, run_chat
 
-    return run_chat(**options)
+    sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, options.seed)
+    return run_chat(
+        options.out, options.checkpoint, options.model, Asked(options.prompt, options.row, sampling, options.json)
+    )
 
 
 def _submit_parser() -> Parser:

@@ -11,8 +11,9 @@ from engine.data.formats import read_rows
 from engine.data.masks import render
 from engine.data.read import Reading
 from engine.data.tokens import IGNORED, tokenize
-from engine.errors import LoraTuiError
+from engine.errors import ConfigError, LoraTuiError
 from engine.export.source import ExportSource
+from engine.i18n import _
 
 LOOKED_AT = 64
 """Rows of the dataset that are read."""
@@ -65,6 +66,23 @@ def take_samples(source: ExportSource, tokenizer: Any) -> Samples:
         except LoraTuiError:
             pass  # gone or not what it was: the export does not depend on it
     return Samples(_fixed(tokenizer), False, None)
+
+
+def row_of(source: ExportSource, number: int) -> tuple[Messages, str]:
+    """(the conversation up to the last answer of row `number`, that answer). Raises ConfigError where there is no such row,
+    DatasetError where the dataset cannot be read."""
+    if source.config.dataset is None:
+        raise ConfigError(_("nothing says which dataset this run was trained on"), fix=_("Ask with --prompt."))
+    rows = read_rows(source.config.dataset, Reading.of(source.config))
+    found = next((row for at, row in rows.numbered() if at == number), None)
+    if found is None:
+        raise ConfigError(_("the dataset has no row {row}").format(row=number), fix=_("Rows are counted from 1."))
+    messages = _messages(found)
+    if messages is None:
+        text = found.get("prompt", found.get("text", ""))
+        return [{"role": "user", "content": text}], found.get("completion", "")
+    last = max((place for place, turn in enumerate(messages) if turn["role"] == "assistant"), default=len(messages))
+    return messages[:last], messages[last]["content"] if last < len(messages) else ""
 
 
 def _samples(rows: list[tuple[int, dict[str, Any]]], tokenizer: Any, train_on: str) -> tuple[Sample, ...]:

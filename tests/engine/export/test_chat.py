@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 from engine.chat import SIDES, Sampling, open_chat, question
 from engine.export.source import find_source
 from tests.engine.export.families import adapter_on, build
+from tests.engine.runs import train
 
 
 def test_each_side_answers_as_its_model_does_alone_and_again_with_the_same_seed(tmp_path: Path) -> None:
@@ -53,3 +56,34 @@ def test_the_command_answers_as_json_and_refuses_bad_settings(lora_tui: Any, tmp
     assert {"adapter", "base", "prompt", "sampling"} <= json.loads(said).keys()
     assert lora_tui(*asked)[1].count("── ") == 2
     assert lora_tui(*asked, "--temperature", "-1")[0] == 2
+
+
+def test_lines_of_a_pipe_are_a_conversation_that_each_side_remembers(tmp_path: Path) -> None:
+    base = build(tmp_path / "base", "llama")
+    out = adapter_on(base, tmp_path / "out", lora_alpha=400)
+    command = [sys.executable, "-m", "tui", "chat", str(out), "--model", str(base), "--max-new-tokens", "6", "--json"]
+    lines = "question 1\n\nquestion 2\n/new\nquestion 2\n/quit\nnever\n"
+    done = subprocess.run(command, input=lines, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one["prompt"] for one in told] == ["question 1", "question 2", "question 2"]
+    with open_chat(find_source(out, model=str(base))) as chat:
+        for side in SIDES:
+            said = question("question 1")
+            for answer, following in ((told[0][side], "question 2"), (told[1][side], "")):
+                assert chat.answer(said, side, Sampling(max_new_tokens=6)) == answer
+                said = [*said, {"role": "assistant", "content": answer}, *question(following)]
+            assert chat.answer(question("question 2"), side, Sampling(max_new_tokens=6)) == told[2][side]
+
+
+def test_a_row_of_the_dataset_is_asked_and_its_own_answer_shown(
+    lora_tui: Any, tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    train(dataset=chat_file, model=tiny_model, output=tmp_path / "run", max_steps=2)
+    third = json.loads(chat_file.read_text(encoding="utf-8").splitlines()[2])["messages"]
+    code, said, error = lora_tui("chat", tmp_path / "run", "--row", 3, "--max-new-tokens", 3, "--json")
+    assert code == 0, error
+    told = json.loads(said)
+    assert (told["prompt"], told["wanted"]) == (third[-2]["content"], third[-1]["content"])
+    assert lora_tui("chat", tmp_path / "run", "--row", 9999)[0] == 2
+    assert lora_tui("chat", tmp_path / "run", "--row", 1, "--prompt", "x")[0] == 2
