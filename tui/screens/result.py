@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
@@ -36,7 +37,7 @@ class ResultScreen(StepScreen):
         "heart, or the data is not what it seems. What counts in the end is what the model answers: try it."
     )
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("y", "copy", N_("Copy"))]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("y", "copy", N_("Copy")), Binding("t", "talk", N_("Talk to it"))]
 
     def compose_body(self) -> ComposeResult:
         yield Static("", id="outcome", markup=False)
@@ -44,6 +45,7 @@ class ResultScreen(StepScreen):
         yield Static("", id="receipt", markup=False)
 
     def compose_buttons(self) -> ComposeResult:
+        yield Button(_("Talk to it"), id="talk", compact=True)
         yield Button(_("Continue this run"), id="again", compact=True)
         yield Button(_("Start fresh"), id="fresh", compact=True)
         yield Button(_("New dataset"), id="new", compact=True)
@@ -61,6 +63,7 @@ class ResultScreen(StepScreen):
         if failed and live.receipt is not None:
             receipt.update(receipt_text(live.receipt, self.owner.ascii_only))
         self.query_one("#fresh").display = error is not None
+        self.query_one("#talk").display = self._adapter_is_there()
         if isinstance(error, CannotContinue):
             self.query_one("#again", Button).label = _("Choose another checkpoint")
             self.query_one("#again", Button).refresh(layout=True)
@@ -75,15 +78,26 @@ class ResultScreen(StepScreen):
     def action_back(self) -> None:
         self.owner.go_to(3)
 
+    def _adapter_is_there(self) -> bool:
+        """Whether this run left something that can be talked to."""
+        ended = self.owner.live.ended
+        return isinstance(ended, RunFinished) or (isinstance(ended, RunStopped) and ended.checkpoint is not None)
+
+    def action_talk(self) -> None:
+        if self._adapter_is_there() and self.owner.plan is not None:
+            from tui.screens.chat import ChatScreen
+
+            self.owner.push_screen(ChatScreen(self.owner.plan.output_dir))
+
     def action_copy(self) -> None:
         """What is written here, for a message to somebody who can help."""
         self.owner.copy_to_clipboard(farewell(self.owner).plain)
         self.notify(_("It is in the clipboard."), markup=False)
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
-        if event.button.id == "copy":
+        if event.button.id in ("copy", "talk"):
             event.stop()
-            self.action_copy()
+            self.action_copy() if event.button.id == "copy" else self.action_talk()
             return
         steps = {"again": 3, "fresh": 4, "new": 0}
         if event.button.id not in steps:
@@ -116,6 +130,9 @@ def outcome_text(app: LoraTui) -> Text:
         text = Text(words, style="bold green")
         text.append("\n" + visible(ended.advice["message"]), style="not bold")
         text.append("\n" + _("adapter: {path}").format(path=visible(ended.adapter)), style="not bold")
+        if plan is not None:
+            command = shlex.join(["lora-tui", "export", str(plan.output_dir), "--to", "ollama"])
+            text.append("\n" + _("into Ollama: {command}").format(command=visible(command)), style="not bold")
         text.append("\n" + _("Longer: choose Continue this run and raise the epochs."), style="not bold dim")
         return text
     if isinstance(ended, RunStopped):

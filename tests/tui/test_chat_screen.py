@@ -1,0 +1,57 @@
+"""The conversation after the result, with a real run's adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from engine.chat import Sampling, open_chat, question
+from engine.export.source import find_source
+from tests.tui.conftest import Hand
+from tui.app import LoraTui
+from tui.plain import visible
+
+Make = Callable[..., LoraTui]
+
+
+async def to_chat(hand: Hand) -> None:
+    await hand.to_start()
+    await hand.press("ctrl+n")
+    await hand.to_review()
+    await hand.run_to_end()
+    await hand.press("t")
+    await hand.arrive("ChatScreen")
+    await hand.until(lambda: hand.shows("ready"))
+
+
+async def test_both_sides_answer_what_was_asked(wizard: Make, flags: dict[str, Any]) -> None:
+    app = wizard(flags)
+    async with app.run_test(size=(140, 40)) as pilot:
+        hand = Hand(app, pilot)
+        await to_chat(hand)
+        await hand.press(*"question", "enter")
+        await hand.until(lambda: hand.text().count("> question") == 2 and hand.shows("ready"), 60)
+        shown = {side: hand.screen._shown[side].plain for side in ("adapter", "base")}  # type: ignore[attr-defined]
+        await hand.press("escape")
+        await hand.arrive("ResultScreen")
+    with open_chat(find_source(Path("out/w"))) as chat:
+        for side in ("adapter", "base"):
+            answer = chat.answer(question("question"), side, Sampling())  # type: ignore[arg-type]
+            assert "".join(visible(answer, keep_lines=True).split()) in "".join(shown[side].split())
+
+
+async def test_rows_of_the_dataset_are_asked_and_leaving_in_the_middle_is_at_once(
+    wizard: Make, flags: dict[str, Any]
+) -> None:
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await to_chat(hand)
+        await hand.press("ctrl+r")
+        await hand.until(lambda: hand.shows("in the dataset"), 60)
+        await hand.press("ctrl+l")
+        assert not hand.shows("in the dataset")
+        await hand.press(*"again", "enter", "escape")
+        await hand.arrive("ResultScreen")
+        await hand.until(lambda: not [one for one in app.workers if one.name == "chat" and one.is_running], 20)

@@ -1,0 +1,141 @@
+"""After the result: talk to the adapter, with the bare base beside it on the same question.
+
+One thread holds the model and answers; the screen only sends it questions and shows the pieces that come. Leaving ends the answer
+that is under way at its next token.
+"""
+
+from __future__ import annotations
+
+import queue
+from pathlib import Path
+from typing import ClassVar
+
+from rich.text import Text
+from textual import work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.widgets import Footer, Input, Static
+
+from engine.chat import SIDES, Chat, Messages, Sampling, Side, open_chat, question
+from engine.errors import LoraTuiError
+from engine.export.samples import row_of
+from engine.export.source import ExportSource, find_source
+from engine.i18n import _
+from tui.i18n import N_
+from tui.plain import visible
+from tui.screens.base import WizardScreen
+
+
+class _Left(Exception):
+    """The person has left in the middle of an answer."""
+
+
+class ChatScreen(WizardScreen):
+    """Both sides and a line to ask with."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "leave", N_("Back"), priority=True),
+        Binding("ctrl+r", "row", N_("Ask a row of the dataset"), priority=True),
+        Binding("ctrl+l", "again", N_("Begin anew"), priority=True),
+        Binding("ctrl+q", "leave", show=False, priority=True),
+    ]
+
+    def __init__(self, out: Path) -> None:
+        super().__init__()
+        self._out = out
+        self._asked: queue.Queue[str | int | None] = queue.Queue()
+        """Questions; numbers are rows of the dataset; None: leave."""
+        self._left = False
+        self._row = 0
+        self._said: dict[Side, list[dict[str, str]]] = {side: [] for side in SIDES}
+        self._shown = {side: Text() for side in SIDES}
+
+    def compose(self) -> ComposeResult:
+        with Horizontal(id="sides"):
+            for side, title in zip(SIDES, (_("the trained adapter"), _("the bare base")), strict=True):
+                with Vertical(classes="speaker"):
+                    yield Static(title, classes="speaker-name", markup=False)
+                    with VerticalScroll(id=f"{side}-scroll", can_focus=False):
+                        yield Static("", id=side, markup=False)
+        yield Static(_("loading the model"), id="chat-state", markup=False)
+        yield Input(placeholder=_("Ask something"), id="question")
+        yield Footer(compact=True)
+
+    def on_mount(self) -> None:
+        self.query_one("#question").focus()
+        self._answer_all()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+        if asked := event.value.strip():
+            event.input.value = ""
+            self._asked.put(asked)
+
+    def action_row(self) -> None:
+        self._row += 1
+        self._asked.put(self._row)
+
+    def action_again(self) -> None:
+        """Both sides forget what was said."""
+        for side in SIDES:
+            self._said[side] = []
+            self._shown[side] = Text()
+            self.query_one(f"#{side}", Static).update("")
+
+    def action_leave(self) -> None:
+        self._left = True
+        self._asked.put(None)
+        self.dismiss()
+
+    # -- in the thread that holds the model ------------------------------------------------------------------------------
+
+    @work(thread=True, name="chat")
+    def _answer_all(self) -> None:
+        try:
+            source = find_source(self._out)
+            with open_chat(source) as chat:
+                self._tell(self._state, _("ready · {name} · the likeliest tokens").format(name=source.adapter.path.name))
+                while (asked := self._asked.get()) is not None:
+                    self._answer(chat, source, asked)
+        except _Left:
+            pass
+        except LoraTuiError as error:
+            self._tell(self._state, " · ".join(part for part in (error.title, error.detail, error.fix) if part))
+
+    def _answer(self, chat: Chat, source: ExportSource, asked: str | int) -> None:
+        try:
+            said, wanted = (question(asked), None) if isinstance(asked, str) else row_of(source, asked)
+        except LoraTuiError as error:
+            self._tell(self._state, error.title)
+            return
+        self._tell(self._state, _("answering"))
+        for side in SIDES:
+            before: Messages = [] if isinstance(asked, int) else self._said[side]
+            heard = [*before, *said]
+            self._tell(self._add, side, f"> {said[-1]['content']}\n", "bold")
+            answer = chat.answer(heard, side, Sampling(), lambda piece, side=side: self._piece(side, piece))  # type: ignore[misc]
+            self._said[side] = [*heard, {"role": "assistant", "content": answer}]
+            self._tell(self._add, side, "\n" + (f"({_('in the dataset')}: {wanted})\n" if wanted else "") + "\n", "dim")
+        self._tell(self._state, _("ready"))
+
+    def _piece(self, side: Side, piece: str) -> None:
+        if self._left:
+            raise _Left
+        self._tell(self._add, side, piece, "")
+
+    def _tell(self, what: object, *words: object) -> None:
+        if not self._left:
+            self.app.call_from_thread(what, *words)  # type: ignore[arg-type]
+
+    # -- in the app's thread ---------------------------------------------------------------------------------------------
+
+    def _state(self, words: str) -> None:
+        if self.is_mounted:
+            self.query_one("#chat-state", Static).update(visible(words))
+
+    def _add(self, side: Side, words: str, style: str) -> None:
+        if self.is_mounted:
+            self._shown[side].append(visible(words, keep_lines=True), style=style)
+            self.query_one(f"#{side}", Static).update(self._shown[side])
+            self.query_one(f"#{side}-scroll", VerticalScroll).scroll_end(animate=False)
