@@ -22,7 +22,8 @@ from engine.data.order import row_order
 from engine.data.problems import BadRows, Notes, Problem
 from engine.data.read import Reading
 from engine.data.table import Tell, token_table
-from engine.data.tokens import IGNORED, TokenTable
+from engine.data.token_table import TokenTable
+from engine.data.tokens import IGNORED
 from engine.errors import DatasetError, LoraTuiError, ModelError
 
 SCHEMA = 1

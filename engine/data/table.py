@@ -27,7 +27,8 @@ from engine.data.formats import Rows
 from engine.data.identity import Digests, row_digest
 from engine.data.problems import Notes, Problem
 from engine.data.read import Reading, unreadable
-from engine.data.tokens import TokenTable, schema, tokenized
+from engine.data.token_table import TokenTable, schema
+from engine.data.tokens import tokenized
 from engine.errors import DatasetError
 from engine.i18n import _
 

@@ -18,7 +18,7 @@ from engine.data.identity import identify, template_digest, tokenizer_digest
 from engine.data.problems import Notes
 from engine.data.read import Reading
 from engine.data.table import Tell, token_table
-from engine.data.tokens import TokenTable
+from engine.data.token_table import TokenTable
 from engine.i18n import n_
 from engine.training.model import base_digests, load_tokenizer, model_folder, tokenizer_files_digest
 from engine.training.probe import ProbeRow

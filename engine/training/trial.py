@@ -14,7 +14,7 @@ import numpy as np
 
 from engine.config import RunConfig
 from engine.data.order import row_order
-from engine.data.tokens import TokenTable
+from engine.data.token_table import TokenTable
 from engine.hardware import choose_hardware, free_memory, load_libraries
 from engine.models.report import model_report
 from engine.training.estimate import fit_batch

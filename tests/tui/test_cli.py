@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import chats, write_jsonl
+from tui.commands import COMMANDS
 
 HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "accelerate", "textual"}
 
@@ -27,7 +28,16 @@ def loaded_by(*arguments: object) -> set[str]:
     return set(json.loads(done.stderr.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("check", "{out}"), ("check", "{out}", "--json"), ("--version",)])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--help",),
+        ("check", "{out}"),
+        ("check", "{out}", "--json"),
+        ("--version",),
+        *((word, "--help") for word in COMMANDS),
+    ],
+)
 def test_help_and_check_load_nothing_heavy(arguments: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "checkpoint-1").mkdir()
     assert not HEAVY & loaded_by(*(word.format(out=tmp_path) for word in arguments))
