@@ -88,6 +88,7 @@ def _merge(source: ExportSource, copy: Path, staging: Path, look: Callable[[Any,
     from engine.training.model import load_tokenizer
 
     dtype = _dtype(source.base)
+    _need_memory(source, dtype)
     untied = False
 
     def prepare(base: Any, wanted: Any) -> None:
@@ -112,6 +113,20 @@ def _merge(source: ExportSource, copy: Path, staging: Path, look: Callable[[Any,
     merged.to(getattr(torch, dtype)).save_pretrained(staging, max_shard_size=SHARD)
     tokenizer.save_pretrained(staging)
     return dtype, differ, untied
+
+
+def _need_memory(source: ExportSource, dtype: str) -> None:
+    """The base in float32 must fit: a machine that swaps through a merge looks dead for an hour. Raises ModelError."""
+    from engine.hardware import free_memory
+
+    need = sum(path.stat().st_size for path in _weights(source.base)) * (4 if dtype == "float32" else 8) // 4
+    free, _total = free_memory("cpu")
+    if free < need:
+        raise ModelError(
+            _("{path}: too large to be merged with the memory that is free").format(path=source.base),
+            _("In float32 it takes {need:.1f} GB; {free:.1f} GB are free.").format(need=need / 1e9, free=free / 1e9),
+            _("Close other programs, or export the adapter (--to adapter) and merge it on a larger machine."),
+        )
 
 
 def _dtype(base: Path) -> str:

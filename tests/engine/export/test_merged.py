@@ -90,6 +90,15 @@ def test_a_disk_too_small_is_told_before_anything_is_written(tmp_path: Path, mon
     assert not (tmp_path / "to").exists()
 
 
+def test_memory_too_small_is_told_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = build(tmp_path / "base", "llama")
+    source = find_source(adapter_on(base, tmp_path / "out"), model=str(base))
+    monkeypatch.setattr("engine.hardware.free_memory", lambda device: (100_000, 10**9))
+    with pytest.raises(ModelError, match="too large to be merged"):
+        export_merged(source, tmp_path / "to")
+    assert not (tmp_path / "to").exists()
+
+
 def test_half_an_adapter_is_refused(tmp_path: Path) -> None:
     base = build(tmp_path / "base", "llama")
     out = adapter_on(base, tmp_path / "out")
