@@ -133,10 +133,12 @@ def _export(given: list[str]) -> int:
 
 
 def _eject_parser() -> Parser:
+    from engine.eject import TARGETS as EJECTED
+
     parser = Parser(prog="lora-tui eject", description=_("The run without lora-tui, on stdout: OUT > train.py"))
     parser.add_argument("out", metavar="OUT", help=_("a run's folder"))
     parser.add_argument(
-        "--to", choices=("script", "axolotl", "llamafactory"), default="script",
+        "--to", choices=EJECTED, default="script",
         help=_("a script on TRL and PEFT alone, or another trainer's YAML (default: script)"),
     )  # fmt: skip
     return parser

@@ -6,14 +6,16 @@ import json
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.export.source import ExportSource, find_source
 from engine.i18n import _
 from tui.plain import visible
 from tui.streams import quiet_libraries
 
-TARGETS = ("adapter", "merged", "gguf", "ollama")
+if TYPE_CHECKING:
+    from engine.export.gguf import Gguf
+    from engine.export.merged import Checks
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def _merged(source: ExportSource, wanted: Wanted) -> Told:
     return told
 
 
-def _tell_merge(told: Told, checks: Any) -> None:
+def _tell_merge(told: Told, checks: Checks) -> None:
     told.fields |= asdict(checks)
     told.lines.append(_("checked: logits differ by {difference:.1e} from base and adapter · {count} tensors read back").format(
         difference=checks.logits_differ, count=checks.tensors_checked))  # fmt: skip
@@ -88,7 +90,14 @@ def _tell_merge(told: Told, checks: Any) -> None:
         )
 
 
-def _gguf(source: ExportSource, wanted: Wanted, answer_tokens: int = 0) -> Told:
+def _gguf(source: ExportSource, wanted: Wanted) -> Told:
+    told, made = _write_gguf(source, wanted, 0)
+    told.lines.append(_("into Ollama: {command}").format(command=_command(source, made, wanted)))
+    return told
+
+
+def _write_gguf(source: ExportSource, wanted: Wanted, answer_tokens: int) -> tuple[Told, Gguf]:
+    """Write it, and what is to be said of the file."""
     from engine.export.gguf import export_gguf
     from engine.export.llama_cpp import find_llama_cpp
 
@@ -99,15 +108,19 @@ def _gguf(source: ExportSource, wanted: Wanted, answer_tokens: int = 0) -> Told:
     told.fields |= {"file": str(made.file), "quantization": made.kind, "bytes": made.bytes, "tensors": made.tensors,
                     "template": made.serving.template, "stops": made.serving.stops, "system": made.serving.system,
                     "context": made.serving.context, "rows_of_dataset": made.samples.of_dataset,
-                    "proof": asdict(made.proof) if made.proof else None, "made": made}  # fmt: skip
+                    "proof": asdict(made.proof) if made.proof else None}  # fmt: skip
     told.lines.append(_("{name}: {kind}, {megabytes:.1f} MB, {count} tensors").format(
         name=made.file.name, kind=made.kind, megabytes=made.bytes / 1e6, count=made.tensors))  # fmt: skip
     if made.proof is not None:
-        told.lines.append(
-            _("proven in llama.cpp: {rows} rows of the same tokens · loss {exported:.4f}, trained {trained:.4f} · logits within "
-              "{difference:.2g} of their spread").format(rows=made.proof.rows, exported=made.proof.loss_exported,
-                                                         trained=made.proof.loss_trained, difference=made.proof.logits_differ)
-        )  # fmt: skip
+        proof = made.proof
+        words = _("proven in llama.cpp: {rows} rows of the same tokens · loss {exported:.4f}, trained {trained:.4f} · logits within "
+                  "{difference:.2g} of their spread")  # fmt: skip
+        if not proof.judged:
+            words = _(
+                "in llama.cpp: {rows} rows of the same tokens · loss {exported:.4f}, trained {trained:.4f}: what {kind} costs"
+            )
+        told.lines.append(words.format(rows=proof.rows, exported=proof.loss_exported, trained=proof.loss_trained,
+                                       difference=proof.logits_differ, kind=made.kind))  # fmt: skip
     else:
         told.lines.append(
             _(
@@ -118,13 +131,10 @@ def _gguf(source: ExportSource, wanted: Wanted, answer_tokens: int = 0) -> Told:
         told.lines.append(
             _("the chat template does more than Ollama's templates can say: the Modelfile has none, and Ollama guesses one")
         )
-    if wanted.to == "gguf":
-        told.fields.pop("made")
-        told.lines.append(_("into Ollama: {command}").format(command=_command(source, made, wanted)))
-    return told
+    return told, made
 
 
-def _command(source: ExportSource, made: Any, wanted: Wanted) -> str:
+def _command(source: ExportSource, made: Gguf, wanted: Wanted) -> str:
     import shlex
 
     from engine.export.ollama import model_name
@@ -145,8 +155,7 @@ def _ollama(source: ExportSource, wanted: Wanted) -> Told:
                 _("Ollama has a model {name} already").format(name=name),
                 fix=_("Choose another name with --name, or take its place with --replace."),
             )
-        told = _gguf(source, wanted, LONGEST_ANSWER if version is not None else 0)
-        made = told.fields.pop("made")
+        told, made = _write_gguf(source, wanted, LONGEST_ANSWER if version is not None else 0)
         command = _command(source, made, wanted)
         told.fields |= {"name": name, "ollama": version, "command": command}
         if version is None:

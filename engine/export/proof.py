@@ -55,7 +55,10 @@ class Proof:
     loss_trained: float
     """Mean over the trained tokens of the rows, in nats."""
     loss_exported: float
+    judged: bool
+    """Whether the logits were held against a band. False: a kind of few bits, whose cost is told and left to a person."""
     proven: bool
+    """The tokens are the same, and the rest is within what was asked."""
 
     @property
     def tokens_agree(self) -> bool:
@@ -105,7 +108,7 @@ def prove(model: Path, expected: Sequence[Expected], kind: str, adapter: Path | 
     ours, theirs = ours / trained, theirs / trained
     lost = abs(theirs - ours) / max(1.0, ours)
     close = (differ <= LOGITS_BAND[kind] and lost <= LOSS_BAND[kind]) if kind in LOGITS_BAND else lost <= LOSSY
-    return Proof(len(expected), same, differ, ours, theirs, close and same == len(expected))
+    return Proof(len(expected), same, differ, ours, theirs, kind in LOGITS_BAND, close and same == len(expected))
 
 
 def _trained(sample: Sample) -> list[int]:

@@ -27,7 +27,11 @@ ROWS: dict[str, list[dict[str, Any]]] = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=ROWS)
+SLOW = ("sharegpt", "text")
+"""Formats whose script differs from another's by a line or two."""
+
+
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in ROWS])
 def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """A run's folder: six rows in one batch, so that a step holds all of them and their order is no matter."""
     folder = tmp_path_factory.mktemp(request.param)

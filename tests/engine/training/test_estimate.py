@@ -12,7 +12,11 @@ from tests.bench.memory import Shape, peak_and_estimate
 
 @pytest.mark.parametrize(
     "shape",
-    [Shape(256, 4, 4_000, 256, 8), Shape(256, 12, 4_000, 512, 4, checkpointing=True), Shape(256, 2, 152_000, 128, 4)],
+    [
+        pytest.param(Shape(256, 4, 4_000, 256, 8), marks=pytest.mark.slow),
+        Shape(256, 12, 4_000, 512, 4, checkpointing=True),
+        Shape(256, 2, 152_000, 128, 4),
+    ],
     ids=["plain", "activation checkpointing", "a real vocabulary"],
 )
 def test_the_estimate_is_within_15_percent_of_the_measured_peak(shape: Shape) -> None:
