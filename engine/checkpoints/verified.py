@@ -29,16 +29,14 @@ NEVER_LOADED = ("training_args.bin",)
 def private_copy(checkpoint: Checkpoint, output_dir: Path) -> Iterator[Path]:
     """A folder with the files of `checkpoint`, private and judged anew; gone afterwards.
 
-    Raises CannotContinue where they are no longer what was judged, OSError where they cannot be copied into `output_dir`.
+    Raises CannotContinue where they are no longer what was judged or the copy cannot be read, OSError where they cannot be copied into
+    `output_dir`.
     """
     need_room(output_dir, checkpoint.bytes)
     copy = output_dir / f"{STAGING_PREFIX}verified-{os.getpid()}"
     copy.mkdir(mode=0o700)
     try:
-        try:
-            copy_plain_files(checkpoint.path, copy)
-        except Unsound as wrong:
-            raise _changed(checkpoint, wrong.problem.message) from None
+        copy_plain_files(checkpoint.path, copy)
         judged = inspect_folder(copy)
         if (
             _said(judged) != _said(checkpoint)
@@ -47,6 +45,8 @@ def private_copy(checkpoint: Checkpoint, output_dir: Path) -> Iterator[Path]:
         ):
             raise _changed(checkpoint, "\n".join(problem.message for problem in judged.problems))
         yield copy
+    except Unsound as wrong:  # while it is copied, or while whoever has the copy reads it
+        raise _changed(checkpoint, wrong.problem.message) from wrong
     finally:
         shutil.rmtree(copy, ignore_errors=True)
 

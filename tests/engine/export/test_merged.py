@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from engine.checkpoints.files import Unsound
 from engine.errors import CannotContinue, ModelError, OutputError
 from engine.export import merged as merging
 from engine.export.adapter import export_adapter
@@ -97,6 +98,18 @@ def test_memory_too_small_is_told_before_anything_is_loaded(tmp_path: Path, monk
     with pytest.raises(ModelError, match="too large to be merged"):
         export_merged(source, tmp_path / "to")
     assert not (tmp_path / "to").exists()
+
+
+def test_a_copy_that_cannot_be_read_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(*_words: Any) -> None:
+        raise Unsound("unreadable", "adapter_config.json cannot be read: Read-only file system.")
+
+    base = build(tmp_path / "base", "llama")
+    source = find_source(adapter_on(base, tmp_path / "out"), model=str(base))
+    monkeypatch.setattr("engine.export.adapter.copy_plain_files", unreadable)
+    with pytest.raises(CannotContinue, match="Read-only file system"):
+        export_adapter(source, tmp_path / "to")
+    assert not [path for path in (tmp_path / "to").rglob("*") if path.name != ".lock"]
 
 
 def test_half_an_adapter_is_refused(tmp_path: Path) -> None:
