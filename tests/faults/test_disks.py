@@ -103,7 +103,9 @@ def test_a_full_disk_under_the_journal_is_said_and_does_not_end_the_run(
         return write(descriptor, data)
 
     monkeypatch.setattr(os, "write", full)
-    outcome, _events = train(watch=told.append, dataset=chat_file, model=tiny_model, output=out, **FLAGS)
+    # No save in between: what the committer tells between the two steps would be written, and the second failure told as a new one.
+    flags = {**FLAGS, "save_steps": 7}
+    outcome, _events = train(watch=told.append, dataset=chat_file, model=tiny_model, output=out, **flags)
     assert outcome.state == "finished"
     assert [event.code for event in told if event.type == "warned"] == ["journal_failed"]
     kept = list(read_journal(out))
