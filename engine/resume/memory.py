@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +63,24 @@ def values_item(saved: Mapping[str, torch.Tensor], loaded: Mapping[str, torch.Te
             _("The file's tensors are not those that were saved."),
         )
     item = same("adapter_values", tensors_digest(same_type), found, _("The tensors in memory are not those of the file."))
-    if item.verdict == "ok" and any(saved[name].dtype != loaded[name].dtype for name in saved):
-        return Item(item.item, item.expected, item.found, "changed", _("Equal values in another number format."))
-    return item
+    other = [name for name in saved if saved[name].dtype != loaded[name].dtype] if item.verdict == "ok" else []
+    if not other:
+        return item
+    if all(torch.equal(saved[name].double().cpu(), loaded[name].double().cpu()) for name in other):
+        return replace(item, verdict="changed", detail=_("Equal values in another number format."))
+    formats = {"saved": _format(saved[other[0]]), "now": _format(loaded[other[0]])}
+    words = _("{name} was rounded from {saved} to {now} while it was loaded.").format(name=other[0], **formats)
+    return replace(item, verdict="failed", detail=words)
 
 
-def optimizer_item(optimizer: Any, folder: Path, step: int, manifest: Manifest | None) -> Item:
-    """optimizer: Adam's step is the run's, and the moments in memory are those that were saved."""
+def _format(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def optimizer_item(
+    optimizer: Any, folder: Path, step: int, manifest: Manifest | None, not_loaded: str | None = None
+) -> Item:
+    """optimizer: Adam's step is the run's, and the moments in memory are those that were saved. `not_loaded`: the library's words."""
     steps = optimizer_steps(optimizer)
     if steps != {step}:
         shown = ", ".join(map(str, sorted(steps))) or _("none")
@@ -77,7 +89,7 @@ def optimizer_item(optimizer: Any, folder: Path, step: int, manifest: Manifest |
             f"step {step}",
             f"step {shown}",
             "failed",
-            _("The optimizer was not restored, or is of another step."),
+            " ".join(filter(None, (_("The optimizer was not restored, or is of another step."), not_loaded))),
         )
     expected = (
         manifest.optimizer

@@ -6,6 +6,7 @@ that are to be digested. Hashing, syncing and renaming happen in the Committer's
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import shutil
 import time
@@ -33,7 +34,7 @@ from engine.errors import LoraTuiError, OutputError
 from engine.events import CheckpointSaved, Event, Warned
 from engine.hardware import Hardware
 from engine.i18n import _
-from engine.resume.memory import adapter_in_memory
+from engine.resume.memory import adapter_in_file, adapter_in_memory
 from engine.training.digests import all_finite, rng_digest, state_digest, tensors_digest
 from engine.training.material import Material
 from engine.training.probe import ProbeRow, score
@@ -159,7 +160,7 @@ class Saver:
         eval_loss = self.eval_losses.get(step)
         try:
             write_files(trainer, staging)
-            complete = self._manifest(trainer, adapter, eval_loss)
+            complete = self._manifest(trainer, adapter, eval_loss, staging)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
@@ -167,7 +168,7 @@ class Saver:
         self.committer.commit(staging, step, eval_loss, complete)
 
     def _manifest(
-        self, trainer: ExactTrainer, adapter: dict[str, torch.Tensor], eval_loss: float | None
+        self, trainer: ExactTrainer, adapter: dict[str, torch.Tensor], eval_loss: float | None, staging: Path
     ) -> Callable[[dict[str, FileRecord]], Manifest]:
         """Everything the manifest says but the files, taken now; digests of tensors are computed later, from copies."""
         config, position, length = self.config, trainer.position, trainer.length
@@ -232,13 +233,13 @@ class Saver:
         shape = f"{adapter_config.r} {adapter_config.lora_alpha} {sorted(adapter_config.target_modules)}"
 
         def complete(files: dict[str, FileRecord]) -> Manifest:
+            digest = tensors_digest(copies)
+            check_written(staging, digest)
             return Manifest(
                 **draft,
                 files=files,
                 optimizer=state_digest(moments),
-                adapter=Adapter(
-                    tensors=len(copies), sha256=tensors_digest(copies), config=hashlib.sha256(shape.encode()).hexdigest()
-                ),
+                adapter=Adapter(tensors=len(copies), sha256=digest, config=hashlib.sha256(shape.encode()).hexdigest()),
             )
 
         return complete
@@ -263,6 +264,16 @@ def write_adapter(trainer: ExactTrainer, folder: Path) -> None:
     finding out by itself would ask the hub."""
     trainer.model.save_pretrained(str(folder), save_embedding_layers=False)
     trainer.processing_class.save_pretrained(str(folder))
+
+
+def check_written(folder: Path, digest: str) -> None:
+    """Raise OSError where the adapter in `folder` is not the one in memory with this `tensors_digest`.
+
+    A file's own digest says that it is what was written, not that what was written is the adapter: libraries that unwrap, tie or
+    filter tensors on their way to the disk have left some of them behind (transformers 36201).
+    """
+    if tensors_digest(adapter_in_file(folder)) != digest:
+        raise OSError(errno.EIO, _("the adapter that was written is not the one in memory"), str(folder))
 
 
 def restore_logs(trainer: ExactTrainer, logs: LogState) -> None:

@@ -311,7 +311,7 @@ class Session:
         items = [
             *self.early,
             memory.values_item(saved, memory.adapter_in_memory(trainer.model), manifest),
-            memory.optimizer_item(trainer.optimizer, self.source, step, manifest),
+            memory.optimizer_item(trainer.optimizer, self.source, step, manifest, trainer.not_loaded),
             memory.scheduler_item(trainer.lr_scheduler, step, manifest, rescheduled or restarted),
             memory.rng_item(checkpoint.path, manifest),
             position,
@@ -328,13 +328,16 @@ class Session:
     # -- after the last step -------------------------------------------------------------------------------------------
 
     def _finish(self, trainer: Any) -> Outcome:
-        from engine.training.saving import write_adapter
+        from engine.resume.memory import adapter_in_memory
+        from engine.training.digests import tensors_digest
+        from engine.training.saving import check_written, write_adapter
 
         out = self.plan.output_dir
         staging = out / f"{STAGING_PREFIX}final-{os.getpid()}"
         try:
             staging.mkdir()
             write_adapter(trainer, staging)
+            check_written(staging, tensors_digest(adapter_in_memory(trainer.model)))
             for path in staging.iterdir():
                 sync_file(path)
             sync_folder(staging)

@@ -48,6 +48,8 @@ class ExactTrainer(SFTTrainer):
         self.rows, self.batches, self.position, self.length, self.saver = rows, batches, start, length, saver
         self._taken = 0
         self._parameters: int | None = None
+        self.not_loaded: str | None = None
+        """Why the saved optimizer or scheduler was not taken, in the library's words. The receipt decides what follows."""
 
     @property
     def epochs(self) -> float:
@@ -147,7 +149,10 @@ class ExactTrainer(SFTTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         fresh = [{key: value for key, value in group.items() if key != "params"} for group in self.optimizer.param_groups]
-        super()._load_optimizer_and_scheduler(checkpoint)
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+            self.not_loaded = str(error).splitlines()[0] if str(error) else type(error).__name__
         if checkpoint is None:
             return
         scheduler = self.lr_scheduler

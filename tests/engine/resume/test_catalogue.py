@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.catalogue import CASES, DOC, Case, World, build_world, copy_of, ours
+from tests.catalogue.__main__ import DOC
+from tests.catalogue.cases import CASES
+from tests.catalogue.sides import ours
+from tests.catalogue.world import Case, World, build_world, copy_of
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +20,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_it_is_told_no_later_than_it_can_be(case: Case, world: World) -> None:
-    told = ours(case, world, copy_of(world, case, "test"))
+    told = ours(case, world, copy_of(world, case.name, "test"))
     assert (told.when.split()[0], told.went_on) == (case.when, case.goes_on), told.what
 
 

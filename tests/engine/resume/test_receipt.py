@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from engine.errors import CannotContinue
+from engine.errors import CannotContinue, OutputError
 from tests.engine.runs import losses, receipt, train
 
 FLAGS: dict[str, Any] = {
@@ -82,6 +82,14 @@ def the_adapter_is_gone(checkpoint: Path) -> None:
     forge_adapter_too(checkpoint)
 
 
+def of_another_shape(checkpoint: Path) -> None:
+    import torch
+
+    state = torch.load(checkpoint / "optimizer.pt", weights_only=True)
+    del state["state"][state["param_groups"][0]["params"].pop()]
+    torch.save(state, checkpoint / "optimizer.pt")
+
+
 REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "a tensor changed": (lambda checkpoint: change_tensors(checkpoint, noisy), "adapter_values"),
     "no effect any more": (the_adapter_is_gone, "probe_loss"),
@@ -90,6 +98,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
         "probe_loss",
     ),
     "optimizer of another step": (from_another_step("optimizer.pt"), "optimizer"),
+    "optimizer of another shape": (of_another_shape, "optimizer"),
     "scheduler of another step": (from_another_step("scheduler.pt"), "scheduler"),
     "random states of another step": (from_another_step("rng_state.pth"), "rng"),
 }
@@ -152,3 +161,35 @@ def test_without_a_manifest_the_probe_still_sees_that_the_adapter_has_no_effect(
     with pytest.raises(CannotContinue) as refused:
         train(output=run)
     assert "probe_loss" in refused.value.detail
+
+
+@pytest.mark.parametrize(
+    ("saved", "loaded", "verdict"), [("bfloat16", "float32", "changed"), ("float32", "bfloat16", "failed")]
+)
+def test_an_adapter_may_be_widened_while_it_is_loaded_and_not_rounded(saved: str, loaded: str, verdict: str) -> None:
+    import torch
+
+    from engine.resume.memory import values_item
+
+    file = {"lora_A.weight": torch.linspace(0, 1, 7).to(getattr(torch, saved))}
+    memory = {name: tensor.to(getattr(torch, loaded)) for name, tensor in file.items()}
+    assert values_item(file, memory, None).verdict == verdict
+
+
+def test_an_adapter_that_was_not_written_whole_is_no_checkpoint(
+    stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peft import PeftModel
+
+    write = PeftModel.save_pretrained
+
+    def unwraps_badly(self: Any, folder: str, **options: Any) -> None:
+        write(self, folder, **options)
+        change_tensors(Path(folder), lambda tensors: {name: one for name, one in tensors.items() if "layers.0" not in name})
+
+    monkeypatch.setattr(PeftModel, "save_pretrained", unwraps_badly)
+    run = Path(shutil.copytree(stopped, tmp_path / "run"))
+    with pytest.raises(OutputError, match="not the one in memory"):
+        train(output=run)
+    assert {path.name for path in run.glob("checkpoint-*")} == {"checkpoint-3", "checkpoint-6", "checkpoint-7"}
+    assert not (run / "final").exists()
