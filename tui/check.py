@@ -16,7 +16,7 @@ from typing import Any
 from engine.checkpoints.adapter import CONFIG_NAME
 from engine.checkpoints.choose import Choice
 from engine.checkpoints.report import check_report
-from engine.checkpoints.scan import scan
+from engine.checkpoints.scan import scan_many
 from engine.checkpoints.state import STATE_NAME
 from engine.i18n import _
 from engine.resume.recommend import recommend
@@ -28,9 +28,10 @@ MARK = ">"
 """Stands before the recommended checkpoint, so that it is marked without colour too."""
 
 
-def run_check(out: str, as_json: bool) -> int:
-    """Print what is in the folder `out`; the exit code. Raises ConfigError where there is no such folder."""
-    found = scan(Path(out))
+def run_check(out: str, as_json: bool, full: bool = False) -> int:
+    """Print what is in the folder `out`; the exit code. `full`: look at every byte again, also of what was judged before and not
+    touched since. Raises ConfigError where there is no such folder."""
+    found = scan_many(Path(out), full)
     choice = recommend(found)
     if not found.checkpoints and any((Path(out) / name).is_file() for name in (STATE_NAME, CONFIG_NAME)):
         words = _("This folder is a checkpoint itself; check the one it is in: {parent}")

@@ -18,6 +18,9 @@ def _check_parser() -> Parser:
     parser = Parser(prog="lora-tui check", description=_("What is in an output folder, and what would be continued."))
     parser.add_argument("out", metavar="OUT", help=_("a run's folder, or any folder with checkpoint-* in it"))
     parser.add_argument("--json", action="store_true", help=_("as JSON on stdout"))
+    parser.add_argument(
+        "--full", action="store_true", help=_("read every byte again, also of what was judged before and not touched since")
+    )
     return parser
 
 
@@ -25,7 +28,7 @@ def _check(given: list[str]) -> int:
     options = _check_parser().parse_args(given)
     from tui.check import run_check
 
-    return run_check(options.out, options.json)
+    return run_check(options.out, options.json, options.full)
 
 
 def _watch_parser() -> Parser:

@@ -16,9 +16,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BufferedReader
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from engine.checkpoints.checkpoint import Problem
 from engine.i18n import _
@@ -29,6 +29,10 @@ MAX_JSON_BYTES = 32 * 2**20
 """A step-by-step log of some 200,000 steps fits; parsed it takes a few times that in memory."""
 _PARSING = threading.Lock()
 """Folders are judged in threads; parsing holds the interpreter anyway, so one file at a time keeps memory bounded for free."""
+
+MAX_KEPT_BYTES = 16 * 2**20
+"""As much of a folder `reading_once` keeps."""
+_KEPT = threading.local()
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -53,6 +57,10 @@ class Entry:
     mtime: float
     others_write: bool = False
     """Whether any user of this machine may write to it."""
+    identity: tuple[int, ...] = ()
+    """Device, inode, mode, and the nanoseconds of the last write and the last change: equal ones are the same file, untouched."""
+    changed: float = 0.0
+    """Unix seconds of its last change of any kind (content, name, mode)."""
 
 
 def look(path: Path) -> Entry:
@@ -64,7 +72,9 @@ def _entry(name: str, status: os.stat_result) -> Entry:
     mode = status.st_mode
     open_to_all = os.name != "nt" and bool(mode & stat.S_IWOTH) and not stat.S_ISLNK(mode)
     if stat.S_ISREG(mode):
-        return Entry(name, "file", status.st_size, status.st_mtime, open_to_all)
+        identity = (status.st_dev, status.st_ino, mode, status.st_mtime_ns, status.st_ctime_ns)
+        changed = max(status.st_mtime, status.st_ctime)
+        return Entry(name, "file", status.st_size, status.st_mtime, open_to_all, identity, changed)
     kind = "folder" if stat.S_ISDIR(mode) else "link" if stat.S_ISLNK(mode) else "special"
     return Entry(name, kind, 0, status.st_mtime, open_to_all)
 
@@ -87,8 +97,49 @@ def list_folder(path: Path) -> dict[str, Entry]:
 
 
 @contextmanager
-def open_plain(path: Path) -> Iterator[BufferedReader]:
-    """`path` opened for reading, only if it is a plain file and no link. Raises Unsound."""
+def reading_once() -> Iterator[None]:
+    """Inside, small files are read once and kept: whoever opens one again sees the very same bytes, and costs no system call.
+
+    A judgement looks at most files twice or thrice (structure, numbers, digest), and opening is most of the cost of a small one.
+    """
+    assert getattr(_KEPT, "files", None) is None, "one judgement at a time in a thread"
+    _KEPT.files = {}
+    try:
+        yield
+    finally:
+        _KEPT.files = None
+
+
+@contextmanager
+def open_plain(path: Path) -> Iterator[BinaryIO]:
+    """`path` opened for reading, only if it is a plain file and no link. Raises Unsound. Inside `reading_once` a small file is a
+    BytesIO, which has no descriptor."""
+    kept: dict[Path, bytes] | None = getattr(_KEPT, "files", None)
+    if kept is None:
+        with _open_plain(path) as file:
+            yield file
+    elif path in kept:
+        yield BytesIO(kept[path])
+    else:
+        with _open_plain(path) as file:
+            size = size_of(file)
+            if size + sum(map(len, kept.values())) > MAX_KEPT_BYTES:
+                yield file
+            else:
+                kept[path] = file.read(size)
+                yield BytesIO(kept[path])
+
+
+def size_of(file: BinaryIO) -> int:
+    """Bytes of an open file; where it stands does not change."""
+    at = file.tell()
+    end = file.seek(0, os.SEEK_END)
+    file.seek(at)
+    return end
+
+
+@contextmanager
+def _open_plain(path: Path) -> Iterator[BinaryIO]:
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     try:
         entry = look(path)
@@ -139,7 +190,7 @@ def refuse_pointer(name: str, start: bytes) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`, strictly read. Raises Unsound."""
     with open_plain(path) as file:
-        size = os.fstat(file.fileno()).st_size
+        size = size_of(file)
         if size > MAX_JSON_BYTES:
             raise Unsound(
                 "too_large",

@@ -16,7 +16,7 @@ from pathlib import Path
 from engine.checkpoints import adapter, kinds
 from engine.checkpoints.adapter import Weights
 from engine.checkpoints.checkpoint import Checkpoint, Grade, Problem
-from engine.checkpoints.files import Entry, Unsound, list_folder, look, not_a_file, unreadable
+from engine.checkpoints.files import Entry, Unsound, list_folder, look, not_a_file, reading_once, unreadable
 from engine.checkpoints.manifest import MANIFEST_NAME
 from engine.checkpoints.proof import Proof, check_manifest, read_manifest
 from engine.checkpoints.state import STATE_NAME, TrainerState, last_eval_loss, last_loss, read_state
@@ -43,6 +43,11 @@ def inspect_folder(path: Path, verify: bool = True) -> Checkpoint:
     With `verify` every byte is looked at: digests, checksums, finite numbers. Without, only structure and sizes, for a first
     look; a checkpoint with a manifest is then `complete` at best, since nothing was proven.
     """
+    with reading_once():
+        return _inspect(path, verify)
+
+
+def _inspect(path: Path, verify: bool) -> Checkpoint:
     try:
         itself = look(path)
         if itself.kind != "folder":
@@ -77,6 +82,21 @@ def glimpse(path: Path, history: bool) -> Checkpoint | None:
     nothing_known = Weights(True, True, None, (), ())
     proof = Proof(manifest, frozenset(), ()) if manifest is not None else None
     return _put_together(path, entries, nothing_known, False, _TrainingState(state, True, ()), proof, verify=False)
+
+
+def recall(path: Path, entries: Mapping[str, Entry], history: bool) -> Checkpoint | None:
+    """The checkpoint `path`, of which is known that nothing is wrong with it (verdicts.py). With `history` the logged losses too.
+
+    None where it does not say of itself what it must.
+    """
+    try:
+        manifest = read_manifest(path) if MANIFEST_NAME in entries else None
+        state = read_state(path / STATE_NAME) if history or manifest is None else None
+        sound = Weights(True, True, adapter.read_adapter_config(path / adapter.CONFIG_NAME), (), ())
+    except (OSError, Unsound):
+        return None
+    proof = Proof(manifest, frozenset(), ()) if manifest is not None else None
+    return _put_together(path, entries, sound, False, _TrainingState(state, True, ()), proof, verify=True)
 
 
 def _weights(path: Path, entries: Mapping[str, Entry], verify: bool) -> tuple[Weights, bool]:

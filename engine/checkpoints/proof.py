@@ -6,7 +6,9 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 from engine.checkpoints.checkpoint import Problem
 from engine.checkpoints.files import MAX_JSON_BYTES, Entry, Unsound, open_plain, refuse_pointer
@@ -100,13 +102,19 @@ def _hold(folder: Path, entries: Mapping[str, Entry], name: str, size: int, sha2
                 ),
                 _("It was cut short or changed since; restore it or take an earlier checkpoint."),
             )
-        file.seek(0)
-        if sha256 is not None and hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+        if sha256 is not None and _sha256(file) != sha256:
             raise Unsound(
                 "digest_mismatch",
                 _("{name} is not the file that was saved: its SHA-256 differs.").format(name=name[:80]),
                 _("It was damaged or changed since; restore it or take an earlier checkpoint."),
             )
+
+
+def _sha256(file: BinaryIO) -> str:
+    if isinstance(file, BytesIO):
+        return hashlib.sha256(file.getvalue()).hexdigest()
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def _trap(entry: Entry) -> bool:

@@ -9,20 +9,25 @@ from __future__ import annotations
 import os
 import re
 import stat
-from concurrent.futures import ThreadPoolExecutor
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engine.checkpoints.checkpoint import Checkpoint
-from engine.checkpoints.inspect import glimpse, inspect_folder
+from engine.checkpoints.checkpoint import Checkpoint, LogRow
+from engine.checkpoints.choose import distance
+from engine.checkpoints.files import Unsound, list_folder
+from engine.checkpoints.inspect import glimpse, inspect_folder, recall
 from engine.checkpoints.lineage import assign_runs
 from engine.checkpoints.manifest import MANIFEST_NAME
+from engine.checkpoints.state import STATE_NAME, read_state
+from engine.checkpoints.verdicts import Verdicts, seal_before
 from engine.errors import ConfigError
 from engine.i18n import _
 
 EXACT = re.compile(r"checkpoint-(0|[1-9][0-9]{0,17})", re.ASCII)
-THREADS = 1
-"""Beside the caller's. More wait for each other's interpreter lock: small files take more looking than reading."""
+FOR_A_PROCESS = 32
+"""Checkpoints that are worth a process. Threads would wait for each other's interpreter lock: small files take more looking than
+reading."""
 MAX_IGNORED = 1_000
 """Look-alikes that are listed one by one."""
 
@@ -47,12 +52,68 @@ class Scan:
     """Names of checkpoints that were only glanced at: what they say of themselves is known, not whether it is so."""
 
 
-def scan(output_dir: Path, verify: bool = True) -> Scan:
+def scan(output_dir: Path) -> Scan:
     """Look through `output_dir` and judge every checkpoint. Raises ConfigError where it is no folder that can be read."""
     found, ignored = _listed(output_dir)
-    with ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="inspect") as pool:
-        checkpoints = tuple(pool.map(lambda name: inspect_folder(output_dir / name, verify), found))
-    return Scan(output_dir, assign_runs(checkpoints), ignored)
+    return Scan(output_dir, assign_runs([inspect_folder(output_dir / name) for name in found]), ignored)
+
+
+def scan_many(output_dir: Path, full: bool = False) -> Scan:
+    """`scan` for a folder of any size: what was judged before and not touched since is not read again, unless `full`, and the rest is
+    judged by as many processes as there are processors. Of those not read again only the furthest of each run has its history.
+
+    For a process without threads: it forks. Raises ConfigError as `scan`.
+    """
+    found, ignored = _listed(output_dir)
+    known = Verdicts(output_dir)
+    # Only where some have no manifest do the logged losses tell whose they are (lineage.py).
+    foreign = any(not (output_dir / name / MANIFEST_NAME).is_file() for name in found)
+    recalled = {} if full else {name: _recall(output_dir / name, known, foreign) for name in found}
+    unknown = [output_dir / name for name in found if recalled.get(name) is None]
+    judged = {one.name: (one, seal) for one, seal in _judge_all(unknown)}
+    for checkpoint, seal in judged.values():
+        if checkpoint.continuable and not checkpoint.problems:
+            known.found_sound(checkpoint.path, seal)
+    known.keep()
+    checkpoints = assign_runs([recalled.get(name) or judged[name][0] for name in found])
+    furthest: dict[str, Checkpoint] = {}
+    for one in sorted(checkpoints, key=distance):
+        if one.name not in judged:
+            furthest[one.run] = one
+    with_history = {one.name: replace(one, history=_history(one)) for one in furthest.values()}
+    return Scan(output_dir, tuple(with_history.get(one.name, one) for one in checkpoints), ignored)
+
+
+def _recall(folder: Path, known: Verdicts, history: bool) -> Checkpoint | None:
+    try:
+        entries = list_folder(folder)
+    except (OSError, Unsound):
+        return None
+    return recall(folder, entries, history) if known.holds(folder, entries) else None
+
+
+def _history(checkpoint: Checkpoint) -> tuple[LogRow, ...]:
+    try:
+        return read_state(checkpoint.path / STATE_NAME).history
+    except Unsound:
+        return checkpoint.history
+
+
+def _judge_all(folders: list[Path]) -> list[tuple[Checkpoint, str | None]]:
+    """Each of `folders` judged, with its seal from before that."""
+    processes = min(os.cpu_count() or 1, len(folders) // FOR_A_PROCESS) if sys.platform == "linux" else 1
+    if processes < 2:
+        return [_judge(folder) for folder in folders]
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    with ProcessPoolExecutor(processes, mp_context=get_context("fork")) as pool:
+        return list(pool.map(_judge, folders, chunksize=8))
+
+
+def _judge(folder: Path) -> tuple[Checkpoint, str | None]:
+    seal = seal_before(folder)
+    return inspect_folder(folder), seal
 
 
 def glance(output_dir: Path) -> Scan:

@@ -8,16 +8,15 @@ whether they are the ones that were written. The pickle itself is only listed (p
 
 from __future__ import annotations
 
-import os
 import struct
 import zipfile
 import zlib
 from pathlib import Path
 from typing import BinaryIO
 
-from engine.checkpoints.files import Unsound, open_plain, refuse_pointer
+from engine.checkpoints.files import Unsound, open_plain, refuse_pointer, size_of
 from engine.checkpoints.pickles import FLOATS, Listing, list_pickle
-from engine.checkpoints.safetensors_header import BLOCK, EXPONENTS
+from engine.checkpoints.safetensors_header import BLOCK, EXPONENTS, surely_finite
 from engine.i18n import _
 
 MAX_PICKLE_BYTES = 64 * 2**20
@@ -34,8 +33,8 @@ def check_torch_file(path: Path, contents: bool) -> Listing:
             with zipfile.ZipFile(file) as archive:
                 prefix, entries = _entries(archive, file, path.name)
                 listing = list_pickle(archive.read(entries["data.pkl"]), path.name)
-                for storage in listing.storages.values():
-                    entry = entries.get(f"data/{storage.key}")
+                held = [(entries.get(f"data/{storage.key}"), storage) for storage in listing.storages.values()]
+                for entry, storage in held:
                     if entry is None or entry.file_size != storage.bytes:
                         raise Unsound(
                             "storage_mismatch",
@@ -45,8 +44,13 @@ def check_torch_file(path: Path, contents: bool) -> Listing:
                             ),
                             _("It was torn or changed; take an earlier checkpoint."),
                         )  # fmt: skip
-                    if contents:
-                        _check_contents(file, entry, FLOATS.get(storage.kind), path.name)
+                if contents:
+                    places = [
+                        (_begin(file, entry, path.name), entry, FLOATS.get(storage.kind)) for entry, storage in held if entry
+                    ]
+                    finite = surely_finite(file, ((dtype, begin) for begin, _entry, dtype in places))
+                    for begin, entry, dtype in places:
+                        _check_contents(file, begin, entry, None if finite else dtype, path.name)
         except (
             zipfile.BadZipFile,
             struct.error,
@@ -80,7 +84,7 @@ def _refuse_other_kinds(file: BinaryIO, name: str) -> None:
 
 def _refuse_huge_directory(file: BinaryIO, name: str) -> None:
     """zipfile reads the whole list of entries into memory, so its size is looked at first."""
-    size = os.fstat(file.fileno()).st_size
+    size = size_of(file)
     file.seek(max(0, size - 65_557))
     tail = file.read(65_557)
     at = tail.rfind(b"PK\5\6")
@@ -120,26 +124,31 @@ def _entries(archive: zipfile.ZipFile, file: BinaryIO, name: str) -> tuple[str, 
                 _("Do not load this file with anything; the weights may still serve for a new run."),
             )
         reached = entry.header_offset + 30 + entry.compress_size
-    if reached > os.fstat(file.fileno()).st_size:
+    if reached > size_of(file):
         raise _torn(name, _("its entries are longer than the file"))
     if entries["data.pkl"].file_size > MAX_PICKLE_BYTES:
         raise _torn(name, _("its data.pkl has more than {limit} MB").format(limit=MAX_PICKLE_BYTES // 2**20))
     return prefixes.pop(), entries
 
 
-def _check_contents(file: BinaryIO, entry: zipfile.ZipInfo, dtype: str | None, name: str) -> None:
-    """Compare the entry's checksum, and look for NaN and infinity on the way. Read here and not by zipfile's stream, which takes
-    longer to open than most of an adapter's tensors take to read; nothing is packed (`_entries`), so the bytes lie there."""
-    import numpy
-
+def _begin(file: BinaryIO, entry: zipfile.ZipInfo, name: str) -> int:
+    """Where the bytes of `entry` begin. Read here and not by zipfile's stream, which takes longer to open than most of an adapter's
+    tensors take to read; nothing is packed (`_entries`), so the bytes lie there. Raises Unsound."""
     file.seek(entry.header_offset)
-    header = file.read(30)
+    header = file.read(30 + len(entry.orig_filename) * 4)
     if len(header) < 30 or header[:4] != b"PK\3\4":
         raise _torn(name, _("an entry does not begin where the list says"))
     words, extra = struct.unpack("<HH", header[26:30])
-    if file.read(words).decode("cp437" if not entry.flag_bits & 0x800 else "utf-8") != entry.orig_filename:
+    if header[30 : 30 + words].decode("cp437" if not entry.flag_bits & 0x800 else "utf-8") != entry.orig_filename:
         raise _torn(name, _("an entry does not begin where the list says"))
-    file.seek(extra, os.SEEK_CUR)
+    return int(entry.header_offset) + 30 + int(words) + int(extra)
+
+
+def _check_contents(file: BinaryIO, begin: int, entry: zipfile.ZipInfo, dtype: str | None, name: str) -> None:
+    """Compare the entry's checksum, and with `dtype` look for NaN and infinity on the way."""
+    import numpy
+
+    file.seek(begin)
     kind, mask = EXPONENTS[dtype] if dtype else ("u1", 0)
     left, checksum = entry.file_size, 0
     while left:
