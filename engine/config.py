@@ -28,6 +28,8 @@ MAX_TOML_BYTES = 1_000_000
 
 ACCEPTABLE = ("dataset", "tokenizer", "chat_template", "optimizer", "scheduler", "rng", "versions")
 """Receipt items that `--accept` may wave through (C1); adapter items and probe_loss never."""
+TRACKERS = ("tensorboard", "wandb", "trackio", "swanlab", "mlflow")
+"""What `--report-to` knows: Trainer's own callbacks for them, each an extra of this package."""
 
 
 def _field(default: Any, help: str, group: str, metavar: str = "", more: bool = False, **bounds: Any) -> Any:
@@ -116,6 +118,14 @@ class RunConfig(BaseModel):
         0.5, "Above this loss the advice is to keep going", "Watching", "LOSS", more=True, ge=0, le=1000
     )
 
+    report_to: str | None = _field(
+        None,
+        "Also show the run in tensorboard, wandb, trackio, swanlab or mlflow; several separated by commas",
+        "Watching",
+        "NAMES",
+        more=True,
+    )
+
     lora_r: int = _field(16, "Rank of the adapter", "LoRA", "R", ge=1, le=4096)
     lora_alpha: float = _field(32, "Scale of the adapter (it acts with alpha / rank)", "LoRA", "A", gt=0, le=65_536)
     lora_dropout: float = _field(0.0, "Dropout in front of the adapter", "LoRA", "P", ge=0, lt=1)
@@ -181,6 +191,17 @@ class RunConfig(BaseModel):
                 )
             )
         return items
+
+    @field_validator("report_to")
+    @classmethod
+    def _known_trackers(cls, value: str | None) -> str | None:
+        names = [name.strip() for name in (value or "").split(",") if name.strip() and name.strip() != "none"]
+        for name in names:
+            if name not in TRACKERS:
+                raise ValueError(
+                    _("{name} is unknown; these are known: {known}").format(name=repr(name), known=", ".join(TRACKERS))
+                )
+        return ",".join(dict.fromkeys(names)) or None
 
     @field_validator("columns")
     @classmethod

@@ -7,6 +7,7 @@ from typing import Any
 from engine.hardware import Hardware
 from engine.resume.plan import ResumePlan
 from engine.training.steps import Length, save_interval, warmup_steps
+from engine.training.trackers import tracker_name, trackers
 
 
 def training_arguments(plan: ResumePlan, hardware: Hardware, length: Length, batch_size: int, evaluates: bool) -> Any:
@@ -39,7 +40,9 @@ def training_arguments(plan: ResumePlan, hardware: Hardware, length: Length, bat
         save_total_limit=None,
         eval_strategy="steps" if evaluates else "no",
         eval_steps=interval if evaluates else None,
-        report_to=[],
+        report_to=trackers(config),
+        run_name=tracker_name(plan.run_id, plan.output_dir),
+        project="lora-tui",
         disable_tqdm=True,
         dataloader_pin_memory=hardware.device == "cuda",
         dataset_kwargs={"skip_prepare_dataset": True},

@@ -43,6 +43,7 @@ from engine.training.library_output import library_output_to
 from engine.training.material import Material, load_material
 from engine.training.session import Outcome, Session, ShouldStop
 from engine.training.steps import Position, run_length
+from engine.training.trackers import need_trackers, tracked
 
 WATCHER = "watcher"
 """RunStopped.reason where somebody who watched the run from elsewhere asked for it (folder.ask_to_stop)."""
@@ -75,6 +76,7 @@ class Trainer:
         prepare_process()
         out = self.plan.output_dir
         with self._failures_told(), locked(out) as notes, _own_folder(out), library_output_to(_log(out)):
+            need_trackers(self.config)
             swept = sweep(out)
             material = load_material(self.config, self.plan.dataset, lambda *done: self._tell(RowsTokenised(*done)))
             self._journal = Journal(out)
@@ -87,7 +89,8 @@ class Trainer:
                     )
                 for note in material.notes[:20]:
                     self._tell(Warned("data", note))
-                return self._train(material, lambda: should_stop() or (WATCHER if stop_asked(out) else None))
+                with tracked(self.config, self.plan.run_id, out):
+                    return self._train(material, lambda: should_stop() or (WATCHER if stop_asked(out) else None))
             except LoraTuiError:
                 raise
             except OSError as error:

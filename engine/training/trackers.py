@@ -1,0 +1,91 @@
+"""Showing a run elsewhere too: TensorBoard, Weights & Biases, Trackio, SwanLab, MLflow, through Trainer's own callbacks.
+
+Each keeps one curve for one run, however often it was continued: they are told the run's id where they take one from outside
+(wandb, SwanLab, Trackio), a folder of the run's own (TensorBoard), or are asked for the run that carries it (MLflow). What the
+user has set in a tracker's own environment variables wins. Their packages are extras, looked for before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from engine.config import RunConfig
+from engine.errors import ConfigError
+from engine.i18n import _
+
+TAG = "lora-tui.run"
+"""MLflow gives its runs ids of its own; this tag holds ours."""
+
+
+def trackers(config: RunConfig) -> list[str]:
+    """The names in `--report-to`."""
+    return config.report_to.split(",") if config.report_to else []
+
+
+def need_trackers(config: RunConfig) -> None:
+    """Raise ConfigError where a tracker's package is missing, or where it would ask for a login."""
+    for name in trackers(config):
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(
+                _("--report-to {name}: the package {name} is not installed").format(name=name),
+                fix=_("Install it with: pip install 'lora-tui[{name}]'").format(name=name),
+            )
+    if "wandb" in trackers(config) and os.environ.get("WANDB_MODE") not in ("offline", "disabled", "dryrun"):
+        settings = importlib.import_module("wandb.sdk.wandb_setup").singleton().settings
+        if not (settings.api_key or os.environ.get("WANDB_API_KEY")):
+            raise ConfigError(
+                _("--report-to wandb: nobody is logged in"),
+                _("wandb would ask for a key in the middle of the start."),
+                _("Run `wandb login` first, or set WANDB_MODE=offline."),
+            )
+
+
+def tracker_name(run_id: str, output_dir: Path) -> str:
+    """The run's name in a tracker: readable, and the same each time it is continued."""
+    return f"{output_dir.name}-{run_id[:6]}"
+
+
+@contextlib.contextmanager
+def tracked(config: RunConfig, run_id: str, output_dir: Path) -> Iterator[None]:
+    """Inside, Trainer's callbacks find the run they are to go on with."""
+    before = dict(os.environ)
+    try:
+        for key, value in _environment(config, run_id, output_dir).items():
+            os.environ.setdefault(key, value)
+        yield
+    finally:
+        for name in {"wandb", "swanlab"} & set(trackers(config)):  # Trainer's callbacks leave these two open
+            with contextlib.suppress(Exception):
+                importlib.import_module(name).finish()
+        for key in set(os.environ) - set(before):
+            del os.environ[key]
+
+
+def _environment(config: RunConfig, run_id: str, output_dir: Path) -> Mapping[str, str]:
+    names, told = trackers(config), {}
+    if "tensorboard" in names:
+        told["TENSORBOARD_LOGGING_DIR"] = str(output_dir / "tensorboard" / run_id)
+    if "wandb" in names:
+        told |= {"WANDB_RUN_ID": run_id, "WANDB_RESUME": "allow", "WANDB_DIR": str(output_dir), "WANDB_PROJECT": "lora-tui"}
+    if "swanlab" in names:
+        told |= {"SWANLAB_RUN_ID": run_id, "SWANLAB_RESUME": "allow", "SWANLAB_PROJECT": "lora-tui"}
+    if "mlflow" in names:
+        told |= {"MLFLOW_TAGS": json.dumps({TAG: run_id}), "MLFLOW_EXPERIMENT_NAME": "lora-tui", **_known_to_mlflow(run_id)}
+    return told
+
+
+def _known_to_mlflow(run_id: str) -> dict[str, str]:
+    mlflow = importlib.import_module("mlflow")
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "lora-tui")
+    found = mlflow.search_runs(
+        experiment_names=[name], filter_string=f"tags.`{TAG}` = '{run_id}'", max_results=1, output_format="list"
+    )
+    return {"MLFLOW_RUN_ID": found[0].info.run_id} if found else {}
