@@ -33,6 +33,7 @@ from engine.training.arguments import training_arguments
 from engine.training.material import Material
 from engine.training.monitor import LossMonitor
 from engine.training.steps import Length, Position
+from engine.training.trackers import guard
 
 ShouldStop = Callable[[], str | None]
 """Asked between steps; the reason to stop, or None to go on."""
@@ -210,6 +211,7 @@ class Session:
         from transformers import PrinterCallback
 
         trainer.remove_callback(PrinterCallback)
+        guard(trainer, self.tell)
         if trainer.why_not_at_labels is not None:
             words = _("logits are computed for all tokens: {why}").format(why=trainer.why_not_at_labels)
             self.tell(Warned("logits", words))

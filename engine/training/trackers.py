@@ -12,11 +12,13 @@ import importlib
 import importlib.util
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from engine.config import RunConfig
 from engine.errors import ConfigError
+from engine.events import Event, Warned
 from engine.i18n import _
 
 TAG = "lora-tui.run"
@@ -44,6 +46,54 @@ def need_trackers(config: RunConfig) -> None:
                 _("wandb would ask for a key in the middle of the start."),
                 _("Run `wandb login` first, or set WANDB_MODE=offline."),
             )
+
+
+def guard(trainer: Any, tell: Callable[[Event], None]) -> None:
+    """A tracker that fails must not end a night's training: one that cannot begin is an error of the settings, before the first
+    step; one that fails later is taken out, and that is told once."""
+    from transformers.integrations import integration_utils as stock
+
+    kinds = {"tensorboard": stock.TensorBoardCallback, "wandb": stock.WandbCallback, "trackio": stock.TrackioCallback,
+             "swanlab": stock.SwanLabCallback, "mlflow": stock.MLflowCallback}  # fmt: skip
+    for name, kind in kinds.items():
+        for callback in [one for one in trainer.callback_handler.callbacks if type(one) is kind]:
+            callback.on_train_begin = _or_refuse(name, callback.on_train_begin)
+            for event in ("on_log", "on_save", "on_train_end"):
+                setattr(callback, event, _or_leave(name, callback, getattr(callback, event), trainer, tell))
+
+
+def _or_refuse(name: str, begin: Callable[..., Any]) -> Callable[..., Any]:
+    def guarded(*arguments: Any, **options: Any) -> Any:
+        try:
+            return begin(*arguments, **options)
+        except Exception as error:
+            raise ConfigError(
+                _("--report-to {name}: {name} did not begin").format(name=name), _words(error),
+                _("Mend its settings (its own environment variables), or leave it out with --report-to none."),
+            ) from error  # fmt: skip
+
+    return guarded
+
+
+def _or_leave(
+    name: str, callback: Any, handler: Callable[..., Any], trainer: Any, tell: Callable[[Event], None]
+) -> Callable[..., Any]:
+    def guarded(*arguments: Any, **options: Any) -> Any:
+        if callback not in trainer.callback_handler.callbacks:
+            return None
+        try:
+            return handler(*arguments, **options)
+        except Exception as error:
+            trainer.remove_callback(callback)
+            words = _("{name} failed and is told nothing more; the run goes on. {why}")
+            tell(Warned("tracker", words.format(name=name, why=_words(error))))
+            return None
+
+    return guarded
+
+
+def _words(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def tracker_name(run_id: str, output_dir: Path) -> str:
@@ -74,9 +124,11 @@ def _environment(config: RunConfig, run_id: str, output_dir: Path) -> Mapping[st
     if "wandb" in names:
         told |= {"WANDB_RUN_ID": run_id, "WANDB_RESUME": "allow", "WANDB_DIR": str(output_dir), "WANDB_PROJECT": "lora-tui"}
     if "swanlab" in names:
-        told |= {"SWANLAB_RUN_ID": run_id, "SWANLAB_RESUME": "allow", "SWANLAB_PROJECT": "lora-tui"}
+        told |= {"SWANLAB_RUN_ID": run_id, "SWANLAB_RESUME": "allow", "SWANLAB_PROJECT": "lora-tui",
+                 "SWANLAB_LOG_DIR": str(output_dir / "swanlab")}  # fmt: skip
     if "mlflow" in names:
-        told |= {"MLFLOW_TAGS": json.dumps({TAG: run_id}), "MLFLOW_EXPERIMENT_NAME": "lora-tui", **_known_to_mlflow(run_id)}
+        told |= {"MLFLOW_TAGS": json.dumps({TAG: run_id}), "MLFLOW_EXPERIMENT_NAME": "lora-tui"}
+        told |= _or_refuse("mlflow", _known_to_mlflow)(run_id)
     return told
 
 

@@ -57,3 +57,36 @@ def test_what_the_user_set_for_a_tracker_wins(tmp_path: Path, monkeypatch: pytes
     with trackers.tracked(RunConfig(report_to="wandb"), "0123456789ab", tmp_path):
         assert (os.environ["WANDB_PROJECT"], os.environ["WANDB_RUN_ID"]) == ("mine", "0123456789ab")
     assert os.environ["WANDB_PROJECT"] == "mine" and "WANDB_RUN_ID" not in os.environ
+
+
+def test_a_tracker_that_fails_in_the_middle_is_told_once_and_the_run_goes_on(
+    tmp_path: Path, tiny_model: Path, chat_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.integrations.integration_utils import TensorBoardCallback
+
+    log = TensorBoardCallback.on_log
+
+    def fails(self: Any, args: Any, state: Any, *rest: Any, **options: Any) -> None:
+        if state.global_step >= 3:
+            raise ConnectionError("the server is gone")
+        log(self, args, state, *rest, **options)
+
+    monkeypatch.setattr(TensorBoardCallback, "on_log", fails)
+    flags = {"dataset": chat_file, "model": tiny_model, "output": tmp_path / "run", "report_to": "tensorboard", **FLAGS}
+    outcome, events = train(**flags)
+    told = [event for event in events if event.type == "warned"]
+    assert [event.code for event in told] == ["tracker"] and "the server is gone" in told[0].message  # type: ignore[attr-defined]
+    assert outcome.state == "finished" and losses(tmp_path / "run")[-1][0] == outcome.step
+
+
+def test_a_tracker_that_cannot_begin_is_an_error_of_the_settings(
+    tmp_path: Path, tiny_model: Path, chat_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.integrations.integration_utils import TensorBoardCallback
+
+    def refuses(self: Any, *_arguments: Any, **_options: Any) -> None:
+        raise PermissionError("no such project")
+
+    monkeypatch.setattr(TensorBoardCallback, "on_train_begin", refuses)
+    with pytest.raises(ConfigError, match="no such project"):
+        train(dataset=chat_file, model=tiny_model, output=tmp_path / "run", report_to="tensorboard", **FLAGS)
