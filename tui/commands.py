@@ -119,6 +119,9 @@ def _export_parser() -> Parser:
         "--llama-cpp", metavar="DIR", type=Path,
         help=_("a folder of llama.cpp (default: its converters are fetched once, 77 MB)"),
     )  # fmt: skip
+    parser.add_argument(
+        "--lora", action="store_true", help=_("gguf, ollama: base and adapter each in a file of its own, instead of merged")
+    )
     parser.add_argument("--name", metavar="NAME", help=_("the model's name in Ollama (default: the run's folder)"))
     parser.add_argument("--replace", action="store_true", help=_("take the place of a model of that name in Ollama"))
     parser.add_argument("--json", action="store_true", help=_("as JSON on stdout"))
@@ -131,7 +134,7 @@ def _export(given: list[str]) -> int:
     from tui.export import Wanted, run_export
 
     into = Path(options.into) if options.into is not None else Path(options.out) / EXPORTS
-    wanted = Wanted(options.to, into, options.quantize, options.llama_cpp, options.name, options.replace)
+    wanted = Wanted(options.to, into, options.quantize, options.llama_cpp, options.name, options.replace, options.lora)
     return run_export(options.out, options.checkpoint, options.model, wanted, options.json)
 
 

@@ -28,6 +28,7 @@ class Wanted:
     llama_cpp: Path | None = None
     name: str | None = None
     replace: bool = False
+    lora: bool = False
 
 
 @dataclass
@@ -102,15 +103,20 @@ def _write_gguf(source: ExportSource, wanted: Wanted, answer_tokens: int) -> tup
     from engine.export.llama_cpp import find_llama_cpp
 
     tools = find_llama_cpp(wanted.llama_cpp, _aside)
-    made = export_gguf(source, wanted.into, wanted.quantize, tools, _aside, answer_tokens)
+    made = export_gguf(source, wanted.into, wanted.quantize, tools, _aside, answer_tokens, wanted.lora)
     told = Told(made.path)
-    _tell_merge(told, made.merge)
-    told.fields |= {"file": str(made.file), "quantization": made.kind, "bytes": made.bytes, "tensors": made.tensors,
+    if made.merge is not None:
+        _tell_merge(told, made.merge)
+    told.fields |= {"file": str(made.file), "adapter": str(made.adapter) if made.adapter else None,
+                    "quantization": made.kind, "bytes": made.bytes, "tensors": made.tensors,
                     "template": made.serving.template, "stops": made.serving.stops, "system": made.serving.system,
                     "context": made.serving.context, "rows_of_dataset": made.samples.of_dataset,
                     "proof": asdict(made.proof) if made.proof else None}  # fmt: skip
     told.lines.append(_("{name}: {kind}, {megabytes:.1f} MB, {count} tensors").format(
         name=made.file.name, kind=made.kind, megabytes=made.bytes / 1e6, count=made.tensors))  # fmt: skip
+    if made.adapter is not None:
+        told.lines.append(_("{name}: the adapter, {megabytes:.1f} MB: llama-server -m {base} --lora {name}").format(
+            name=made.adapter.name, megabytes=made.adapter.stat().st_size / 1e6, base=made.file.name))  # fmt: skip
     if made.proof is not None:
         proof = made.proof
         words = _("proven in llama.cpp: {rows} rows of the same tokens · loss {exported:.4f}, trained {trained:.4f} · logits within "

@@ -1,4 +1,5 @@
-"""One GGUF file for llama.cpp and Ollama: merged, converted by llama.cpp's own tools, and held against the trained model.
+"""GGUF for llama.cpp and Ollama: one merged file, or base and adapter each in its own; converted by llama.cpp's own tools, and held
+against the trained model.
 
 What is handed to the converter is written here, and holds no code: no Python files, and no `auto_map` that would name some.
 """
@@ -17,14 +18,17 @@ from engine.chat import Chat, Sampling, question
 from engine.checkpoints.verified import private_copy
 from engine.errors import ModelError
 from engine.export.card import model_card
-from engine.export.llama_cpp import FTYPES, HF, OUTTYPES, LlamaCpp, has_library
-from engine.export.merged import Checks, merged_bytes, write_merged
+from engine.export.llama_cpp import FTYPES, HF, LORA, OUTTYPES, LlamaCpp, has_library
+from engine.export.loading import load_adapted, tokenizer_of
+from engine.export.lora_gguf import fold, plain_base, refuse_inseparable
+from engine.export.merged import Checks, merged_bytes, need_memory, stored_dtype, write_merged
 from engine.export.modelfile import Serving, serving
 from engine.export.place import staged
 from engine.export.proof import Expected, Proof, expect, prove
 from engine.export.samples import Samples, take_samples
 from engine.export.source import ExportSource
 from engine.export.vocabulary import provide_sentencepiece
+from engine.hardware import Hardware
 from engine.i18n import _
 from engine.models.report import model_report
 
@@ -41,12 +45,15 @@ class Gguf:
     path: Path
     """The new folder."""
     file: Path
-    """The model in it; a Modelfile and a model card lie beside it."""
+    """The model in it, merged or the base; a Modelfile and a model card lie beside it."""
+    adapter: Path | None
+    """The adapter's own file, where it was kept apart."""
     kind: str
     bytes: int
     tensors: int
     """As the file's header counts them."""
-    merge: Checks
+    merge: Checks | None
+    """None: nothing was merged."""
     samples: Samples
     serving: Serving
     proof: Proof | None
@@ -64,16 +71,21 @@ def export_gguf(
     llama_cpp: LlamaCpp,
     tell: Tell = lambda text: None,
     answer_tokens: int = 0,
+    lora: bool = False,
 ) -> Gguf:
-    """Write the merged model of `source` as GGUF under `into`. `kind`: one of QUANTIZATIONS; None: as the base is stored.
-    `answer_tokens`: so many tokens the trained model answers one question with, to be held against another program's answer.
+    """Write the result of `source` as GGUF under `into`: merged, or with `lora` base and adapter in files of their own.
+
+    `kind`: one of QUANTIZATIONS; None: as the base is stored. `answer_tokens`: so many tokens the trained model answers one question
+    with, to be held against another program's answer.
 
     Raises OutputError, ModelError (a converter's refusal, a file that does not behave as the trained model), CannotContinue,
-    ConfigError.
+    ConfigError (`lora`, and the adapter is no sum of low-rank pairs).
     """
-    room = merged_bytes(source)
+    if lora:
+        refuse_inseparable(source)
+    name = "-".join(["gguf", *(["lora"] if lora else []), *([kind] if kind else [])])
     with (
-        staged(into, f"gguf-{kind}" if kind else "gguf", 3 * room + 2 * source.adapter.bytes) as (staging, target),
+        staged(into, name, 3 * merged_bytes(source) + 2 * source.adapter.bytes) as (staging, target),
         private_copy(source.adapter, into) as copy,
         tempfile.TemporaryDirectory(dir=into, prefix=".merged-") as temporary,
     ):
@@ -86,29 +98,40 @@ def export_gguf(
             answer = Chat(model, tokenizer).answer(said, "adapter", greedy) if answer_tokens else None
             seen.append((tokenizer, samples, expect(model, samples.rows), answer))
 
-        tell(_("merging"))
-        merged = Path(temporary)
-        checks = write_merged(source, copy, merged, look)
+        model_files = Path(temporary) / "model"
+        model_files.mkdir()
+        if lora:
+            need_memory(source, stored_dtype(source.base))
+            look(load_adapted(source, copy, Hardware("cpu", "", "float32", "")), tokenizer_of(source, copy))
+            plain_base(source, model_files)
+            checks, stored = None, stored_dtype(source.base)
+        else:
+            tell(_("merging"))
+            checks = write_merged(source, copy, model_files, look)
+            stored = checks.dtype
         tokenizer, samples, expected, answer = seen[0]
-        kind = kind or PLAIN[checks.dtype]
-        _make_plain(merged, source.base, _begins_with_bos(samples, tokenizer))
+        kind = kind or PLAIN[stored]
+        _make_plain(model_files, source.base, _begins_with_bos(samples, tokenizer))
         tell(_("converting to {kind}").format(kind=kind))
-        file = staging / f"{_name(source)}-{kind}.gguf"
-        _convert(llama_cpp, merged, file, kind, PLAIN[checks.dtype])
+        file = staging / f"{_name(source)}-{'base-' if lora else ''}{kind}.gguf"
+        _convert(llama_cpp, model_files, file, kind, PLAIN[stored])
+        adapter = _convert_adapter(llama_cpp, copy, model_files, staging / f"{_name(source)}-lora.gguf") if lora else None
         header = read_header(file)
-        served = serving(source, tokenizer, samples, model_report(str(merged)), header.adds_bos)
+        served = serving(source, tokenizer, samples, model_report(str(model_files)), header.adds_bos)
         proof = None
         if has_library():
             tell(_("holding it against the trained model, in llama.cpp"))
-            proof = prove(file, expected, kind)
+            proof = prove(file, expected, kind, adapter)
             if not proof.proven:
                 raise _differs(proof, kind)
-        (staging / "Modelfile").write_text(served.modelfile(file.name), encoding="utf-8")
-        (staging / "README.md").write_text(model_card(source, merged=True), encoding="utf-8")
+        text = served.modelfile(file.name, adapter.name if adapter else None)
+        (staging / "Modelfile").write_text(text, encoding="utf-8")
+        (staging / "README.md").write_text(model_card(source, merged=not lora), encoding="utf-8")
         size = file.stat().st_size
     return Gguf(
-        target, target / file.name, kind, size, header.tensors, checks, samples, served, proof, _question(samples), answer
-    )
+        target, target / file.name, target / adapter.name if adapter else None, kind, size, header.tensors, checks, samples,
+        served, proof, _question(samples), answer,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -150,6 +173,13 @@ def _convert(llama_cpp: LlamaCpp, merged: Path, file: Path, kind: str, plain: st
     between = merged / f"{plain}.gguf"
     llama_cpp.convert(HF, [merged, "--outfile", between, "--outtype", plain])
     llama_cpp.quantize(between, file, kind)
+
+
+def _convert_adapter(llama_cpp: LlamaCpp, copy: Path, base: Path, file: Path) -> Path:
+    with tempfile.TemporaryDirectory(dir=base.parent) as folder:
+        fold(copy, Path(folder))
+        llama_cpp.convert(LORA, [folder, "--base", base, "--outfile", file, "--outtype", "f32"])
+    return file
 
 
 def _begins_with_bos(samples: Samples, tokenizer: Any) -> bool:

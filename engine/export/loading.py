@@ -40,3 +40,10 @@ def load_adapted(
             _("Name the base it was trained on with --model."),
         )
     return model.eval().to(hardware.device)
+
+
+def tokenizer_of(source: ExportSource, copy: Path) -> Any:
+    """The tokenizer saved with the adapter, else the base's."""
+    from engine.training.model import load_tokenizer
+
+    return load_tokenizer(copy if (copy / "tokenizer_config.json").is_file() else source.base)

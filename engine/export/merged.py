@@ -18,7 +18,7 @@ from typing import Any
 from engine.checkpoints.verified import private_copy
 from engine.errors import ModelError
 from engine.export.card import model_card
-from engine.export.loading import load_adapted
+from engine.export.loading import load_adapted, tokenizer_of
 from engine.export.place import staged
 from engine.export.source import ExportSource
 from engine.i18n import _
@@ -85,10 +85,9 @@ def _merge(source: ExportSource, copy: Path, staging: Path, look: Callable[[Any,
     import torch
 
     from engine.hardware import Hardware
-    from engine.training.model import load_tokenizer
 
-    dtype = _dtype(source.base)
-    _need_memory(source, dtype)
+    dtype = stored_dtype(source.base)
+    need_memory(source, dtype)
     untied = False
 
     def prepare(base: Any, wanted: Any) -> None:
@@ -96,7 +95,7 @@ def _merge(source: ExportSource, copy: Path, staging: Path, look: Callable[[Any,
         untied = _touches_embeddings(wanted) and _untie(base)
 
     model = load_adapted(source, copy, Hardware("cpu", "", "float32", ""), prepare)
-    tokenizer = load_tokenizer(copy if (copy / "tokenizer_config.json").is_file() else source.base)
+    tokenizer = tokenizer_of(source, copy)
     look(model, tokenizer)
     ids = torch.arange(48).reshape(2, 24) * 7919 % model.get_input_embeddings().weight.shape[0]
     with torch.no_grad():
@@ -115,7 +114,7 @@ def _merge(source: ExportSource, copy: Path, staging: Path, look: Callable[[Any,
     return dtype, differ, untied
 
 
-def _need_memory(source: ExportSource, dtype: str) -> None:
+def need_memory(source: ExportSource, dtype: str) -> None:
     """The base in float32 must fit: a machine that swaps through a merge looks dead for an hour. Raises ModelError."""
     from engine.hardware import free_memory
 
@@ -129,7 +128,7 @@ def _need_memory(source: ExportSource, dtype: str) -> None:
         )
 
 
-def _dtype(base: Path) -> str:
+def stored_dtype(base: Path) -> str:
     """The precision the base is stored in; float32 where its config.json does not say."""
     from engine.training.model import read_model_config
 

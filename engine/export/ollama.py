@@ -85,9 +85,11 @@ class Server:
         try:
             with _answering():
                 digest = self._upload(exported.file, progress)
+                adapter = exported.adapter
+                adapters = {adapter.name: self._upload(adapter, progress)} if adapter is not None else None
                 last = None
                 for step in self._client.create(
-                    model=name, files={exported.file.name: digest}, template=served.template, system=served.system,
+                    model=name, files={exported.file.name: digest}, adapters=adapters, template=served.template, system=served.system,
                     parameters=served.parameters(), stream=True,
                 ):  # fmt: skip
                     last = step.status

@@ -60,6 +60,31 @@ def test_a_run_becomes_a_file_with_a_modelfile_beside_it(trained: Path, llama_cp
     assert {path.name for path in (trained / "export").iterdir()} <= {"gguf-q8_0", ".lock"}
 
 
+def test_an_adapter_can_have_a_file_of_its_own(trained: Path, llama_cpp: LlamaCpp) -> None:
+    made = export_gguf(find_source(trained), trained / "export", None, llama_cpp, lora=True)
+    assert made.adapter is not None and made.merge is None
+    assert {path.name for path in made.path.iterdir()} == {
+        "my-run-base-f32.gguf", "my-run-lora.gguf", "Modelfile", "README.md"
+    }  # fmt: skip
+    told = (made.path / "Modelfile").read_text(encoding="utf-8")
+    assert told.startswith("FROM ./my-run-base-f32.gguf\nADAPTER ./my-run-lora.gguf\n")
+    assert not [path for path in (trained / "export").rglob("*") if path.is_symlink()]
+
+
+@pytest.mark.parametrize(
+    "lora", [{"use_dora": True}, {"modules_to_save": ["lm_head"]}, {"target_modules": ["q_proj", "embed_tokens"]}], ids=str
+)
+def test_what_is_no_low_rank_pair_is_refused_before_anything_is_loaded(
+    lora: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = build(tmp_path / "base", "llama", tie_word_embeddings=False)
+    source = find_source(adapter_on(base, tmp_path / "out", **lora), model=str(base))
+    monkeypatch.setattr(writing, "load_adapted", lambda *_words: pytest.fail("it was loaded"))
+    with pytest.raises(ConfigError, match="cannot keep this adapter apart"):
+        export_gguf(source, tmp_path / "to", None, LlamaCpp(tmp_path, False), lora=True)
+    assert not (tmp_path / "to").exists()
+
+
 def test_a_refusal_is_told_in_the_converters_words_and_leaves_nothing(
     trained: Path, llama_cpp: LlamaCpp, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,31 @@ def test_every_kind_of_lora(lora: dict[str, Any], tmp_path: Path, llama_cpp: Lla
     assert made.proof is not None and made.proof.proven
 
 
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "qwen2"])
+def test_an_adapter_in_a_file_of_its_own_gives_the_trained_models_logits(
+    family: str, tmp_path: Path, llama_cpp: LlamaCpp
+) -> None:
+    base = build(tmp_path / "base", family, sentencepiece=True)
+    source = find_source(adapter_on(base, tmp_path / "out"), model=str(base))
+    made = export_gguf(source, tmp_path / "to", None, llama_cpp, lora=True)
+    assert made.adapter is not None and made.proof is not None and made.proof.proven
+
+
+@pytest.mark.parametrize(
+    "scaled",
+    [{"use_rslora": True}, {"alpha_pattern": {"q_proj": 3}}, {"rank_pattern": {"layers.1.mlp.up_proj": 2}},
+     {"use_rslora": True, "rank_pattern": {"q_proj": 8}, "alpha_pattern": {"down_proj": 5}}],
+    ids=str,
+)  # fmt: skip
+def test_every_scale_is_folded_into_the_one_that_llama_cpp_knows(
+    scaled: dict[str, Any], tmp_path: Path, llama_cpp: LlamaCpp
+) -> None:
+    base = build(tmp_path / "base", "llama", sentencepiece=True)
+    source = find_source(adapter_on(base, tmp_path / "out", **scaled), model=str(base))
+    made = export_gguf(source, tmp_path / "to", None, llama_cpp, lora=True)
+    assert made.proof is not None and made.proof.proven
+
+
 @pytest.mark.parametrize("kind", ["f16", "bf16", "q8_0"])
 def test_the_number_formats_stay_within_their_bands(kind: str, trained: Path, llama_cpp: LlamaCpp) -> None:
     made = export_gguf(find_source(trained), trained / "export", kind, llama_cpp)

@@ -12,6 +12,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ def exported(tmp_path: Path) -> Gguf:
     file = tmp_path / "mine-q8_0.gguf"
     file.write_bytes(b"GGUF" * 700_000)
     serving = Serving("{{ .Prompt }}", ("<|im_end|>",), "Be brief.", 512, 4)
-    return Gguf(tmp_path, file, "q8_0", file.stat().st_size, 1, None, None, serving, None, "question 1", None)  # type: ignore[arg-type]
+    return Gguf(tmp_path, file, None, "q8_0", file.stat().st_size, 1, None, None, serving, None, "question 1", None)  # type: ignore[arg-type]
 
 
 def test_the_file_its_template_and_parameters_arrive(ollama: Speaking, exported: Gguf) -> None:
@@ -126,6 +127,15 @@ def test_the_file_its_template_and_parameters_arrive(ollama: Speaking, exported:
     assert (made["template"], made["system"]) == ("{{ .Prompt }}", "Be brief.")
     assert made["parameters"] == {"stop": ["<|im_end|>"], "num_ctx": 512}
     assert shares == sorted(shares) and len([share for share in shares if share < 1]) >= 2
+
+
+def test_an_adapter_in_a_file_of_its_own_arrives_beside_its_base(ollama: Speaking, exported: Gguf, tmp_path: Path) -> None:
+    adapter = tmp_path / "mine-lora.gguf"
+    adapter.write_bytes(b"GGUF" * 1000)
+    with Server() as server:
+        server.register(replace(exported, adapter=adapter), "mine")
+    digest = f"sha256:{hashlib.sha256(adapter.read_bytes()).hexdigest()}"
+    assert ollama.models["mine:latest"]["adapters"] == {adapter.name: digest} and digest in ollama.blobs
 
 
 def test_what_is_there_is_not_uploaded_again(ollama: Speaking, exported: Gguf) -> None:
