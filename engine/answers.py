@@ -18,6 +18,7 @@ from engine.checkpoints.scan import Scan, glance
 from engine.config import Resolved, Source, environment, read_toml, resolve
 from engine.folder import last_run, named, proposed_output, source_of_run
 from engine.remembered import source_remembered
+from engine.resume.logged import logged_schedule
 from engine.resume.recommend import settle
 
 
@@ -83,7 +84,7 @@ def _of_checkpoint(path: Path, weights: bool = False) -> list[Source]:
 
 
 def _told_by(checkpoint: Checkpoint) -> Source:
-    """The answers that a checkpoint of another tool gives: the shape of its adapter, its base, its length."""
+    """The answers that a checkpoint of another tool gives: the shape of its adapter, its base, its length and its schedule."""
     shape = checkpoint.adapter
     values: dict[str, Any] = {}
     if shape is not None:
@@ -93,4 +94,9 @@ def _told_by(checkpoint: Checkpoint) -> Source:
         if shape.base_model and Path(shape.base_model).is_dir():
             values["model"] = shape.base_model
     values["epochs"] = checkpoint.total_epochs
-    return Source("run", str(checkpoint.path), {key: value for key, value in values.items() if value})
+    values["batch_size"] = checkpoint.batch_size
+    told = {key: value for key, value in values.items() if value}
+    schedule = logged_schedule(checkpoint)
+    if schedule is not None:
+        told |= {"learning_rate": schedule.learning_rate, "scheduler": schedule.scheduler, "warmup": schedule.warmup_steps}
+    return Source("run", str(checkpoint.path), told)

@@ -84,6 +84,8 @@ class Checkpoint:
     history: tuple[LogRow, ...]
     adapter: AdapterShape | None
     manifest: Manifest | None
+    batch_size: int | None = None
+    """Rows at a time on a device, where Trainer wrote it down."""
 
     @property
     def remaining_epochs(self) -> float | None:

@@ -229,6 +229,7 @@ def _put_together(
         history=history,
         adapter=weights.adapter,
         manifest=manifest,
+        batch_size=manifest.geometry.batch_size if manifest else state.batch_size if state else None,
     )
 
 

@@ -31,6 +31,8 @@ class TrainerState:
     history: tuple[LogRow, ...]
     log_keys: frozenset[str]
     """Every key of any log row; they tell which trainer wrote it."""
+    batch_size: int | None
+    """Rows at a time on a device (train_batch_size)."""
 
 
 def read_state(path: Path) -> TrainerState:
@@ -66,6 +68,7 @@ def parse_state(raw: dict[str, Any]) -> TrainerState:
         total_epochs=total if total is not None and 0 < total < ENDLESS else None,
         history=tuple(_row(row) for row in rows if count(row.get("step")) is not None),
         log_keys=frozenset(key for row in rows for key in row),
+        batch_size=count(raw.get("train_batch_size")) or None,
     )
 
 

@@ -131,8 +131,14 @@ def rng_item(folder: Path, manifest: Manifest | None) -> Item:
     return same("rng", manifest.rng, now, _("The random states are not those that were saved."))
 
 
-def plan_items(differences: tuple[Difference, ...], saved: Manifest | None, now: Mapping[str, str]) -> list[Item]:
-    """schedule and batch_geometry: as the plan said. `now`: item -> what it is in this run."""
+def plan_items(
+    differences: tuple[Difference, ...],
+    saved: Manifest | None,
+    now: Mapping[str, str],
+    logged: Mapping[str, tuple[str, str]],
+) -> list[Item]:
+    """schedule and batch_geometry: as the plan said. `now`: item -> what it is in this run; `logged`: item -> what another tool's log
+    tells of it (logged.py), and the same of this run."""
     items = []
     for name in ("schedule", "batch_geometry"):
         found = [difference for difference in differences if difference.item == name]
@@ -146,6 +152,9 @@ def plan_items(differences: tuple[Difference, ...], saved: Manifest | None, now:
                     _("What was asked wins: {reason}.").format(reason=found[0].reason),
                 )
             )
+        elif saved is None and name in logged:
+            words = _("By what the other tool logged; what was asked wins.")
+            items.append(same(name, *logged[name], words, otherwise="changed"))
         elif saved is None:
             items.append(unknown(name, now[name]))
         else:

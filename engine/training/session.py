@@ -26,6 +26,7 @@ from engine.events import Event, RunFinished, RunStopped, Warned
 from engine.folder import FINAL, write_run_toml
 from engine.hardware import Hardware
 from engine.i18n import _
+from engine.resume.logged import against_log
 from engine.resume.plan import ResumePlan
 from engine.resume.receipt import Item, Receipt, accepted, next_batch_item
 from engine.training.advice import advise_by
@@ -303,6 +304,7 @@ class Session:
             "schedule": f"{self.config.scheduler} {self.config.learning_rate:g}, {self.length.total_steps} steps",
             "batch_geometry": f"{self.batch_size} x {self.config.grad_accum}",
         }
+        logged = against_log(checkpoint, self.config, self.length) if manifest is None else {}
         rescheduled = any(difference.item == "schedule" for difference in self.plan.differences)
         restarted = any(item.item == "dataset" and item.verdict == "changed" for item in self.early)
         position = (
@@ -317,7 +319,7 @@ class Session:
             memory.scheduler_item(trainer.lr_scheduler, step, manifest, rescheduled or restarted),
             memory.rng_item(checkpoint.path, manifest),
             position,
-            *memory.plan_items(self.plan.differences, manifest, now),
+            *memory.plan_items(self.plan.differences, manifest, now, logged),
             memory.precision_item(manifest, self.saver.precision, self.hardware.device),
             memory.scaler_item(self.source, self.hardware.precision),
             memory.probe_item(probe_saved, probe_now, self.saver.probe_base, checkpoint.loss, self.saver.precision),

@@ -76,6 +76,20 @@ def test_it_goes_on_where_it_stood_with_what_is_proven_and_what_is_assumed_told(
     assert not [event for event in events if isinstance(event, LossJumped)]
 
 
+def test_without_a_word_it_keeps_the_other_tools_schedule_and_batches(run: Path, trainers: Path, taught_model: Path) -> None:
+    _outcome, events = train(output=run, dataset=trainers / "data.jsonl", model=taught_model, train_on="all")
+    assert {item: receipt(events)[item] for item in ("schedule", "batch_geometry")} == {
+        "schedule": "ok", "batch_geometry": "ok"
+    }  # fmt: skip
+    logged = {event.step: event.learning_rate for event in events if isinstance(event, Step)}
+    assert logged == pytest.approx({step: 5e-3 * (22 - step) / 21 for step in range(15, 22)})
+
+
+def test_what_is_asked_wins_over_the_other_tools_schedule_and_is_told(run: Path, trainers: Path, taught_model: Path) -> None:
+    verdicts = receipt(go_on(run, trainers, taught_model, scheduler="cosine"))
+    assert verdicts["schedule"] == "changed"
+
+
 def test_an_older_pickle_of_the_adapter_is_continued_too(run: Path, trainers: Path, taught_model: Path) -> None:
     import torch
     from safetensors.torch import load_file

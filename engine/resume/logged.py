@@ -1,0 +1,106 @@
+"""What the log of another tool's run tells of its schedule: kind, peak, warmup and length, read off the learning rates it logged.
+
+Such a tool keeps no settings where they could be read without running something (training_args.bin is a pickle), but Trainer logs the
+rate with every loss, to its last digit. The three schedules this tool knows have closed forms (steps.py), so one that gives every
+logged rate is the one that was used, and going on with it is going on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from engine.checkpoints.checkpoint import Checkpoint, LogRow
+from engine.config import RunConfig
+from engine.i18n import _
+from engine.training.steps import Length, learning_rate_at, warmup_steps
+
+ROWS = 64
+"""Logged rates that are looked at, evenly spread."""
+LEAST = 3
+"""Fewer rates fit anything."""
+EXACT = 1e-6
+"""Largest deviation from a logged rate, as a share of the peak."""
+MOST_WARMUPS = 2_000
+
+
+@dataclass(frozen=True)
+class LoggedSchedule:
+    """The schedule that gives every logged rate."""
+
+    scheduler: Literal["linear", "cosine", "constant"]
+    learning_rate: float
+    warmup_steps: int
+    total_steps: int
+
+    def words(self) -> str:
+        """As the receipt shows it."""
+        return schedule_words(self.scheduler, self.learning_rate, self.warmup_steps, self.total_steps)
+
+
+def schedule_words(scheduler: str, learning_rate: float, warmup: int, total: int) -> str:
+    """A schedule in a line."""
+    return f"{scheduler} {learning_rate:g}, {total} steps" + (f", warmup {warmup}" if warmup else "")
+
+
+def against_log(checkpoint: Checkpoint, config: RunConfig, length: Length) -> dict[str, tuple[str, str]]:
+    """Receipt item -> what the log of another tool's run tells of it, and the same of the run that goes on from there."""
+    found = {}
+    schedule = logged_schedule(checkpoint)
+    if schedule is not None:
+        warmup = warmup_steps(config, length.total_steps)
+        found["schedule"] = (
+            schedule.words(),
+            schedule_words(config.scheduler, config.learning_rate, warmup, length.total_steps),
+        )
+    if checkpoint.step and checkpoint.epoch:
+        each = _("{count} steps an epoch")
+        found["batch_geometry"] = (
+            each.format(count=round(checkpoint.step / checkpoint.epoch)),
+            each.format(count=length.steps_per_epoch),
+        )
+    return found
+
+
+def logged_schedule(checkpoint: Checkpoint) -> LoggedSchedule | None:
+    """The schedule of the run that saved `checkpoint`; None where its log does not tell, or tells of one that is not known here."""
+    total = checkpoint.max_steps
+    rated = [row for row in checkpoint.history if row.learning_rate is not None and 0 < row.step <= (total or 0)]
+    if total is None or len(rated) < LEAST:
+        return None
+    rows = [rated[index * (len(rated) - 1) // (min(ROWS, len(rated)) - 1)] for index in range(min(ROWS, len(rated)))]
+    for scheduler in ("constant", "linear", "cosine"):
+        for warmup in _warmups(rated, total):
+            # The rate of the step that was done, as newer versions log it, or of the one that is next, as older ones did.
+            for behind in (1, 0):
+                peak = _peak(rows, scheduler, warmup, total, behind)
+                if peak is not None:
+                    return LoggedSchedule(scheduler, peak, warmup, total)
+    return None
+
+
+def _warmups(rated: Sequence[LogRow], total: int) -> list[int]:
+    """Steps of warmup that the rates leave possible: up to where they no longer rise."""
+    highest = max(range(len(rated)), key=lambda index: rated[index].learning_rate or 0.0)
+    if highest == 0:
+        return list(range(min(rated[0].step + 1, total, MOST_WARMUPS)))
+    begin = rated[highest - 1].step
+    end = rated[highest + 1].step if highest + 1 < len(rated) else total
+    return [0, *range(max(1, begin - 1), min(end + 1, total, begin + MOST_WARMUPS))]
+
+
+def _peak(rows: Sequence[LogRow], scheduler: str, warmup: int, total: int, behind: int) -> float | None:
+    """The peak with which the schedule gives each logged rate; None where none does."""
+    unit = RunConfig(learning_rate=1.0, scheduler=scheduler, warmup=warmup)
+    shares = [learning_rate_at(unit, total, row.step - behind) for row in rows]
+    norm = sum(share * share for share in shares)
+    if norm == 0:
+        return None
+    rates = [row.learning_rate or 0.0 for row in rows]
+    peak = sum(rate * share for rate, share in zip(rates, shares, strict=True)) / norm
+    if peak <= 0 or any(abs(rate - peak * share) > EXACT * peak for rate, share in zip(rates, shares, strict=True)):
+        return None
+    short = float(f"{peak:.6g}")  # what a person typed, rather than a sum's last digits
+    return short if math.isclose(short, peak, rel_tol=EXACT) else peak

@@ -1,0 +1,66 @@
+"""The schedule of another tool's run, read off its log."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.checkpoints.checkpoint import Checkpoint, Grade, LogRow
+from engine.config import RunConfig
+from engine.resume.logged import LoggedSchedule, logged_schedule
+from engine.training.steps import learning_rate_at
+
+
+def checkpoint(rates: dict[int, float | None], total: int | None) -> Checkpoint:
+    return Checkpoint(
+        "checkpoint-9", Path("checkpoint-9"), Grade.COMPLETE, "run-1", "Trainer", max(rates, default=0), 1.0, None, None, total, None,
+        None, 0, (), True, (), tuple(LogRow(step, None, 1.0, None, rate) for step, rate in rates.items()), None, None,
+    )  # fmt: skip
+
+
+def rates(scheduler: str, peak: float, warmup: int, total: int, steps: range, behind: int) -> dict[int, float | None]:
+    config = RunConfig(scheduler=scheduler, learning_rate=peak, warmup=warmup)
+    return {step: learning_rate_at(config, total, step - behind) for step in steps}
+
+
+@given(
+    scheduler=st.sampled_from(["linear", "cosine", "constant"]),
+    peak=st.sampled_from([2e-4, 5e-5, 1e-3, 3.7e-4]),
+    total=st.integers(100, 3_000),
+    warm=st.floats(0, 0.3),
+    every=st.sampled_from([1, 5, 10]),
+    done=st.floats(0.5, 1),
+    behind=st.sampled_from([0, 1]),
+)
+def test_it_gives_every_rate_that_is_still_to_come(
+    scheduler: str, peak: float, total: int, warm: float, every: int, done: float, behind: int
+) -> None:
+    warmup, last = int(warm * total), max(6 * every, int(done * total))
+    given = rates(scheduler, peak, warmup, total, range(every, last + 1, every), behind)
+    found = logged_schedule(checkpoint(given, total))
+    assert found is not None
+    config = RunConfig(scheduler=found.scheduler, learning_rate=found.learning_rate, warmup=found.warmup_steps)
+    ahead = rates(scheduler, peak, warmup, total, range(last, total), 0)
+    if last >= warmup:
+        for step, rate in ahead.items():
+            assert learning_rate_at(config, total, step) == pytest.approx(rate, abs=1e-3 * peak)
+
+
+def test_a_schedule_of_another_kind_is_not_known() -> None:
+    polynomial = {step: 1e-4 * (1 - step / 100) ** 2 for step in range(1, 60)}
+    assert logged_schedule(checkpoint(dict(polynomial), 100)) is None
+
+
+@pytest.mark.parametrize("given", [{}, {1: 1e-4, 2: 9e-5}, {1: None, 2: None, 3: None}, {1: 0.0, 2: 0.0, 3: 0.0, 4: 0.0}])
+def test_too_little_tells_nothing(given: dict[int, float | None]) -> None:
+    assert logged_schedule(checkpoint(given, 10)) is None
+
+
+def test_without_a_length_nothing_is_told() -> None:
+    known = checkpoint(rates("linear", 1e-4, 0, 100, range(1, 50), 1), 100)
+    assert logged_schedule(known) == LoggedSchedule("linear", 1e-4, 0, 100)
+    assert logged_schedule(replace(known, max_steps=None)) is None
