@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,10 @@ from tui.streams import quiet_libraries
 if TYPE_CHECKING:
     from engine.export.gguf import Gguf
     from engine.export.merged import Checks
+
+
+Aside = Callable[[str], None]
+"""Told what is being done; an empty text: nothing any more."""
 
 
 @dataclass(frozen=True)
@@ -42,37 +47,48 @@ class Told:
 
 def run_export(out: str, checkpoint: str | None, model: str | None, wanted: Wanted, as_json: bool) -> int:
     """Export, and say where it lies and what was checked; the exit code. Raises the engine's errors."""
-    if wanted.to in ("gguf", "ollama"):
-        from engine.export.llama_cpp import refuse_impossible
-
-        refuse_impossible(wanted.quantize, wanted.llama_cpp)
-    source = find_source(Path(out), checkpoint, model)
-    carry_out = {"adapter": _adapter, "merged": _merged, "gguf": _gguf, "ollama": _ollama}[wanted.to]
-    if wanted.to != "adapter":
-        from engine.hardware import prepare_process
-
-        prepare_process()
-        quiet_libraries()
-    told = carry_out(source, wanted)
-    if not source.base_proven:
-        told.lines.append(_("no manifest says which base it was trained on; that this is the one was not checked"))
+    try:
+        source, told = carry_out(Path(out), checkpoint, model, wanted, _aside)
+    finally:
+        _aside("")
     if as_json:
         document = {"schema": 1, "to": wanted.to, "from": str(source.adapter.path), "base": source.base_name,
                     "base_proven": source.base_proven, **told.fields, "path": str(told.path)}  # fmt: skip
         sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         return 0
-    for line in (_("exported {name} to {path}").format(name=source.adapter.path.name, path=told.path), *told.lines):
+    for line in told.lines:
         sys.stdout.write(visible(line) + "\n")
     return 0
 
 
-def _adapter(source: ExportSource, wanted: Wanted) -> Told:
+def carry_out(
+    out: Path, checkpoint: str | None, model: str | None, wanted: Wanted, aside: Aside
+) -> tuple[ExportSource, Told]:
+    """Export what is wanted; `aside` is told how it goes. Raises the engine's errors."""
+    if wanted.to in ("gguf", "ollama"):
+        from engine.export.llama_cpp import refuse_impossible
+
+        refuse_impossible(wanted.quantize, wanted.llama_cpp)
+    source = find_source(out, checkpoint, model)
+    if wanted.to != "adapter":
+        from engine.hardware import prepare_process
+
+        prepare_process()
+        quiet_libraries()
+    told = {"adapter": _adapter, "merged": _merged, "gguf": _gguf, "ollama": _ollama}[wanted.to](source, wanted, aside)
+    told.lines.insert(0, _("exported {name} to {path}").format(name=source.adapter.path.name, path=told.path))
+    if not source.base_proven:
+        told.lines.append(_("no manifest says which base it was trained on; that this is the one was not checked"))
+    return source, told
+
+
+def _adapter(source: ExportSource, wanted: Wanted, aside: Aside) -> Told:
     from engine.export.adapter import export_adapter
 
     return Told(export_adapter(source, wanted.into))
 
 
-def _merged(source: ExportSource, wanted: Wanted) -> Told:
+def _merged(source: ExportSource, wanted: Wanted, aside: Aside) -> Told:
     from engine.export.merged import export_merged
 
     merged = export_merged(source, wanted.into)
@@ -91,19 +107,19 @@ def _tell_merge(told: Told, checks: Checks) -> None:
         )
 
 
-def _gguf(source: ExportSource, wanted: Wanted) -> Told:
-    told, made = _write_gguf(source, wanted, 0)
+def _gguf(source: ExportSource, wanted: Wanted, aside: Aside) -> Told:
+    told, made = _write_gguf(source, wanted, 0, aside)
     told.lines.append(_("into Ollama: {command}").format(command=_command(source, made, wanted)))
     return told
 
 
-def _write_gguf(source: ExportSource, wanted: Wanted, answer_tokens: int) -> tuple[Told, Gguf]:
+def _write_gguf(source: ExportSource, wanted: Wanted, answer_tokens: int, aside: Aside) -> tuple[Told, Gguf]:
     """Write it, and what is to be said of the file."""
     from engine.export.gguf import export_gguf
     from engine.export.llama_cpp import find_llama_cpp
 
-    tools = find_llama_cpp(wanted.llama_cpp, _aside)
-    made = export_gguf(source, wanted.into, wanted.quantize, tools, _aside, answer_tokens, wanted.lora)
+    tools = find_llama_cpp(wanted.llama_cpp, aside)
+    made = export_gguf(source, wanted.into, wanted.quantize, tools, aside, answer_tokens, wanted.lora)
     told = Told(made.path)
     if made.merge is not None:
         _tell_merge(told, made.merge)
@@ -149,7 +165,7 @@ def _command(source: ExportSource, made: Gguf, wanted: Wanted) -> str:
     return f"ollama create {name} -f {shlex.quote(str((made.path / 'Modelfile').absolute()))}"
 
 
-def _ollama(source: ExportSource, wanted: Wanted) -> Told:
+def _ollama(source: ExportSource, wanted: Wanted, aside: Aside) -> Told:
     from engine.errors import ConfigError, OutputError
     from engine.export.ollama import LONGEST_ANSWER, Server, model_name
 
@@ -161,7 +177,7 @@ def _ollama(source: ExportSource, wanted: Wanted) -> Told:
                 _("Ollama has a model {name} already").format(name=name),
                 fix=_("Choose another name with --name, or take its place with --replace."),
             )
-        told, made = _write_gguf(source, wanted, LONGEST_ANSWER if version is not None else 0)
+        told, made = _write_gguf(source, wanted, LONGEST_ANSWER if version is not None else 0, aside)
         command = _command(source, made, wanted)
         told.fields |= {"name": name, "ollama": version, "command": command}
         if version is None:
@@ -169,13 +185,11 @@ def _ollama(source: ExportSource, wanted: Wanted) -> Told:
                 host=server.host, command=command))  # fmt: skip
             return told
         try:
-            server.register(made, name, lambda what, share: _aside(f"{what} {share:.0%}", again=True))
+            server.register(made, name, lambda what, share: aside(f"{what} {share:.0%}"))
             answer = server.ask(name, made.asked)
         except OutputError as error:
             kept = _("The files are whole, in {path}. By hand: {command}").format(path=made.path, command=command)
             raise OutputError(error.title, error.detail, f"{error.fix} {kept}") from error
-        finally:
-            _aside("")
     told.fields |= {"asked": made.asked, "answer": answer, "answer_trained": made.answer}
     told.lines += [
         _("Ollama {version} has it as {name}: ollama run {name}").format(version=version, name=name),
@@ -189,8 +203,8 @@ def _ollama(source: ExportSource, wanted: Wanted) -> Told:
     return told
 
 
-def _aside(text: str, again: bool = False) -> None:
-    """Progress, for a person who looks on."""
+def _aside(text: str) -> None:
+    """Progress, for a person who looks on: each word in the place of the one before."""
     if sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[K{visible(text)}" + ("" if again or not text else "\n"))
+        sys.stderr.write(f"\r\x1b[K{visible(text)}")
         sys.stderr.flush()

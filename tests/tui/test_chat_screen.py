@@ -55,3 +55,25 @@ async def test_rows_of_the_dataset_are_asked_and_leaving_in_the_middle_is_at_onc
         await hand.press(*"again", "enter", "escape")
         await hand.arrive("ResultScreen")
         await hand.until(lambda: not [one for one in app.workers if one.name == "chat" and one.is_running], 20)
+
+
+async def test_how_answers_are_drawn_can_be_set_and_is_the_same_for_both(wizard: Make, flags: dict[str, Any]) -> None:
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await to_chat(hand)
+        await hand.press("ctrl+t", "home", "shift+end", *"1.5", "enter", *"question", "enter")
+        await hand.until(lambda: hand.shows("temperature 1.5, top-p 1, seed 42, on both sides"), 60)
+        shown = hand.screen._shown["base"].plain  # type: ignore[attr-defined]
+        await hand.press("ctrl+l", *"question", "enter")
+        await hand.until(lambda: hand.screen._shown["base"].plain == shown, 60)  # type: ignore[attr-defined]
+
+
+async def test_a_setting_that_is_no_number_is_said_and_nothing_is_asked(wizard: Make, flags: dict[str, Any]) -> None:
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await to_chat(hand)
+        await hand.press("ctrl+t", *"warm", "enter", *"question", "enter")
+        await hand.until(lambda: hand.shows("must be numbers"))
+        assert not hand.shows("> question")

@@ -38,14 +38,15 @@ class ChatScreen(WizardScreen):
         Binding("escape", "leave", N_("Back"), priority=True),
         Binding("ctrl+r", "row", N_("Ask a row of the dataset"), priority=True),
         Binding("ctrl+l", "again", N_("Begin anew"), priority=True),
+        Binding("ctrl+t", "sampling", N_("How answers are drawn"), priority=True),
         Binding("ctrl+q", "leave", show=False, priority=True),
     ]
 
     def __init__(self, out: Path) -> None:
         super().__init__()
         self._out = out
-        self._asked: queue.Queue[str | int | None] = queue.Queue()
-        """Questions; numbers are rows of the dataset; None: leave."""
+        self._asked: queue.Queue[tuple[str | int, Sampling] | None] = queue.Queue()
+        """Questions, and how their answers are drawn; numbers are rows of the dataset; None: leave."""
         self._left = False
         self._row = 0
         self._said: dict[Side, list[dict[str, str]]] = {side: [] for side in SIDES}
@@ -58,6 +59,15 @@ class ChatScreen(WizardScreen):
                     yield Static(title, classes="speaker-name", markup=False)
                     with VerticalScroll(id=f"{side}-scroll", can_focus=False):
                         yield Static("", id=side, markup=False)
+        with Horizontal(id="sampling"):
+            for name, title, value in (
+                ("temperature", _("temperature"), Sampling.temperature),
+                ("top_p", _("top-p"), Sampling.top_p),
+                ("seed", _("seed"), Sampling.seed),
+                ("max_new_tokens", _("tokens at most"), Sampling.max_new_tokens),
+            ):
+                yield Static(title, markup=False)
+                yield Input(f"{value:g}", id=name, compact=True)
         yield Static(_("loading the model"), id="chat-state", markup=False)
         yield Input(placeholder=_("Ask something"), id="question")
         yield Footer(compact=True)
@@ -68,13 +78,33 @@ class ChatScreen(WizardScreen):
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
-        if asked := event.value.strip():
+        if event.input.id != "question":
+            self.query_one("#question").focus()
+        elif (asked := event.value.strip()) and (sampling := self._sampling()) is not None:
             event.input.value = ""
-            self._asked.put(asked)
+            self._asked.put((asked, sampling))
 
     def action_row(self) -> None:
-        self._row += 1
-        self._asked.put(self._row)
+        if (sampling := self._sampling()) is not None:
+            self._row += 1
+            self._asked.put((self._row, sampling))
+
+    def action_sampling(self) -> None:
+        """Show or hide the settings of how answers are drawn: the same for both sides, the seed too."""
+        row = self.query_one("#sampling")
+        row.display = not row.display
+        self.query_one("#temperature" if row.display else "#question").focus()
+
+    def _sampling(self) -> Sampling | None:
+        """The settings as they stand; None where one cannot be used, which is said."""
+        try:
+            asked = {one.id: float(one.value) for one in self.query("#sampling Input").results(Input)}
+            return Sampling(int(asked["max_new_tokens"]), asked["temperature"], asked["top_p"], int(asked["seed"]))
+        except (ValueError, OverflowError):
+            self._state(_("The settings of how answers are drawn must be numbers."))
+        except LoraTuiError as error:
+            self._state(f"{error.title}: {error.fix}")
+        return None
 
     def action_again(self) -> None:
         """Both sides forget what was said."""
@@ -84,9 +114,12 @@ class ChatScreen(WizardScreen):
             self.query_one(f"#{side}", Static).update("")
 
     def action_leave(self) -> None:
+        self.dismiss()
+
+    def on_unmount(self) -> None:
+        """Left, or the app ends: the thread that holds the model must not keep the process."""
         self._left = True
         self._asked.put(None)
-        self.dismiss()
 
     # -- in the thread that holds the model ------------------------------------------------------------------------------
 
@@ -95,15 +128,15 @@ class ChatScreen(WizardScreen):
         try:
             source = find_source(self._out)
             with open_chat(source) as chat:
-                self._tell(self._state, _("ready · {name} · the likeliest tokens").format(name=source.adapter.path.name))
+                self._tell(self._state, _("ready · {name}").format(name=source.adapter.path.name))
                 while (asked := self._asked.get()) is not None:
-                    self._answer(chat, source, asked)
+                    self._answer(chat, source, *asked)
         except _Left:
             pass
         except LoraTuiError as error:
             self._tell(self._state, " · ".join(part for part in (error.title, error.detail, error.fix) if part))
 
-    def _answer(self, chat: Chat, source: ExportSource, asked: str | int) -> None:
+    def _answer(self, chat: Chat, source: ExportSource, asked: str | int, sampling: Sampling) -> None:
         try:
             said, wanted = (question(asked), None) if isinstance(asked, str) else row_of(source, asked)
         except LoraTuiError as error:
@@ -114,10 +147,13 @@ class ChatScreen(WizardScreen):
             before: Messages = [] if isinstance(asked, int) else self._said[side]
             heard = [*before, *said]
             self._tell(self._add, side, f"> {said[-1]['content']}\n", "bold")
-            answer = chat.answer(heard, side, Sampling(), lambda piece, side=side: self._piece(side, piece))  # type: ignore[misc]
+            answer = chat.answer(heard, side, sampling, lambda piece, side=side: self._piece(side, piece))  # type: ignore[misc]
             self._said[side] = [*heard, {"role": "assistant", "content": answer}]
             self._tell(self._add, side, "\n" + (f"({_('in the dataset')}: {wanted})\n" if wanted else "") + "\n", "dim")
-        self._tell(self._state, _("ready"))
+        drawn = _("the likeliest tokens") if not sampling.temperature else _(
+            "temperature {temperature:g}, top-p {top_p:g}, seed {seed}, on both sides").format(
+                temperature=sampling.temperature, top_p=sampling.top_p, seed=sampling.seed)  # fmt: skip
+        self._tell(self._state, _("ready · {drawn}").format(drawn=drawn))
 
     def _piece(self, side: Side, piece: str) -> None:
         if self._left:

@@ -37,7 +37,8 @@ class ResultScreen(StepScreen):
         "heart, or the data is not what it seems. What counts in the end is what the model answers: try it."
     )
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("y", "copy", N_("Copy")), Binding("t", "talk", N_("Talk to it"))]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("y", "copy", N_("Copy")), Binding("t", "talk", N_("Talk to it")),
+                                              Binding("e", "export", N_("Export"))]  # fmt: skip
 
     def compose_body(self) -> ComposeResult:
         yield Static("", id="outcome", markup=False)
@@ -46,6 +47,7 @@ class ResultScreen(StepScreen):
 
     def compose_buttons(self) -> ComposeResult:
         yield Button(_("Talk to it"), id="talk", compact=True)
+        yield Button(_("Export"), id="export", compact=True)
         yield Button(_("Continue this run"), id="again", compact=True)
         yield Button(_("Start fresh"), id="fresh", compact=True)
         yield Button(_("New dataset"), id="new", compact=True)
@@ -63,7 +65,7 @@ class ResultScreen(StepScreen):
         if failed and live.receipt is not None:
             receipt.update(receipt_text(live.receipt, self.owner.ascii_only))
         self.query_one("#fresh").display = error is not None
-        self.query_one("#talk").display = self._adapter_is_there()
+        self.query_one("#talk").display = self.query_one("#export").display = self._adapter_is_there()
         if isinstance(error, CannotContinue):
             self.query_one("#again", Button).label = _("Choose another checkpoint")
             self.query_one("#again", Button).refresh(layout=True)
@@ -89,15 +91,22 @@ class ResultScreen(StepScreen):
 
             self.owner.push_screen(ChatScreen(self.owner.plan.output_dir))
 
+    def action_export(self) -> None:
+        if self._adapter_is_there() and self.owner.plan is not None:
+            from tui.screens.export import ExportScreen
+
+            self.owner.push_screen(ExportScreen(self.owner.plan.output_dir))
+
     def action_copy(self) -> None:
         """What is written here, for a message to somebody who can help."""
         self.owner.copy_to_clipboard(farewell(self.owner).plain)
         self.notify(_("It is in the clipboard."), markup=False)
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
-        if event.button.id in ("copy", "talk"):
+        actions = {"copy": self.action_copy, "talk": self.action_talk, "export": self.action_export}
+        if event.button.id in actions:
             event.stop()
-            self.action_copy() if event.button.id == "copy" else self.action_talk()
+            actions[event.button.id]()
             return
         steps = {"again": 3, "fresh": 4, "new": 0}
         if event.button.id not in steps:

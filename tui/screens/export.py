@@ -1,0 +1,151 @@
+"""After the result: the adapter for other programs, as `lora-tui export` does it, with the checks' findings on the screen."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import ClassVar
+
+from rich.text import Text
+from textual import work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.widgets import Button, Checkbox, Footer, Input, Select, Static
+
+from engine.errors import LoraTuiError
+from engine.export.llama_cpp import QUANTIZATIONS
+from engine.export.place import EXPORTS
+from engine.i18n import _
+from tui.export import Wanted, carry_out
+from tui.i18n import N_
+from tui.plain import visible
+from tui.screens.base import WizardScreen
+
+AS_STORED = "as stored"
+
+
+class ExportScreen(WizardScreen):
+    """What for, in which number format, under which name."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+n", "export", N_("Export"), priority=True),
+        Binding("escape", "leave", N_("Back"), priority=True),
+        Binding("ctrl+q", "leave", show=False, priority=True),
+    ]
+
+    def __init__(self, out: Path) -> None:
+        super().__init__()
+        self._out = out
+        self._at_work = False
+
+    def compose(self) -> ComposeResult:
+        yield Static(_("Export"), id="heading", markup=False)
+        with VerticalScroll(id="body", can_focus=False):
+            with Horizontal(classes="setting"):
+                yield Static(_("For"), classes="label", markup=False)
+                yield Select(
+                    [
+                        (_("Ollama"), "ollama"),
+                        (_("llama.cpp: a GGUF file"), "gguf"),
+                        (_("transformers, vLLM: base and adapter merged"), "merged"),
+                        (_("PEFT: the adapter alone"), "adapter"),
+                    ],
+                    value="ollama", allow_blank=False, id="to", compact=True,
+                )  # fmt: skip
+            with Horizontal(classes="setting", id="kind-field"):
+                yield Static(_("Number format"), classes="label", markup=False)
+                kinds = [(_("as the base is stored"), AS_STORED), *((kind, kind) for kind in QUANTIZATIONS)]
+                yield Select(kinds, value=AS_STORED, allow_blank=False, id="kind", compact=True)
+            with Horizontal(classes="setting", id="lora-field"):
+                yield Checkbox(_("base and adapter each in a file of its own"), id="lora", compact=True)
+            with Horizontal(classes="setting", id="name-field"):
+                yield Static(_("Name in Ollama"), classes="label", markup=False)
+                yield Input(placeholder=_("the run's folder"), id="name", compact=True)
+            yield Static("", id="command", classes="path", markup=False)
+            yield Static("", id="found", markup=False)
+        with Horizontal(id="buttons"):
+            yield Button(_("Back"), id="back", compact=True)
+            yield Button(_("Export"), id="main", variant="primary", compact=True)
+        yield Footer(compact=True)
+
+    def on_mount(self) -> None:
+        self._show()
+        self.query_one("#main").focus()
+
+    def on_select_changed(self, event: Select.Changed) -> None:
+        self._show()
+
+    def on_checkbox_changed(self, event: Checkbox.Changed) -> None:
+        self._show()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        self._show()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        self.query_one("#main").focus()
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        event.stop()
+        self.action_export() if event.button.id == "main" else self.action_leave()
+
+    def wanted(self) -> Wanted:
+        """What is asked for on the screen."""
+        to, kind = str(self.query_one("#to", Select).value), str(self.query_one("#kind", Select).value)
+        as_gguf = to in ("gguf", "ollama")
+        return Wanted(
+            to,
+            self._out / EXPORTS,
+            kind if as_gguf and kind != AS_STORED else None,
+            name=(self.query_one("#name", Input).value.strip() or None) if to == "ollama" else None,
+            lora=as_gguf and self.query_one("#lora", Checkbox).value,
+        )
+
+    def _show(self) -> None:
+        wanted = self.wanted()
+        as_gguf = wanted.to in ("gguf", "ollama")
+        self.query_one("#kind-field").display = as_gguf
+        self.query_one("#lora-field").display = as_gguf
+        self.query_one("#name-field").display = wanted.to == "ollama"
+        command = ["lora-tui", "export", str(self._out), "--to", wanted.to]
+        command += ["--quantize", wanted.quantize] if wanted.quantize else []
+        command += ["--lora"] if wanted.lora else []
+        command += ["--name", wanted.name] if wanted.name else []
+        self.query_one("#command", Static).update(visible(shlex.join(command)))
+
+    def action_export(self) -> None:
+        if not self._at_work:
+            self._at_work = True
+            self.query_one("#main", Button).disabled = True
+            self._say(_("at work"), "dim")
+            self._carry_out(self.wanted())
+
+    def action_leave(self) -> None:
+        if self._at_work:
+            self.notify(_("The export is at work; nothing half-written stays, so it is not cut short."), markup=False)
+        else:
+            self.dismiss()
+
+    @work(thread=True, name="export")
+    def _carry_out(self, wanted: Wanted) -> None:
+        try:
+            told = carry_out(self._out, None, None, wanted, lambda text: self._tell(text, "dim"))[1]
+            words, style = "\n".join(told.lines), ""
+        except LoraTuiError as error:
+            words, style = "\n".join(part for part in (error.title, error.detail, error.fix) if part), "bold red"
+        self.app.call_from_thread(self._done, words, style)
+
+    def _tell(self, text: str, style: str) -> None:
+        if text:
+            self.app.call_from_thread(self._say, text, style)
+
+    def _say(self, text: str, style: str) -> None:
+        if self.is_mounted:
+            self.query_one("#found", Static).update(Text(visible(text, keep_lines=True), style=style))
+
+    def _done(self, words: str, style: str) -> None:
+        self._at_work = False
+        if self.is_mounted:
+            self.query_one("#main", Button).disabled = False
+            self._say(words, style)
+            self.query_one("#back").focus()
