@@ -103,8 +103,11 @@ def _export_parser() -> Parser:
     parser = Parser(prog="lora-tui export", description=_("The result of a run, for other programs."))
     parser.add_argument("out", metavar="OUT", help=_("a run's folder"))
     parser.add_argument(
-        "--to", required=True, choices=("adapter", "merged", "gguf", "ollama"),
-        help=_("a PEFT folder · base and adapter in one · that as a file for llama.cpp · that in a running Ollama"),
+        "--to", required=True, choices=("adapter", "merged", "gguf", "ollama", "hub"),
+        help=_(
+            "a PEFT folder · base and adapter in one · that as a file for llama.cpp · that in a running Ollama · the adapter "
+            "on the Hugging Face hub"
+        ),
     )  # fmt: skip
     parser.add_argument(
         "--checkpoint", metavar="NAME", help=_("final or checkpoint-<number> (default: final, else the furthest)")
@@ -123,6 +126,12 @@ def _export_parser() -> Parser:
         "--lora", action="store_true", help=_("gguf, ollama: base and adapter each in a file of its own, instead of merged")
     )
     parser.add_argument("--name", metavar="NAME", help=_("the model's name in Ollama (default: the run's folder)"))
+    parser.add_argument(
+        "--repo", metavar="NAME/MODEL", help=_("hub: the repository; made, and private, where it is not there")
+    )
+    parser.add_argument("--public", action="store_true", help=_("hub: everybody may see it"))
+    parser.add_argument("--merged", action="store_true", help=_("hub: base and adapter in one instead of the adapter alone"))
+    parser.add_argument("--yes", action="store_true", help=_("hub: upload without asking"))
     parser.add_argument("--replace", action="store_true", help=_("take the place of a model of that name in Ollama"))
     parser.add_argument("--json", action="store_true", help=_("as JSON on stdout"))
     return parser
@@ -131,10 +140,15 @@ def _export_parser() -> Parser:
 def _export(given: list[str]) -> int:
     options = _export_parser().parse_args(given)
     from engine.export.place import EXPORTS
-    from tui.export import Wanted, run_export
+    from tui.export import Wanted, confirm_upload, run_export
 
     into = Path(options.into) if options.into is not None else Path(options.out) / EXPORTS
-    wanted = Wanted(options.to, into, options.quantize, options.llama_cpp, options.name, options.replace, options.lora)
+    wanted = Wanted(
+        options.to, into, options.quantize, options.llama_cpp, options.name, options.replace, options.lora, options.repo,
+        options.public, options.merged,
+    )  # fmt: skip
+    if options.to == "hub":
+        confirm_upload(wanted, options.yes)
     return run_export(options.out, options.checkpoint, options.model, wanted, options.json)
 
 

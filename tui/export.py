@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.errors import ConfigError, OutputError
 from engine.export.source import ExportSource, find_source
 from engine.i18n import _
 from tui.plain import visible
@@ -34,6 +35,9 @@ class Wanted:
     name: str | None = None
     replace: bool = False
     lora: bool = False
+    repo: str | None = None
+    public: bool = False
+    merged: bool = False
 
 
 @dataclass
@@ -75,7 +79,8 @@ def carry_out(
 
         prepare_process()
         quiet_libraries()
-    told = {"adapter": _adapter, "merged": _merged, "gguf": _gguf, "ollama": _ollama}[wanted.to](source, wanted, aside)
+    ways = {"adapter": _adapter, "merged": _merged, "gguf": _gguf, "ollama": _ollama, "hub": _hub}
+    told = ways[wanted.to](source, wanted, aside)
     told.lines.insert(0, _("exported {name} to {path}").format(name=source.adapter.path.name, path=told.path))
     if not source.base_proven:
         told.lines.append(_("no manifest says which base it was trained on; that this is the one was not checked"))
@@ -166,7 +171,6 @@ def _command(source: ExportSource, made: Gguf, wanted: Wanted) -> str:
 
 
 def _ollama(source: ExportSource, wanted: Wanted, aside: Aside) -> Told:
-    from engine.errors import ConfigError, OutputError
     from engine.export.ollama import LONGEST_ANSWER, Server, model_name
 
     name = model_name(source.adapter.path.parent, wanted.name)
@@ -200,6 +204,36 @@ def _ollama(source: ExportSource, wanted: Wanted, aside: Aside) -> Told:
         told.lines.append(_("trained model: {text}").format(text=made.answer.strip()))
     elif made.answer is not None:
         told.lines.append(_("the trained model gives the same answer"))
+    return told
+
+
+def confirm_upload(wanted: Wanted, yes: bool) -> None:
+    """Ask a person to type the repository's name; without one to ask, --yes must say it. Raises ConfigError."""
+    from engine.export.share import refuse_unshareable
+
+    repo = refuse_unshareable(wanted.repo)
+    if yes:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise ConfigError(_("missing: --yes"), fix=_("An upload is asked for twice: with --repo and with --yes."))
+    what = _("base and adapter in one") if wanted.merged else _("the adapter")
+    seen = _("everybody may see it") if wanted.public else _("private")
+    sys.stderr.write(_("{what} goes to {repo} on the hub, {seen}. Type the repository's name to go on: ").format(
+        what=what, repo=visible(repo), seen=seen))  # fmt: skip
+    sys.stderr.flush()
+    if sys.stdin.readline().strip() != repo:
+        raise ConfigError(_("nothing was uploaded"), _("Another name was typed."))
+
+
+def _hub(source: ExportSource, wanted: Wanted, aside: Aside) -> Told:
+    from engine.export.share import share
+
+    assert wanted.repo is not None
+    shared = share(source, wanted.into, wanted.repo, wanted.merged, not wanted.public, aside)
+    told = Told(shared.path)
+    told.fields |= {"url": shared.url, "commit": shared.commit, "private": shared.private}
+    seen = _("private") if shared.private else _("public")
+    told.lines.append(_("on the hub, {seen}: {url}").format(seen=seen, url=shared.url))
     return told
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import engine
+from engine.events import fold, read_journal
 from engine.export.source import ExportSource
 
 SETTINGS = (
@@ -20,6 +23,9 @@ SETTINGS = (
     "train_on",
     "seed",
 )
+
+WIDTH, HEIGHT = 72, 8
+"""Columns and rows of the loss's picture."""
 
 
 def model_card(source: ExportSource, merged: bool) -> str:
@@ -45,8 +51,54 @@ def model_card(source: ExportSource, merged: bool) -> str:
     ):
         if value is not None:
             facts.append(f"| {name} | {value:.6g} |")
+    told = _journal(source)
+    facts += [f"| {name} | {value:,} |" for name, value in told.numbers.items()]
     return "\n".join([*front, "", f"# {_cell(shown)}, fine-tuned", "", f"{what} Made by lora-tui {engine.__version__}.", "",
-                      "| | |", "|---|---|", *facts, ""])  # fmt: skip
+                      "| | |", "|---|---|", *facts, "", *told.lines])  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Told:
+    numbers: dict[str, int]
+    lines: list[str]
+
+
+def _journal(source: ExportSource) -> _Told:
+    """What the run's Journal tells: rows and tokens, the loss as a picture, and the receipt of each time it was continued."""
+    records = list(read_journal(source.adapter.path.parent))
+    started = [record for record in records if record["type"] == "run_started"]
+    numbers = {
+        words: int(started[-1][key])
+        for key, words in (("rows", "rows"), ("trained_tokens", "tokens trained on, an epoch"))
+        if started and isinstance(started[-1].get(key), int)
+    }
+    losses = [row["loss"] for row in fold(iter(records)) if isinstance(row.get("loss"), int | float)]
+    lines = ["## Training loss", "", "```", *loss_picture(losses), "```", ""] if len(losses) > 1 else []
+    receipts = [record for record in records if record["type"] == "resume_checked"]
+    if receipts:
+        words = "After loading and before the first step, what was restored was held against what was saved:"
+        lines += ["## Continued", "", words, "",
+                  "| from | ok | changed | unknown |", "|---|---|---|---|"]  # fmt: skip
+    for receipt in receipts:
+        verdicts = [str(item.get("verdict")) for item in receipt.get("items", ()) if isinstance(item, dict)]
+        changed = [str(item.get("item")) for item in receipt["items"] if item.get("verdict") == "changed"]
+        lines.append(f"| {_cell(str(receipt.get('checkpoint')))} | {verdicts.count('ok')} | {_cell(', '.join(changed)) or '-'} | "
+                     f"{verdicts.count('unknown')} |")  # fmt: skip
+    return _Told(numbers, [*lines, ""] if receipts else lines)
+
+
+def loss_picture(losses: Sequence[float]) -> list[str]:
+    """The losses as columns of text, at most WIDTH of them, each the mean of its share; the lowest and highest are written beside."""
+    width = min(WIDTH, len(losses))
+    shares = [losses[index * len(losses) // width : (index + 1) * len(losses) // width] for index in range(width)]
+    means = [sum(share) / len(share) for share in shares]
+    low, high = min(means), max(means)
+    eighths = [round((mean - low) / ((high - low) or 1.0) * (HEIGHT * 8 - 1)) + 1 for mean in means]
+    rows = []
+    for row in reversed(range(HEIGHT)):
+        label = f"{high:8.3g} " if row == HEIGHT - 1 else f"{low:8.3g} " if row == 0 else " " * 9
+        rows.append((label + "".join(" ▁▂▃▄▅▆▇█"[max(0, min(8, one - 8 * row))] for one in eighths)).rstrip())
+    return [*rows, f"{'':9}{len(losses)} logged losses"]
 
 
 def _cell(text: str) -> str:
