@@ -155,4 +155,6 @@ async def test_every_screen_looks_as_accepted(
         await album.take("TrainingScreen")
         await hand.press("s")
         await album.take("ResultScreen")
+        await hand.press("e")
+        await album.take("ExportScreen")
     assert not album.differing, "look at them: pytest tests/tui/test_snapshots.py --snapshot-update, then git diff"

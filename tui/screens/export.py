@@ -11,7 +11,7 @@ from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
-from textual.widgets import Button, Checkbox, Footer, Input, Select, Static
+from textual.widgets import Button, Footer, Input, Select, Static
 
 from engine.errors import LoraTuiError
 from engine.export.llama_cpp import QUANTIZATIONS
@@ -58,7 +58,9 @@ class ExportScreen(WizardScreen):
                 kinds = [(_("as the base is stored"), AS_STORED), *((kind, kind) for kind in QUANTIZATIONS)]
                 yield Select(kinds, value=AS_STORED, allow_blank=False, id="kind", compact=True)
             with Horizontal(classes="setting", id="lora-field"):
-                yield Checkbox(_("base and adapter each in a file of its own"), id="lora", compact=True)
+                yield Static(_("Base and adapter"), classes="label", markup=False)
+                ways = [(_("merged into one file"), "merged"), (_("each in a file of its own"), "apart")]
+                yield Select(ways, value="merged", allow_blank=False, id="lora", compact=True)
             with Horizontal(classes="setting", id="name-field"):
                 yield Static(_("Name in Ollama"), classes="label", markup=False)
                 yield Input(placeholder=_("the run's folder"), id="name", compact=True)
@@ -74,9 +76,6 @@ class ExportScreen(WizardScreen):
         self.query_one("#main").focus()
 
     def on_select_changed(self, event: Select.Changed) -> None:
-        self._show()
-
-    def on_checkbox_changed(self, event: Checkbox.Changed) -> None:
         self._show()
 
     def on_input_changed(self, event: Input.Changed) -> None:
@@ -98,7 +97,7 @@ class ExportScreen(WizardScreen):
             self._out / EXPORTS,
             kind if as_gguf and kind != AS_STORED else None,
             name=(self.query_one("#name", Input).value.strip() or None) if to == "ollama" else None,
-            lora=as_gguf and self.query_one("#lora", Checkbox).value,
+            lora=as_gguf and self.query_one("#lora", Select).value == "apart",
         )
 
     def _show(self) -> None:

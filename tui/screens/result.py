@@ -51,7 +51,6 @@ class ResultScreen(StepScreen):
         yield Button(_("Continue this run"), id="again", compact=True)
         yield Button(_("Start fresh"), id="fresh", compact=True)
         yield Button(_("New dataset"), id="new", compact=True)
-        yield Button(_("Copy"), id="copy", compact=True)
 
     def fill(self) -> None:
         self.query_one("#back").display = False
@@ -103,7 +102,7 @@ class ResultScreen(StepScreen):
         self.notify(_("It is in the clipboard."), markup=False)
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
-        actions = {"copy": self.action_copy, "talk": self.action_talk, "export": self.action_export}
+        actions = {"talk": self.action_talk, "export": self.action_export}
         if event.button.id in actions:
             event.stop()
             actions[event.button.id]()
