@@ -10,6 +10,7 @@ import, so that a module imported early still speaks the language chosen later.
 from __future__ import annotations
 
 import gettext as _gettext
+from typing import Any
 
 _catalogue: _gettext.NullTranslations = _gettext.NullTranslations()
 
@@ -28,3 +29,26 @@ def _(message: str) -> str:
 def n_(singular: str, plural: str, count: int) -> str:
     """The form of a message that fits `count`."""
     return _catalogue.ngettext(singular, plural, count)
+
+
+def words() -> dict[Any, str]:
+    """The installed catalogue as plain data, for a process of ours that is to speak the same language (`install_words`)."""
+    return dict(getattr(_catalogue, "_catalog", {}))
+
+
+def install_words(known: dict[Any, str]) -> None:
+    """Speak as the process that gave these `words`."""
+    install(_Words(known))
+
+
+class _Words(_gettext.NullTranslations):
+    def __init__(self, known: dict[Any, str]) -> None:
+        super().__init__()
+        self._known = known
+
+    def gettext(self, message: str) -> str:
+        return self._known.get(message) or message
+
+    def ngettext(self, msgid1: str, msgid2: str, n: int) -> str:
+        source = msgid1 if n == 1 else msgid2
+        return self._known.get((msgid1, int(n != 1))) or self._known.get((msgid1, 0)) or source

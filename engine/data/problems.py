@@ -51,6 +51,16 @@ class Notes:
         if self.counts[problem.code] <= NAMED:
             self.problems.append(problem)
 
+    def take(self, other: Notes) -> None:
+        """What was noticed in the rows that came next."""
+        held = dict.fromkeys(other.counts, 0)
+        for problem in other.problems:
+            if self.counts.get(problem.code, 0) + held[problem.code] < NAMED:
+                held[problem.code] += 1
+                self.problems.append(problem)
+        for code, count in other.counts.items():
+            self.counts[code] = self.counts.get(code, 0) + count
+
 
 class BadRows(DatasetError):
     """Rows that stop the start, each of them in `problems`."""
@@ -72,6 +82,11 @@ class Collected:
         self.count += 1
         if len(self.problems) < LISTED:
             self.problems.append(problem)
+
+    def take(self, other: Collected) -> None:
+        """Those among the rows that came next."""
+        self.problems += other.problems[: max(0, LISTED - len(self.problems))]
+        self.count += other.count
 
     def error(self, rows: int, detail: str = "") -> BadRows:
         """One error for all of them, in a dataset of `rows` rows: how many, and the first ones in full."""

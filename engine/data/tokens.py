@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from operator import itemgetter
 from typing import Any
@@ -21,6 +23,7 @@ from engine.data.identity import row_digest
 from engine.data.masks import Rendered, render
 from engine.data.problems import Collected, Notes, Problem
 from engine.data.token_table import Ids, TokenTable, schema
+from engine.data.workers import in_order
 from engine.errors import DatasetError
 from engine.i18n import _
 
@@ -57,14 +60,17 @@ def tokenized(
     """
     refused = Collected()
     kept = 0
+    work = partial(tokenize_chunk, tokenizer=tokenizer, train_on=train_on, max_length=max_length)
     source = iter(rows)
-    while chunk := list(islice(source, CHUNK)):
-        batch = tokenize_chunk(chunk, tokenizer, train_on, max_length, notes, refused)
-        notes.rows += len(chunk)
+    chunks = iter(lambda: list(islice(source, CHUNK)), [])
+    for count, made in in_order(work, chunks):
+        notes.take(made.notes)
+        refused.take(made.refused)
+        notes.rows += count
         done(notes.rows)
-        if batch is not None:
-            kept += int(np.count_nonzero(batch.column("trained").to_numpy()))
-            yield batch
+        if made.batch is not None and not refused.count:
+            kept += int(np.count_nonzero(made.batch.column("trained").to_numpy()))
+            yield made.batch
     if refused.count:
         raise refused.error(notes.rows)
     if notes.rows and not kept:
@@ -77,17 +83,22 @@ def tokenized(
         )
 
 
-def tokenize_chunk(
-    chunk: Sequence[tuple[int, dict[str, Any]]],
-    tokenizer: Any,
-    train_on: str,
-    max_length: int,
-    notes: Notes,
-    refused: Collected,
-) -> Any:
-    """One Arrow batch; None once the template has refused a row. Those it refuses are added to `refused`."""
+@dataclass
+class Made:
+    """What became of a chunk of rows."""
+
+    batch: Any = None
+    """pyarrow.RecordBatch of `schema`; None where the template refused a row."""
+    notes: Notes = field(default_factory=Notes)
+    refused: Collected = field(default_factory=Collected)
+
+
+def tokenize_chunk(chunk: Sequence[tuple[int, dict[str, Any]]], tokenizer: Any, train_on: str, max_length: int) -> Made:
+    """The rows of `chunk`, rendered, tokenised and cut. Raises ModelError."""
     import pyarrow as pa
 
+    made = Made()
+    notes, refused = made.notes, made.refused
     rendered: dict[int, Rendered] = {}
     for place, (number, row) in enumerate(chunk):
         try:
@@ -96,7 +107,7 @@ def tokenize_chunk(
         except DatasetError as error:
             refused.add(_refused(error, number))
     if refused.count:
-        return None
+        return made
     ids: list[Ids] = []
     labels: list[Ids] = []
     columns: list[tuple[int, int, int, bytes]] = []
@@ -119,7 +130,7 @@ def tokenize_chunk(
         columns.append((number, len(row_ids), int(np.count_nonzero(found[1][1:] != IGNORED)), row_digest(row)))
     starts = np.concatenate([[0], np.cumsum([len(part) for part in ids])]).astype(np.int32)
     numbers, uncut, trained, digests = zip(*columns, strict=True)
-    return pa.RecordBatch.from_arrays(
+    made.batch = pa.RecordBatch.from_arrays(
         [
             pa.ListArray.from_arrays(starts, pa.array(np.concatenate(ids))),
             pa.ListArray.from_arrays(starts, pa.array(np.concatenate(labels))),
@@ -128,6 +139,7 @@ def tokenize_chunk(
         ],
         schema=schema(),
     )  # fmt: skip
+    return made
 
 
 def _encode(rendered: dict[int, Rendered], tokenizer: Any) -> Iterator[tuple[int, tuple[Ids, Ids]]]:
