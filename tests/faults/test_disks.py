@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -124,6 +126,70 @@ def test_a_journal_that_cannot_be_cut_back_begins_a_new_line(tmp_path: Path, mon
     journal.write(RunStopped(2, 0.2, "kept", None))
     journal.close()
     assert [record["type"] for record in read_journal(tmp_path)] == ["warned", "run_stopped"]
+
+
+def test_a_disk_like_fat_without_locks_modes_and_syncing_of_folders_serves(
+    tmp_path: Path, tiny_model: Path, chat_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = os.fsync
+
+    def no_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        sync(descriptor)
+
+    def no_modes(*_words: Any, **_options: Any) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    def no_locks(self: Any, *_words: Any, **_options: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(os, "fsync", no_folders)
+    monkeypatch.setattr(os, "fchmod", no_modes)
+    monkeypatch.setattr(os, "chmod", no_modes)
+    monkeypatch.setattr(filelock.FileLock, "acquire", no_locks)
+    out = tmp_path / "run"
+    outcome, events = train(dataset=chat_file, model=tiny_model, output=out, **FLAGS)
+    assert outcome.state == "finished"
+    assert [event.code for event in events if event.type == "warned"] == ["soft_lock"]  # type: ignore[attr-defined]
+    assert {one.grade for one in scan(out).checkpoints} == {"proven"}
+
+
+def test_a_slow_disk_costs_time_and_nothing_else(
+    tmp_path: Path, tiny_model: Path, chat_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = os.fsync
+
+    def slow(descriptor: int) -> None:
+        time.sleep(0.05)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    out = tmp_path / "run"
+    _outcome, events = train(dataset=chat_file, model=tiny_model, output=out, **FLAGS)
+    saved = [event.step for event in events if event.type == "checkpoint_saved"]  # type: ignore[attr-defined]
+    assert saved == [2, 4, 6, 7] and losses(out)[-1][0] == 7
+    assert not [event for event in events if event.type == "warned"]
+
+
+def test_a_disk_that_cannot_rename_says_so_and_keeps_what_was_saved(
+    tmp_path: Path, tiny_model: Path, chat_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, renamed = Path.rename, 0
+
+    def across(self: Path, target: Path) -> Path:
+        nonlocal renamed
+        renamed += target.name.startswith("checkpoint-")
+        if renamed > 1 and target.name.startswith("checkpoint-"):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", across)
+    out = tmp_path / "run"
+    with pytest.raises(OutputError, match=os.strerror(errno.EXDEV)):
+        train(dataset=chat_file, model=tiny_model, output=out, **FLAGS)
+    assert [(one.name, one.grade) for one in scan(out).checkpoints] == [("checkpoint-2", "proven")]
+    assert not list(out.glob(".staging-*"))
 
 
 @pytest.mark.parametrize("error", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, None])
