@@ -31,8 +31,10 @@ LOGS_AT_JOIN = 5
 """Logs after a join that are judged as such, where nobody else says how many."""
 NOISE_FLOOR = 0.02
 """No loss is taken to be steadier than this (natural logarithm, so about 2 %)."""
-HIGH_NOISES, HIGH_RATIO = 4.5, 1.6
+HIGH_NOISES, HIGH_RATIO = 4.5, 1.7
 """A loss is high when it is above the level by this many times the noise, and by this factor."""
+WANDER = 2.2
+"""How many times larger the noise around the trend may be than that from log to log."""
 IN_A_ROW = 3
 """So many high losses in a row are a divergence."""
 LASTING = ((5, 3.0), (11, 2.2))
@@ -40,6 +42,11 @@ LASTING = ((5, 3.0), (11, 2.2))
 the level. Fewer noises than of a single loss suffice, since both sides are medians, and the fewer the more logs."""
 SLOW_AFTER = 40
 """Logs before a slow rise is told from a loss that always went up and down like this."""
+BLOCK, BLOCKS, BLOCKS_HIGH = 16, 64, 3
+"""Logs whose median is kept for longer than the window; how many of those; so many in a row that are high are a divergence too: a rise
+so slow that the window rises with it."""
+BLOCK_NOISES, BLOCK_RATIO = 3.0, 2.0
+"""A block is high when it is above the lowest by this many times the noise, and by this factor."""
 NOT_UNUSUAL = 1 / 16
 """A loss that this share of the recent ones surpassed is nothing new, whatever the level and the noise say (two kinds of batches)."""
 SHARE_OF_FALL = 0.05
@@ -48,8 +55,10 @@ RESET_NOISES, RESET_RATIO, TOGETHER_RATIO, RESET_SHARE = 4.0, 1.08, 1.12, 0.4
 """At a join: above the level by so much, and this share of the way back to where the run began."""
 CERTAIN_NOISES = 8.0
 """At a join one loss this far off is enough; below it two are needed, or three that are so far off on the average."""
-WORSE_THAN_UNTRAINED = 1.5
+WORSE_THAN_UNTRAINED = 1.7
 """Times the loss the run began with."""
+NEAR_THE_START = 1.5
+"""Times the loss the run began with: a run that starts over is not further off."""
 RUINED_RATIO = 3.0
 """Times the first losses of a run, three in a row: it was ruined before it had a level."""
 EPISODE = 50
@@ -70,6 +79,12 @@ class LossMonitor:
         """Logarithms of the last WINDOW losses."""
         self._steps: list[float] = []
         """Their steps."""
+        self._block: list[float] = []
+        """Logarithms of the losses of the block that is not full yet."""
+        self._blocks: list[float] = []
+        """Medians of the last BLOCKS full ones."""
+        self._block_ends: list[float] = []
+        """Their last steps."""
         self.good_until: int | None = None
         """The last logged step at which the loss was on its path: what was saved up to it can be gone back to."""
         self._seen = 0
@@ -140,14 +155,15 @@ class LossMonitor:
         start = median(self._start)
         rise = math.log(loss) - level
         matters = loss - math.exp(level) >= SHARE_OF_FALL * (start - math.exp(level))
-        far = max(math.log(HIGH_RATIO), HIGH_NOISES * noise)
+        wander = self._wander(noise)
+        far = max(math.log(HIGH_RATIO), HIGH_NOISES * wander)
         high = rise > far and matters
         worse = loss > WORSE_THAN_UNTRAINED * start and math.log(loss / start) > HIGH_NOISES / 2 * noise
         self._high = self._high + 1 if high else 0
         self._worse = self._worse + 1 if worse else 0
         in_a_row = self._high >= IN_A_ROW or self._worse >= IN_A_ROW
         stays = (in_a_row and self._is_new(loss, IN_A_ROW, noise)) or (
-            matters and rise > 0 and self._rose_slowly(loss, noise)
+            matters and ((rise > 0 and self._rose_slowly(loss, wander)) or self._rose_with_the_window(noise))
         )
         if self._episode and not (self._spike and stays):
             self._follow(high or worse)
@@ -179,8 +195,11 @@ class LossMonitor:
 
     def new_rows(self) -> None:
         """The rows from here on are other ones, as the person knows: learn their level before judging."""
-        self._logs.clear()
-        self._steps.clear()
+        self._forget()
+
+    def _forget(self) -> None:
+        for known in (self._logs, self._steps, self._block, self._blocks, self._block_ends):
+            known.clear()
 
     def _recent(self, logs: Sequence[float]) -> Sequence[float]:
         """Of `logs` those from the later half of the run: its beginning is no measure for how high the loss may be."""
@@ -203,6 +222,20 @@ class LossMonitor:
                 return True
         return False
 
+    def _rose_with_the_window(self, noise: float) -> bool:
+        """Whether the last blocks are all twice as high as the lowest one. As above, what is known goes back to where it was low."""
+        if len(self._blocks) <= BLOCKS_HIGH:
+            return False
+        lowest = min(self._blocks)
+        if min(self._blocks[-BLOCKS_HIGH:]) - lowest <= max(math.log(BLOCK_RATIO), BLOCK_NOISES * noise):
+            return False
+        good = max(at for at, level in enumerate(self._blocks) if level <= lowest + noise)
+        end = int(self._block_ends[good])
+        self.good_until = min(end, self.good_until if self.good_until is not None else end)
+        del self._blocks[good + 1 :], self._block_ends[good + 1 :]
+        self._block.clear()
+        return True
+
     def _is_reset(self, loss: float, level: float, noise: float) -> bool:
         """Whether the run started over: the loss is far off, or noticeably off and most of the way back to the start."""
         if self._episode:
@@ -218,7 +251,7 @@ class LossMonitor:
             self._reset_votes += 1
         certain = rise > max(math.log(HIGH_RATIO), CERTAIN_NOISES * noise) and math.log(loss) > max(recent)
         # A run that starts over starts where it began; what lies far above that may be a spike, and must come twice.
-        certain &= loss <= WORSE_THAN_UNTRAINED * start
+        certain &= loss <= NEAR_THE_START * start
         return self._reset_votes >= 2 or (certain and back) or self._join_stays_high(level, way_back, noise)
 
     def _join_stays_high(self, level: float, way_back: float, noise: float) -> bool:
@@ -239,8 +272,7 @@ class LossMonitor:
             self._episode = self._high = self._worse = 0
         elif self._episode > EPISODE:
             self._episode = self._high = self._worse = 0
-            self._logs.clear()
-            self._steps.clear()
+            self._forget()
 
     def _take(self, step: int, loss: float) -> None:
         """Make the loss part of what later ones are judged by, unless an alarm is on or it is itself suspect at a join."""
@@ -251,6 +283,12 @@ class LossMonitor:
         self._logs.append(math.log(loss))
         self._steps.append(float(step))
         del self._logs[:-WINDOW], self._steps[:-WINDOW]
+        self._block.append(math.log(loss))
+        if len(self._block) == BLOCK:
+            self._blocks.append(median(self._block))
+            self._block_ends.append(float(step))
+            self._block.clear()
+            del self._blocks[:-BLOCKS], self._block_ends[:-BLOCKS]
 
     def _level(self) -> float | None:
         """The logarithm of the loss's level; None while too little was seen."""
@@ -272,12 +310,28 @@ class LossMonitor:
         # Of a normal noise s the steps' median is 0.954 s and their upper quartile 1.627 s.
         return max(NOISE_FLOOR, median(steps) / 0.954, steps[int(0.75 * (len(steps) - 1))] / 1.627)
 
+    def _wander(self, noise: float) -> float:
+        """The same around the trend of the whole window: losses that come in high and low stretches (correlated noise) move little
+        from one log to the next and far in the end. At most WANDER times `noise`, since a bend of the curve looks like that too."""
+        logs = self._recent(self._logs)
+        count = len(logs)
+        if count < SLOW_AFTER:
+            return noise
+        third = count // 3
+        slope = (median(logs[-third:]) - median(logs[:third])) / (count - third)
+        apart = sorted(log - slope * at for at, log in enumerate(logs))
+        spread = (apart[int(0.9 * (count - 1))] - median(apart)) / 1.282
+        return min(WANDER * noise, max(noise, spread))
+
     def state(self) -> dict[str, float | int | str | bool | list[float] | None]:
         """Everything it knows, as plain JSON values."""
         return {
             "start": list(self._start),
             "logs": list(self._logs),
             "steps": list(self._steps),
+            "block": list(self._block),
+            "blocks": list(self._blocks),
+            "block_ends": list(self._block_ends),
             "good_until": self.good_until,
             "seen": self._seen,
             "not_positive": self._not_positive,
@@ -294,6 +348,10 @@ class LossMonitor:
         """Take up what `state` gave. A run restored begins a new join. Raises ValueError where it is not such a state."""
         try:
             start, logs, steps = ([float(value) for value in state[key]] for key in ("start", "logs", "steps"))
+            # Runs saved before there were blocks begin to fill them now.
+            block, blocks, ends = (
+                [float(value) for value in state.get(key, ())] for key in ("block", "blocks", "block_ends")
+            )
             good_until = int(state["good_until"]) if state["good_until"] is not None else None
             counts = [int(state[key]) for key in _COUNTS]
             spike, not_finite = bool(state["spike"]), bool(state["not_finite"])
@@ -301,12 +359,14 @@ class LossMonitor:
             raise ValueError(f"not a state of the loss monitor: {error!r}") from error
         if (
             any(value <= 0 for value in start)
-            or not all(math.isfinite(value) for value in (*start, *logs, *steps))
+            or not all(math.isfinite(value) for value in (*start, *logs, *steps, *block, *blocks, *ends))
             or len(logs) != len(steps)
+            or len(blocks) != len(ends)
             or min(counts) < 0
         ):
             raise ValueError("not a state of the loss monitor: it holds losses that cannot be")
         self._start, self._logs, self._steps = start[:LOGS_AT_JOIN], logs[-WINDOW:], steps[-WINDOW:]
+        self._block, self._blocks, self._block_ends = block[: BLOCK - 1], blocks[-BLOCKS:], ends[-BLOCKS:]
         self.good_until = good_until
         self._seen, self._not_positive, self._since_zero, self._high, self._worse, self._episode, self._back = counts
         self._spike, self._not_finite = spike, not_finite

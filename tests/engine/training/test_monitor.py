@@ -178,3 +178,32 @@ def test_a_logged_step_without_a_number_is_told() -> None:
 def test_a_state_that_is_none_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"monitor|invalid"):
         LossMonitor().restore({**LossMonitor().state(), **change})
+
+
+@pytest.mark.parametrize("seed", [20_001, 20_004, 20_010])
+def test_a_rise_in_a_line_is_seen_though_level_and_window_rise_with_it(seed: int) -> None:
+    from tests.bench.monitor import feed, true_too
+
+    before, after = next((one[1], one[2]) for one in true_too(seed) if one[0].startswith("rises in a line"))
+    _quiet, jumps = feed(before, after)
+    assert jumps and jumps[0].kind == "divergence" and jumps[0].step - len(before) < 100
+    assert jumps[0].good_until is not None and jumps[0].good_until <= len(before) + 32
+
+
+def test_a_run_that_fell_steeply_and_diverges_is_not_taken_for_a_noisy_one() -> None:
+    fallen = [9.5, 9.1, 8.2, 7.4, 6.9, 6.1, 5.5, 5.2, 4.9, 4.6, 4.4, 4.2, 3.9, 3.5, 3.6, 3.1, 2.9, 2.4, 2.6, 2.0, 1.8, 1.9, 1.3, 1.6,
+              1.1, 1.4, 0.9, 1.2, 0.7, 1.3, 0.61, 1.44, 0.84, 1.98, 0.78, 0.67, 0.61, 1.57, 0.9, 1.06]  # fmt: skip
+    monitor = LossMonitor()
+    rising = [0.65, 1.25, 2.09, 3.15, 3.18, 3.07, 5.71, 4.63, 5.19, 4.0, 4.07]
+    jumps = [jump for step, loss in enumerate([*fallen, *rising], 1) if (jump := monitor.observe(step, loss, 1e-3, False))]
+    assert [jump.kind for jump in jumps][-1] == "divergence" and 43 <= jumps[0].step <= 48
+
+
+def test_a_state_from_before_there_were_blocks_is_taken_up() -> None:
+    monitor = LossMonitor()
+    for step in range(1, 60):
+        monitor.observe(step, 2.0, 1e-4, False)
+    older = {key: value for key, value in monitor.state().items() if not key.startswith("block")}
+    other = LossMonitor()
+    other.restore(older)
+    assert other.observe(60, 2.0, 1e-4, False) is None
