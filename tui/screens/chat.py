@@ -38,7 +38,7 @@ class ChatScreen(WizardScreen):
         Binding("escape", "leave", N_("Back"), priority=True),
         Binding("ctrl+r", "row", N_("Ask a row of the dataset"), priority=True),
         Binding("ctrl+l", "again", N_("Begin anew"), priority=True),
-        Binding("ctrl+t", "sampling", N_("How answers are drawn"), priority=True),
+        Binding("ctrl+t", "sampling", N_("Sampling"), priority=True),
         Binding("ctrl+q", "leave", show=False, priority=True),
     ]
 
