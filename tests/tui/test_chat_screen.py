@@ -62,18 +62,11 @@ async def test_how_answers_are_drawn_can_be_set_and_is_the_same_for_both(wizard:
     async with app.run_test(size=(80, 24)) as pilot:
         hand = Hand(app, pilot)
         await to_chat(hand)
-        await hand.press("ctrl+t", "home", "shift+end", *"1.5", "enter", *"question", "enter")
+        await hand.press("ctrl+t", "home", "shift+end", *"warm", "enter", *"question", "enter")
+        await hand.until(lambda: hand.shows("must be numbers"))
+        assert not hand.shows("> question")
+        await hand.press("ctrl+t", "ctrl+t", "home", "shift+end", *"1.5", "enter", "enter")
         await hand.until(lambda: hand.shows("temperature 1.5, top-p 1, seed 42, on both sides"), 60)
         shown = hand.screen._shown["base"].plain  # type: ignore[attr-defined]
         await hand.press("ctrl+l", *"question", "enter")
         await hand.until(lambda: hand.screen._shown["base"].plain == shown, 60)  # type: ignore[attr-defined]
-
-
-async def test_a_setting_that_is_no_number_is_said_and_nothing_is_asked(wizard: Make, flags: dict[str, Any]) -> None:
-    app = wizard(flags)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
-        await to_chat(hand)
-        await hand.press("ctrl+t", *"warm", "enter", *"question", "enter")
-        await hand.until(lambda: hand.shows("must be numbers"))
-        assert not hand.shows("> question")

@@ -23,11 +23,19 @@ async def to_export(hand: Hand) -> None:
     await hand.arrive("ExportScreen")
 
 
-async def test_what_is_chosen_is_exported_and_its_checks_are_shown(wizard: Make, flags: dict[str, Any]) -> None:
+async def test_what_is_chosen_is_exported_with_its_checks_and_a_refusal_can_be_mended(
+    wizard: Make, flags: dict[str, Any]
+) -> None:
     app = wizard(flags)
-    async with app.run_test(size=(140, 40)) as pilot:
+    async with app.run_test(size=(80, 24)) as pilot:
         hand = Hand(app, pilot)
         await to_export(hand)
+        hand.screen.query_one("#kind", Select).value = "q8_0"
+        hand.screen.query_one("#name", Input).value = "Not A Name"
+        await hand.until(lambda: hand.shows("--quantize q8_0") and hand.shows("--name 'Not A Name'"))
+        await hand.press("ctrl+n")
+        await hand.until(lambda: hand.shows("is no name for a model in Ollama"), 60)
+        assert hand.shows("--name") and not hand.screen.query_one("#main", Button).disabled
         hand.screen.query_one("#to", Select).value = "merged"
         await hand.until(lambda: hand.shows("--to merged"))
         assert not hand.shows("Number format")
@@ -36,26 +44,3 @@ async def test_what_is_chosen_is_exported_and_its_checks_are_shown(wizard: Make,
         assert list(Path("out/w/export/merged").glob("*.safetensors"))
         await hand.press("escape")
         await hand.arrive("ResultScreen")
-
-
-async def test_the_command_says_what_the_screen_does(wizard: Make, flags: dict[str, Any]) -> None:
-    app = wizard(flags)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
-        await to_export(hand)
-        hand.screen.query_one("#kind", Select).value = "q8_0"
-        hand.screen.query_one("#name", Input).value = "my-model"
-        await hand.until(lambda: hand.shows("--quantize q8_0") and hand.shows("--name my-model"))
-
-
-async def test_a_refusal_is_shown_with_the_way_on_and_can_be_tried_again(
-    wizard: Make, flags: dict[str, Any], monkeypatch: Any
-) -> None:
-    app = wizard(flags)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
-        await to_export(hand)
-        hand.screen.query_one("#name", Input).value = "Not A Name"
-        await hand.press("ctrl+n")
-        await hand.until(lambda: hand.shows("is no name for a model in Ollama"), 60)
-        assert hand.shows("--name") and not hand.screen.query_one("#main", Button).disabled
