@@ -28,7 +28,7 @@ MAX_ENTRIES = 10_000
 MAX_JSON_BYTES = 32 * 2**20
 """A step-by-step log of some 200,000 steps fits; parsed it takes a few times that in memory."""
 _PARSING = threading.Lock()
-"""Folders are judged in threads; parsing holds the interpreter anyway, so one file at a time keeps memory bounded for free."""
+"""The wizard judges folders in threads; parsing holds the interpreter anyway, so one file at a time keeps memory bounded for free."""
 
 MAX_KEPT_BYTES = 16 * 2**20
 """As much of a folder `reading_once` keeps."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ConfigError
-from engine.export.merged import scaling
+from engine.export.merged import embeddings_among, scaling
 from engine.export.source import ExportSource
 from engine.i18n import _
 
@@ -25,8 +25,7 @@ def refuse_inseparable(source: ExportSource) -> None:
     """Raise ConfigError where the adapter holds more than low-rank pairs."""
     assert source.adapter.adapter is not None
     config = source.adapter.adapter.raw
-    named = {*source.adapter.adapter.target_modules, *(config.get("modules_to_save") or ())}
-    embeddings = sorted(name for name in named if name.rpartition(".")[2] in ("embed_tokens", "lm_head", "wte"))
+    embeddings = embeddings_among(source.adapter.adapter.target_modules)
     why = (
         _("It is a DoRA adapter.") if config.get("use_dora")
         else _("It was trained with modules saved whole: {names}.").format(names=", ".join(config["modules_to_save"]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +92,8 @@ def _merge(source: ExportSource, copy: Path, staging: Path, look: Callable[[Any,
 
     def prepare(base: Any, wanted: Any) -> None:
         nonlocal untied
-        untied = _touches_embeddings(wanted) and _untie(base)
+        changed = embeddings_among({*(wanted.target_modules or ()), *(wanted.modules_to_save or ())})
+        untied = bool(changed) and _untie(base)
 
     model = load_adapted(source, copy, Hardware("cpu", "", "float32", ""), prepare)
     tokenizer = tokenizer_of(source, copy)
@@ -139,9 +140,9 @@ def stored_dtype(base: Path) -> str:
     return "float32"
 
 
-def _touches_embeddings(wanted: Any) -> bool:
-    named = {*(wanted.target_modules or ()), *(wanted.modules_to_save or ())}
-    return any(name.rpartition(".")[2] in ("embed_tokens", "lm_head", "wte") for name in named)
+def embeddings_among(names: Iterable[str]) -> list[str]:
+    """Those of the module names that are input or output embeddings, sorted."""
+    return sorted(name for name in names if name.rpartition(".")[2] in ("embed_tokens", "lm_head", "wte"))
 
 
 def _untie(model: Any) -> bool:

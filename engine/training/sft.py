@@ -25,6 +25,7 @@ from trl import SFTTrainer
 
 from engine.i18n import _
 from engine.training.batches import RowBatches
+from engine.training.fitting import is_out_of_memory
 from engine.training.loss import IGNORED, LossAtLabels
 from engine.training.steps import Length, Position
 
@@ -152,6 +153,8 @@ class ExactTrainer(SFTTrainer):
         try:
             super()._load_optimizer_and_scheduler(checkpoint)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+            if is_out_of_memory(error):  # for whoever makes the batch smaller; the checkpoint is not to blame
+                raise
             self.not_loaded = str(error).splitlines()[0] if str(error) else type(error).__name__
         if checkpoint is None:
             return

@@ -104,17 +104,16 @@ def tracker_name(run_id: str, output_dir: Path) -> str:
 @contextlib.contextmanager
 def tracked(config: RunConfig, run_id: str, output_dir: Path) -> Iterator[None]:
     """Inside, Trainer's callbacks find the run they are to go on with."""
-    before = dict(os.environ)
+    told = {key: value for key, value in _environment(config, run_id, output_dir).items() if key not in os.environ}
+    os.environ.update(told)
     try:
-        for key, value in _environment(config, run_id, output_dir).items():
-            os.environ.setdefault(key, value)
         yield
     finally:
         for name in {"wandb", "swanlab"} & set(trackers(config)):  # Trainer's callbacks leave these two open
             with contextlib.suppress(Exception):
                 importlib.import_module(name).finish()
-        for key in set(os.environ) - set(before):
-            del os.environ[key]
+        for key in told:
+            os.environ.pop(key, None)
 
 
 def _environment(config: RunConfig, run_id: str, output_dir: Path) -> Mapping[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from engine.errors import CannotContinue, OutputError
+from engine.errors import CannotContinue, LoraTuiError, OutputError
 from tests.engine.runs import losses, receipt, train
 
 FLAGS: dict[str, Any] = {
@@ -125,6 +125,21 @@ def test_what_is_not_what_was_saved_is_refused_by_name_before_the_first_step(
     assert refused.value.detail.startswith(f"{item}:")
     assert receipt(events)[item] == "failed"
     assert losses(run) == before
+
+
+def test_want_of_memory_while_the_optimizer_is_loaded_is_not_the_checkpoints_fault(
+    stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from transformers import Trainer
+
+    def full(*_words: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(Trainer, "_load_optimizer_and_scheduler", full)
+    with pytest.raises(LoraTuiError) as failed:
+        train(output=Path(shutil.copytree(stopped, tmp_path / "run")))
+    assert not isinstance(failed.value, CannotContinue)
 
 
 def test_a_failed_optimizer_can_be_accepted(stopped: Path, tmp_path: Path) -> None:

@@ -56,7 +56,9 @@ def test_what_the_user_set_for_a_tracker_wins(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(trackers.importlib, "import_module", lambda name: None)
     with trackers.tracked(RunConfig(report_to="wandb"), "0123456789ab", tmp_path):
         assert (os.environ["WANDB_PROJECT"], os.environ["WANDB_RUN_ID"]) == ("mine", "0123456789ab")
+        monkeypatch.setenv("SET_BY_A_LIBRARY", "1")
     assert os.environ["WANDB_PROJECT"] == "mine" and "WANDB_RUN_ID" not in os.environ
+    assert os.environ["SET_BY_A_LIBRARY"] == "1"
 
 
 def test_a_tracker_that_fails_in_the_middle_is_told_once_and_the_run_goes_on(
