@@ -81,6 +81,16 @@ def logged_schedule(checkpoint: Checkpoint) -> LoggedSchedule | None:
     return None
 
 
+def logged_accumulation(checkpoint: Checkpoint, config: RunConfig, rows: int) -> int:
+    """How many batches another tool added up for a step: what makes an epoch of `rows` rows as many steps as it counted. Where no
+    number does, what `config` says."""
+    if not (checkpoint.step and checkpoint.epoch and checkpoint.batch_size and config.batch_size == checkpoint.batch_size):
+        return config.grad_accum
+    each, batches = round(checkpoint.step / checkpoint.epoch), math.ceil(rows / checkpoint.batch_size)
+    times = max(1, round(batches / max(1, each)))
+    return times if math.ceil(batches / times) == each else config.grad_accum
+
+
 def _warmups(rated: Sequence[LogRow], total: int) -> list[int]:
     """Steps of warmup that the rates leave possible: up to where they no longer rise."""
     highest = max(range(len(rated)), key=lambda index: rated[index].learning_rate or 0.0)

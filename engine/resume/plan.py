@@ -30,6 +30,7 @@ from engine.resume.differences import (
     schedule_differences,
     settings_differences,
 )
+from engine.resume.logged import logged_accumulation
 from engine.resume.recommend import settle
 from engine.training.advice import has_reached
 from engine.training.monitor import LossMonitor
@@ -274,6 +275,10 @@ def _continue(resolved: Resolved, output_dir: Path, run_id: str, parent: str | N
     else:
         epochs_asked = resolved.asked("epochs") or resolved.asked("max_steps")
         complete = not epochs_asked and checkpoint.max_steps is not None and (checkpoint.step or 0) >= checkpoint.max_steps
+        if not complete and not resolved.asked("grad_accum") and not resolved.asked("batch_size"):
+            dataset = read_dataset(config)
+            times = logged_accumulation(checkpoint, config, len(dataset.train))
+            config = config.model_copy(update={"grad_accum": times})
     return ResumePlan(
         "complete" if complete else "continue",
         config,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engine.checkpoints.checkpoint import Checkpoint, Grade, LogRow
 from engine.config import RunConfig
-from engine.resume.logged import LoggedSchedule, logged_schedule
+from engine.resume.logged import LoggedSchedule, logged_accumulation, logged_schedule
 from engine.training.steps import learning_rate_at
 
 
@@ -64,3 +64,13 @@ def test_without_a_length_nothing_is_told() -> None:
     known = checkpoint(rates("linear", 1e-4, 0, 100, range(1, 50), 1), 100)
     assert logged_schedule(known) == LoggedSchedule("linear", 1e-4, 0, 100)
     assert logged_schedule(replace(known, max_steps=None)) is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "step", "epoch", "times"), [(28, 8, 2.0, 2), (28, 14, 2.0, 1), (26, 7, 1.0, 1), (28, 5, 1.0, 1)]
+)
+def test_batches_added_up_for_a_step_are_those_that_give_its_steps_an_epoch(
+    rows: int, step: int, epoch: float, times: int
+) -> None:
+    known = replace(checkpoint({1: 1e-4}, 100), step=step, epoch=epoch, batch_size=4)
+    assert logged_accumulation(known, RunConfig(batch_size=4), rows) == times
