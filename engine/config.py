@@ -142,6 +142,26 @@ class RunConfig(BaseModel):
         more=True,
     )
 
+    nproc: Literal["auto"] | int = _field(
+        1, "Processes on this machine, each on a device of its own; auto: one for each GPU", "Hardware", "auto|N"
+    )
+    nnodes: int = _field(
+        1, "Machines that run this together; the same command on each", "Hardware", "N", more=True, ge=1, le=4096
+    )
+    node_rank: int = _field(0, "Which of the machines this is, from 0", "Hardware", "N", more=True, ge=0, le=4095)
+    rendezvous: str | None = _field(
+        None, "Where the machines meet: machine 0's address and a free port of it", "Hardware", "HOST:PORT", more=True
+    )
+    ddp_timeout: float = _field(
+        600,
+        "Seconds after which a process that does not answer counts as lost",
+        "Hardware",
+        "SECONDS",
+        more=True,
+        ge=5,
+        le=86_400,
+    )
+
     logits: Literal["labels", "all"] = _field(
         "labels",
         "Where the output layer is computed: at tokens the loss counts, or at all as TRL does",
@@ -158,7 +178,20 @@ class RunConfig(BaseModel):
         "stop", "When a checkpoint cannot be saved: stop the run, or warn and go on", "Saving", more=True
     )
 
-    @field_validator("batch_size", "save_steps", mode="before")
+    @property
+    def world(self) -> int:
+        """Processes of the run on all machines; `auto` counts as one until it is known (resume/plan.py)."""
+        return (1 if self.nproc == "auto" else self.nproc) * self.nnodes
+
+    @field_validator("rendezvous")
+    @classmethod
+    def _host_and_port(cls, value: str | None) -> str | None:
+        host, colon, port = (value or "").rpartition(":")
+        if value is not None and not (host and colon and port.isdigit() and 0 < int(port) < 65_536):
+            raise ValueError(_("is not HOST:PORT"))
+        return value
+
+    @field_validator("batch_size", "save_steps", "nproc", mode="before")
     @classmethod
     def _auto_or_positive(cls, value: Any) -> Any:
         if value == "auto":

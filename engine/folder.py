@@ -38,7 +38,7 @@ _HOLDER = ".lock.holder"
 _STOP = ".stop"
 OUT_ROOT = Path("out")
 
-NOT_INHERITED = ("resume", "init_from", "accept", "output")
+NOT_INHERITED = ("resume", "init_from", "accept", "output", "nnodes", "node_rank", "rendezvous")
 """Answers about one start of a run, not about the run: they are kept in run.toml but never taken up from it."""
 
 

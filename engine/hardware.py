@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from engine.config import RunConfig
+from engine.devices import show_one_gpu, visible_gpus
 from engine.errors import ConfigError
 from engine.i18n import _
 
@@ -41,6 +42,8 @@ def choose_hardware(config: RunConfig) -> Hardware:
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         device, why = "cuda", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+        if config.world == 1 and (gpus := visible_gpus()) > 1:
+            why += "; " + _("one of {count}: --nproc auto trains on all of them").format(count=gpus)
         if torch.cuda.is_bf16_supported(including_emulation=False):
             precision, reason = "bfloat16", _("this GPU computes bf16 natively; the adapter stays in float32")
         else:
@@ -63,12 +66,11 @@ def choose_hardware(config: RunConfig) -> Hardware:
 def prepare_process() -> None:
     """Settings that libraries read once, when they are first loaded; a person's own choice is left alone.
 
-    One process trains on one GPU: torch is shown the first only, as transformers would wrap the model in DataParallel, which TRL
-    refuses. OpenMP's threads sleep while they wait instead of spinning: beside one other busy process, spinning
-    makes a small model's steps many times slower. Tokenizers' threads and a later fork do not go together.
+    One process trains on one GPU, and torch is shown that one only. OpenMP's threads sleep while they wait instead of spinning:
+    beside one other busy process, spinning makes a small model's steps many times slower. Tokenizers' threads and a later fork
+    do not go together.
     """
-    if "LOCAL_RANK" not in os.environ:
-        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+    show_one_gpu()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

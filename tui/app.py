@@ -201,7 +201,7 @@ class LoraTui(App[int]):
         outcome, failed = None, None
         try:
             load_libraries()  # the head start may still be under way
-            outcome = self._runner_of_choice().run(plan, self._tell, lambda: self._stop)
+            outcome = self._runner_of_choice(plan).run(plan, self._tell, lambda: self._stop)
             if self._then == "process" and outcome.state == "stopped":
                 outcome = self._go_on_in_a_process(plan, outcome)
         except LoraTuiError as error:
@@ -213,19 +213,19 @@ class LoraTui(App[int]):
 
     def _go_on_in_a_process(self, plan: ResumePlan, outcome: Outcome) -> Outcome:
         """The run has stopped and saved: continue it where it outlives this terminal, and show it as before."""
-        from engine.detached import InItsOwnProcess, detached_command, moved
+        from engine.detached import InItsOwnProcess, moved
 
         plan = moved(plan, outcome)
         self._stop, self._then, self.detached = None, "result", True
-        return InItsOwnProcess(detached_command()).run(plan, self._tell, lambda: self._stop)
+        return InItsOwnProcess().run(plan, self._tell, lambda: self._stop)
 
     def _tell(self, event: Event, record: Mapping[str, Any]) -> None:
         self._post(Told(event, time.monotonic()))
 
-    def _runner_of_choice(self) -> Runner:
-        from engine.runner import InThisProcess
+    def _runner_of_choice(self, plan: ResumePlan) -> Runner:
+        from engine.launch import runner_of
 
-        return self._runner if self._runner is not None else InThisProcess()
+        return self._runner if self._runner is not None else runner_of(plan.config)
 
     def _post(self, message: Told | RunEnded | Followed) -> None:
         with contextlib.suppress(Exception):  # the app has gone: the run ends by itself, there is nobody to tell

@@ -23,6 +23,7 @@ from engine.answers import gather
 from engine.errors import LoraTuiError
 from engine.events import Event, RunFailed, RunStarted, as_record
 from engine.i18n import _
+from engine.launch import runner_of
 from engine.resume.plan import ResumePlan, plan_run
 from engine.runner import InThisProcess
 from tui.show import Show, plan_lines
@@ -135,11 +136,11 @@ def _run(
 
 def _detach(plan: ResumePlan, emit: Callable[[Event, Mapping[str, Any]], None], show: Show) -> int:
     """Hand `plan` to a process of its own and come back once that runs, or with the code it ended with."""
-    from engine.detached import InItsOwnProcess, detached_command, until_it_runs
+    from engine.detached import InItsOwnProcess, until_it_runs
 
     begun, leave = until_it_runs(emit)
     try:
-        InItsOwnProcess(detached_command()).run(plan, begun, leave)
+        InItsOwnProcess().run(plan, begun, leave)
     except LoraTuiError as error:
         return error.exit_code  # told as run_failed
     show.lines([(words, "bold") for words in goes_on_words(plan.output_dir)])
@@ -155,21 +156,41 @@ def goes_on_words(folder: Path) -> list[str]:
 
 
 def run_handed_over() -> int:
-    """The body of a detached run's process: carry out the plan that comes through stdin, tell its events on stdout."""
-    from engine.detached import handed_over
+    """The body of a run's own process, or of one of its several: carry out the plan that comes through stdin, tell its events on
+    stdout."""
+    from engine.child import handed_over
 
     plan = handed_over(sys.stdin.buffer)
     out, talk = duplicate(1), StopRequest(lambda words: None)
     talk.install()
+    one_of_several, first = "RANK" in os.environ, os.environ.get("RANK", "0") == "0"
 
     def emit(event: Event, record: Mapping[str, Any]) -> None:
         talk.running = talk.running or isinstance(event, RunStarted)
-        out.write(json.dumps(record, allow_nan=False) + "\n")
+        if first:
+            out.write(json.dumps(record, allow_nan=False) + "\n")
 
     try:
+        if one_of_several:
+            return _as_one_of_several(plan, emit, talk)
         return _train(plan, emit, talk)
     except Leave as signalled:
         return SIGNALS[str(signalled)]
+
+
+def _as_one_of_several(plan: ResumePlan, emit: Callable[[Event, Mapping[str, Any]], None], talk: StopRequest) -> int:
+    """0 for whatever end was told, so that torchrun starts nothing again; only a lost process brings all of them back."""
+    from engine.launch import left_alone
+    from engine.training.ranks import LOST, PeerLost
+
+    alone = left_alone(1)
+    try:
+        InThisProcess().run(plan, emit, lambda: talk() or alone())
+    except PeerLost:
+        return LOST
+    except LoraTuiError:
+        pass
+    return 0
 
 
 def carry_out(plan: ResumePlan, show: Show) -> int:
@@ -189,7 +210,7 @@ def carry_out(plan: ResumePlan, show: Show) -> int:
 
 def _train(plan: ResumePlan, emit: Callable[[Event, Mapping[str, Any]], None], stop: StopRequest) -> int:
     try:
-        outcome = InThisProcess().run(plan, emit, stop)
+        outcome = runner_of(plan.config).run(plan, emit, stop)
     except LoraTuiError as error:
         return error.exit_code  # told as run_failed
     if outcome.state == "stopped" and stop.signal:

@@ -91,6 +91,12 @@ class Geometry(_Part):
     batch_size: Annotated[int, Field(ge=1)]
     grad_accum: Annotated[int, Field(ge=1)]
     world_size: Annotated[int, Field(ge=1)]
+    """Processes; each takes `batch_size` rows at a time."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of an optimizer step."""
+        return self.batch_size * self.grad_accum * self.world_size
 
 
 class Schedule(_Part):
@@ -123,6 +129,14 @@ class LogState(_Part):
     tokens: Count
 
 
+class Process(_Part):
+    """What another process than the first has for its own."""
+
+    rng: Sha256
+    loss_sum: float
+    """As LogState's, which is the first's."""
+
+
 class Manifest(_Part):
     """The whole of manifest.json."""
 
@@ -152,6 +166,8 @@ class Manifest(_Part):
     precision: str
     device: str
     versions: dict[str, str]
+    others: tuple[Process, ...] = ()
+    """Processes 1 to world_size - 1, in order."""
     files: dict[str, FileRecord]
     """Every file beside manifest.json, by its name; no folders."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from engine.checkpoints.checkpoint import Checkpoint
-from engine.checkpoints.manifest import Identities
+from engine.checkpoints.manifest import Geometry, Identities
 from engine.config import Resolved, RunConfig, resolve
 from engine.data.dataset import DATA_SETTINGS, Dataset, data_settings_digest
 from engine.data.identity import Change, compare
@@ -32,6 +32,24 @@ class Difference:
     winner: Literal["saved", "asked", "neither"]
     """neither: the run will not start like this (the receipt fails) unless the item is accepted."""
     reason: str
+
+
+def geometry_words(batch_size: int, grad_accum: int, world: int) -> str:
+    """How rows are cut into steps, as the receipt shows it: rows at a time x batches a step, x processes where there are several."""
+    return " x ".join(map(str, (batch_size, grad_accum, *((world,) if world > 1 else ()))))
+
+
+def geometry_difference(saved: Geometry, now: Geometry) -> list[Difference]:
+    """batch_geometry: told where rows are cut into steps in another way; the rows of an epoch are not touched by it."""
+    if saved == now:
+        return []
+    reason = _("the epoch goes on by rows, each still exactly once")
+    if saved.world_size != now.world_size:
+        kept = saved.rows == now.rows
+        words = _("a step stays {rows} rows") if kept else _("a step was {saved} rows and becomes {rows}")
+        reason = f"{reason}; {words.format(rows=now.rows, saved=saved.rows)}"
+    shown = [geometry_words(one.batch_size, one.grad_accum, one.world_size) for one in (saved, now)]
+    return [Difference("batch_geometry", shown[0], shown[1], "asked", reason)]
 
 
 def contradiction(checkpoint: Checkpoint, config: RunConfig) -> str | None:

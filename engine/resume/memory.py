@@ -11,11 +11,12 @@ import torch
 
 from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.manifest import Manifest, Probe
-from engine.i18n import _
+from engine.i18n import _, n_
 from engine.resume.differences import Difference
 from engine.resume.receipt import Item, same, unknown
 from engine.training.digests import optimizer_digest, optimizer_steps, rng_digest, state_digest, tensors_digest
 from engine.training.probe import agrees
+from engine.training.ranks import Ranks
 
 
 def adapter_in_memory(model: Any) -> dict[str, torch.Tensor]:
@@ -120,15 +121,32 @@ def scheduler_item(scheduler: Any, step: int, manifest: Manifest | None, resched
     )
 
 
-def rng_item(folder: Path, manifest: Manifest | None) -> Item:
-    """rng: the random states in memory against the saved digest."""
+def rng_item(folder: Path, manifest: Manifest | None, ranks: Ranks) -> Item:
+    """rng: the random states in memory against the saved digest, each process against its own."""
     now = rng_digest()
+    if manifest is not None and manifest.geometry.world_size != ranks.world:
+        words = _("Each process has its own, and there are other processes now; they start anew (dropout only).")
+        return Item("rng", _processes(manifest.geometry.world_size), _processes(ranks.world), "changed", words)
+    if manifest is not None and not ranks.first:
+        return same("rng", manifest.others[ranks.rank - 1].rng, now, _("The random states are not those that were saved."))
     if manifest is None and not (folder / "rng_state.pth").is_file():
         words = _("It was saved by several processes, each with its own; the random states start anew (dropout only).")
         return Item("rng", _("one for each process"), now[:12], "changed", words)
     if manifest is None:
         return unknown("rng", now, _("Restored from rng_state.pth."))
     return same("rng", manifest.rng, now, _("The random states are not those that were saved."))
+
+
+def _processes(count: int) -> str:
+    return n_("{count} process", "{count} processes", count).format(count=count)
+
+
+def restored_facts(trainer: Any) -> dict[str, str]:
+    """Digests of what this process has restored; all processes of a run must have the same."""
+    return {
+        "adapter": tensors_digest(adapter_in_memory(trainer.model))[:12],
+        "optimizer": optimizer_digest(trainer.optimizer)[:12],
+    }
 
 
 def plan_items(

@@ -16,15 +16,18 @@ from typing import Literal
 from engine.checkpoints.checkpoint import Checkpoint, Grade
 from engine.checkpoints.choose import Choice, PassedOver, choose, weights_fallback
 from engine.checkpoints.inspect import inspect_folder
+from engine.checkpoints.manifest import Geometry
 from engine.checkpoints.scan import Scan, glance, verify
 from engine.config import Resolved, RunConfig, flag
 from engine.data.dataset import Dataset, read_dataset
+from engine.devices import placed
 from engine.errors import CannotContinue, ConfigError
 from engine.folder import free_sibling, proposed_output, run_id_of
 from engine.i18n import _
 from engine.resume.differences import (
     Difference,
     contradiction,
+    geometry_difference,
     material_differences,
     precision_difference,
     schedule_differences,
@@ -34,7 +37,7 @@ from engine.resume.logged import logged_accumulation
 from engine.resume.recommend import settle
 from engine.training.advice import has_reached
 from engine.training.monitor import LossMonitor
-from engine.training.steps import Length, Position, chosen_batch_size, learning_rate_at, run_length
+from engine.training.steps import Length, Position, chosen_batch_size, kept_geometry, learning_rate_at, run_length
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def plan_run(resolved: Resolved, found: Scan | None = None) -> ResumePlan:
 
     Raises ConfigError (2) where an answer is missing, CannotContinue (3) where no checkpoint can be continued as asked.
     """
-    resolved = replace(resolved, config=_rooted(resolved.config))
+    resolved = replace(resolved, config=placed(_rooted(resolved.config)))
     config = resolved.config
     _need(config)
     assert config.dataset is not None and config.model is not None
@@ -244,19 +247,13 @@ def _continue(resolved: Resolved, output_dir: Path, run_id: str, parent: str | N
                 )
             )
             config = config.model_copy(update={"seed": saved.cursor.seed})
+        if saved.geometry.world_size != config.world and not (resolved.asked("batch_size") or resolved.asked("grad_accum")):
+            kept = kept_geometry(saved.geometry.rows, saved.geometry.batch_size, config.world)
+            config = config.model_copy(update=dict(zip(("batch_size", "grad_accum"), kept, strict=True)))
         batch_size, _reason = chosen_batch_size(config, saved.cursor.rows, saved.geometry.batch_size)
-        geometry = (saved.geometry.batch_size, saved.geometry.grad_accum)
-        if (batch_size, config.grad_accum) != geometry:
-            differences.append(
-                Difference(
-                    "batch_geometry",
-                    "{} x {}".format(*geometry),
-                    f"{batch_size} x {config.grad_accum}",
-                    "asked",
-                    _("the epoch goes on by rows, each still exactly once"),
-                )
-            )
-        batch_rows = batch_size * config.grad_accum
+        geometry = Geometry(batch_size=batch_size, grad_accum=config.grad_accum, world_size=config.world)
+        differences += geometry_difference(saved.geometry, geometry)
+        batch_rows = geometry.rows
         position = Position(saved.step, saved.cursor.epoch, saved.cursor.rows_consumed)
         length = run_length(config, saved.cursor.rows, batch_rows, position)
         complete = length.total_steps <= saved.step or _reached(checkpoint, config)
@@ -315,6 +312,16 @@ def roll_back(plan: ResumePlan, good: str | None) -> ResumePlan:
     else:
         return replace(plan, config=config)
     return _continue(Resolved(config, {}), plan.output_dir, plan.run_id, parent, Choice(checkpoint, reason, ()))
+
+
+def resumed(plan: ResumePlan) -> ResumePlan:
+    """`plan` after all its processes were lost: from the furthest that the run has saved since, or once more from where it began.
+    Raises CannotContinue."""
+    saved = [one for one in glance(plan.output_dir).checkpoints if one.manifest is not None and one.run == plan.run_id]
+    if not saved:
+        return plan
+    onwards = plan.config.model_copy(update={"resume": "auto", "init_from": None, "output": str(plan.output_dir)})
+    return plan_run(Resolved(onwards, {}))
 
 
 def _off_path(checkpoint: Checkpoint) -> str:

@@ -10,8 +10,10 @@ from engine.training.steps import Length, save_interval, warmup_steps
 from engine.training.trackers import tracker_name, trackers
 
 
-def training_arguments(plan: ResumePlan, hardware: Hardware, length: Length, batch_size: int, evaluates: bool) -> Any:
-    """The SFTConfig of one attempt. `evaluates`: whether rows are held back."""
+def training_arguments(
+    plan: ResumePlan, hardware: Hardware, length: Length, batch_size: int, evaluates: bool, several: bool = False
+) -> Any:
+    """The SFTConfig of one attempt. `evaluates`: whether rows are held back; `several`: whether this is one of several processes."""
     from trl import SFTConfig
 
     config = plan.config
@@ -44,6 +46,12 @@ def training_arguments(plan: ResumePlan, hardware: Hardware, length: Length, bat
         run_name=tracker_name(plan.run_id, plan.output_dir),
         project="lora-tui",
         disable_tqdm=True,
+        ddp_timeout=int(config.ddp_timeout),
+        ddp_backend=("gloo" if hardware.device == "cpu" else "nccl") if several else None,
+        # Otherwise DDP puts its buckets into another order after the first step, and three processes or more add up in another one
+        # than they did: a continued run would differ in its last bits. It also allows for experts that no token went to.
+        ddp_find_unused_parameters=several or None,
+        ddp_broadcast_buffers=False if several else None,
         dataloader_pin_memory=hardware.device == "cuda",
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,

@@ -1,4 +1,4 @@
-"""Which rows make the next batch: the order of data/order.py from a cursor on, cut into batches.
+"""Which rows make the next batch: the order of data/order.py from a cursor on, cut into batches, each cut among the processes.
 
 The sampler is told the epoch and the row to begin at, so continuing computes where the run stood and replays nothing; and the
 cut depends on the batch size only from there on, so another batch size mid-epoch still takes each row exactly once.
@@ -16,11 +16,16 @@ from engine.data.order import row_order
 
 
 class RowBatches(Sampler[list[int]]):
-    """Batches of row ids of one epoch, from a row on. A batch sampler for torch's DataLoader."""
+    """Batches of row ids of one epoch, from a row on. A batch sampler for torch's DataLoader.
 
-    def __init__(self, lengths: np.ndarray, seed: int, batch_size: int) -> None:
-        """`lengths`: (rows,) tokens of each row."""
-        self.lengths, self.seed, self.batch_size = lengths, seed, batch_size
+    Of several processes each takes its part of every batch, so all of them have the same number of batches. Where an epoch ends with
+    fewer rows than processes, one without a row gets `~row`: that row with nothing to learn in it.
+    """
+
+    def __init__(self, lengths: np.ndarray, seed: int, each: int, rank: int = 0, world: int = 1) -> None:
+        """`lengths`: (rows,) tokens of each row; `each`: rows of a process at a time, of which there are `world`."""
+        self.lengths, self.seed, self.each, self.rank, self.world = lengths, seed, each, rank, world
+        self.batch_size = each * world
         self._known: tuple[int, np.ndarray] | None = None
         self.at(0, 0)
 
@@ -40,4 +45,6 @@ class RowBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         order = self.order(self.epoch)
         for start in range(self.rows_consumed, len(order), self.batch_size):
-            yield order[start : start + self.batch_size].tolist()
+            rows = order[start : start + self.batch_size].tolist()
+            begin, end = (len(rows) * one // self.world for one in (self.rank, self.rank + 1))
+            yield rows[begin:end] or [~rows[0]]

@@ -64,7 +64,9 @@ def _steps(plan: ResumePlan, rows: int | None, batch_size: int) -> int | None:
     if rows is None:
         return None
     trained = max(1, rows - round(rows * plan.config.eval_fraction))
-    return run_length(plan.config, trained, batch_size * plan.config.grad_accum, Position(0, 0, 0)).total_steps
+    return run_length(
+        plan.config, trained, batch_size * plan.config.grad_accum * plan.config.world, Position(0, 0, 0)
+    ).total_steps
 
 
 def pace_of(folder: Path) -> float | None:

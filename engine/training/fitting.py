@@ -7,15 +7,15 @@ like an answer and so is kept when the run goes on (transformers 25956: a size f
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 
-from engine.checkpoints.scan import glance
-from engine.config import Resolved, RunConfig
+from engine.config import RunConfig
 from engine.errors import LoraTuiError
 from engine.hardware import Hardware, free_memory
 from engine.i18n import _
 from engine.models.report import model_report
-from engine.resume.plan import ResumePlan, plan_run
+from engine.resume.plan import ResumePlan, resumed
 from engine.training.estimate import estimate_memory
 
 WORDS = ("out of memory", "can't allocate memory", "not enough memory")
@@ -40,14 +40,8 @@ def smaller(batch_size: int, grad_accum: int) -> tuple[int, int] | None:
 
 def replanned(plan: ResumePlan, batch_size: int, grad_accum: int) -> ResumePlan:
     """`plan` with this geometry, from the furthest that the run has saved by now. Raises CannotContinue."""
-    import dataclasses
-
     config = plan.config.model_copy(update={"batch_size": batch_size, "grad_accum": grad_accum})
-    saved = [one for one in glance(plan.output_dir).checkpoints if one.manifest is not None and one.run == plan.run_id]
-    if not saved:
-        return dataclasses.replace(plan, config=config)
-    onwards = config.model_copy(update={"resume": "auto", "init_from": None, "output": str(plan.output_dir)})
-    return plan_run(Resolved(onwards, {}))
+    return resumed(dataclasses.replace(plan, config=config))
 
 
 def let_go() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from engine.checkpoints.manifest import (
     LogState,
     Manifest,
     Probe,
+    Process,
     Schedule,
 )
 from engine.config import RunConfig
@@ -38,6 +40,7 @@ from engine.resume.memory import adapter_in_file, adapter_in_memory
 from engine.training.digests import all_finite, rng_digest, state_digest, tensors_digest
 from engine.training.material import Material
 from engine.training.probe import ProbeRow, score
+from engine.training.ranks import Ranks
 from engine.training.sft import ExactTrainer
 from engine.training.steps import warmup_steps
 
@@ -60,6 +63,7 @@ class Saver:
     parent: str | None
     tell: Callable[[Event], None]
     monitor_state: Callable[[], Mapping[str, Any]]
+    ranks: Ranks
     probe_rows: tuple[ProbeRow, ...] = ()
     probe_base: float = 0.0
     last_loss: float | None = None
@@ -70,12 +74,25 @@ class Saver:
     last_bytes: int = 0
     """Bytes of the last checkpoint, or what the first is estimated to take."""
     _due: dict[str, Any] = field(default_factory=dict)
+    _others: tuple[Process, ...] = ()
+    _random: dict[str, bytes] = field(default_factory=dict)
 
     def __call__(self, trainer: ExactTrainer) -> None:
-        """Write and hand over the checkpoint of the step that just ended. Raises OutputError, or tells and goes on."""
+        """Write and hand over the checkpoint of the step that just ended. Raises OutputError, or tells and goes on.
+
+        All processes come here; what the others have for their own reaches rank 0 before anything can go wrong with its disk, so
+        that none waits for another. Only rank 0 writes: a checkpoint is one act of one process.
+        """
+        self.settle()
+        adapter = self._sound(trainer)
+        if not self.ranks.alone:
+            own = self.ranks.gather((random_states(trainer), rng_digest(), float(trainer._tr_loss)))
+            if not self.ranks.first:
+                return
+            self._others = tuple(Process(rng=digest, loss_sum=loss) for _states, digest, loss in own[1:])
+            self._random = {name: states for one in own for name, states in one[0].items()}
         try:
-            self.settle()
-            self._save(trainer)
+            self._save(trainer, adapter)
         except LoraTuiError:
             raise
         except Exception as error:
@@ -146,7 +163,8 @@ class Saver:
             )
         )
 
-    def _save(self, trainer: ExactTrainer) -> None:
+    def _sound(self, trainer: ExactTrainer) -> dict[str, torch.Tensor]:
+        """The adapter, if its numbers are numbers. Raises WeightsNotFinite: in all processes, since they have the same."""
         step = trainer.state.global_step
         adapter = adapter_in_memory(trainer.model)
         if not all_finite(adapter.values()):
@@ -155,11 +173,19 @@ class Saver:
                 _("The newest sound checkpoint is {name}.").format(name=self.last_name or "-"),
                 _("Continue from it with a lower --learning-rate; look at the data where the loss rose."),
             )
+        return adapter
+
+    def _save(self, trainer: ExactTrainer, adapter: dict[str, torch.Tensor]) -> None:
+        step = trainer.state.global_step
         need_room(self.committer.output_dir, self.last_bytes + MIB)
         staging = self.committer.stage()
         eval_loss = self.eval_losses.get(step)
         try:
             write_files(trainer, staging)
+            if self.ranks.alone:
+                trainer._save_rng_state(str(staging))
+            for name, states in self._random.items():
+                (staging / name).write_bytes(states)
             complete = self._manifest(trainer, adapter, eval_loss, staging)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
@@ -180,7 +206,7 @@ class Saver:
             }
             for index, entry in trainer.optimizer.state_dict()["state"].items()
         }
-        batch_rows = trainer.batches.batch_size * config.grad_accum
+        geometry = Geometry(batch_size=trainer.batches.each, grad_accum=config.grad_accum, world_size=self.ranks.world)
         order = trainer.batches.order(position.epoch)
         probe = None
         if self.probe_rows:
@@ -205,11 +231,12 @@ class Saver:
                 rows_consumed=position.rows_consumed,
                 rows=len(order),
                 seed=config.seed,
-                next_batch=next_batch_digest(order, position.rows_consumed, batch_rows),
+                next_batch=next_batch_digest(order, position.rows_consumed, geometry.rows),
             ),
             "probe": probe,
             "identities": self.material.identities,
-            "geometry": Geometry(batch_size=trainer.batches.batch_size, grad_accum=config.grad_accum, world_size=1),
+            "geometry": geometry,
+            "others": self._others,
             "schedule": Schedule(
                 scheduler=config.scheduler,
                 learning_rate=config.learning_rate,
@@ -250,12 +277,18 @@ class Saver:
         return "4bit" if self.config.load_in_4bit else self.hardware.precision
 
 
+def random_states(trainer: ExactTrainer) -> dict[str, bytes]:
+    """The random states of this process as the file that Trainer would write: its name -> its bytes. Raises OSError."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer._save_rng_state(folder)
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
 def write_files(trainer: ExactTrainer, folder: Path) -> None:
     """The files of a checkpoint in Hugging Face layout, as Trainer writes them (training_args.bin, a pickle, is left out)."""
     write_adapter(trainer, folder)
     trainer._save_optimizer_and_scheduler(str(folder))
     trainer._save_scaler(str(folder))
-    trainer._save_rng_state(str(folder))
     trainer.state.save_to_json(str(folder / "trainer_state.json"))
 
 
@@ -276,9 +309,12 @@ def check_written(folder: Path, digest: str) -> None:
         raise OSError(errno.EIO, _("the adapter that was written is not the one in memory"), str(folder))
 
 
-def restore_logs(trainer: ExactTrainer, logs: LogState) -> None:
-    """Take up a logging window that was open when saving, so that the next logged loss is the uninterrupted run's."""
-    trainer._tr_loss.fill_(logs.loss_sum)
+def restore_logs(trainer: ExactTrainer, manifest: Manifest, ranks: Ranks) -> None:
+    """Take up a logging window that was open when saving, so that the next logged loss is the uninterrupted run's. Other processes
+    than those that saved it go on from the mean of theirs, since the mean is what is logged."""
+    logs = manifest.logs
+    sums = [logs.loss_sum, *(other.loss_sum for other in manifest.others)]
+    trainer._tr_loss.fill_(sums[ranks.rank] if len(sums) == ranks.world else sum(sums) / len(sums))
     trainer._globalstep_last_logged = logs.last_logged_step
     trainer._total_train_tokens = logs.tokens
     for key, values in logs.metrics.items():

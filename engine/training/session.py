@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.commit import Committer, free_bytes, need_room, place
 from engine.checkpoints.durable import STAGING_PREFIX, sync_file, sync_folder
 from engine.checkpoints.retain import Kept, good
@@ -26,6 +27,7 @@ from engine.events import Event, RunFinished, RunStopped, Warned
 from engine.folder import FINAL, write_run_toml
 from engine.hardware import Hardware
 from engine.i18n import _
+from engine.resume.differences import geometry_words
 from engine.resume.logged import against_log
 from engine.resume.plan import ResumePlan
 from engine.resume.receipt import Item, Receipt, accepted, next_batch_item
@@ -33,6 +35,7 @@ from engine.training.advice import advise_by
 from engine.training.arguments import training_arguments
 from engine.training.material import Material
 from engine.training.monitor import LossMonitor
+from engine.training.ranks import Ranks
 from engine.training.steps import Length, Position
 from engine.training.trackers import guard
 
@@ -70,14 +73,15 @@ class Session:
         length: Length,
         early: list[Item],
         should_stop: ShouldStop,
+        ranks: Ranks,
     ) -> None:
         self.plan, self.config = plan, plan.config
         self.material, self.hardware, self.start, self.length, self.early = material, hardware, start, length, early
         self.batch_size, self.at_labels = batch_size, at_labels
         self.tell = tell
-        self.should_stop = should_stop
+        self.should_stop, self.ranks = should_stop, ranks
         self.begun = time.monotonic()
-        self._private = contextlib.ExitStack()
+        self._private, self._all_loaded = contextlib.ExitStack(), False
         self.source: Path | None = None
         """What is loaded of the checkpoint: a private copy of it that was judged after it was made."""
 
@@ -86,7 +90,7 @@ class Session:
         from engine.training.saving import Saver, WeightsNotFinite
 
         monitor = LossMonitor()
-        committer = Committer(self.plan.output_dir, self.config.keep, self._kept())
+        committer = Committer(self.plan.output_dir, self.config.keep, self._kept() if self.ranks.first else [])
         self.listener = RunCallback(
             self.config, self.tell, self.should_stop, monitor, self.plan.mode == "continue", self._begin
         )
@@ -99,15 +103,16 @@ class Session:
             self.plan.parent,
             self.tell,
             monitor.state,
+            self.ranks,
         )
         self.listener.saver = self.saver
         if self.plan.mode == "continue" and self.plan.checkpoint is not None:
             self._take_up(monitor)
         try:
             if self.plan.checkpoint is not None:
-                self.source = self._private.enter_context(private_copy(self.plan.checkpoint, self.plan.output_dir))
+                self.source = self._copied(self.plan.checkpoint)
             trainer = self.trainer = self._build()
-            self.listener.loaded = self._private.close
+            self.listener.loaded = self._loaded
             trainer.train(resume_from_checkpoint=str(self.source) if self.plan.mode == "continue" else None)
             self.saver.settle()
         except _NotBegun as stopped:
@@ -128,7 +133,19 @@ class Session:
         if self.listener.stopped_by and position.step < self.length.total_steps:
             self.tell(RunStopped(position.step, trainer.epochs, self.listener.stopped_by, self.saver.last_name))
             return Outcome("stopped", position.step, self.saver.last_loss)
-        return self._finish(trainer)
+        return self._finish(trainer) if self.ranks.first else Outcome("finished", position.step, self.saver.last_loss)
+
+    def _copied(self, checkpoint: Checkpoint) -> Path:
+        """The private copy of `checkpoint`, made by rank 0 for all."""
+        mine = self._private.enter_context(private_copy(checkpoint, self.plan.output_dir)) if self.ranks.first else None
+        return cast(Path, self.ranks.share(mine))
+
+    def _loaded(self) -> None:
+        """Nothing of the checkpoint will be read any more, by any process. Asked before each step; done once."""
+        if not self._all_loaded:
+            self._all_loaded = True
+            self.ranks.meet()
+            self._private.close()
 
     def _left(self, good_until: int | None) -> Outcome:
         """The loss left its path: what was saved since is put into the trash, so that nothing goes on from it unasked."""
@@ -137,7 +154,7 @@ class Session:
         trainer, kept = self.trainer, self.saver.committer.kept
         last = good(kept, good_until)
         after = [one.name for one in kept if last is None or one.step > last.step]
-        for name in after:
+        for name in after if self.ranks.first else ():
             to_trash(self.plan.output_dir / name)
         back_to = last.name if last is not None else None
         return Outcome("jumped", trainer.state.global_step, self.saver.last_loss, back_to, tuple(after), trainer.epochs)
@@ -187,14 +204,21 @@ class Session:
         try:
             trainer = ExactTrainer(
                 rows=_Rows(self.material.train),
-                batches=RowBatches(self.material.train.lengths, self.config.seed, self.batch_size),
+                batches=RowBatches(
+                    self.material.train.lengths, self.config.seed, self.batch_size, self.ranks.rank, self.ranks.world
+                ),
                 start=self.start,
                 length=self.length,
                 saver=self.saver,
                 at_labels=self.at_labels,
                 model=base,
                 args=training_arguments(
-                    self.plan, self.hardware, self.length, self.batch_size, self.material.eval is not None
+                    self.plan,
+                    self.hardware,
+                    self.length,
+                    self.batch_size,
+                    self.material.eval is not None,
+                    not self.ranks.alone,
                 ),
                 train_dataset=self.material.train.to_dataset(),
                 eval_dataset=self.material.eval.to_dataset() if self.material.eval is not None else None,
@@ -247,30 +271,40 @@ class Session:
 
     def _begin(self, trainer: Any) -> None:
         """Everything is loaded: prove it, or measure what a later run will be proven by."""
+        from transformers import set_seed
+
         from engine.training.probe import ProbeRow, affordable, choose_rows, score, score_base
         from engine.training.saving import needed_bytes, restore_logs
 
-        each = needed_bytes(trainer.model, self.material.folder)
-        self._need_room(each)
-        self.saver.last_bytes = self.saver.last_bytes or each
         manifest = self.plan.checkpoint.manifest if self.plan.checkpoint is not None else None
         continued = self.plan.mode == "continue"
-        rows: tuple[ProbeRow, ...]
-        if continued and manifest is not None and manifest.probe is not None:
+        rows: tuple[ProbeRow, ...] = ()
+        comparable = False
+        if self.ranks.first:
+            each = needed_bytes(trainer.model, self.material.folder)
+            self._need_room(each)
+            self.saver.last_bytes = self.saver.last_bytes or each
+        if not self.ranks.first:
+            pass  # rank 0's probe is all of theirs: their weights are held against its
+        elif continued and manifest is not None and manifest.probe is not None:
             known = {row.digest: row for row in self.material.probe_candidates}
             rows = tuple(known[digest] for digest in manifest.probe.rows if digest in known)
             comparable = len(rows) == len(manifest.probe.rows)
         else:
             rows = affordable(trainer.model, choose_rows(self.material.probe_candidates))
-            comparable = False
         self.saver.probe_rows = rows
         self.saver.probe_base = score_base(trainer.model, rows) if rows else 0.0
         if continued:
             saved = manifest.probe if manifest is not None and comparable else None
             self._check_memory(trainer, score(trainer.model, rows) if rows else math.nan, saved)
             if manifest is not None:
-                restore_logs(trainer, manifest.logs)
-        write_run_toml(self.plan.output_dir, self.config, self.plan.run_id)
+                restore_logs(trainer, manifest, self.ranks)
+        if not self.ranks.first and not (
+            continued and manifest is not None and manifest.geometry.world_size == self.ranks.world
+        ):
+            set_seed(self.config.seed + self.ranks.rank)  # else all of them would drop the same units
+        if self.ranks.first:
+            write_run_toml(self.plan.output_dir, self.config, self.plan.run_id)
         if reason := self.should_stop():
             raise _NotBegun(reason)
 
@@ -296,13 +330,12 @@ class Session:
         manifest, step = checkpoint.manifest, self.start.step
         saved = memory.adapter_in_file(self.source)
         order = trainer.batches.order(self.start.epoch)
-        geometry = manifest.geometry.batch_size * manifest.geometry.grad_accum if manifest else 0
-        digest = next_batch_digest(order, self.start.rows_consumed, geometry)
+        digest = next_batch_digest(order, self.start.rows_consumed, manifest.geometry.rows if manifest else 0)
         where = _("epoch {epoch}, row {row}").format(epoch=self.start.epoch, row=self.start.rows_consumed)
         trainer._load_rng_state(str(self.source))
         now = {
             "schedule": f"{self.config.scheduler} {self.config.learning_rate:g}, {self.length.total_steps} steps",
-            "batch_geometry": f"{self.batch_size} x {self.config.grad_accum}",
+            "batch_geometry": geometry_words(self.batch_size, self.config.grad_accum, self.ranks.world),
         }
         logged = against_log(checkpoint, self.config, self.length) if manifest is None else {}
         rescheduled = any(difference.item == "schedule" for difference in self.plan.differences)
@@ -317,17 +350,23 @@ class Session:
             memory.values_item(saved, memory.adapter_in_memory(trainer.model), manifest),
             memory.optimizer_item(trainer.optimizer, self.source, step, manifest, trainer.not_loaded),
             memory.scheduler_item(trainer.lr_scheduler, step, manifest, rescheduled or restarted),
-            memory.rng_item(checkpoint.path, manifest),
+            memory.rng_item(checkpoint.path, manifest, self.ranks),
             position,
             *memory.plan_items(self.plan.differences, manifest, now, logged),
             memory.precision_item(manifest, self.saver.precision, self.hardware.device),
             memory.scaler_item(self.source, self.hardware.precision),
-            memory.probe_item(probe_saved, probe_now, self.saver.probe_base, checkpoint.loss, self.saver.precision),
+            *(
+                [memory.probe_item(probe_saved, probe_now, self.saver.probe_base, checkpoint.loss, self.saver.precision)]
+                if self.ranks.first
+                else []
+            ),
         ]
         receipt = Receipt(checkpoint.path, accepted(items, self.config.accept))
         self.listener.verdicts = {item.item: item.verdict for item in receipt.items}
         self.tell(receipt.event())
         receipt.refuse()
+        if not self.ranks.alone:
+            self.ranks.agree(memory.restored_facts(trainer))
 
     # -- after the last step -------------------------------------------------------------------------------------------
 
@@ -375,7 +414,7 @@ class _NotBegun(Exception):
 
 
 class _Rows:
-    """A TokenTable as torch's DataLoader wants it."""
+    """A TokenTable as torch's DataLoader wants it; row `~index` is row `index` without labels."""
 
     def __init__(self, table: Any) -> None:
         self.table = table
@@ -384,5 +423,5 @@ class _Rows:
         return len(self.table)
 
     def __getitem__(self, index: int) -> dict[str, list[int]]:
-        row: dict[str, list[int]] = self.table.row(index)
-        return row
+        row: dict[str, list[int]] = self.table.row(max(index, ~index))
+        return row if index >= 0 else {**row, "labels": [-100] * len(row["labels"])}

@@ -1,7 +1,8 @@
 """TRL's SFTTrainer with four things changed that make continuing exact, and one that makes it fast.
 
 1. *Rows, not steps.* Batches come from RowBatches, which starts at a cursor; the Trainer's own skipping (recomputed from the
-   current arguments, so another batch size lands elsewhere) is never used.
+   current arguments, so another batch size lands elsewhere) is never used. Several processes cut each batch among themselves;
+   accelerate, which would give them batches in turn and fill up the last ones with rows twice, is not asked.
 2. *The loader leaves the random state alone.* torch's DataLoader draws a seed from the global generator whenever it is iterated;
    a generator of its own keeps dropout the same whether an epoch was entered or continued.
 3. *Saving is staged.* `_save_checkpoint` hands over to the run's saver; the stock one writes straight into checkpoint-N and
@@ -58,7 +59,7 @@ class ExactTrainer(SFTTrainer):
         return self.position.epochs(len(self.rows))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """A loader over `batches`. Not prepared by accelerate: there is one process, and rows are cut here."""
+        """A loader over `batches`. Not prepared by accelerate: rows are cut here."""
         return DataLoader(
             self.rows,
             batch_sampler=self.batches,
@@ -108,13 +109,15 @@ class ExactTrainer(SFTTrainer):
         if self.at_labels is None or return_outputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         total = model(**inputs, label_loss=True)
+        # DDP takes the mean of the processes' gradients, and the labels counted are those of all of them.
+        shares = self.accelerator.num_processes if num_items_in_batch is not None else 1
         self._metrics["train" if model.training else "eval"]["num_tokens"] = [self._total_train_tokens]
         labels = (inputs["labels"][:, 1:] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
-        return total / torch.as_tensor(labels, device=total.device).clamp(min=1)
+        return total * shares / torch.as_tensor(labels, device=total.device).clamp(min=1)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """Forward and backward of one batch, as Trainer's for one process; the mode is set where it differs only, since setting it
-        walks over every module of the model."""
+        """Forward and backward of one batch, as Trainer's; the mode is set where it differs only, since setting it walks over every
+        module of the model."""
         if self.at_labels is None or num_items_in_batch is None:
             stock: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
             return stock
@@ -135,9 +138,11 @@ class ExactTrainer(SFTTrainer):
     def get_batch_samples(self, *args: Any, **options: Any) -> Any:
         """As Trainer's; counts the rows of the coming optimizer step."""
         samples, items = super().get_batch_samples(*args, **options)
-        self._taken = sum(len(batch["input_ids"]) for batch in samples)
+        begun, order = self.position.rows_consumed, self.batches.order(self.position.epoch)
+        rows = order[begun : begun + len(samples) * self.batches.batch_size]  # of all processes
+        self._taken = len(rows)
         if self.at_labels is not None:  # stock's compute_loss counts for itself
-            self._total_train_tokens += sum(int(batch["attention_mask"].sum()) for batch in samples)
+            self._total_train_tokens += int(self.batches.lengths[rows].sum())
         return samples, items
 
     def advance(self) -> None:

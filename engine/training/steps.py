@@ -91,6 +91,14 @@ def save_interval(config: RunConfig, steps_per_epoch: int) -> int:
     return max(1, min(500, math.ceil(steps_per_epoch / 4)))
 
 
+def kept_geometry(rows: int, batch_size: int, world: int) -> tuple[int, int]:
+    """(rows at a time, batches a step) with which `world` processes make steps of `rows` rows, or as near as they can, with no more
+    than `batch_size` rows at a time each."""
+    each = max(1, round(rows / world))
+    at_a_time = max(size for size in range(1, min(batch_size, each) + 1) if each % size == 0)
+    return at_a_time, each // at_a_time
+
+
 def chosen_batch_size(config: RunConfig, rows: int, saved: int | None) -> tuple[int, str]:
     """Rows at a time on the device, and why. `saved`: what the continued run found (transformers 25956: it is kept)."""
     if config.batch_size != "auto":

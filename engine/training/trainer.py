@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from engine.checkpoints.commit import TRASH, sweep
 from engine.errors import CannotContinue, LoraTuiError
@@ -35,12 +35,14 @@ from engine.folder import RUN_LOG, locked, stop_asked, unwritable
 from engine.hardware import Hardware, choose_hardware, free_memory, prepare_process
 from engine.i18n import _
 from engine.models.report import model_report
-from engine.resume.plan import ResumePlan, roll_back
+from engine.resume.plan import ResumePlan, resumed, roll_back
 from engine.resume.receipt import Item, Receipt, accepted, check_material, versions_item
 from engine.training.estimate import Fitted, fit_batch
+from engine.training.facts import facts_of_material, facts_of_plan
 from engine.training.fitting import is_out_of_memory, let_go, replanned, smaller, used_up
 from engine.training.library_output import library_output_to
 from engine.training.material import Material, load_material
+from engine.training.ranks import PeerLost, Ranks
 from engine.training.session import Outcome, Session, ShouldStop
 from engine.training.steps import Position, run_length
 from engine.training.trackers import need_trackers, tracked
@@ -61,6 +63,7 @@ class Trainer:
         """`plan`: fresh, continue or weights; a complete one has nothing to run."""
         assert plan.mode != "complete", "a finished run has nothing left to train"
         self.plan, self.config = plan, plan.config
+        self.ranks = Ranks.of_environment()
         self._journal: Journal | None = None
         self._emit: Emit = lambda event, record: None
         self._step: int | None = None
@@ -70,15 +73,26 @@ class Trainer:
     def run(self, emit: Emit, should_stop: ShouldStop) -> Outcome:
         """Train. Blocks until all steps are done or `should_stop` gives a reason, and a checkpoint is saved then.
 
-        Raises LoraTuiError with the exit code of the contract; whatever else escapes is a fault and told as run_failed.
+        Raises LoraTuiError with the exit code of the contract; whatever else escapes is a fault and told as run_failed. As one of
+        several processes it raises PeerLost where another of them is gone: nothing of this run can go on then but all of it.
         """
-        self._emit = emit
         prepare_process()
+        if not self.ranks.first:
+            return self._follow(emit, should_stop)
+        self._emit = emit
         out = self.plan.output_dir
-        with self._failures_told(), locked(out) as notes, _own_folder(out), library_output_to(_log(out)):
+        with (
+            self._failures_told(),
+            self.ranks.joined(self.config.ddp_timeout),
+            locked(out) as notes,
+            _own_folder(out),
+            library_output_to(_log(out)),
+        ):
             need_trackers(self.config)
+            self._agree_on_the_plan()
             swept = sweep(out)
             material = load_material(self.config, self.plan.dataset, lambda *done: self._tell(RowsTokenised(*done)))
+            self.ranks.said("material")
             self._journal = Journal(out)
             try:
                 for warned in (*notes, *_cut_off(self._journal)):
@@ -90,14 +104,43 @@ class Trainer:
                 for note in material.notes[:20]:
                     self._tell(Warned("data", note))
                 with tracked(self.config, self.plan.run_id, out):
-                    return self._train(material, lambda: should_stop() or (WATCHER if stop_asked(out) else None))
-            except LoraTuiError:
+                    return self._train(
+                        material, self.ranks.agreed(lambda: should_stop() or (WATCHER if stop_asked(out) else None))
+                    )
+            except (LoraTuiError, PeerLost):
                 raise
             except OSError as error:
                 raise unwritable(out, error) from error
             except Exception:
                 logging.getLogger(__name__).exception("the run failed")  # to run.log, with its traceback
                 raise
+
+    def _follow(self, emit: Emit, should_stop: ShouldStop) -> Outcome:
+        """The same as one of the other processes: what rank 0 has decided, on the rows that are this one's. Only `emit` is told of it,
+        without a Journal."""
+        self._emit = emit
+        with self.ranks.joined(self.config.ddp_timeout):
+            self._agree_on_the_plan()
+            with library_output_to(_log(self.plan.output_dir)):
+                self.ranks.wait_for_first("material")
+                try:
+                    return self._train(load_material(self.config), self.ranks.agreed(should_stop))
+                except Exception:
+                    logging.getLogger(__name__).exception("process %d failed", self.ranks.rank)
+                    raise
+
+    def _agree_on_the_plan(self) -> None:
+        """Every machine has planned; what rank 0 has planned is done, once it is known that all were asked for the same."""
+        if self.ranks.alone:
+            return
+        from engine.training.saving import versions
+
+        self.ranks.agree(facts_of_plan(self.plan, versions()))
+        plan = resumed(self.plan) if self.ranks.first and self.ranks.restarts else self.plan
+        self.plan = replace(
+            self.ranks.share(replace(plan, dataset=None)), dataset=plan.dataset if self.ranks.first else None
+        )
+        self.config = self.plan.config
 
     # -- telling -------------------------------------------------------------------------------------------------------
 
@@ -125,10 +168,17 @@ class Trainer:
         try:
             yield
         except KeyboardInterrupt:  # whoever raised it leaves at once, and nothing has begun (headless.Leave)
+            self.ranks.over()
+            raise
+        except PeerLost as lost:
+            self._tell(Warned("peer_lost", _(
+                "another process of this run is gone: {words}. All of them start again from the last checkpoint.").format(
+                    words=lost)))  # fmt: skip
             raise
         except BaseException as error:
             known = error if isinstance(error, LoraTuiError) else _as_known(error, self.plan.output_dir)
             self._tell(RunFailed(self._step, known.title, known.detail, known.fix, known.exit_code))
+            self.ranks.over()
             if known is not error:
                 raise known from error
             raise
@@ -143,7 +193,9 @@ class Trainer:
 
     def _attempt_what_fits(self, material: Material, should_stop: ShouldStop) -> Outcome:
         """One attempt; with `--batch-size auto`, again with fewer rows at a time where they do not fit into the memory."""
-        automatic = self.config.batch_size == "auto"
+        automatic = (
+            self.config.batch_size == "auto" and self.ranks.alone
+        )  # what one device cannot hold the others do not know of
         while True:
             try:
                 return self._attempt(material, should_stop)
@@ -182,8 +234,7 @@ class Trainer:
 
     def _go_back(self, outcome: Outcome, number: int) -> None:
         """Plan the next attempt: from the last good checkpoint, or from where this one began, at half the rate."""
-        assert self._journal is not None
-        self.plan = roll_back(self.plan, outcome.good)
+        self.plan = self.ranks.share(roll_back(self.plan, outcome.good) if self.ranks.first else None)
         self.config = self.plan.config
         checkpoint = self.plan.checkpoint if self.plan.mode == "continue" else None
         self._tell(
@@ -196,25 +247,31 @@ class Trainer:
                 outcome.set_aside,
             )
         )
-        self._journal.next_attempt()
+        if self._journal is not None:
+            self._journal.next_attempt()
 
     def _attempt(self, material: Material, should_stop: ShouldStop) -> Outcome:
         config, plan = self.config, self.plan
         from engine.training.loss import choose_logits
 
         hardware = self._hardware = choose_hardware(config)
+        self.ranks.agree({**facts_of_material(material), "device": hardware.device, "precision": hardware.precision})
         manifest = plan.checkpoint.manifest if plan.checkpoint is not None and plan.mode == "continue" else None
         rows = len(material.train)
-        fitted = self._fit(material, hardware, manifest.geometry.batch_size if manifest else None)
+        fitted = self.ranks.share(self._fit(material, hardware, manifest.geometry.batch_size if manifest else None))
         batch_size = self._batch_size = fitted.batch_size
         config = config.model_copy(update={"activation_checkpointing": fitted.checkpointing, **fitted.kept_rows(config)})
         plan = replace(plan, config=config)
         start = _start(plan, material, accepted_dataset="dataset" in config.accept)
-        length = run_length(config, rows, batch_size * config.grad_accum, start)
+        length = run_length(config, rows, batch_size * config.grad_accum * self.ranks.world, start)
         at_labels, logits = choose_logits(config, hardware, material.trained_tokens, int(material.train.lengths.sum()))
         choices = {**hardware.reasons(), "batch_size": f"{batch_size} · {fitted.batch_reason}", "logits": logits}
         if fitted.checkpointing:
             choices["activation_checkpointing"] = f"on · {fitted.checkpointing_reason}"
+        if not self.ranks.alone:
+            choices["processes"] = _("{count} · {rows} rows for a step").format(
+                count=self.ranks.world, rows=batch_size * config.grad_accum * self.ranks.world
+            )
         name = plan.checkpoint.name if plan.checkpoint is not None and plan.mode == "continue" else None
         self._tell(
             RunStarted(
@@ -235,12 +292,15 @@ class Trainer:
         if reason := should_stop():
             self._tell(RunStopped(start.step, start.epochs(rows), reason, name))
             return Outcome("stopped", start.step, None)
-        return Session(plan, self._tell, material, hardware, batch_size, at_labels, start, length, early, should_stop).run()
+        session = Session(
+            plan, self._tell, material, hardware, batch_size, at_labels, start, length, early, should_stop, self.ranks
+        )
+        return cast(Outcome, self.ranks.share(session.run()))
 
     def _fit(self, material: Material, hardware: Hardware, saved: int | None) -> Fitted:
         model = model_report(str(material.folder))
         longest = int(material.train.lengths.max())
-        free = free_memory(hardware.device)[0]
+        free = free_memory(hardware.device)[0] // (1 if hardware.device == "cuda" else self.ranks.here)
         return fit_batch(model, self.config, hardware.precision, len(material.train), longest, free, saved)
 
     def _check_early(self, material: Material) -> list[Item]:

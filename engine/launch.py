@@ -1,0 +1,98 @@
+"""The Runner of a run of several processes, on this machine or on several: torchrun starts them, watches them and starts all of them
+again where one is lost.
+
+torchrun's workers are this program, each with its rank in the environment (training/ranks.py). Rank 0 tells its events on the pipe
+that all of them inherit, the others nothing. No key of a terminal reaches them: they are asked to stop by the file that a watcher
+leaves too, and whoever loses torchrun, or rank 0 whoever listens to it, saves and stops by itself (`left_alone`).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.child import HAND_OVER, InAChild, this_program
+from engine.config import RunConfig
+from engine.devices import environment, is_free, visible_gpus
+from engine.errors import ConfigError
+from engine.folder import ask_to_stop
+from engine.i18n import _
+from engine.runner import InThisProcess, Runner
+
+if TYPE_CHECKING:
+    from engine.resume.plan import ResumePlan
+
+RESTARTS = 3
+"""How often all processes are started again after one was lost."""
+GRACE = 60
+"""Seconds torchrun gives processes that it ends before it kills them: time for a save."""
+ALONE = "parent_gone"
+"""RunStopped.reason of a run whose parent has gone."""
+
+
+@dataclass(frozen=True)
+class InSeveralProcesses(InAChild):
+    """The Runner that does it, for a plan whose configuration asks for more than one process."""
+
+    nproc: int
+
+    def command(self, plan: ResumePlan) -> Sequence[str]:
+        config = plan.config
+        _need_a_port(config)
+        program, *arguments = this_program(HAND_OVER)
+        return [program, "-P", "-m", "torch.distributed.run", *_meeting(config), f"--nproc-per-node={self.nproc}",
+                f"--max-restarts={RESTARTS}", f"--shutdown-timeout={GRACE}", "--no-python", program, *arguments]  # fmt: skip
+
+    def environment(self) -> Mapping[str, str]:
+        """With the cores shared out: torchrun would give each process one."""
+        cores = os.cpu_count() or 1
+        threads = 1 if visible_gpus() else max(1, cores // self.nproc)
+        return {"OMP_NUM_THREADS": str(threads), **environment()}
+
+    def ask(self, child: subprocess.Popen[bytes], plan: ResumePlan, begun: bool) -> None:
+        if begun:
+            ask_to_stop(plan.output_dir)
+        else:
+            child.terminate()
+
+
+def runner_of(config: RunConfig) -> Runner:
+    """Where a run with this configuration takes place: in this process where it is one, or is one of several already."""
+    if config.world == 1 or "RANK" in os.environ:
+        return InThisProcess()
+    return InSeveralProcesses(int(config.nproc))
+
+
+def left_alone(listener: int) -> Callable[[], str | None]:
+    """A should_stop for one of several processes: whether torchrun, or whoever reads the pipe `listener`, is gone."""
+    parent, first = os.getppid(), os.environ.get("RANK") == "0"
+    poll = select.poll()
+    poll.register(listener, 0)  # errors are told without being asked for: the other end was closed
+
+    def gone() -> str | None:
+        return ALONE if os.getppid() != parent or (first and poll.poll(0)) else None
+
+    return gone
+
+
+def _meeting(config: RunConfig) -> list[str]:
+    """torchrun's arguments that say where processes meet. Between machines it is the static way: each has the rank that was given, so
+    that machine 0 is the one that tells and writes."""
+    if config.nnodes == 1:
+        return ["--nnodes=1", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    host, _colon, port = (config.rendezvous or "").rpartition(":")
+    return [f"--nnodes={config.nnodes}", f"--node-rank={config.node_rank}", f"--master-addr={host}", f"--master-port={port}",
+            f"--rdzv-conf=timeout={int(config.ddp_timeout)}"]  # fmt: skip
+
+
+def _need_a_port(config: RunConfig) -> None:
+    port = int((config.rendezvous or ":0").rpartition(":")[2])
+    if config.nnodes > 1 and config.node_rank == 0 and not is_free(port):
+        raise ConfigError(
+            _("--rendezvous {address}: port {port} is in use on this machine").format(address=config.rendezvous, port=port),
+            fix=_("Name another one, the same on all machines."),
+        )

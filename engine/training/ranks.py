@@ -1,0 +1,240 @@
+"""The processes of one run: which of them this is, and what they tell each other besides gradients.
+
+torchrun starts them (engine/launch.py) and names each by RANK and WORLD_SIZE. Rank 0 decides and is alone in writing: it holds the
+folder, the plan, the Journal and the checkpoints. The others compute the same run on their share of each batch. What must be the
+same for all of them is decided by rank 0 and shared; what is their own (random states, a signal that reached one) is gathered.
+
+A run alone in its process is a `Ranks()` of one; nothing here imports torch for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from engine.errors import CannotContinue, ConfigError, DatasetError, LoraTuiError, ModelError
+from engine.i18n import _
+
+LOOK = 0.2
+"""Seconds between two looks into the store."""
+LAST_WORDS = 5.0
+"""Seconds a process that lost a peer waits for what that peer may have left to say."""
+LOST = 75
+"""Exit code of a process whose peer is gone: torchrun starts all of them again (BSD's EX_TEMPFAIL)."""
+
+FACTS = {
+    "model": ModelError,
+    "tokenizer": ModelError,
+    "chat_template": ModelError,
+    "dataset": DatasetError,
+    "adapter": CannotContinue,
+    "optimizer": CannotContinue,
+}
+"""What a difference in it makes the run's error; in anything else ConfigError."""
+
+
+class PeerLost(Exception):
+    """Another process of the run ended without a word, or cannot be reached."""
+
+
+@dataclass
+class Ranks:
+    """This process among those of its run."""
+
+    rank: int = 0
+    world: int = 1
+    """How many there are."""
+    here: int = 1
+    """How many of them are on this machine."""
+    restarts: int = 0
+    """How often torchrun has started them again."""
+    _store: Any = field(default=None, repr=False)
+
+    @classmethod
+    def of_environment(cls) -> Ranks:
+        """As torchrun says in the environment; one alone without it."""
+        names = {"rank": "RANK", "world": "WORLD_SIZE", "here": "LOCAL_WORLD_SIZE", "restarts": "TORCHELASTIC_RESTART_COUNT"}
+        if not all(os.environ.get(name, "").isdigit() for name in names.values()):
+            return cls()
+        return cls(**{mine: int(os.environ[name]) for mine, name in names.items()})
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that decides and writes."""
+        return self.rank == 0
+
+    @property
+    def alone(self) -> bool:
+        return self.world == 1
+
+    @contextlib.contextmanager
+    def joined(self, timeout: float) -> Iterator[None]:
+        """Meet the others. A process that does not answer within `timeout` seconds counts as lost.
+
+        Inside, an error that comes of a lost peer is raised as PeerLost, or as the LoraTuiError that the peer ended with.
+        """
+        if self.alone:
+            yield
+            return
+        import torch
+        import torch.distributed as dist
+        from torch.distributed.rendezvous import rendezvous
+
+        patience = timedelta(seconds=timeout)
+        cuda = torch.cuda.is_available()
+        if cuda:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        try:
+            self._store, *_place = next(iter(rendezvous("env://", timeout=patience)))
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if cuda else "gloo", store=self._store, rank=self.rank, world_size=self.world,
+                timeout=patience,
+            )  # fmt: skip
+            if not self.first:
+                self._leave_with_the_first(patience)
+            yield
+        except LoraTuiError as error:
+            self._last_words(error)
+            raise
+        except Exception as error:
+            if not _is_of_a_peer(error):
+                words = str(error).splitlines()[0] if str(error) else ""
+                self._last_words(LoraTuiError(f"{type(error).__name__}: {words}"))
+                raise
+            told = self._words_of_a_peer()
+            if told is not None:
+                raise told from error
+            raise PeerLost(str(error).splitlines()[0]) from error
+        else:
+            dist.destroy_process_group()
+
+    # -- what is the same for all ---------------------------------------------------------------------------------------
+
+    def share(self, mine: Any = None) -> Any:
+        """Rank 0's `mine`, for all."""
+        if self.alone:
+            return mine
+        import torch.distributed as dist
+
+        box = [mine if self.first else None]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gather(self, mine: Any) -> list[Any]:
+        """Everybody's `mine`, by rank."""
+        if self.alone:
+            return [mine]
+        import torch.distributed as dist
+
+        box: list[Any] = [None] * self.world
+        dist.all_gather_object(box, mine)
+        return box
+
+    def meet(self) -> None:
+        """Wait until all are here."""
+        if not self.alone:
+            self.gather(None)
+
+    def agreed(self, should_stop: Callable[[], str | None]) -> Callable[[], str | None]:
+        """`should_stop` with one answer for all: a reason that any of them has. To be asked by all at the same places."""
+        if self.alone:
+            return should_stop
+        import torch
+        import torch.distributed as dist
+
+        def together() -> str | None:
+            reason = should_stop()
+            flag = torch.tensor([1 if reason else 0], dtype=torch.uint8)
+            dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+            return next((found for found in self.gather(reason) if found), None) if flag.item() else None
+
+        return together
+
+    def wait_for_first(self, what: str) -> None:
+        """Wait, however long it takes, until rank 0 has said `said(what)`. It is no collective: nothing times out."""
+        if not self.alone:
+            while not self._store.check([what]):
+                time.sleep(LOOK)
+
+    def said(self, what: str) -> None:
+        """Tell those that wait for rank 0 that `what` is done."""
+        if not self.alone:
+            self._store.set(what, b"1")
+
+    def agree(self, facts: Mapping[str, str]) -> None:
+        """Raise the same error in all of them where `facts` differ between them, naming both values and where they are."""
+        everyone = self.gather((socket.gethostname(), dict(facts)))
+        host, first = everyone[0]
+        for rank, (other, found) in enumerate(everyone):
+            for name in {*first, *found}:
+                if first.get(name) != found.get(name):
+                    raise FACTS.get(name, ConfigError)(
+                        _("the processes of this run do not have the same {what}").format(what=name),
+                        _("{mine} in process 0 on {host}, {other} in process {rank} on {there}").format(
+                            mine=first.get(name, "-"), host=host, other=found.get(name, "-"), rank=rank, there=other
+                        ),
+                        _("Give all of them the same files, versions and flags."),
+                    )
+
+    # -- ends -----------------------------------------------------------------------------------------------------------
+
+    def over(self) -> None:
+        """Rank 0 ends this run for good: the others, who may be waiting for it, go too, and nothing is started again."""
+        if not self.alone and self._store is not None:
+            with contextlib.suppress(Exception):  # the store is gone, and with it whoever would have looked
+                self._store.set("over", b"1")
+
+    def _leave_with_the_first(self, patience: timedelta) -> None:
+
+        from torch.distributed.rendezvous import rendezvous
+
+        # A connection of its own: one answers one thread at a time.
+        store, *_place = next(iter(rendezvous("env://", timeout=patience)))
+
+        def watch() -> None:
+            with contextlib.suppress(Exception):
+                while not store.check(["over"]):
+                    time.sleep(LOOK)
+                os._exit(0)
+
+        threading.Thread(target=watch, name="over", daemon=True).start()
+
+    def _last_words(self, error: LoraTuiError) -> None:
+        if not self.first and self._store is not None:
+            told = {"title": error.title, "detail": error.detail, "fix": error.fix, "code": error.exit_code}
+            with contextlib.suppress(Exception):
+                self._store.set("failed", json.dumps({**told, "rank": self.rank, "host": socket.gethostname()}))
+
+    def _words_of_a_peer(self) -> LoraTuiError | None:
+        """What the peer that is gone ended with, where it said so."""
+        end = time.monotonic() + LAST_WORDS
+        with contextlib.suppress(Exception):
+            while time.monotonic() < end:
+                if self._store.check(["failed"]):
+                    told = json.loads(self._store.get("failed"))
+                    where = _("process {rank} on {host}: {words}").format(
+                        rank=told["rank"], host=told["host"], words=told["title"]
+                    )
+                    error = LoraTuiError(where, told["detail"], told["fix"])
+                    error.exit_code = told["code"]
+                    return error
+                time.sleep(LOOK)
+        return None
+
+
+def _is_of_a_peer(error: Exception) -> bool:
+    """Whether a collective failed because of the other side. gloo raises plain RuntimeErrors that name its source files."""
+    import torch.distributed as dist
+
+    return isinstance(error, dist.DistError | ConnectionError) or (
+        isinstance(error, RuntimeError)
+        and any(word in str(error).lower() for word in ("gloo", "nccl", "tcpstore", "connection"))
+    )
