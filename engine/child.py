@@ -8,6 +8,7 @@ Journal.
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import select
@@ -15,6 +16,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any
@@ -54,7 +56,7 @@ class InAChild:
         from engine.training.session import Outcome
 
         ended: RunFinished | RunStopped | RunFailed | None = None
-        step, begun, asked = 0, False, False
+        step, begun, asked = 0, False, 0.0
         with tempfile.TemporaryFile() as complaints:
             child = self._start(plan, complaints)
             assert child.stdout is not None
@@ -71,15 +73,19 @@ class InAChild:
                     if reason == LEFT:
                         return Outcome("stopped", step, None)
                     if reason and not asked:
-                        asked = True
+                        asked = time.monotonic()
                         self.ask(child, plan, begun)
+                    elif asked and time.monotonic() - asked > plan.config.ddp_timeout:  # it hangs
+                        asked = math.inf
+                        child.terminate()
             except BaseException:  # whoever started it leaves while it starts: nothing was begun
                 child.terminate()
                 raise
             finally:
                 child.stdout.close()
             code = child.wait()
-            if ended is None and not (asked and not begun):
+            killed = code < 0 and not asked  # what it told last was told by processes that lost it
+            if killed or (ended is None and not (asked and not begun)):
                 complaints.seek(0)
                 words = complaints.read()[-2000:].decode("utf-8", "replace").strip()
                 ended = replace(died(step or None, None), detail=words or _("exit code {code}").format(code=code))

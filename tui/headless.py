@@ -172,18 +172,20 @@ def run_handed_over() -> int:
 
     try:
         if one_of_several:
-            return _as_one_of_several(plan, emit, talk)
+            return _as_one_of_several(plan, emit, talk, out.fileno())
         return _train(plan, emit, talk)
     except Leave as signalled:
         return SIGNALS[str(signalled)]
 
 
-def _as_one_of_several(plan: ResumePlan, emit: Callable[[Event, Mapping[str, Any]], None], talk: StopRequest) -> int:
+def _as_one_of_several(
+    plan: ResumePlan, emit: Callable[[Event, Mapping[str, Any]], None], talk: StopRequest, listener: int
+) -> int:
     """0 for whatever end was told, so that torchrun starts nothing again; only a lost process brings all of them back."""
     from engine.launch import left_alone
     from engine.training.ranks import LOST, PeerLost
 
-    alone = left_alone(1)
+    alone = left_alone(listener)
     try:
         InThisProcess().run(plan, emit, lambda: talk() or alone())
     except PeerLost:

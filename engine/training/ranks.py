@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -86,14 +87,13 @@ class Ranks:
             return
         import torch
         import torch.distributed as dist
-        from torch.distributed.rendezvous import rendezvous
 
         patience = timedelta(seconds=timeout)
         cuda = torch.cuda.is_available()
         if cuda:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         try:
-            self._store, *_place = next(iter(rendezvous("env://", timeout=patience)))
+            self._store = self._connected(patience)
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if cuda else "gloo", store=self._store, rank=self.rank, world_size=self.world,
                 timeout=patience,
@@ -112,7 +112,7 @@ class Ranks:
             told = self._words_of_a_peer()
             if told is not None:
                 raise told from error
-            raise PeerLost(str(error).splitlines()[0]) from error
+            raise PeerLost(_plainly(error)) from error
         else:
             dist.destroy_process_group()
 
@@ -192,12 +192,18 @@ class Ranks:
             with contextlib.suppress(Exception):  # the store is gone, and with it whoever would have looked
                 self._store.set("over", b"1")
 
-    def _leave_with_the_first(self, patience: timedelta) -> None:
-
+    def _connected(self, patience: timedelta) -> Any:
+        """A connection to torchrun's store. It is one store for all attempts, in which the addresses of those that are gone still
+        stand (pytorch's env:// rendezvous takes it for a new one), so each attempt has a part of it."""
+        from torch.distributed.distributed_c10d import PrefixStore
         from torch.distributed.rendezvous import rendezvous
 
-        # A connection of its own: one answers one thread at a time.
         store, *_place = next(iter(rendezvous("env://", timeout=patience)))
+        return PrefixStore(f"attempt-{self.restarts}", store)
+
+    def _leave_with_the_first(self, patience: timedelta) -> None:
+
+        store = self._connected(patience)  # one of its own: a connection answers one thread at a time
 
         def watch() -> None:
             with contextlib.suppress(Exception):
@@ -228,6 +234,12 @@ class Ranks:
                     return error
                 time.sleep(LOOK)
         return None
+
+
+def _plainly(error: Exception) -> str:
+    """The library's words without its source line in front and the advice behind."""
+    first = re.sub(r"^(\[[^]]*\]\s*)+", "", str(error).splitlines()[0] if str(error) else type(error).__name__)
+    return first.split(". This ")[0].rstrip(".")
 
 
 def _is_of_a_peer(error: Exception) -> bool:
