@@ -50,6 +50,10 @@ class InAChild:
         """Ask the child to stop and save, or only to stop where it has not `begun`."""
         child.terminate()
 
+    def explain(self, failed: RunFailed, words: str, code: int) -> RunFailed:
+        """`failed` with what is known of a child that ended with `code` without saying why: `words` are the last on its stderr."""
+        return replace(failed, detail=words or _("exit code {code}").format(code=code))
+
     def run(self, plan: ResumePlan, emit: Emit, should_stop: ShouldStop) -> Outcome:
         """Start the child and tell what it tells. `should_stop` answering LEFT comes back at once and leaves it at work; any other
         reason asks it to stop and save. Raises LoraTuiError where the run failed."""
@@ -87,8 +91,8 @@ class InAChild:
             killed = code < 0 and not asked  # what it told last was told by processes that lost it
             if killed or (ended is None and not (asked and not begun)):
                 complaints.seek(0)
-                words = complaints.read()[-2000:].decode("utf-8", "replace").strip()
-                ended = replace(died(step or None, None), detail=words or _("exit code {code}").format(code=code))
+                words = complaints.read()[-20_000:].decode("utf-8", "replace").strip()
+                ended = self.explain(died(step or None, None), words, code)
                 emit(ended, as_record(ended, 0, 0.0))
         if isinstance(ended, RunFailed):
             error = LoraTuiError(ended.title, ended.detail, ended.fix)

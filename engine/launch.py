@@ -1,24 +1,27 @@
 """The Runner of a run of several processes, on this machine or on several: torchrun starts them, watches them and starts all of them
 again where one is lost.
 
-torchrun's workers are this program, each with its rank in the environment (training/ranks.py). Rank 0 tells its events on the pipe
-that all of them inherit, the others nothing. No key of a terminal reaches them: they are asked to stop by the file that a watcher
-leaves too, and whoever loses torchrun, or rank 0 whoever listens to it, saves and stops by itself (`left_alone`).
+torchrun's workers are this program, each with its rank in the environment (training/ranks.py). The first of a machine tells its events
+on the pipe that all of them inherit, the others nothing. No key of a terminal reaches them: they are asked to stop by the file that a
+watcher leaves too, and whoever loses torchrun, or the first whoever listens to it, saves and stops by itself (`left_alone`).
 """
 
 from __future__ import annotations
 
 import os
+import re
 import select
+import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from engine.child import HAND_OVER, InAChild, this_program
 from engine.config import RunConfig
 from engine.devices import environment, is_free, visible_gpus
 from engine.errors import ConfigError
+from engine.events import RunFailed
 from engine.folder import ask_to_stop
 from engine.i18n import _
 from engine.runner import InThisProcess, Runner
@@ -53,11 +56,34 @@ class InSeveralProcesses(InAChild):
         threads = 1 if visible_gpus() else max(1, cores // self.nproc)
         return {"OMP_NUM_THREADS": str(threads), **environment()}
 
+    def explain(self, failed: RunFailed, words: str, code: int) -> RunFailed:
+        """What torchrun says to programmers, as a person needs it."""
+        ended = [
+            (int(rank), int(code)) for code, rank in re.findall(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+)", words)
+        ]
+        if ended:
+            told = [_("process {rank}: {how}").format(rank=rank, how=_exit_words(code)) for rank, code in ended]
+            return replace(
+                failed, title=_("a process was lost {count} times").format(count=len(ended)), detail="; ".join(told)
+            )
+        if "EADDRINUSE" in words:
+            return replace(failed, title=_("the port of --rendezvous is in use on machine 0"), detail="", exit_code=2)
+        if found := re.search(r"\d+/\d+ clients joined", words):
+            return replace(failed, title=_("not all machines came to --rendezvous in time"), detail=found.group())
+        return super().explain(failed, words.splitlines()[-1] if words else "", code)
+
     def ask(self, child: subprocess.Popen[bytes], plan: ResumePlan, begun: bool) -> None:
         if begun:
             ask_to_stop(plan.output_dir)
         else:
             child.terminate()
+
+
+def _exit_words(code: int) -> str:
+    if code >= 0:
+        return _("exit code {code}").format(code=code)
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
+    return _("killed by {signal}").format(signal=name)
 
 
 def runner_of(config: RunConfig) -> Runner:
@@ -69,7 +95,7 @@ def runner_of(config: RunConfig) -> Runner:
 
 def left_alone(listener: int) -> Callable[[], str | None]:
     """A should_stop for one of several processes: whether torchrun, or whoever reads the pipe `listener`, is gone."""
-    parent, first = os.getppid(), os.environ.get("RANK") == "0"
+    parent, first = os.getppid(), os.environ.get("LOCAL_RANK") == "0"
     poll = select.poll()
     poll.register(listener, 0)  # errors are told without being asked for: the other end was closed
 

@@ -163,7 +163,7 @@ def run_handed_over() -> int:
     plan = handed_over(sys.stdin.buffer)
     out, talk = duplicate(1), StopRequest(lambda words: None)
     talk.install()
-    one_of_several, first = "RANK" in os.environ, os.environ.get("RANK", "0") == "0"
+    one_of_several, first = "RANK" in os.environ, os.environ.get("LOCAL_RANK", "0") == "0"
 
     def emit(event: Event, record: Mapping[str, Any]) -> None:
         talk.running = talk.running or isinstance(event, RunStarted)

@@ -57,15 +57,18 @@ class Ranks:
     """How many of them are on this machine."""
     restarts: int = 0
     """How often torchrun has started them again."""
+    failed: Callable[[LoraTuiError], None] = field(default=lambda error: None, repr=False)
+    """Told the error that this one of the others ends with, its own or rank 0's. In whatever thread knows it first."""
     _store: Any = field(default=None, repr=False)
 
     @classmethod
     def of_environment(cls) -> Ranks:
         """As torchrun says in the environment; one alone without it."""
-        names = {"rank": "RANK", "world": "WORLD_SIZE", "here": "LOCAL_WORLD_SIZE", "restarts": "TORCHELASTIC_RESTART_COUNT"}
-        if not all(os.environ.get(name, "").isdigit() for name in names.values()):
+        names = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")
+        if not all(os.environ.get(name, "").isdigit() for name in names):
             return cls()
-        return cls(**{mine: int(os.environ[name]) for mine, name in names.items()})
+        rank, world, here, restarts = (int(os.environ[name]) for name in names)
+        return cls(rank, world, here, restarts)
 
     @property
     def first(self) -> bool:
@@ -186,11 +189,11 @@ class Ranks:
 
     # -- ends -----------------------------------------------------------------------------------------------------------
 
-    def over(self) -> None:
+    def over(self, error: LoraTuiError | None = None) -> None:
         """Rank 0 ends this run for good: the others, who may be waiting for it, go too, and nothing is started again."""
         if not self.alone and self._store is not None:
             with contextlib.suppress(Exception):  # the store is gone, and with it whoever would have looked
-                self._store.set("over", b"1")
+                self._store.set("over", json.dumps(self._words(error)) if error is not None else "null")
 
     def _connected(self, patience: timedelta) -> Any:
         """A connection to torchrun's store. It is one store for all attempts, in which the addresses of those that are gone still
@@ -209,15 +212,22 @@ class Ranks:
             with contextlib.suppress(Exception):
                 while not store.check(["over"]):
                     time.sleep(LOOK)
+                words = json.loads(store.get("over"))
+                if words is not None:
+                    self.failed(_error(words))
                 os._exit(0)
 
         threading.Thread(target=watch, name="over", daemon=True).start()
 
     def _last_words(self, error: LoraTuiError) -> None:
         if not self.first and self._store is not None:
-            told = {"title": error.title, "detail": error.detail, "fix": error.fix, "code": error.exit_code}
             with contextlib.suppress(Exception):
-                self._store.set("failed", json.dumps({**told, "rank": self.rank, "host": socket.gethostname()}))
+                self._store.set("failed", json.dumps(self._words(error)))
+            self.failed(error)
+
+    def _words(self, error: LoraTuiError) -> dict[str, Any]:
+        told = {"title": error.title, "detail": error.detail, "fix": error.fix, "code": error.exit_code}
+        return {**told, "rank": self.rank, "host": socket.gethostname()}
 
     def _words_of_a_peer(self) -> LoraTuiError | None:
         """What the peer that is gone ended with, where it said so."""
@@ -225,15 +235,17 @@ class Ranks:
         with contextlib.suppress(Exception):
             while time.monotonic() < end:
                 if self._store.check(["failed"]):
-                    told = json.loads(self._store.get("failed"))
-                    where = _("process {rank} on {host}: {words}").format(
-                        rank=told["rank"], host=told["host"], words=told["title"]
-                    )
-                    error = LoraTuiError(where, told["detail"], told["fix"])
-                    error.exit_code = told["code"]
-                    return error
+                    return _error(json.loads(self._store.get("failed")))
                 time.sleep(LOOK)
         return None
+
+
+def _error(words: Mapping[str, Any]) -> LoraTuiError:
+    """The error that another process ended with, in its words."""
+    where = _("process {rank} on {host}: {words}").format(rank=words["rank"], host=words["host"], words=words["title"])
+    error = LoraTuiError(where, words["detail"], words["fix"])
+    error.exit_code = words["code"]
+    return error
 
 
 def _plainly(error: Exception) -> str:

@@ -133,7 +133,7 @@ class Session:
         if self.listener.stopped_by and position.step < self.length.total_steps:
             self.tell(RunStopped(position.step, trainer.epochs, self.listener.stopped_by, self.saver.last_name))
             return Outcome("stopped", position.step, self.saver.last_loss)
-        return self._finish(trainer) if self.ranks.first else Outcome("finished", position.step, self.saver.last_loss)
+        return self._finish(trainer)
 
     def _copied(self, checkpoint: Checkpoint) -> Path:
         """The private copy of `checkpoint`, made by rank 0 for all."""
@@ -371,24 +371,7 @@ class Session:
     # -- after the last step -------------------------------------------------------------------------------------------
 
     def _finish(self, trainer: Any) -> Outcome:
-        from engine.resume.memory import adapter_in_memory
-        from engine.training.digests import tensors_digest
-        from engine.training.saving import check_written, write_adapter
-
-        out = self.plan.output_dir
-        staging = out / f"{STAGING_PREFIX}final-{os.getpid()}"
-        try:
-            staging.mkdir()
-            write_adapter(trainer, staging)
-            check_written(staging, tensors_digest(adapter_in_memory(trainer.model)))
-            for path in staging.iterdir():
-                sync_file(path)
-            sync_folder(staging)
-            final = place(staging, out / FINAL)
-        except Exception as error:
-            # As with checkpoints: three libraries write here, and each has its own word for a full disk.
-            shutil.rmtree(staging, ignore_errors=True)
-            raise self.saver.unsaved(_("the final adapter could not be saved"), error) from error
+        final = cast(Path, self.ranks.share(self._write_final(trainer) if self.ranks.first else None))
         losses, evals = self.listener.losses, self.listener.eval_losses
         advice = advise_by(self.config, losses, evals)
         self.tell(
@@ -403,6 +386,26 @@ class Session:
             )
         )
         return Outcome("finished", trainer.position.step, self.saver.last_loss)
+
+    def _write_final(self, trainer: Any) -> Path:
+        from engine.resume.memory import adapter_in_memory
+        from engine.training.digests import tensors_digest
+        from engine.training.saving import check_written, write_adapter
+
+        out = self.plan.output_dir
+        staging = out / f"{STAGING_PREFIX}final-{os.getpid()}"
+        try:
+            staging.mkdir()
+            write_adapter(trainer, staging)
+            check_written(staging, tensors_digest(adapter_in_memory(trainer.model)))
+            for path in staging.iterdir():
+                sync_file(path)
+            sync_folder(staging)
+            return place(staging, out / FINAL)
+        except Exception as error:
+            # As with checkpoints: three libraries write here, and each has its own word for a full disk.
+            shutil.rmtree(staging, ignore_errors=True)
+            raise self.saver.unsaved(_("the final adapter could not be saved"), error) from error
 
 
 class _NotBegun(Exception):

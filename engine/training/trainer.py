@@ -10,6 +10,7 @@ import contextlib
 import errno
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -69,6 +70,7 @@ class Trainer:
         self._step: int | None = None
         self._hardware: Hardware | None = None
         self._batch_size = 1
+        self._failing = threading.Lock()
 
     def run(self, emit: Emit, should_stop: ShouldStop) -> Outcome:
         """Train. Blocks until all steps are done or `should_stop` gives a reason, and a checkpoint is saved then.
@@ -118,7 +120,7 @@ class Trainer:
     def _follow(self, emit: Emit, should_stop: ShouldStop) -> Outcome:
         """The same as one of the other processes: what rank 0 has decided, on the rows that are this one's. Only `emit` is told of it,
         without a Journal."""
-        self._emit = emit
+        self._emit, self.ranks.failed = emit, self._tell_failed
         with self.ranks.joined(self.config.ddp_timeout):
             self._agree_on_the_plan()
             with library_output_to(_log(self.plan.output_dir)):
@@ -163,6 +165,10 @@ class Trainer:
         warned = Warned("journal_failed", words)
         self._emit(warned, as_record(warned, self._journal.attempt if self._journal else 0, time.time()))
 
+    def _tell_failed(self, error: LoraTuiError) -> None:
+        if self._failing.acquire(blocking=False):  # rank 0's word may come while this process has its own
+            self._tell(RunFailed(self._step, error.title, error.detail, error.fix, error.exit_code))
+
     @contextlib.contextmanager
     def _failures_told(self) -> Iterator[None]:
         try:
@@ -177,8 +183,8 @@ class Trainer:
             raise
         except BaseException as error:
             known = error if isinstance(error, LoraTuiError) else _as_known(error, self.plan.output_dir)
-            self._tell(RunFailed(self._step, known.title, known.detail, known.fix, known.exit_code))
-            self.ranks.over()
+            self._tell_failed(known)
+            self.ranks.over(known)
             if known is not error:
                 raise known from error
             raise
