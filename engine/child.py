@@ -43,7 +43,7 @@ class InAChild:
         """What the child is started with. It takes its plan by `handed_over` and tells events on its stdout."""
         raise NotImplementedError
 
-    def environment(self) -> Mapping[str, str]:
+    def environment(self, plan: ResumePlan) -> Mapping[str, str]:
         return os.environ
 
     def ask(self, child: subprocess.Popen[bytes], plan: ResumePlan, begun: bool) -> None:
@@ -110,7 +110,7 @@ class InAChild:
             handed.flush()
             return subprocess.Popen(
                 list(self.command(plan)), stdin=handed, stdout=subprocess.PIPE, stderr=complaints, start_new_session=True,
-                env=dict(self.environment()),
+                env=dict(self.environment(plan)),
             )  # fmt: skip
 
 

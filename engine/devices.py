@@ -74,6 +74,20 @@ def placed(config: RunConfig) -> RunConfig:
     return config
 
 
+def interface_to(host: str, port: int) -> str | None:
+    """The network interface by which this machine reaches `host`, or has it for its own address; None where it cannot be told."""
+    import psutil
+
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+            asked.connect((host, port))  # sends nothing: it only asks for the way
+            own = asked.getsockname()[0]
+    except OSError:
+        return None
+    addresses = psutil.net_if_addrs().items()
+    return next((name for name, found in addresses if any(one.address == own for one in found)), None)
+
+
 def is_free(port: int) -> bool:
     """Whether a process of this machine can listen on `port`."""
     with socket.socket() as tried:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from engine.child import HAND_OVER, InAChild, this_program
 from engine.config import RunConfig
-from engine.devices import environment, is_free, visible_gpus
+from engine.devices import environment, interface_to, is_free, visible_gpus
 from engine.errors import ConfigError
 from engine.events import RunFailed
 from engine.folder import ask_to_stop
@@ -50,11 +50,16 @@ class InSeveralProcesses(InAChild):
         return [program, "-P", "-m", "torch.distributed.run", *_meeting(config), f"--nproc-per-node={self.nproc}",
                 f"--max-restarts={RESTARTS}", f"--shutdown-timeout={GRACE}", "--no-python", program, *arguments]  # fmt: skip
 
-    def environment(self) -> Mapping[str, str]:
-        """With the cores shared out: torchrun would give each process one."""
+    def environment(self, plan: ResumePlan) -> Mapping[str, str]:
+        """With the cores shared out, where torchrun would give each process one, and between machines with the network to be used,
+        where gloo and NCCL would go by what the machine's own name stands for."""
         cores = os.cpu_count() or 1
-        threads = 1 if visible_gpus() else max(1, cores // self.nproc)
-        return {"OMP_NUM_THREADS": str(threads), **environment()}
+        chosen = {"OMP_NUM_THREADS": str(1 if visible_gpus() else max(1, cores // self.nproc))}
+        if plan.config.rendezvous is not None:
+            host, _colon, port = plan.config.rendezvous.rpartition(":")
+            if (name := interface_to(host, int(port))) is not None:
+                chosen |= {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}
+        return {**chosen, **environment()}
 
     def explain(self, failed: RunFailed, words: str, code: int) -> RunFailed:
         """What torchrun says to programmers, as a person needs it."""
