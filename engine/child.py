@@ -22,7 +22,7 @@ from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any
 
 from engine.errors import ConfigError, LoraTuiError
-from engine.events import LOSS_JUMPED, RunFailed, RunFinished, RunStarted, RunStopped, as_record, record_of
+from engine.events import LOSS_JUMPED, PARENT_GONE, RunFailed, RunFinished, RunStarted, RunStopped, as_record, record_of
 from engine.i18n import _
 from engine.runner import LEFT
 from engine.watch import LOOK, died, event_of
@@ -50,6 +50,9 @@ class InAChild:
         """Ask the child to stop and save, or only to stop where it has not `begun`."""
         child.terminate()
 
+    def look_after(self, child: subprocess.Popen[bytes], plan: ResumePlan) -> None:
+        """Asked now and then while the child says nothing: end one that cannot end by itself."""
+
     def explain(self, failed: RunFailed, words: str, code: int) -> RunFailed:
         """`failed` with what is known of a child that ended with `code` without saying why: `words` are the last on its stderr."""
         return replace(failed, detail=words or _("exit code {code}").format(code=code))
@@ -73,6 +76,8 @@ class InAChild:
                         begun = begun or isinstance(event, RunStarted)
                         ended = event if isinstance(event, RunFinished | RunStopped | RunFailed) else ended
                         emit(event, record)
+                    if line is None:
+                        self.look_after(child, plan)
                     reason = should_stop()
                     if reason == LEFT:
                         return Outcome("stopped", step, None)
@@ -88,8 +93,8 @@ class InAChild:
             finally:
                 child.stdout.close()
             code = child.wait()
-            killed = code < 0 and not asked  # what it told last was told by processes that lost it
-            if killed or (ended is None and not (asked and not begun)):
+            unasked = isinstance(ended, RunStopped) and ended.reason == PARENT_GONE and not asked
+            if unasked or (ended is None and not (asked and not begun)):
                 complaints.seek(0)
                 words = complaints.read()[-20_000:].decode("utf-8", "replace").strip()
                 ended = self.explain(died(step or None, None), words, code)

@@ -25,6 +25,8 @@ JOURNAL_VERSION = 1
 JOURNAL_NAME = "events.jsonl"
 MAX_LINE = 4 * 2**20
 """Bytes of a line that are read; an event has a few hundred."""
+PARENT_GONE = "parent_gone"
+"""RunStopped.reason of a run whose processes lost whoever had started them."""
 LOSS_JUMPED = "loss_jumped"
 """RunStopped.reason where the loss left its path and --on-jump ended the run."""
 

@@ -13,15 +13,16 @@ import re
 import select
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from engine.child import HAND_OVER, InAChild, this_program
 from engine.config import RunConfig
 from engine.devices import environment, interface_to, is_free, visible_gpus
 from engine.errors import ConfigError
-from engine.events import RunFailed
+from engine.events import PARENT_GONE, RunFailed
 from engine.folder import ask_to_stop
 from engine.i18n import _
 from engine.runner import InThisProcess, Runner
@@ -33,8 +34,8 @@ RESTARTS = 3
 """How often all processes are started again after one was lost."""
 GRACE = 60
 """Seconds torchrun gives processes that it ends before it kills them: time for a save."""
-ALONE = "parent_gone"
-"""RunStopped.reason of a run whose parent has gone."""
+EVERY = 5.0
+"""Seconds between two looks at whether torchrun has processes."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class InSeveralProcesses(InAChild):
     """The Runner that does it, for a plan whose configuration asks for more than one process."""
 
     nproc: int
+    _idle: list[float] = field(default_factory=list)
+    """Since when torchrun has had no processes, if it has none, and when that was looked at."""
 
     def command(self, plan: ResumePlan) -> Sequence[str]:
         config = plan.config
@@ -71,17 +74,41 @@ class InSeveralProcesses(InAChild):
             return replace(
                 failed, title=_("a process was lost {count} times").format(count=len(ended)), detail="; ".join(told)
             )
+        if code == -signal.SIGKILL and self._idle:
+            return replace(
+                failed, title=_("the other machines cannot be reached"), detail=words.splitlines()[-1] if words else ""
+            )
         if "EADDRINUSE" in words:
             return replace(failed, title=_("the port of --rendezvous is in use on machine 0"), detail="", exit_code=2)
         if found := re.search(r"\d+/\d+ clients joined", words):
             return replace(failed, title=_("not all machines came to --rendezvous in time"), detail=found.group())
         return super().explain(failed, words.splitlines()[-1] if words else "", code)
 
+    def look_after(self, child: subprocess.Popen[bytes], plan: ResumePlan) -> None:
+        """torchrun waits without end for a machine behind a link that was cut, and hears no signal meanwhile."""
+        now = time.monotonic()
+        since, looked = self._idle or (now, now)
+        if now - looked < EVERY:
+            self._idle[:] = since, looked
+            return
+        self._idle[:] = (since if _is_childless(child.pid) else now), now
+        if now - since > plan.config.ddp_timeout + EVERY:
+            child.kill()
+
     def ask(self, child: subprocess.Popen[bytes], plan: ResumePlan, begun: bool) -> None:
         if begun:
             ask_to_stop(plan.output_dir)
         else:
             child.terminate()
+
+
+def _is_childless(pid: int) -> bool:
+    import psutil
+
+    try:
+        return not psutil.Process(pid).children()
+    except psutil.Error:
+        return False
 
 
 def _exit_words(code: int) -> str:
@@ -105,7 +132,7 @@ def left_alone(listener: int) -> Callable[[], str | None]:
     poll.register(listener, 0)  # errors are told without being asked for: the other end was closed
 
     def gone() -> str | None:
-        return ALONE if os.getppid() != parent or (first and poll.poll(0)) else None
+        return PARENT_GONE if os.getppid() != parent or (first and poll.poll(0)) else None
 
     return gone
 

@@ -21,6 +21,9 @@ WARNING_SECONDS = 300
 """Before the time limit; enough to end a step, save and sync."""
 STOPPED_BY_LIMIT = 138
 """The exit code of a run that USR1 made save and stop."""
+MOST_NODES = 4096
+PORTS = range(20_000, 30_000)
+"""Where the nodes of a job meet: one of these by the job's number, so that two jobs on a node do not take the same."""
 SHORTEST_MINUTES = 2 * WARNING_SECONDS // 60
 
 
@@ -31,7 +34,7 @@ class Job:
     time: str = "24:00:00"
     """minutes, [days-]hours:minutes:seconds, as sbatch takes it."""
     gpus: str = "1"
-    """A number, or type:number."""
+    """Of a node: a number, or type:number."""
     cpus: int = 4
     memory: str | None = None
     partition: str | None = None
@@ -39,6 +42,7 @@ class Job:
     constraint: str | None = None
     setup: str | None = None
     """A line that is run before, such as `module load cuda`; not quoted."""
+    nodes: int = 1
 
     def __post_init__(self) -> None:
         checks = (
@@ -57,29 +61,28 @@ class Job:
                 )
         if self.setup is not None and not self.setup.isprintable():
             raise ConfigError(_("--setup must be one line"), fix=_("Join commands with &&."))
-        if self.devices > 1:
-            raise ConfigError(
-                _("--gpus {gpus}: a run trains on one GPU").format(gpus=self.gpus),
-                _("Several devices for one run are not there yet."),
-                _("Ask for one; several runs can be submitted side by side."),
-            )
+        if not 1 <= self.nodes <= MOST_NODES:
+            raise ConfigError(_("--nodes {count}: from 1 to {most}").format(count=self.nodes, most=MOST_NODES))
 
     @property
     def devices(self) -> int:
-        """GPUs in all."""
+        """GPUs of a node."""
         return int(self.gpus.rpartition(":")[2])
 
 
 def slurm_script(job: Job, name: str, log: Path, where: Path, command: Sequence[str]) -> str:
-    """The text of a batch script that runs `command` (lora-tui and its flags) in the folder `where`, its output appended to `log`."""
+    """The text of a batch script that runs `command` (lora-tui and its flags) in the folder `where`, its output appended to `log`.
+
+    On several nodes srun starts it once on each, with the node's rank and the first node's address. srun passes signals on.
+    """
     wanted = {
         "job-name": _one_word(name),
         "output": str(log),
         "open-mode": "append",
-        "nodes": "1",
-        "ntasks": "1",
+        "nodes": str(job.nodes),
+        "ntasks-per-node": "1",
         "cpus-per-task": str(job.cpus),
-        **({"gpus": job.gpus} if job.devices else {}),
+        **({"gpus-per-node": job.gpus} if job.devices else {}),
         **({"mem": job.memory} if job.memory else {}),
         "time": job.time,
         "requeue": None,
@@ -98,7 +101,7 @@ def slurm_script(job: Job, name: str, log: Path, where: Path, command: Sequence[
             "",
             f"cd {shlex.quote(str(where))} || exit 5",
             *([job.setup] if job.setup else []),
-            f"{shlex.join(command)} &",
+            *([f"{shlex.join(command)} &"] if job.nodes == 1 else _on_each_node(command)),
             "run=$!",
             "trap 'kill -USR1 \"$run\"' USR1    # the time is nearly up: save and stop",
             "trap 'kill -TERM \"$run\"' TERM    # somebody ends it: save and stop",
@@ -116,9 +119,23 @@ def slurm_script(job: Job, name: str, log: Path, where: Path, command: Sequence[
     )
 
 
+def _on_each_node(command: Sequence[str]) -> list[str]:
+    own = '--nnodes "$SLURM_NNODES" --node-rank "$SLURM_NODEID" --rendezvous "$LORA_TUI_MEET"'
+    return [
+        'first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+        f'export LORA_TUI_MEET="$first:$(({PORTS.start} + SLURM_JOB_ID % {len(PORTS)}))"',
+        f"srun --kill-on-bad-exit=0 bash -c {shlex.quote(f'exec {shlex.join(command)} {own}')} &",
+    ]
+
+
 def skypilot_task(job: Job, name: str, command: Sequence[str], needs: Sequence[str]) -> str:
     """The text of a SkyPilot task. `needs`: local paths that the command names, which must reach the machine."""
     quoted = shlex.join(command)
+    if job.nodes > 1:
+        quoted += (
+            f' --nnodes "$SKYPILOT_NUM_NODES" --node-rank "$SKYPILOT_NODE_RANK"'
+            f' --rendezvous "$(echo "$SKYPILOT_NODE_IPS" | head -n 1):{PORTS.start}"'
+        )
     kind, _colon, count = job.gpus.rpartition(":")
     accelerators = [f"  accelerators: {kind or 'H100'}:{count}"] if job.devices else []
     guessed = not kind and bool(job.devices)
@@ -128,6 +145,7 @@ def skypilot_task(job: Job, name: str, command: Sequence[str], needs: Sequence[s
             "# and the run goes on from the furthest checkpoint in the bucket. Put the name of a bucket of yours below.",
             *(["# The kind of GPU was not named (--gpus KIND:1); H100 stands in."] if guessed else []),
             f"name: {_one_word(name)}",
+            *([f"num_nodes: {job.nodes}"] if job.nodes > 1 else []),
             "resources:",
             *accelerators,
             f"  cpus: {job.cpus}+",

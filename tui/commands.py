@@ -218,7 +218,8 @@ def _submit_parser() -> Parser:
     parser.add_argument(
         "--time", metavar="T", default="24:00:00", help=_("time limit of one job: [days-]hours:minutes:seconds")
     )
-    parser.add_argument("--gpus", metavar="N", default="1", help=_("a number, or kind:number; 0 for none"))
+    parser.add_argument("--gpus", metavar="N", default="1", help=_("of each machine: a number, or kind:number; 0 for none"))
+    parser.add_argument("--nodes", metavar="N", type=int, default=1, help=_("machines for this one run"))
     parser.add_argument("--cpus", metavar="N", type=int, default=4, help=_("CPU cores"))
     parser.add_argument("--memory", metavar="M", help=_("main memory, such as 32G"))
     for name in ("partition", "account", "constraint"):
@@ -244,8 +245,10 @@ def _submit(given: list[str]) -> int:
     flags = vars(run_parser().parse_args(left))
     if flags["demo"] or flags["config"] or flags["detach"]:
         parser.error(_("--demo, --config and --detach do not go to a cluster; give the settings as flags"))
+    if given_here := [name for name in ("nnodes", "node_rank", "rendezvous") if name in flags]:
+        parser.error(_("{flag} is the cluster's to say; ask for machines with --nodes").format(flag=flag(given_here[0])))
     job = Job(options.time, options.gpus, options.cpus, options.memory, options.partition, options.account,
-              options.constraint, options.setup)  # fmt: skip
+              options.constraint, options.setup, options.nodes)  # fmt: skip
     own = {name: value for name, value in flags.items() if name in RunConfig.model_fields}
     return run_submit(options.to, job, options.script, options.dry_run, own, [word for word in left if word != "--yes"])
 

@@ -189,7 +189,7 @@ def _as_one_of_several(
     try:
         InThisProcess().run(plan, emit, lambda: talk() or alone())
     except PeerLost:
-        return LOST
+        os._exit(LOST)  # a library that waits for the lost one would keep this process
     except LoraTuiError:
         pass
     return 0

@@ -24,7 +24,8 @@ def run_submit(to: str, job: Job, script: Path | None, dry_run: bool, flags: dic
     out = Path(config.output)
     here = Path.cwd()
     resume = [] if "resume" in flags else ["--resume", "auto"]
-    words = ["--yes", "--output", str(out), *_without_output(given), *resume]
+    processes = ["--nproc", str(job.devices)] if job.devices > 1 and "nproc" not in flags else []
+    words = ["--yes", "--output", str(out), *_without_output(given), *processes, *resume]
     if to == "skypilot":
         needs = [str(path) for path in (config.dataset, config.model) if path and Path(path).exists()]
         text = skypilot_task(job, out.name, ["lora-tui", *words], needs)

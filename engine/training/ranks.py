@@ -230,14 +230,20 @@ class Ranks:
         return {**told, "rank": self.rank, "host": socket.gethostname()}
 
     def _words_of_a_peer(self) -> LoraTuiError | None:
-        """What the peer that is gone ended with, where it said so."""
-        end = time.monotonic() + LAST_WORDS
-        with contextlib.suppress(Exception):
-            while time.monotonic() < end:
-                if self._store.check(["failed"]):
-                    return _error(json.loads(self._store.get("failed")))
-                time.sleep(LOOK)
-        return None
+        """What the peer that is gone ended with, where it said so. A store behind a link that was cut never answers, so it is asked in
+        a thread that may be left behind."""
+        found: list[LoraTuiError] = []
+
+        def ask() -> None:
+            with contextlib.suppress(Exception):
+                while not self._store.check(["failed"]):
+                    time.sleep(LOOK)
+                found.append(_error(json.loads(self._store.get("failed"))))
+
+        asking = threading.Thread(target=ask, name="last words", daemon=True)
+        asking.start()
+        asking.join(LAST_WORDS)
+        return found[0] if found else None
 
 
 def _error(words: Mapping[str, Any]) -> LoraTuiError:
