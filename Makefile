@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Ctrl-C must reach the run, which saves and stops; make must not kill it first.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow test-llama-cpp test-kill soak fuzz hostile catalogue lint bench messages pictures clean
+.PHONY: demo test test-slow test-cluster test-llama-cpp test-kill soak fuzz hostile catalogue lint bench messages pictures clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("lora-tui needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
@@ -26,7 +26,12 @@ test: $(VENV)/.installed-dev
 	$(BIN)/pytest -q -n logical --maxprocesses 4 --dist loadfile
 
 test-slow: $(VENV)/.installed-dev
-	$(BIN)/pytest -q -m slow --timeout 3600
+	$(BIN)/pytest -q -m slow --timeout 3600 --ignore tests/cluster
+
+# Several processes, two machines as network namespaces with the link cut, a real Slurm where it is installed (as root:
+# apt-get install slurmctld slurmd slurm-client munge iproute2). About twenty minutes on two cores.
+test-cluster: $(VENV)/.installed-dev
+	$(BIN)/pytest -q -m 'slow or not slow' tests/cluster --timeout 600
 
 # What llama.cpp computes with exported files. Builds llama-cpp-python first: about fifteen minutes of one core, once.
 test-llama-cpp: $(VENV)/.installed-dev

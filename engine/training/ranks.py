@@ -31,6 +31,9 @@ LAST_WORDS = 5.0
 LOST = 75
 """Exit code of a process whose peer is gone: torchrun starts all of them again (BSD's EX_TEMPFAIL)."""
 
+OF_A_PEER = ("gloo", "nccl", "tcpstore", "connection", "pair closure", "timed out", "timeout")
+"""Words of errors that come of the other side of a collective."""
+
 FACTS = {
     "model": ModelError,
     "tokenizer": ModelError,
@@ -261,10 +264,9 @@ def _plainly(error: Exception) -> str:
 
 
 def _is_of_a_peer(error: Exception) -> bool:
-    """Whether a collective failed because of the other side. gloo raises plain RuntimeErrors that name its source files."""
+    """Whether a collective failed because of the other side. gloo raises plain RuntimeErrors, to be told by their words."""
     import torch.distributed as dist
 
     return isinstance(error, dist.DistError | ConnectionError) or (
-        isinstance(error, RuntimeError)
-        and any(word in str(error).lower() for word in ("gloo", "nccl", "tcpstore", "connection"))
+        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in OF_A_PEER)
     )

@@ -20,14 +20,17 @@ PATIENCE = 120
 class Run:
     """`lora-tui` in a process of its own with everything it starts. `prefix`: a command in front of it."""
 
+    program = (sys.executable, "-m", "tui")
+    path = str(Path(__file__).parents[2])
+
     def __init__(self, folder: Path, *arguments: object, prefix: tuple[str, ...] = (), name: str = "") -> None:
         self.out = folder / f"stdout{name}.txt"
         self.err = folder / f"stderr{name}.txt"
         with open(self.out, "wb") as out, open(self.err, "wb") as err:
             self.process = subprocess.Popen(
-                [*prefix, sys.executable, "-m", "tui", *map(str, arguments)],
+                [*prefix, *self.program, *map(str, arguments)],
                 stdout=out, stderr=err, stdin=subprocess.DEVNULL, start_new_session=True,
-                env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "200"},
+                env={**os.environ, "PYTHONPATH": self.path, "COLUMNS": "200"},
             )  # fmt: skip
 
     def code(self) -> int:

@@ -55,7 +55,7 @@ def finish(lora_tui: Callable[..., tuple[int, str, str]], out: Path) -> None:
     assert code == 0, err
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
 def test_a_run_killed_at_random_steps_is_the_same_run(
     seed: int, start: Any, lora_tui: Any, tmp_path: Path, tiny_model: Path, chat_file: Path, uninterrupted: Path
 ) -> None:
@@ -80,7 +80,7 @@ def test_a_run_killed_at_random_steps_is_the_same_run(
     assert not list(out.glob(".staging-*")) and not list(out.glob(".trash-*"))
 
 
-@pytest.mark.parametrize("nth", [1, 3])
+@pytest.mark.parametrize("nth", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_run_killed_while_saving_continues_as_if_it_had_not_been(
     nth: int, start: Any, lora_tui: Any, tmp_path: Path, tiny_model: Path, chat_file: Path, uninterrupted: Path
 ) -> None:
