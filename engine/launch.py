@@ -45,6 +45,8 @@ class InSeveralProcesses(InAChild):
     nproc: int
     _idle: list[float] = field(default_factory=list)
     """Since when torchrun has had no processes, if it has none, and when that was looked at."""
+    _unreachable: list[bool] = field(default_factory=list)
+    """Whether it was ended for that."""
 
     def command(self, plan: ResumePlan) -> Sequence[str]:
         config = plan.config
@@ -74,7 +76,7 @@ class InSeveralProcesses(InAChild):
             return replace(
                 failed, title=_("a process was lost {count} times").format(count=len(ended)), detail="; ".join(told)
             )
-        if code == -signal.SIGKILL and self._idle:
+        if self._unreachable:
             return replace(
                 failed, title=_("the other machines cannot be reached"), detail=words.splitlines()[-1] if words else ""
             )
@@ -93,6 +95,7 @@ class InSeveralProcesses(InAChild):
             return
         self._idle[:] = (since if _is_childless(child.pid) else now), now
         if now - since > plan.config.ddp_timeout + EVERY:
+            self._unreachable.append(True)
             child.kill()
 
     def ask(self, child: subprocess.Popen[bytes], plan: ResumePlan, begun: bool) -> None:

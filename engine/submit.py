@@ -123,7 +123,9 @@ def _on_each_node(command: Sequence[str]) -> list[str]:
     own = '--nnodes "$SLURM_NNODES" --node-rank "$SLURM_NODEID" --rendezvous "$LORA_TUI_MEET"'
     return [
         'first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
-        f'export LORA_TUI_MEET="$first:$(({PORTS.start} + SLURM_JOB_ID % {len(PORTS)}))"',
+        # The address by which Slurm itself reaches it: a node's name need not be known to the network.
+        "address=$(scontrol --oneliner show node \"$first\" | grep -o 'NodeAddr=[^ ]*' | cut -d= -f2)",
+        f'export LORA_TUI_MEET="$address:$(({PORTS.start} + SLURM_JOB_ID % {len(PORTS)}))"',
         f"srun --kill-on-bad-exit=0 bash -c {shlex.quote(f'exec {shlex.join(command)} {own}')} &",
     ]
 

@@ -35,6 +35,11 @@ systems warn with before the time is up (Slurm's --signal, SGE's -notify); left 
 Kubernetes and machines that are taken away send TERM."""
 
 
+AT_ONCE = 1.0
+"""Seconds within which the same signal is the same request. Batch systems send one to every process of a job, and whoever started this
+one passes it on as well. A person's second Ctrl-C is always a second one."""
+
+
 class Leave(KeyboardInterrupt):
     """A signal came while there is nothing to save yet."""
 
@@ -55,6 +60,7 @@ class StopRequest:
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self.signal: str | None = None
+        self._since = 0.0
         self.running = False
         """Whether there is a run that wants to save before it ends."""
 
@@ -66,10 +72,12 @@ class StopRequest:
                 signal.signal(number, self._received)
 
     def _received(self, number: int, frame: FrameType | None) -> None:
-        name = signal.Signals(number).name
+        name, now = signal.Signals(number).name, time.monotonic()
         if self.signal is not None:
+            if name == self.signal != "SIGINT" and now - self._since < AT_ONCE:
+                return
             os._exit(SIGNALS[name])
-        self.signal = name
+        self.signal, self._since = name, now
         if not self.running:
             raise Leave(name)
         # A handler may interrupt a print half way: another thread says it, when the stream is free.

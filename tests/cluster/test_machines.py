@@ -113,7 +113,7 @@ def test_a_link_that_is_cut_ends_the_run_on_both_sides_with_a_sound_checkpoint(
 
 
 def test_a_link_that_comes_back_lets_the_run_go_on_to_the_same_end(
-    both: Any, link: Link, tmp_path: Path, tiny_model: Path, chat_file: Path
+    both: Any, link: Link, tmp_path: Path, tiny_model: Path, chat_file: Path, one_thread: None
 ) -> None:
     straight = tmp_path / "straight"
     whole = Run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -185,16 +186,13 @@ def test_a_run_whose_process_always_dies_ends_and_says_so(begun: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_full_disk_ends_all_of_them_with_the_code_of_one(two: Path, tmp_path: Path) -> None:
+def test_a_full_disk_ends_all_of_them_with_the_code_of_one(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
     out = tmp_path / "run"
-    shutil.copytree(two, out, ignore=lambda _folder, names: {name for name in names if name not in kept(names)})
-    limit = (
-        "import resource,sys,os;resource.setrlimit(resource.RLIMIT_FSIZE,(60000,60000));os.execvp(sys.argv[1],sys.argv[1:])"
-    )
-    import sys
-
-    run = Run(tmp_path, "--yes", "--output", out, "--nproc", 2, prefix=(sys.executable, "-c", limit))
+    limit = "import resource,sys,os;resource.setrlimit(resource.RLIMIT_FSIZE,(130000,130000));os.execvp(sys.argv[1],sys.argv[1:])"
+    asked = flags(dataset=chat_file, model=tiny_model, output=out, nproc=2, batch_size=2, **SETTINGS)
+    run = Run(tmp_path, "--yes", *asked, prefix=(sys.executable, "-c", limit))
     assert run.code() == 5, run.said()
+    assert "checkpoint of step 3 could not be saved" in run.said()
     assert not list(out.glob(".staging-*"))
 
 

@@ -21,8 +21,7 @@ from tests.cluster.world import Run, steps_told
 from tests.engine.runs import adapter_bytes, losses, train
 
 pytestmark = pytest.mark.slow
-NODES = ("localhost", "lora1")
-"""The first must be an address at which the others meet it."""
+NODES = ("lora0", "lora1")
 
 CONF = """
 ClusterName=lora
@@ -46,15 +45,14 @@ MpiDefault=none
 ReturnToService=2
 KillWait=60
 SchedulerParameters=bf_interval=5,sched_interval=5
-NodeName=localhost NodeHostname={host} Port=17818 CPUs=2 RealMemory=4000
-NodeName=lora1 NodeHostname={host} Port=17819 CPUs=2 RealMemory=4000
+NodeName=lora[0-1] NodeHostname={host} Port=[17818-17819] CPUs=2 RealMemory=4000
 PartitionName=cpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment in which sbatch, squeue and scontrol talk to a Slurm of two nodes."""
+    """What the environment needs so that sbatch, squeue and scontrol talk to a Slurm of two nodes."""
     needed = ("munged", "slurmctld", "slurmd", "sbatch")
     if os.geteuid() != 0 or not all(shutil.which(name) for name in needed):
         pytest.skip(f"needs root and {', '.join(needed)}")
@@ -65,7 +63,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     conf.write_text(CONF.format(host=socket.gethostname(), place=place))
     (place / "munge.key").write_bytes(os.urandom(1024))
     (place / "munge.key").chmod(0o400)
-    environment = {**os.environ, "SLURM_CONF": str(conf)}
+    environment = {"SLURM_CONF": str(conf)}
     daemons = [
         ["munged", "-F", "--force", f"--key-file={place}/munge.key", f"--socket={place}/munge.socket",
          f"--pid-file={place}/munged.pid", f"--log-file={place}/munged.log", f"--seed-file={place}/munge.seed"],
@@ -76,7 +74,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     try:
         for daemon in daemons:
             with open(place / "daemons.log", "ab") as log:
-                running.append(subprocess.Popen(daemon, env=environment, stdout=log, stderr=log))
+                running.append(subprocess.Popen(daemon, env={**os.environ, **environment}, stdout=log, stderr=log))
             time.sleep(1)
         until(lambda: _asked(environment, "sinfo", "-h", "-o", "%D %t") == "2 idle", 30)
         yield environment
@@ -88,7 +86,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 
 
 def _asked(environment: dict[str, str], *command: str) -> str:
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
     return done.stdout.strip() or done.stderr.strip()
 
 
@@ -110,7 +108,7 @@ def submitted(slurm: dict[str, str], folder: Path, *arguments: object) -> str:
     """The number of the job that `lora-tui submit` has submitted in `folder`."""
     done = subprocess.run(
         [*Run.program, "submit", "--slurm", "--gpus", "0", "--cpus", "1", "--memory", "1G", *map(str, arguments)],
-        cwd=folder, env={**slurm, "PYTHONPATH": Run.path}, capture_output=True, text=True,
+        cwd=folder, env={**os.environ, **slurm, "PYTHONPATH": Run.path}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return next(line.split()[-1] for line in done.stdout.splitlines() if "Submitted batch job" in line)
@@ -118,7 +116,7 @@ def submitted(slurm: dict[str, str], folder: Path, *arguments: object) -> str:
 
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_a_job_whose_time_runs_out_is_sent_again_by_itself_and_ends_as_if_nothing_had_been(
-    slurm: dict[str, str], tmp_path: Path, tiny_model: Path, chat_file: Path, nodes: int
+    slurm: dict[str, str], tmp_path: Path, tiny_model: Path, chat_file: Path, nodes: int, one_thread: None
 ) -> None:
     settings: dict[str, Any] = {**SETTINGS, "epochs": 40}
     straight = tmp_path / "straight"
