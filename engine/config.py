@@ -94,6 +94,12 @@ class RunConfig(BaseModel):
         "Training",
     )
     eval_fraction: float = _field(0.0, "Share of the rows held back to measure eval loss", "Training", "SHARE", ge=0, lt=1)
+    eval_dataset: str | None = _field(
+        None,
+        "Measure eval loss on this instead: a split of the dataset (validation, test), or a file, folder or hub id",
+        "Training",
+        "SPLIT|PATH",
+    )
     seed: int = _field(42, "Seed of the weights' start, the row order and the dropout", "Training", "N", ge=0, lt=2**31)
     weight_decay: float = _field(0.0, "AdamW weight decay", "Training", "W", more=True, ge=0, le=1)
     max_grad_norm: float = _field(
@@ -210,6 +216,13 @@ class RunConfig(BaseModel):
         below = "loss_too_low" if info.field_name == "loss_reached" else "loss_reached"
         if value < info.data.get(below, 0.0):
             raise ValueError(_("is below {name} ({bound:g})").format(name=flag(below), bound=info.data[below]))
+        return value
+
+    @field_validator("eval_dataset")
+    @classmethod
+    def _one_way_to_measure(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("eval_fraction"):
+            raise ValueError(_("excludes --eval-fraction: the rows to measure on are named here"))
         return value
 
     @field_validator("accept", mode="before")

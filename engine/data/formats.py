@@ -96,11 +96,11 @@ class _Bad(ValueError):
         self.code = code
 
 
-def read_rows(dataset: str, reading: Reading | None = None) -> Rows:
-    """The rows of a file, folder or hub id, to be normalised while they are gone through. Raises DatasetError (exit 4) where it
-    cannot be read, is empty, or its format is not recognised."""
+def read_rows(dataset: str, reading: Reading | None = None, split: str | None = None) -> Rows:
+    """The rows of a file, folder or hub id, or of one of its other splits, to be normalised while they are gone through. Raises
+    DatasetError (exit 4) where it cannot be read, is empty, or its format is not recognised."""
     reading = reading or Reading()
-    raw = read_raw(dataset, reading)
+    raw = read_raw(dataset, reading, split)
     columns = columns_of(reading)
     first = next(iter(raw), None)
     if first is None:

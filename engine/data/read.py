@@ -54,7 +54,9 @@ class Raw:
     files: tuple[Path, ...] = ()
     """The files it consists of, in order; empty where it is none of files."""
     others: tuple[Path, ...] = ()
-    """Files of other splits in the same folder, which are not trained on."""
+    """Files of other splits in the same folder, which are not read."""
+    splits: tuple[str, ...] = ()
+    """The names of splits beside the one that is read, by which `read_raw` reads them."""
     encodings: tuple[str, ...] = ()
     """Other encodings than UTF-8 that files were read in."""
     begins: list[int] = field(default_factory=list)
@@ -72,24 +74,27 @@ class Raw:
         return _("{path}, row {row}").format(path=name, row=number - before)
 
 
-def read_raw(dataset: str, reading: Reading | None = None) -> Raw:
-    """The rows of `dataset`: a file, a folder or a hub id. Raises DatasetError (exit 4), also while they are iterated."""
+def read_raw(dataset: str, reading: Reading | None = None, split: str | None = None) -> Raw:
+    """The rows of `dataset`: a file, a folder or a hub id. `split`: one of its `splits` instead of those it is trained on. Raises
+    DatasetError (exit 4), also while they are iterated."""
     reading = reading or Reading()
     if not dataset.strip() or "\0" in dataset:
         raise DatasetError(_("{path!r}: can be no file's name").format(path=dataset))
     try:
         path = Path(dataset).expanduser()
         if path.is_dir():
-            return _folder(path, reading)
+            return _folder(path, reading, split)
         if path.exists():
             if not path.is_file():
                 raise DatasetError(_("{path}: is no regular file").format(path=path))
+            if split is not None:
+                raise _no_split(dataset, split, ())
             return _of_files(path.name, (path,), reading)
     except OSError as error:
         raise unreadable(dataset, error) from None
     except RuntimeError:  # ~name of a user who is not there
         raise DatasetError(_("{path}: there is no such file or folder").format(path=dataset)) from None
-    return _hub(dataset, reading)
+    return _hub(dataset, reading, split)
 
 
 def unreadable(dataset: str, error: OSError) -> DatasetError:
@@ -147,10 +152,10 @@ def _encoding(path: Path, reading: Reading) -> str:
         return "utf-8"
 
 
-def _folder(folder: Path, reading: Reading) -> Raw:
+def _folder(folder: Path, reading: Reading, split: str | None) -> Raw:
     names = {entry.name for entry in folder.iterdir()}
     if names & {"state.json", "dataset_dict.json"}:
-        return _saved_to_disk(folder, reading)
+        return _saved_to_disk(folder, reading, split)
     scripts = sorted(name for name in names if name.endswith(".py"))
     if scripts:
         raise DatasetError(
@@ -159,8 +164,14 @@ def _folder(folder: Path, reading: Reading) -> Raw:
             _("Give a data file of it, or a version without a script."),
         )
     files = sorted(entry for entry in folder.rglob("*") if _is_data(entry.relative_to(folder)) and entry.is_file())
-    training = [entry for entry in files if _split_of(entry.relative_to(folder)) in ("train", "training")]
+    split_of = {entry: _split_of(entry.relative_to(folder)) for entry in files}
+    training = [entry for entry in files if split_of[entry] in ("train", "training")]
     chosen = training or files
+    splits = tuple(dict.fromkeys(name for entry in files if entry not in chosen and (name := split_of[entry]) is not None))
+    if split is not None:
+        if split not in splits:
+            raise _no_split(str(folder), split, splits)
+        chosen = [entry for entry in files if split_of[entry] == split]
     if not chosen:
         raise DatasetError(
             _("{folder}: no data file in it").format(folder=folder),
@@ -175,7 +186,8 @@ def _folder(folder: Path, reading: Reading) -> Raw:
         )
     ]
     raw.others = tuple(entry for entry in files if entry not in chosen)
-    if raw.others:
+    raw.splits = splits
+    if raw.others and split is None:
         notes.append(_("not trained on: {names}").format(names=", ".join(entry.name for entry in raw.others[:5])))
     raw.notes = (*notes, *raw.notes)
     return raw
@@ -195,11 +207,13 @@ def _split_of(path: Path) -> str | None:
     return None
 
 
-def _saved_to_disk(folder: Path, reading: Reading) -> Raw:
+def _saved_to_disk(folder: Path, reading: Reading, split: str | None) -> Raw:
     import datasets
 
     try:
-        return _of_splits(datasets.load_from_disk(str(folder)), folder.name, reading)
+        return _of_splits(datasets.load_from_disk(str(folder)), folder.name, reading, split)
+    except DatasetError:
+        raise
     except Exception as error:
         # datasets raises whatever a damaged folder leads it to.
         raise DatasetError(
@@ -207,7 +221,7 @@ def _saved_to_disk(folder: Path, reading: Reading) -> Raw:
         ) from None
 
 
-def _hub(repo: str, reading: Reading) -> Raw:
+def _hub(repo: str, reading: Reading, split: str | None) -> Raw:
     looks_like_path = repo.startswith((".", "/", "~")) or repo.count("/") > 1 or suffix_of(Path(repo)) in SUFFIXES
     if looks_like_path or "\\" in repo:
         raise DatasetError(_("{path}: there is no such file or folder").format(path=repo), fix=_("Check the path."))
@@ -216,7 +230,9 @@ def _hub(repo: str, reading: Reading) -> Raw:
     silent = None
     try:
         with hub() as silent:
-            return _of_splits(datasets.load_dataset(repo), repo, reading)
+            return _of_splits(datasets.load_dataset(repo), repo, reading, split)
+    except DatasetError:
+        raise
     except Exception as error:
         # Offline, unknown, gated, with a script, damaged: one sentence for all, with the library's own words.
         raise DatasetError(
@@ -226,14 +242,21 @@ def _hub(repo: str, reading: Reading) -> Raw:
         ) from None
 
 
-def _of_splits(found: Any, name: str, reading: Reading) -> Raw:
+def _of_splits(found: Any, name: str, reading: Reading, asked: str | None) -> Raw:
     notes: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
     if isinstance(found, dict):
-        split = "train" if "train" in found else next(iter(found))
+        trained = "train" if "train" in found else next(iter(found))
+        splits = tuple(one for one in found if one != trained)
+        if asked is not None and asked not in splits:
+            raise _no_split(name, asked, splits)
+        split = asked or trained
         if len(found) > 1:
             note = _("{name}: the split {split} of {splits} is used").format(name=name, split=split, splits=", ".join(found))
             notes = (note,)
         found = found[split]
+    elif asked is not None:
+        raise _no_split(name, asked, ())
     skipped = _skipped(reading)
 
     def begin() -> Numbered:
@@ -244,7 +267,14 @@ def _of_splits(found: Any, name: str, reading: Reading) -> Raw:
         except Exception as error:  # as in loading: whatever a damaged file leads the library to
             raise DatasetError(_("{name}: cannot be read to its end").format(name=name), first_line(error)) from None
 
-    return Raw(name, begin, notes, tuple(Path(one["filename"]) for one in found.cache_files))
+    return Raw(name, begin, notes, tuple(Path(one["filename"]) for one in found.cache_files), splits=splits)
+
+
+def _no_split(name: str, split: str, there: tuple[str, ...]) -> DatasetError:
+    return DatasetError(
+        _("{name}: has no split {split} beside the one it is trained on").format(name=name, split=split),
+        _("There are: {splits}.").format(splits=", ".join(there) or _("none")),
+    )
 
 
 def renamed(row: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:

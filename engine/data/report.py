@@ -8,6 +8,7 @@ wants to raise it.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,7 @@ def dataset_report(
             checker.see(number, row)
             if len(words) < PREVIEWED:
                 words.append(Preview(number, _said(row, train_on)))
-        _other_splits(rows, reading, checker)
+        _other_splits(dataset, rows, reading, checker)
     except DatasetError as error:
         return replace(known, notes=rows.notes, **_stopped(error, checker.notes))
     known = replace(known, rows=checker.notes.rows, notes=rows.notes)
@@ -199,12 +200,15 @@ def _marks(tokenizer: Any | None) -> tuple[str, ...]:
     return tuple(sorted({str(mark) for mark in tokenizer.all_special_tokens if str(mark).strip()}))
 
 
-def _other_splits(rows: Rows, reading: Reading, checker: Checker) -> None:
+def _other_splits(dataset: str, rows: Rows, reading: Reading, checker: Checker) -> None:
     """Hold the rows of other splits in the folder against those that are trained on. What cannot be read of them is none of ours."""
-    for path in rows.raw.others:
-        other = read_rows(str(path), reading)
-        for row in other:
-            checker.other_split(path.name, row)
+    reading = replace(reading, skip_rows=None)  # those are rows of what is trained on
+    found = {path.name: partial(read_rows, str(path), reading) for path in rows.raw.others}
+    if not found:
+        found = {split: partial(read_rows, dataset, reading, split) for split in rows.raw.splits}
+    for name, other in found.items():
+        for row in other():
+            checker.other_split(name, row)
 
 
 def _epoch(lengths: npt.NDArray[np.int64]) -> Epoch:

@@ -142,9 +142,9 @@ def _yaml(settings: dict[str, Any], run: Ejected, command: str, notes: list[str]
     """YAML, each value a JSON value, which YAML takes as it is."""
     head = [f"The settings of {run.name}, by lora-tui {engine.__version__}: {command}",
             "Order and masks are that program's own; its losses are near, not equal.", *notes]  # fmt: skip
-    if run.config.columns or run.config.skip_rows or run.config.eval_fraction:
+    if run.config.columns or run.config.skip_rows or run.config.eval_fraction or run.config.eval_dataset:
         head.append("lora-tui also renamed columns, left out rows or held some back: " + ", ".join(
-            f"{name}={harmless(str(getattr(run.config, name)))}" for name in ("columns", "skip_rows", "eval_fraction")
+            f"{name}={harmless(str(getattr(run.config, name)))}" for name in ("columns", "skip_rows", "eval_fraction", "eval_dataset")
             if getattr(run.config, name)))  # fmt: skip
     lines = [f"# {harmless(line)}" for line in head]
     return "\n".join([*lines, *(f"{name}: {_value(value)}" for name, value in settings.items()), ""])

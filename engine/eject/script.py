@@ -138,6 +138,8 @@ def _rows_of(run: Ejected) -> list[str]:
         lines.append(f"# lora-tui renamed columns first: {harmless(config.columns)}")
     if config.skip_rows:
         lines.append(f"# lora-tui left out rows: {harmless(config.skip_rows)}")
+    if config.eval_dataset:
+        lines.append(f"# lora-tui measured on {harmless(config.eval_dataset)}; here nothing is measured.")
     if config.eval_fraction:
         lines.append(
             f"# lora-tui held back {config.eval_fraction:g} of the rows, chosen by their content; here all are trained on."

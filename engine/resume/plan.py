@@ -153,10 +153,16 @@ def _rooted(config: RunConfig) -> RunConfig:
     """Local paths made absolute, so that run.toml and the adapter's own configuration hold from any folder."""
     local = {
         name: str(Path(value).expanduser().absolute())
-        for name in ("dataset", "model")
-        if (value := getattr(config, name)) is not None and Path(value).expanduser().exists()
+        for name in ("dataset", "model", "eval_dataset")
+        if (value := getattr(config, name)) is not None
+        and Path(value).expanduser().exists()
+        and not _may_be_a_split(name, value)
     }
     return config.model_copy(update=local)
+
+
+def _may_be_a_split(name: str, value: str) -> bool:
+    return name == "eval_dataset" and value.isidentifier()
 
 
 def _fresh(config: RunConfig, output_dir: Path, reason: str, run_id: str | None = None) -> ResumePlan:

@@ -5,7 +5,7 @@ All of it is known before the model is loaded, so a changed dataset or tokenizer
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ from typing import Any
 from engine.checkpoints.manifest import Identities
 from engine.config import RunConfig
 from engine.data.dataset import Dataset, data_settings_digest, read_dataset
-from engine.data.formats import read_rows
-from engine.data.identity import identify, template_digest, tokenizer_digest
+from engine.data.formats import Rows, read_rows
+from engine.data.identity import Digests, identify, template_digest, tokenizer_digest
 from engine.data.problems import Notes
 from engine.data.read import Reading
 from engine.data.table import Tell, token_table
@@ -70,6 +70,15 @@ def load_material(
     dataset = dataset if dataset is not None else read_dataset(config, rows, table.everything)
     train = table.of_rows(dataset.numbers[dataset.train])
     evaluated = table.of_rows(dataset.numbers[dataset.eval]) if len(dataset.eval) else None
+    held_back = identify(dataset.digests[dataset.eval]) if len(dataset.eval) else None
+    measured: tuple[str, ...] = ()
+    if config.eval_dataset is not None:
+        beside = eval_rows(config)
+        own = token_table(
+            beside, Reading.of(config), tokenizer, words + template, config.train_on, config.max_length, tell
+        ).table
+        evaluated, held_back = own.of_rows(own.everything[0]), identify(own.everything[1])
+        measured = (*beside.notes, *_contaminated(own, dataset.train_digests, beside.name))
     identities = Identities(
         base_model=config.model,
         base_config=base_config,
@@ -78,11 +87,34 @@ def load_material(
         tokenizer_files=tokenizer_files_digest(folder),
         chat_template=template,
         dataset=dataset.identity,
-        eval_dataset=identify(dataset.digests[dataset.eval]) if len(dataset.eval) else None,
+        eval_dataset=held_back,
         data_settings=data_settings_digest(config),
     )
-    notes = (*rows.notes, *([made.note] if made.note else []), *_notes(table.notes))
+    notes = (*rows.notes, *measured, *([made.note] if made.note else []), *_notes(table.notes))
     return Material(folder, tokenizer, dataset, train, evaluated, identities, notes)
+
+
+def eval_rows(config: RunConfig) -> Rows:
+    """The rows of --eval-dataset: a split of the dataset by its name, else something of its own. Raises DatasetError."""
+    assert config.dataset is not None and config.eval_dataset is not None
+    reading = replace(Reading.of(config), skip_rows=None)  # those are rows of what is trained on
+    split = config.eval_dataset if config.eval_dataset in read_rows(config.dataset, reading).raw.splits else None
+    return read_rows(config.dataset, reading, split) if split is not None else read_rows(config.eval_dataset, reading)
+
+
+def _contaminated(measured: TokenTable, trained: Digests, name: str) -> tuple[str, ...]:
+    """What to know of rows that are measured on and trained on: a loss on them says nothing."""
+    known = {row.tobytes() for row in trained}
+    numbers, digests = measured.everything
+    both = [int(number) for number, row in zip(numbers, digests, strict=True) if row.tobytes() in known]
+    if not both:
+        return ()
+    words = n_(
+        "{count} row of {name} is trained on too (row {first}): the eval loss will look better than it is",
+        "{count} rows of {name} are trained on too (the first is row {first}): the eval loss will look better than it is",
+        len(both),
+    )
+    return (words.format(count=len(both), name=name, first=both[0]),)
 
 
 def _notes(notes: Notes) -> tuple[str, ...]:

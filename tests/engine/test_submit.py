@@ -26,7 +26,7 @@ RUN = ["--epochs", "20", "--batch-size", "4", "--save-steps", "1000"]
 def written(lora_tui: Any, tmp_path: Path, tiny_model: Path, chat_file: Path) -> Path:
     """A batch script of a run of 140 steps."""
     code, said, error = lora_tui("submit", "--slurm", "--gpus", 0, "--partition", "cpu", "--output", "out/mine", *RUN,
-                                 "--dataset", chat_file, "--model", tiny_model, PATH="/usr/bin:/bin")  # fmt: skip
+                                 "--dataset", chat_file, "--model", tiny_model, PATH=str(tmp_path / "no-sbatch-here"))  # fmt: skip
     assert code == 0 and "sbatch out/mine.sbatch" in said, error
     return tmp_path / "out" / "mine.sbatch"
 
@@ -80,7 +80,7 @@ def test_what_is_asked_of_the_cluster_stands_in_the_head(tmp_path: Path) -> None
     job = Job("2-00:00:00", "a100:1", 8, "32G", "gpu", "lab", "a100|h100", "module load cuda")
     text = slurm_script(job, "a b", tmp_path / "l o g", tmp_path, ["lora-tui", "--dataset", "it's; rm -rf /"])
     head = [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH")]
-    assert {"--time=2-00:00:00", "--gpus=a100:1", "--mem=32G", "--partition=gpu", "--account=lab", "--requeue",
+    assert {"--time=2-00:00:00", "--gpus-per-node=a100:1", "--mem=32G", "--partition=gpu", "--account=lab", "--requeue",
             "--constraint='a100|h100'", "--job-name=lora-a-b", "--signal=B:USR1@300"} <= set(head)  # fmt: skip
     assert "\nmodule load cuda\nlora-tui --dataset 'it'\"'\"'s; rm -rf /' &\n" in text
     assert subprocess.run(["bash", "-n"], input=text.encode()).returncode == 0
@@ -90,7 +90,7 @@ def test_what_is_asked_of_the_cluster_stands_in_the_head(tmp_path: Path) -> None
     "wrong",
     [
         {"time": "tomorrow"},
-        {"gpus": "8"},
+        {"nodes": 0},
         {"gpus": "a b"},
         {"partition": "x\n#SBATCH --uid=0"},
         {"setup": "a\nb"},

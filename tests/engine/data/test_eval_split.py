@@ -1,0 +1,97 @@
+"""Eval loss on rows that are there: a split of the dataset by its name, or something of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import datasets
+import pytest
+
+from engine.checkpoints.manifest import read_manifest
+from engine.data.read import Reading, read_raw
+from engine.data.report import dataset_report
+from engine.errors import ConfigError, DatasetError
+from engine.events import Evaluated, Warned
+from tests.conftest import chats, write_jsonl
+from tests.engine.runs import adapter_bytes, train
+
+SETTINGS = {"max_steps": 3, "batch_size": 4, "save_steps": 2, "learning_rate": 0.01}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """12 rows to train on, 5 to measure on (one of them also trained on), 2 to test."""
+    place = tmp_path / "data"
+    place.mkdir()
+    rows = chats(18)
+    write_jsonl(place / "train.jsonl", rows[:12])
+    write_jsonl(place / "validation-00000.jsonl", [*rows[12:16], rows[3]])
+    write_jsonl(place / "test.jsonl", rows[16:])
+    return place
+
+
+def test_splits_of_a_folder_are_named_and_read_by_name(folder: Path) -> None:
+    raw = read_raw(str(folder))
+    assert raw.splits == ("test", "validation") and len(list(raw)) == 12
+    assert len(list(read_raw(str(folder), split="validation"))) == 5
+
+
+def test_splits_of_a_saved_dataset_too(tmp_path: Path) -> None:
+    made = {"train": datasets.Dataset.from_list(chats(6)), "dev": datasets.Dataset.from_list(chats(8)[6:])}
+    datasets.DatasetDict(made).save_to_disk(str(tmp_path / "saved"))
+    assert read_raw(str(tmp_path / "saved")).splits == ("dev",)
+    assert len(list(read_raw(str(tmp_path / "saved"), split="dev"))) == 2
+
+
+@pytest.mark.parametrize("split", ["train", "nonsense"])
+def test_a_split_that_is_not_beside_it_is_refused_with_those_that_are(folder: Path, split: str) -> None:
+    with pytest.raises(DatasetError, match="There are: test, validation"):
+        read_raw(str(folder), Reading(), split)
+
+
+@pytest.mark.parametrize("named", ["validation", "path"])
+def test_the_eval_loss_is_that_of_the_split_and_the_training_is_the_same(
+    folder: Path, tmp_path: Path, tiny_model: Path, named: str
+) -> None:
+    measured = "validation" if named == "validation" else str(folder / "validation-00000.jsonl")
+    asked = {"dataset": folder, "model": tiny_model, **SETTINGS}
+    train(**asked, output=tmp_path / "without")
+    _outcome, events = train(**asked, output=tmp_path / "with", eval_dataset=measured)
+    losses = [event.eval_loss for event in events if isinstance(event, Evaluated)]
+    assert losses and all(loss is not None and loss > 0 for loss in losses)
+    assert adapter_bytes(tmp_path / "with") == adapter_bytes(tmp_path / "without")
+    manifest = read_manifest(tmp_path / "with" / "checkpoint-2")
+    assert manifest.eval_loss == losses[0]
+    assert manifest.identities.eval_dataset is not None
+    assert (manifest.identities.dataset.rows, manifest.identities.eval_dataset.rows) == (12, 5)
+    told = [event.message for event in events if isinstance(event, Warned)]
+    assert any("is trained on too (row 5)" in words for words in told)
+
+
+def test_rows_left_out_are_those_of_the_training_split(folder: Path, tmp_path: Path, tiny_model: Path) -> None:
+    out = tmp_path / "run"
+    train(dataset=folder, model=tiny_model, output=out, eval_dataset="validation", skip_rows="1,2", **SETTINGS)
+    found = read_manifest(out / "checkpoint-2").identities
+    assert found.eval_dataset is not None and (found.dataset.rows, found.eval_dataset.rows) == (10, 5)
+
+
+def test_both_ways_to_measure_exclude_each_other(folder: Path, tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="excludes --eval-fraction"):
+        train(dataset=folder, model=tiny_model, output=tmp_path / "run", eval_dataset="test", eval_fraction=0.1)
+
+
+def test_an_eval_dataset_that_is_not_there_ends_the_run_before_it_begins(
+    folder: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DatasetError, match=r"nowhere\.jsonl"):
+        train(dataset=folder, model=tiny_model, output=tmp_path / "run", eval_dataset=str(tmp_path / "nowhere.jsonl"))
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+
+
+def test_a_row_in_two_splits_of_a_saved_dataset_is_told(tmp_path: Path) -> None:
+    rows = chats(6)
+    made = {"train": datasets.Dataset.from_list(rows), "test": datasets.Dataset.from_list(rows[2:3])}
+    datasets.DatasetDict(made).save_to_disk(str(tmp_path / "saved"))
+    report = dataset_report(str(tmp_path / "saved"), Reading(), None, "auto", 64)
+    (problem,) = [one for one in report.problems if one.code == "eval_contaminated"]
+    assert problem.row == 3 and "test" in problem.message
