@@ -6,9 +6,9 @@ of the family, and `problems` says the same again in parts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from engine.errors import DatasetError
 from engine.i18n import _, n_
@@ -30,6 +30,8 @@ class Problem:
     """stops: cannot be trained on; costs: something is lost; info: worth knowing."""
     message: str
     fix: str = ""
+    parts: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """What the words were made with, where they can be made again (remarks.py)."""
 
 
 NAMED = 1000

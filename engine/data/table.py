@@ -25,14 +25,15 @@ import numpy.typing as npt
 from engine.checkpoints.durable import sync_file
 from engine.data.formats import Rows
 from engine.data.identity import Digests, row_digest
-from engine.data.problems import Notes, Problem
+from engine.data.problems import Notes
 from engine.data.read import Reading, unreadable
+from engine.data.remarks import remark
 from engine.data.token_table import TokenTable, schema
 from engine.data.tokens import tokenized
 from engine.errors import DatasetError
 from engine.i18n import _
 
-VERSION = 1
+VERSION = 2
 """Of the recipe from rows to tokens; another one makes other tables."""
 UNUSED_DAYS = 30
 """Tables that nobody took up for so long are removed when another one is written."""
@@ -166,7 +167,11 @@ def _written(path: Path, rows: Rows, tokenizer: Any, train_on: str, max_length: 
             for batch in tokenized(rows.numbered(), tokenizer, train_on, max_length, notes, _progress(total, tell)):
                 writer.write_batch(batch)
         sync_file(staging)
-        told = {"problems": [asdict(one) for one in notes.problems], "counts": notes.counts, "rows": notes.rows}
+        told = {
+            "problems": [(one.code, one.row, dict(one.parts)) for one in notes.problems],
+            "counts": notes.counts,
+            "rows": notes.rows,
+        }
         beside = {"sha256": _sha256(staging), "notes": told}
         beside_staging = staging.with_suffix(".json")
         beside_staging.write_text(json.dumps(beside), encoding="utf-8")
@@ -190,7 +195,9 @@ def _taken_up(path: Path) -> TokenTable | None:
         if beside["sha256"] != _sha256(path):
             return None
         told = beside["notes"]
-        notes = Notes([Problem(**one) for one in told["problems"]], dict(told["counts"]), int(told["rows"]))
+        notes = Notes(
+            [remark(code, row, **parts) for code, row, parts in told["problems"]], dict(told["counts"]), int(told["rows"])
+        )
         table = TokenTable(_mapped(path), notes)
         os.utime(path)  # it was of use: not to be swept
         return table

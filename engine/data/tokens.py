@@ -22,6 +22,7 @@ import numpy.typing as npt
 from engine.data.identity import row_digest
 from engine.data.masks import Rendered, render
 from engine.data.problems import Collected, Notes, Problem
+from engine.data.remarks import remark
 from engine.data.token_table import Ids, TokenTable, schema
 from engine.data.workers import in_order
 from engine.errors import DatasetError
@@ -116,15 +117,15 @@ def tokenize_chunk(chunk: Sequence[tuple[int, dict[str, Any]]], tokenizer: Any, 
         number, row = chunk[place]
         found = _fit(row_ids, row_labels, max_length, number, notes)
         if found is None:  # kept as a row of no tokens: it belongs to the dataset and its identity
-            notes.add(_nothing(number))
+            notes.add(remark("nothing_to_learn", number))
             ids.append(row_ids[:0])
             labels.append(row_labels[:0])
             columns.append((number, len(row_ids), 0, row_digest(row)))
             continue
         if len(found[0]) == len(row_ids) and _last_learned(found[1]) not in marks:
-            notes.add(_no_stop(number))
+            notes.add(remark("stop_not_trained", number))
         if dropped := _dropped_system(row, rendered[place].text):
-            notes.add(_no_system(number, dropped))
+            notes.add(remark("system_dropped", number, words=repr(dropped[:40])))
         ids.append(found[0])
         labels.append(found[1])
         columns.append((number, len(row_ids), int(np.count_nonzero(found[1][1:] != IGNORED)), row_digest(row)))
@@ -216,26 +217,13 @@ def _fit(ids: Ids, labels: Ids, max_length: int, number: int, notes: Notes) -> t
     end = max_length if learned[0] < max_length else int(learned[-1]) + 1
     begin = end - max_length
     lost = int(np.count_nonzero((learned < begin) | (learned >= end)))
-    what = _("row {row} has {tokens} tokens and is cut to {limit}; {lost} of its {trained} trained tokens are lost").format(
-        row=number, tokens=len(ids), limit=max_length, lost=lost, trained=len(learned)
-    )
-    notes.add(Problem(number, "truncated", "costs", what, _("Raise --max-length, or split the row.")))
+    notes.add(remark("truncated", number, tokens=len(ids), limit=max_length, lost=lost, trained=len(learned)))
     return ids[begin:end], labels[begin:end]
 
 
 def _refused(error: DatasetError, number: int) -> Problem:
     message = f"{error.title}: {error.detail}" if error.detail else error.title
     return Problem(number, "refused_by_template", "stops", message, error.fix)
-
-
-def _nothing(number: int) -> Problem:
-    return Problem(
-        number,
-        "nothing_to_learn",
-        "costs",
-        _("row {row} has no token to learn from and is left out").format(row=number),
-        _("Its answer is empty; mend or remove it."),
-    )
 
 
 def end_marks(tokenizer: Any) -> frozenset[int]:
@@ -247,32 +235,8 @@ def _last_learned(labels: Ids) -> int:
     return int(labels[np.flatnonzero(labels != IGNORED)[-1]])
 
 
-def _no_stop(number: int) -> Problem:
-    return Problem(
-        number,
-        "stop_not_trained",
-        "costs",
-        _("row {row}: no end mark is trained behind its answer, so the model does not learn to stop").format(row=number),
-        _(
-            "The chat template writes none, or it is no special token; take the model's instruct version or mend its template."
-        ),
-    )
-
-
 def _dropped_system(row: dict[str, Any], text: str) -> str | None:
     """The words of a system turn that the template left out."""
     turns = row.get("messages") or (row["prompt"] if isinstance(row.get("prompt"), list) else ())
     words = (turn["content"].strip() for turn in turns if turn["role"] == "system")
     return next((one for one in words if one and one not in text), None)
-
-
-def _no_system(number: int, words: str) -> Problem:
-    return Problem(
-        number,
-        "system_dropped",
-        "costs",
-        _("row {row}: the model's chat template leaves out the system turn ({words})").format(
-            row=number, words=repr(words[:40])
-        ),
-        _("Put its words into the first user turn, or take a model that knows system turns."),
-    )

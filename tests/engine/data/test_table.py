@@ -13,8 +13,10 @@ from engine.data import table as module
 from engine.data.formats import read_rows
 from engine.data.identity import row_digest, template_digest, tokenizer_digest
 from engine.data.read import Reading
+from engine.data.report import dataset_report
 from engine.data.table import Made, cache_folder, token_table
 from engine.data.tokens import tokenize
+from engine.training.model import load_tokenizer
 from tests.conftest import chats, write_jsonl
 
 
@@ -169,3 +171,23 @@ def test_a_template_that_reaches_for_what_it_should_not_is_refused(file: Path, t
     tokenizer.chat_template = "{{ messages.__class__.__init__.__globals__['os'].system('true') }}"
     with pytest.raises(DatasetError, match="refuses it"):
         made(file, tokenizer)
+
+
+def test_what_was_noticed_is_said_in_the_language_of_whoever_takes_the_table_up(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tui import i18n
+
+    monkeypatch.setenv("LORA_TUI_CACHE", str(tmp_path / "cache"))
+    data = write_jsonl(tmp_path / "rows.jsonl", chats(6))
+    told = {}
+    try:
+        for language in ("en", "zh_CN"):
+            i18n.install(language)
+            report = dataset_report(str(data), Reading(), load_tokenizer(tiny_model), "auto", 12)
+            told[language] = [problem for problem in report.problems if problem.code == "truncated"]
+    finally:
+        i18n.install("en")
+    assert told["en"] and [one.row for one in told["en"]] == [one.row for one in told["zh_CN"]]
+    assert "trained tokens are lost" in told["en"][0].message
+    assert told["zh_CN"][0].message != told["en"][0].message and "tokens are lost" not in told["zh_CN"][0].message

@@ -1,0 +1,47 @@
+"""What is noticed of a row while it becomes tokens, in words.
+
+It is kept with the cached tokens as a code and the numbers in it, and said anew in the language of whoever reads it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.data.problems import Problem
+from engine.i18n import _
+
+
+def remark(code: str, row: int, **parts: Any) -> Problem:
+    """The problem `code` (severity: costs) of `row`, said with `parts`, which must be what JSON can hold. Raises KeyError for a code
+    or a part that is not known."""
+    words, fix = _said(code)
+    return Problem(row, code, "costs", words.format(row=row, **parts), fix, parts)
+
+
+def _said(code: str) -> tuple[str, str]:
+    """The sentence of `code` with its gaps, and the remedy."""
+    match code:
+        case "truncated":
+            return (
+                _("row {row} has {tokens} tokens and is cut to {limit}; {lost} of its {trained} trained tokens are lost"),
+                _("Raise --max-length, or split the row."),
+            )
+        case "nothing_to_learn":
+            return (
+                _("row {row} has no token to learn from and is left out"),
+                _("Its answer is empty; mend or remove it."),
+            )
+        case "stop_not_trained":
+            return (
+                _("row {row}: no end mark is trained behind its answer, so the model does not learn to stop"),
+                _(
+                    "The chat template writes none, or it is no special token; take the model's instruct version or mend its "
+                    "template."
+                ),
+            )
+        case "system_dropped":
+            return (
+                _("row {row}: the model's chat template leaves out the system turn ({words})"),
+                _("Put its words into the first user turn, or take a model that knows system turns."),
+            )
+    raise KeyError(code)
