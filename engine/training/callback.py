@@ -23,6 +23,8 @@ from engine.training.sft import ExactTrainer
 
 LOGS_AT_RESUME = 5
 """The first logged losses after a join are judged as such by the monitor."""
+LOGS_KEPT = 8192
+"""Entries of TrainerState.log_history, at most."""
 ANSWERED = ("reset_at_resume", "divergence", "non_finite")
 """Jumps that --on-jump stop and rollback answer. A spike recovers, or becomes a divergence."""
 
@@ -78,6 +80,7 @@ class RunCallback(TrainerCallback):
         self, args: Any, state: TrainerState, control: TrainerControl, logs: Mapping[str, Any], **_ignored: Any
     ) -> None:
         """A loss was logged: tell it, and let the monitor judge it."""
+        thin(state.log_history)
         if "loss" not in logs:
             return
         now, tokens = time.monotonic(), float(logs.get("num_tokens", self._last_tokens))
@@ -131,6 +134,17 @@ class RunCallback(TrainerCallback):
             self.saver.eval_losses[state.global_step] = loss
         self.tell(Evaluated(state.global_step, self.trainer.epochs, loss, float(metrics.get("eval_runtime", 0.0))))
         self._last_time = time.monotonic()
+
+
+def thin(history: list[Any]) -> None:
+    """Halve the older half of `history` where it has grown beyond LOGS_KEPT, in place.
+
+    It goes into every checkpoint's trainer_state.json as a whole: at 100,000 logs each save wrote 17 MB of it. What was logged last is
+    all there; the whole stands in the Journal. It depends on nothing but what was logged, so a continued run has the same.
+    """
+    if len(history) > LOGS_KEPT:
+        older = history[: len(history) // 2]
+        history[: len(older)] = older[::2]
 
 
 def _finite(value: Any) -> float | None:

@@ -43,3 +43,23 @@ def test_an_eval_loss_that_rises_while_training_falls_is_overfitting() -> None:
 def test_there_is_always_an_answer(losses: list[float], evals: list[float]) -> None:
     advice = advise(losses, evals)
     assert advice.state in ("keep_going", "reached", "overfitting", "unknown") and advice.message
+
+
+def test_the_history_in_a_checkpoint_is_bounded_and_keeps_what_was_logged_last() -> None:
+    from engine.training.callback import LOGS_KEPT, thin
+
+    history: list[int] = []
+    for step in range(100_000):
+        history.append(step)
+        thin(history)
+    assert len(history) <= LOGS_KEPT
+    assert history == sorted(set(history)) and history[0] == 0
+    assert history[-LOGS_KEPT // 4 :] == list(range(100_000 - LOGS_KEPT // 4, 100_000))
+
+
+def test_a_short_history_is_left_as_it_is() -> None:
+    from engine.training.callback import thin
+
+    history = list(range(5000))
+    thin(history)
+    assert history == list(range(5000))
