@@ -49,6 +49,11 @@ def choose_hardware(config: RunConfig) -> Hardware:
         else:
             precision, reason = "float16", _("this GPU has no bf16; float16 with loss scaling")
     elif torch.backends.mps.is_available():
+        if config.world > 1:
+            raise ConfigError(
+                _("--nproc {count}: an Apple GPU cannot be shared by processes").format(count=config.world),
+                fix=_("Leave it out."),
+            )
         device, why = "mps", _("Apple GPU")
         precision, reason = "float32", _("exact on every Mac; --precision bfloat16 halves the memory")
     else:

@@ -174,7 +174,7 @@ def load_base(folder: Path, hardware: Hardware, config: RunConfig) -> Any:
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=getattr(torch, hardware.precision),
         )
-        options["device_map"] = {"": 0}
+        options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
     try:
         model, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
     except Exception as error:

@@ -1,11 +1,12 @@
 """Makes the checkpoints of a run: writes their files, and the manifest that proves them later.
 
-In the training loop it does what a stock save does and no more: write the files into the staging folder, copy the small tensors
-that are to be digested. Hashing, syncing and renaming happen in the Committer's thread.
+In the training loop it writes the files into the staging folder as a stock save does, but for the optimizer, and copies adapter and
+moments. Writing the optimizer from that copy, hashing, syncing and renaming happen in the Committer's thread.
 """
 
 from __future__ import annotations
 
+import copy
 import errno
 import hashlib
 import shutil
@@ -45,6 +46,8 @@ from engine.training.sft import ExactTrainer
 from engine.training.steps import warmup_steps
 
 MIB = 1 << 20
+SAVING_FAILS = (OSError, RuntimeError)
+"""What the thread's writers raise: the system's error, or torch's of its zip writer."""
 
 
 class WeightsNotFinite(LoraTuiError):
@@ -103,15 +106,15 @@ class Saver:
         """Wait for the commit under way and tell of it."""
         try:
             self._tell(self.committer.wait())
-        except OSError as error:
-            self.failed(None, error)
+        except SAVING_FAILS as error:
+            self.failed(self._due.get("step"), error)
 
     def poll(self) -> None:
         """Tell of a commit that has ended meanwhile. Never waits."""
         try:
             self._tell(self.committer.poll())
-        except OSError as error:
-            self.failed(None, error)
+        except SAVING_FAILS as error:
+            self.failed(self._due.get("step"), error)
 
     def failed(self, step: int | None, error: Exception) -> None:
         """A checkpoint could not be saved: stop with exit 5, or warn and go on, as asked (C3)."""
@@ -186,26 +189,25 @@ class Saver:
                 trainer._save_rng_state(str(staging))
             for name, states in self._random.items():
                 (staging / name).write_bytes(states)
-            complete = self._manifest(trainer, adapter, eval_loss, staging)
+            moments = _copied(trainer.optimizer.state_dict())
+            complete = self._manifest(trainer, adapter, moments["state"], eval_loss, staging)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
         self._due = {"step": step, "epoch": trainer.epochs, "loss": self.last_loss, "eval_loss": eval_loss}
-        self.committer.commit(staging, step, eval_loss, complete)
+        self.committer.commit(staging, step, eval_loss, complete, lambda: torch.save(moments, staging / "optimizer.pt"))
 
     def _manifest(
-        self, trainer: ExactTrainer, adapter: dict[str, torch.Tensor], eval_loss: float | None, staging: Path
+        self,
+        trainer: ExactTrainer,
+        adapter: dict[str, torch.Tensor],
+        moments: Mapping[Any, Any],
+        eval_loss: float | None,
+        staging: Path,
     ) -> Callable[[dict[str, FileRecord]], Manifest]:
         """Everything the manifest says but the files, taken now; digests of tensors are computed later, from copies."""
         config, position, length = self.config, trainer.position, trainer.length
         copies = {name: tensor.detach().cpu().clone() for name, tensor in adapter.items()}
-        moments = {
-            index: {
-                key: value.detach().cpu().clone() if isinstance(value, torch.Tensor) else value
-                for key, value in entry.items()
-            }
-            for index, entry in trainer.optimizer.state_dict()["state"].items()
-        }
         geometry = Geometry(batch_size=trainer.batches.each, grad_accum=config.grad_accum, world_size=self.ranks.world)
         order = trainer.batches.order(position.epoch)
         probe = None
@@ -285,11 +287,23 @@ def random_states(trainer: ExactTrainer) -> dict[str, bytes]:
 
 
 def write_files(trainer: ExactTrainer, folder: Path) -> None:
-    """The files of a checkpoint in Hugging Face layout, as Trainer writes them (training_args.bin, a pickle, is left out)."""
+    """The files of a checkpoint in Hugging Face layout, as Trainer writes them: all but the optimizer's, which the committing thread
+    writes, the random states, which are each process's own, and training_args.bin, a pickle."""
     write_adapter(trainer, folder)
-    trainer._save_optimizer_and_scheduler(str(folder))
+    torch.save(trainer.lr_scheduler.state_dict(), folder / "scheduler.pt")
     trainer._save_scaler(str(folder))
     trainer.state.save_to_json(str(folder / "trainer_state.json"))
+
+
+def _copied(optimizer: dict[str, Any]) -> dict[str, Any]:
+    """An optimizer's state_dict as it is now, its tensors on the CPU."""
+    state = {
+        index: {
+            key: value.detach().cpu().clone() if isinstance(value, torch.Tensor) else value for key, value in entry.items()
+        }
+        for index, entry in optimizer["state"].items()
+    }
+    return {"state": state, "param_groups": copy.deepcopy(optimizer["param_groups"])}
 
 
 def write_adapter(trainer: ExactTrainer, folder: Path) -> None:

@@ -109,7 +109,7 @@ class Trainer:
                     return self._train(
                         material, self.ranks.agreed(lambda: should_stop() or (WATCHER if stop_asked(out) else None))
                     )
-            except (LoraTuiError, PeerLost):
+            except (LoraTuiError, ConnectionError):  # the other side of a socket is not the output folder
                 raise
             except OSError as error:
                 raise unwritable(out, error) from error

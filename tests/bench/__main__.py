@@ -11,7 +11,7 @@ import sys
 from datetime import date
 from importlib import import_module
 
-NAMES = ("training", "vocabulary", "overhead", "check", "terminal", "chart", "monitor", "table", "memory", "cluster")
+NAMES = ("training", "vocabulary", "overhead", "check", "terminal", "chart", "monitor", "table", "memory", "save", "cluster")
 
 
 def main() -> None:

@@ -68,6 +68,7 @@ def test_a_job_whose_time_is_up_saves_is_sent_again_and_goes_on(written: Path, t
     assert (tmp_path / "requeued").read_text() == "requeue 7\n"
 
 
+@pytest.mark.slow
 def test_a_job_that_is_cancelled_saves_and_is_not_sent_again(written: Path, tmp_path: Path) -> None:
     job = begin(written, tmp_path)
     steps(tmp_path / "out" / "mine", 3, job)

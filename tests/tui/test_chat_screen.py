@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from engine.chat import Sampling, open_chat, question
 from engine.export.source import find_source
 from tests.tui.conftest import Hand
@@ -57,6 +59,7 @@ async def test_rows_of_the_dataset_are_asked_and_leaving_in_the_middle_is_at_onc
         await hand.until(lambda: not [one for one in app.workers if one.name == "chat" and one.is_running], 20)
 
 
+@pytest.mark.slow
 async def test_how_answers_are_drawn_can_be_set_and_is_the_same_for_both(wizard: Make, flags: dict[str, Any]) -> None:
     app = wizard(flags)
     async with app.run_test(size=(80, 24)) as pilot:

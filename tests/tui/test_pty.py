@@ -123,6 +123,7 @@ def to_training(terminal: Terminal) -> None:
     terminal.until("left ")
 
 
+@pytest.mark.slow
 def test_hangup_in_the_middle_saves_and_the_next_start_continues(terminal: Callable[..., Terminal], tmp_path: Path) -> None:
     first = terminal()
     to_training(first)

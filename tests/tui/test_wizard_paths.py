@@ -587,6 +587,7 @@ async def test_a_folder_that_was_named_stays_when_the_model_changes_and_a_propos
     assert app.wizard.answers.get("output") == named
 
 
+@pytest.mark.slow
 async def test_the_demo_goes_where_the_command_line_says(wizard: Make) -> None:
     app = wizard({"output": "out/elsewhere"}, demo=True)
     async with app.run_test(size=(80, 24)) as pilot:

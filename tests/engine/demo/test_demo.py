@@ -225,6 +225,7 @@ def test_a_build_that_died_is_never_used_and_is_swept_later(cache: Path, monkeyp
     assert [path.name for path in cache.iterdir() if path.is_dir()] == [build.demo_folder().name]
 
 
+@pytest.mark.slow
 def test_two_first_starts_at_once_both_succeed_and_one_builds(tmp_path: Path) -> None:
     environ = os.environ | {"LORA_TUI_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     starts = [

@@ -98,6 +98,7 @@ def test_a_refusal_is_told_in_the_converters_words_and_leaves_nothing(
     assert not list((trained / "export").glob("*gguf*")) and not list((trained / "export").glob(".merged*"))
 
 
+@pytest.mark.slow
 def test_a_byte_level_tokenizer_that_nobody_knows_is_refused(tmp_path: Path, llama_cpp: LlamaCpp) -> None:
     base = build(tmp_path / "base", "qwen2")
     with pytest.raises(ModelError, match="pre-tokenizer was not recognized"):
@@ -148,6 +149,7 @@ def test_a_byte_level_tokenizer_gets_none(tiny_model: Path, tmp_path: Path) -> N
     assert not (tiny_model / NAME).exists()
 
 
+@pytest.mark.slow
 def test_the_command_says_what_is_proven_and_what_is_not(lora_tui: Any, trained: Path, llama_cpp: LlamaCpp) -> None:
     code, said, error = lora_tui("export", trained, "--to", "gguf", "--llama-cpp", llama_cpp.folder)
     assert code == 0, error
