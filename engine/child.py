@@ -65,7 +65,12 @@ class InAChild:
         ended: RunFinished | RunStopped | RunFailed | None = None
         step, begun, asked = 0, False, 0.0
         with tempfile.TemporaryFile() as complaints:
-            child = self._start(plan, complaints)
+            try:
+                child = self._start(plan, complaints)
+            except LoraTuiError as wrong:
+                failed = RunFailed(None, wrong.title, wrong.detail, wrong.fix, wrong.exit_code)
+                emit(failed, as_record(failed, 0, time.time()))
+                raise
             assert child.stdout is not None
             try:
                 for line in _lines(child):
@@ -98,7 +103,7 @@ class InAChild:
                 complaints.seek(0)
                 words = complaints.read()[-20_000:].decode("utf-8", "replace").strip()
                 ended = self.explain(died(step or None, None), words, code)
-                emit(ended, as_record(ended, 0, 0.0))
+                emit(ended, as_record(ended, 0, time.time()))
         if isinstance(ended, RunFailed):
             error = LoraTuiError(ended.title, ended.detail, ended.fix)
             error.exit_code = ended.exit_code

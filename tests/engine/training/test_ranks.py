@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from engine.child import handed_over
 from engine.config import RunConfig
 from engine.devices import placed, visible_gpus
 from engine.errors import CannotContinue, ConfigError, LoraTuiError, ModelError
+from engine.events import Event
 from engine.launch import InSeveralProcesses
+from engine.resume.plan import ResumePlan
 from engine.training.batches import RowBatches
 from engine.training.ranks import Ranks
 from engine.training.steps import kept_geometry
@@ -185,6 +188,18 @@ def test_a_plan_from_a_file_that_anybody_can_name_is_not_taken(tmp_path: Path) -
 def test_what_torchrun_says_to_programmers_is_said_to_people(words: str, title: str, detail: str) -> None:
     told = InSeveralProcesses(2).explain(died(None, None), words, 1)
     assert title in told.title and detail in told.detail
+
+
+def test_a_port_that_is_taken_is_told_before_anything_is_started(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        asked = config(nnodes=2, rendezvous=f"127.0.0.1:{taken.getsockname()[1]}")
+        plan = ResumePlan("fresh", asked, tmp_path, "run", None, None, "")
+        told: list[Event] = []
+        with pytest.raises(ConfigError, match="is in use on this machine"):
+            InSeveralProcesses(1).run(plan, lambda event, record: told.append(event), lambda: None)
+    assert [(event.type, getattr(event, "exit_code", 0)) for event in told] == [("run_failed", 2)]
 
 
 def test_one_alone_needs_nobody() -> None:
