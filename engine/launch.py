@@ -26,6 +26,7 @@ from engine.events import PARENT_GONE, RunFailed
 from engine.folder import ask_to_stop
 from engine.i18n import _
 from engine.runner import InThisProcess, Runner
+from engine.training.ranks import Ranks
 
 if TYPE_CHECKING:
     from engine.resume.plan import ResumePlan
@@ -123,7 +124,7 @@ def _exit_words(code: int) -> str:
 
 def runner_of(config: RunConfig) -> Runner:
     """Where a run with this configuration takes place: in this process where it is one, or is one of several already."""
-    if config.world == 1 or "RANK" in os.environ:
+    if config.world == 1 or not Ranks.of_environment(config.world).alone:
         return InThisProcess()
     return InSeveralProcesses(int(config.nproc))
 

@@ -171,7 +171,8 @@ def run_handed_over() -> int:
     plan = handed_over(sys.stdin.buffer)
     out, talk = duplicate(1), StopRequest(lambda words: None)
     talk.install()
-    one_of_several, first = "RANK" in os.environ, os.environ.get("LOCAL_RANK", "0") == "0"
+    one_of_several = plan.config.world > 1 and isinstance(runner_of(plan.config), InThisProcess)
+    first = not one_of_several or os.environ["LOCAL_RANK"] == "0"
 
     def emit(event: Event, record: Mapping[str, Any]) -> None:
         talk.running = talk.running or isinstance(event, RunStarted)

@@ -65,10 +65,11 @@ class Ranks:
     _store: Any = field(default=None, repr=False)
 
     @classmethod
-    def of_environment(cls) -> Ranks:
-        """As torchrun says in the environment; one alone without it."""
+    def of_environment(cls, world: int) -> Ranks:
+        """As torchrun says in the environment of a run of `world` processes. One alone where it says nothing, or speaks of another
+        run: a cluster may set such variables for whatever it starts."""
         names = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")
-        if not all(os.environ.get(name, "").isdigit() for name in names):
+        if not all(os.environ.get(name, "").isdigit() for name in names) or os.environ["WORLD_SIZE"] != str(world):
             return cls()
         rank, world, here, restarts = (int(os.environ[name]) for name in names)
         return cls(rank, world, here, restarts)

@@ -64,7 +64,7 @@ class Trainer:
         """`plan`: fresh, continue or weights; a complete one has nothing to run."""
         assert plan.mode != "complete", "a finished run has nothing left to train"
         self.plan, self.config = plan, plan.config
-        self.ranks = Ranks.of_environment()
+        self.ranks = Ranks.of_environment(self.config.world)
         self._journal: Journal | None = None
         self._emit: Emit = lambda event, record: None
         self._step: int | None = None

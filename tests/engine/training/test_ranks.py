@@ -17,8 +17,9 @@ from engine.config import RunConfig
 from engine.devices import placed, visible_gpus
 from engine.errors import CannotContinue, ConfigError, LoraTuiError, ModelError
 from engine.events import Event
-from engine.launch import InSeveralProcesses
+from engine.launch import InSeveralProcesses, runner_of
 from engine.resume.plan import ResumePlan
+from engine.runner import InThisProcess
 from engine.training.batches import RowBatches
 from engine.training.ranks import Ranks
 from engine.training.steps import kept_geometry
@@ -188,6 +189,21 @@ def test_a_plan_from_a_file_that_anybody_can_name_is_not_taken(tmp_path: Path) -
 def test_what_torchrun_says_to_programmers_is_said_to_people(words: str, title: str, detail: str) -> None:
     told = InSeveralProcesses(2).explain(died(None, None), words, 1)
     assert title in told.title and detail in told.detail
+
+
+@pytest.mark.parametrize(("world", "several"), [("2", True), ("3", False), ("", False)])
+def test_only_what_torchrun_says_of_this_very_run_counts(world: str, several: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (
+        ("RANK", "1"),
+        ("LOCAL_WORLD_SIZE", "2"),
+        ("TORCHELASTIC_RESTART_COUNT", "1"),
+        ("WORLD_SIZE", world),
+    ):
+        monkeypatch.setenv(name, value)
+    found = Ranks.of_environment(2)
+    assert (found.alone, found.first) == (not several, not several)
+    assert isinstance(runner_of(config(nproc=2)), InThisProcess if several else InSeveralProcesses)
+    assert isinstance(runner_of(config()), InThisProcess) and Ranks.of_environment(1).alone
 
 
 def test_a_port_that_is_taken_is_told_before_anything_is_started(tmp_path: Path) -> None:
