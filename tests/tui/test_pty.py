@@ -209,6 +209,7 @@ def test_a_run_that_was_detached_outlives_its_terminal_is_watched_from_another_a
     assert {item["verdict"] for item in receipt["items"]} == {"ok"}
 
 
+@pytest.mark.slow
 def test_ascii_and_no_colour_on_a_plain_terminal(terminal: Callable[..., Terminal]) -> None:
     one = terminal(LORA_TUI_ASCII="1", NO_COLOR="1")
     one.until("26 rows")

@@ -49,7 +49,7 @@ def test_a_split_that_is_not_beside_it_is_refused_with_those_that_are(folder: Pa
         read_raw(str(folder), Reading(), split)
 
 
-@pytest.mark.parametrize("named", ["validation", "path"])
+@pytest.mark.parametrize("named", ["validation", pytest.param("path", marks=pytest.mark.slow)])
 def test_the_eval_loss_is_that_of_the_split_and_the_training_is_the_same(
     folder: Path, tmp_path: Path, tiny_model: Path, named: str
 ) -> None:

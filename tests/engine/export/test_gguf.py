@@ -60,6 +60,7 @@ def test_a_run_becomes_a_file_with_a_modelfile_beside_it(trained: Path, llama_cp
     assert {path.name for path in (trained / "export").iterdir()} <= {"gguf-q8_0", ".lock"}
 
 
+@pytest.mark.slow
 def test_an_adapter_can_have_a_file_of_its_own(trained: Path, llama_cpp: LlamaCpp) -> None:
     made = export_gguf(find_source(trained), trained / "export", None, llama_cpp, lora=True)
     assert made.adapter is not None and made.merge is None
