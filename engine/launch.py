@@ -122,11 +122,12 @@ def _exit_words(code: int) -> str:
     return _("killed by {signal}").format(signal=name)
 
 
-def runner_of(config: RunConfig) -> Runner:
-    """Where a run with this configuration takes place: in this process where it is one, or is one of several already."""
-    if config.world == 1 or not Ranks.of_environment(config.world).alone:
+def runner_of(plan: ResumePlan) -> Runner:
+    """Where `plan` is carried out: in this process where that is enough, or where it is one of several already."""
+    world = plan.config.world
+    if plan.mode == "complete" or world == 1 or not Ranks.of_environment(world).alone:
         return InThisProcess()
-    return InSeveralProcesses(int(config.nproc))
+    return InSeveralProcesses(int(plan.config.nproc))
 
 
 def left_alone(listener: int) -> Callable[[], str | None]:

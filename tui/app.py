@@ -225,7 +225,7 @@ class LoraTui(App[int]):
     def _runner_of_choice(self, plan: ResumePlan) -> Runner:
         from engine.launch import runner_of
 
-        return self._runner if self._runner is not None else runner_of(plan.config)
+        return self._runner if self._runner is not None else runner_of(plan)
 
     def _post(self, message: Told | RunEnded | Followed) -> None:
         with contextlib.suppress(Exception):  # the app has gone: the run ends by itself, there is nobody to tell

@@ -171,7 +171,7 @@ def run_handed_over() -> int:
     plan = handed_over(sys.stdin.buffer)
     out, talk = duplicate(1), StopRequest(lambda words: None)
     talk.install()
-    one_of_several = plan.config.world > 1 and isinstance(runner_of(plan.config), InThisProcess)
+    one_of_several = plan.config.world > 1 and isinstance(runner_of(plan), InThisProcess)
     first = not one_of_several or os.environ["LOCAL_RANK"] == "0"
 
     def emit(event: Event, record: Mapping[str, Any]) -> None:
@@ -221,7 +221,7 @@ def carry_out(plan: ResumePlan, show: Show) -> int:
 
 def _train(plan: ResumePlan, emit: Callable[[Event, Mapping[str, Any]], None], stop: StopRequest) -> int:
     try:
-        outcome = runner_of(plan.config).run(plan, emit, stop)
+        outcome = runner_of(plan).run(plan, emit, stop)
     except LoraTuiError as error:
         return error.exit_code  # told as run_failed
     if outcome.state == "stopped" and stop.signal:

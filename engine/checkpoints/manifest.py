@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_SCHEMA = 1
@@ -170,6 +170,12 @@ class Manifest(_Part):
     """Processes 1 to world_size - 1, in order."""
     files: dict[str, FileRecord]
     """Every file beside manifest.json, by its name; no folders."""
+
+    @model_validator(mode="after")
+    def _one_for_each_process(self) -> Manifest:
+        if len(self.others) != self.geometry.world_size - 1:
+            raise ValueError(f"tells of {len(self.others)} other processes, and there were {self.geometry.world_size - 1}")
+        return self
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -6,6 +6,7 @@ still has the one from before it was extended; that is mended here from the chec
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -24,13 +25,14 @@ NOT_FINAL = ("manifest.json", "optimizer.pt", "scheduler.pt", "scaler.pt", "trai
 """Files of a checkpoint that belong to continuing, not to the result; random states (rng_state*) too."""
 
 
-def conclude(plan: ResumePlan) -> RunFinished:
-    """What a complete run came to. Raises OutputError where the folder is busy, or its final adapter cannot be written."""
+def conclude(plan: ResumePlan, held: bool = False) -> RunFinished:
+    """What a complete run came to. `held`: whether the caller holds the folder already. Raises OutputError where it is busy, or its
+    final adapter cannot be written."""
     checkpoint = plan.checkpoint
     assert plan.mode == "complete" and checkpoint is not None
     final = plan.output_dir / FINAL
     if not _is_of(final, checkpoint) or leftovers(plan.output_dir):
-        with locked(plan.output_dir):
+        with contextlib.nullcontext() if held else locked(plan.output_dir):
             try:
                 sweep(plan.output_dir)
                 if not _is_of(final, checkpoint):

@@ -280,18 +280,16 @@ class Session:
         continued = self.plan.mode == "continue"
         rows: tuple[ProbeRow, ...] = ()
         comparable = False
-        if self.ranks.first:
+        if self.ranks.first:  # its probe is that of all: their weights are held against its
             each = needed_bytes(trainer.model, self.material.folder)
             self._need_room(each)
             self.saver.last_bytes = self.saver.last_bytes or each
-        if not self.ranks.first:
-            pass  # rank 0's probe is all of theirs: their weights are held against its
-        elif continued and manifest is not None and manifest.probe is not None:
-            known = {row.digest: row for row in self.material.probe_candidates}
-            rows = tuple(known[digest] for digest in manifest.probe.rows if digest in known)
-            comparable = len(rows) == len(manifest.probe.rows)
-        else:
-            rows = affordable(trainer.model, choose_rows(self.material.probe_candidates))
+            if continued and manifest is not None and manifest.probe is not None:
+                known = {row.digest: row for row in self.material.probe_candidates}
+                rows = tuple(known[digest] for digest in manifest.probe.rows if digest in known)
+                comparable = len(rows) == len(manifest.probe.rows)
+            else:
+                rows = affordable(trainer.model, choose_rows(self.material.probe_candidates))
         self.saver.probe_rows = rows
         self.saver.probe_base = score_base(trainer.model, rows) if rows else 0.0
         if continued:

@@ -92,6 +92,8 @@ class Trainer:
         ):
             need_trackers(self.config)
             self._agree_on_the_plan()
+            if self.plan.mode == "complete":  # only its end was lost
+                return self._conclude(out)
             swept = sweep(out)
             material = load_material(self.config, self.plan.dataset, lambda *done: self._tell(RowsTokenised(*done)))
             self.ranks.said("material")
@@ -123,6 +125,8 @@ class Trainer:
         self._emit, self.ranks.failed = emit, self._tell_failed
         with self.ranks.joined(self.config.ddp_timeout):
             self._agree_on_the_plan()
+            if self.plan.mode == "complete":
+                return Outcome("finished", self.plan.checkpoint.step or 0 if self.plan.checkpoint is not None else 0, None)
             with library_output_to(_log(self.plan.output_dir)):
                 self.ranks.wait_for_first("material")
                 try:
@@ -133,16 +137,24 @@ class Trainer:
 
     def _agree_on_the_plan(self) -> None:
         """Every machine has planned; what rank 0 has planned is done, once it is known that all were asked for the same."""
-        if self.ranks.alone:
-            return
-        from engine.training.saving import versions
+        if not self.ranks.alone:
+            from engine.training.saving import versions
 
-        self.ranks.agree(facts_of_plan(self.plan, versions()))
+            self.ranks.agree(facts_of_plan(self.plan, versions()))
         plan = resumed(self.plan) if self.ranks.first and self.ranks.restarts else self.plan
         self.plan = replace(
             self.ranks.share(replace(plan, dataset=None)), dataset=plan.dataset if self.ranks.first else None
         )
         self.config = self.plan.config
+
+    def _conclude(self, out: Path) -> Outcome:
+        """All steps had been done when the processes were lost: what is missing is made from the last checkpoint."""
+        from engine.training.complete import conclude
+
+        self._journal = Journal(out)
+        finished = conclude(self.plan, held=True)
+        self._tell(finished)
+        return Outcome("finished", finished.step, finished.loss)
 
     # -- telling -------------------------------------------------------------------------------------------------------
 
@@ -258,6 +270,7 @@ class Trainer:
 
     def _attempt(self, material: Material, should_stop: ShouldStop) -> Outcome:
         config, plan = self.config, self.plan
+        assert plan.mode != "complete", "nothing is left to train, and to train would be to begin anew"
         from engine.training.loss import choose_logits
 
         hardware = self._hardware = choose_hardware(config)

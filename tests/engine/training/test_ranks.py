@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,16 @@ from engine.child import handed_over
 from engine.config import RunConfig
 from engine.devices import placed, visible_gpus
 from engine.errors import CannotContinue, ConfigError, LoraTuiError, ModelError
-from engine.events import Event
+from engine.events import Event, read_journal
 from engine.launch import InSeveralProcesses, runner_of
 from engine.resume.plan import ResumePlan
 from engine.runner import InThisProcess
 from engine.training.batches import RowBatches
 from engine.training.ranks import Ranks
 from engine.training.steps import kept_geometry
+from engine.training.trainer import Trainer
 from engine.watch import died
+from tests.engine.runs import adapter_bytes, plan
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=70).map(np.array)
 
@@ -127,6 +130,10 @@ def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return there
 
 
+def fresh(asked: RunConfig, out: Path) -> ResumePlan:
+    return ResumePlan("fresh", asked, out, "run", None, None, "")
+
+
 def config(**answers: Any) -> RunConfig:
     return RunConfig(dataset="d", model="m", **answers)
 
@@ -192,7 +199,9 @@ def test_what_torchrun_says_to_programmers_is_said_to_people(words: str, title: 
 
 
 @pytest.mark.parametrize(("world", "several"), [("2", True), ("3", False), ("", False)])
-def test_only_what_torchrun_says_of_this_very_run_counts(world: str, several: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_torchrun_says_of_this_very_run_counts(
+    world: str, several: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     for name, value in (
         ("RANK", "1"),
         ("LOCAL_WORLD_SIZE", "2"),
@@ -202,8 +211,8 @@ def test_only_what_torchrun_says_of_this_very_run_counts(world: str, several: bo
         monkeypatch.setenv(name, value)
     found = Ranks.of_environment(2)
     assert (found.alone, found.first) == (not several, not several)
-    assert isinstance(runner_of(config(nproc=2)), InThisProcess if several else InSeveralProcesses)
-    assert isinstance(runner_of(config()), InThisProcess) and Ranks.of_environment(1).alone
+    assert isinstance(runner_of(fresh(config(nproc=2), tmp_path)), InThisProcess if several else InSeveralProcesses)
+    assert isinstance(runner_of(fresh(config(), tmp_path)), InThisProcess) and Ranks.of_environment(1).alone
 
 
 def test_a_port_that_is_taken_is_told_before_anything_is_started(tmp_path: Path) -> None:
@@ -211,10 +220,10 @@ def test_a_port_that_is_taken_is_told_before_anything_is_started(tmp_path: Path)
         taken.bind(("", 0))
         taken.listen()
         asked = config(nnodes=2, rendezvous=f"127.0.0.1:{taken.getsockname()[1]}")
-        plan = ResumePlan("fresh", asked, tmp_path, "run", None, None, "")
+        wanted = fresh(asked, tmp_path)
         told: list[Event] = []
         with pytest.raises(ConfigError, match="is in use on this machine"):
-            InSeveralProcesses(1).run(plan, lambda event, record: told.append(event), lambda: None)
+            InSeveralProcesses(1).run(wanted, lambda event, record: told.append(event), lambda: None)
     assert [(event.type, getattr(event, "exit_code", 0)) for event in told] == [("run_failed", 2)]
 
 
@@ -224,3 +233,18 @@ def test_one_alone_needs_nobody() -> None:
         assert (alone.share(3), alone.gather(4), alone.agreed(lambda: "stop")()) == (3, [4], "stop")
         alone.meet()
         alone.agree({"a": "b"})
+
+
+def test_processes_lost_after_the_last_step_do_not_begin_anew(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
+    out = tmp_path / "run"
+    first = plan(dataset=chat_file, model=tiny_model, output=out, max_steps=2, batch_size=4)
+    Trainer(first).run(lambda event, record: None, lambda: None)
+    wanted = adapter_bytes(out)
+    shutil.rmtree(out / "final")
+    kept = (out / "checkpoint-2" / "manifest.json").read_bytes()
+    again, told = Trainer(first), []
+    again.ranks = Ranks(restarts=1)
+    outcome = again.run(lambda event, record: told.append(event.type), lambda: None)
+    assert (outcome.state, outcome.step, told) == ("finished", 2, ["run_finished"])
+    assert adapter_bytes(out) == wanted and (out / "checkpoint-2" / "manifest.json").read_bytes() == kept
+    assert list(read_journal(out))[-1]["type"] == "run_finished"
