@@ -1,8 +1,8 @@
 """A checkpoint is there or it is not: staging, fsync, manifest, rename (contract C3).
 
-The training loop writes the files of a checkpoint into a staging folder, as it would into a checkpoint, and goes on; the largest, the
-optimizer's, it leaves to the thread with a copy of the moments. What makes them a checkpoint happens beside it, in one thread and in
-order: that file is written, every file is hashed and synced, the manifest is written last, the folder is renamed and the rename is
+The training loop writes the small files of a checkpoint into a staging folder and goes on; the large ones it leaves to the thread with
+a copy of what goes into them. What makes them a checkpoint happens beside it, in one thread and in order: these are written, every
+file is hashed and synced, the manifest is written last, the folder is renamed and the rename is
 synced. Only then may older ones go. A kill at any point leaves whole checkpoints and perhaps a staging or trash folder, which no scan
 ever takes for one and the next run sweeps away.
 
@@ -71,13 +71,13 @@ class Committer:
         return staging
 
     def commit(
-        self, staging: Path, step: int, eval_loss: float | None, complete: Complete, write: Callable[[], None] = lambda: None
+        self, staging: Path, step: int, eval_loss: float | None, write: Callable[[], None], complete: Complete
     ) -> None:
         """Turn `staging` into `checkpoint-<step>` in the background. `write`: writes what the loop has left to be written there.
         `wait` must have been called since the last commit."""
         assert self._pending is None, "one commit at a time: wait() first"
         started = time.monotonic()
-        self._pending = self._pool.submit(self._commit, staging, step, eval_loss, complete, write, started)
+        self._pending = self._pool.submit(self._commit, staging, step, eval_loss, write, complete, started)
 
     def poll(self) -> Committed | None:
         """The commit that has ended since the last look, if one has. Raises what went wrong in it."""
@@ -99,8 +99,8 @@ class Committer:
         staging: Path,
         step: int,
         eval_loss: float | None,
-        complete: Complete,
         write: Callable[[], None],
+        complete: Complete,
         started: float,
     ) -> Committed:
         name = f"checkpoint-{step}"

@@ -55,6 +55,8 @@ class Probe(_Part):
     base_loss: float
     """The same rows with the adapter switched off."""
     precision: str
+    tokens: Annotated[int, Field(ge=2)] | None = None
+    """Only so many tokens of each row were scored, up to its last trained one; None: rows as they are (probe.MAX_TOKENS)."""
 
 
 class DatasetIdentity(_Part):

@@ -2,7 +2,7 @@
 
 The rows are chosen by their content, so the same dataset gives the same rows whatever its order. They are scored one at a
 time: no padding, little memory, and the same sum in the same order each time, so on one machine in float32 the number comes
-back exactly. How many are scored follows from how long the first takes, bounded in seconds, and is then kept by the manifest.
+back exactly. How many are scored, and how much of a long one, follows from how long the first takes and is then kept by the manifest.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from engine.training.loss import total_loss
 
 MAX_ROWS = 3
 MAX_TOKENS = 256
+MIN_TOKENS = 16
 BUDGET_SECONDS = 0.05
 """For all rows of one scoring, at least one; every save pays it in the training loop."""
 
@@ -34,6 +35,16 @@ class ProbeRow:
     """Hexadecimal digest of the dataset row's content."""
     input_ids: Sequence[int]
     labels: Sequence[int]
+    tokens: int | None = None
+    """What it was cut to."""
+
+    def cut(self, tokens: int | None) -> ProbeRow:
+        """The last `tokens` tokens of this row up to its last trained one; None: the row as it is."""
+        if tokens is None:
+            return self
+        end = 1 + max(index for index, label in enumerate(self.labels[:MAX_TOKENS]) if label != -100)
+        window = slice(max(0, end - tokens), end)
+        return replace(self, input_ids=self.input_ids[window], labels=self.labels[window], tokens=tokens)
 
 
 def choose_rows(rows: Sequence[ProbeRow], count: int = MAX_ROWS) -> tuple[ProbeRow, ...]:
@@ -47,14 +58,18 @@ def choose_rows(rows: Sequence[ProbeRow], count: int = MAX_ROWS) -> tuple[ProbeR
 
 
 def affordable(model: Any, rows: Sequence[ProbeRow], budget: float = BUDGET_SECONDS) -> tuple[ProbeRow, ...]:
-    """As many of `rows` as can be scored within `budget` seconds, at least one. Measured on the first."""
+    """As many of `rows` as can be scored within `budget` seconds, at least one; that one is cut where it alone takes longer.
+    Measured on the first."""
     if not rows:
         return ()
     score(model, rows[:1])  # the first forward pass pays for warming up
     started = time.monotonic()
     score(model, rows[:1])
     each = max(time.monotonic() - started, 1e-6)
-    return tuple(rows[: max(1, min(len(rows), int(budget / each)))])
+    if each <= budget:
+        return tuple(rows[: min(len(rows), int(budget / each))])
+    length = len(rows[0].input_ids[:MAX_TOKENS])
+    return (rows[0].cut(max(MIN_TOKENS, int(length * budget / each))),) if length > MIN_TOKENS else tuple(rows[:1])
 
 
 def score(model: Any, rows: Sequence[ProbeRow]) -> float:

@@ -1,16 +1,14 @@
 """Makes the checkpoints of a run: writes their files, and the manifest that proves them later.
 
-In the training loop it writes the files into the staging folder as a stock save does, but for the optimizer, and copies adapter and
-moments. Writing the optimizer from that copy, hashing, syncing and renaming happen in the Committer's thread.
+The training loop only copies adapter and moments, scores the probe and writes the small files; the large ones are written from the
+copies in the Committer's thread, which hashes, syncs and renames.
 """
 
 from __future__ import annotations
 
-import copy
-import errno
+import functools
 import hashlib
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -37,8 +35,15 @@ from engine.errors import LoraTuiError, OutputError
 from engine.events import CheckpointSaved, Event, Warned
 from engine.hardware import Hardware
 from engine.i18n import _
-from engine.resume.memory import adapter_in_file, adapter_in_memory
+from engine.resume.memory import adapter_in_memory
 from engine.training.digests import all_finite, rng_digest, state_digest, tensors_digest
+from engine.training.hf_files import (
+    copied,
+    copied_optimizer,
+    random_states,
+    write_adapter,
+    write_small_files,
+)
 from engine.training.material import Material
 from engine.training.probe import ProbeRow, score
 from engine.training.ranks import Ranks
@@ -76,6 +81,8 @@ class Saver:
     """The newest durable checkpoint of the run."""
     last_bytes: int = 0
     """Bytes of the last checkpoint, or what the first is estimated to take."""
+    constants: dict[str, bytes] = field(default_factory=dict)
+    """`hf_files.constant_files` of the run. Set before the first save."""
     _due: dict[str, Any] = field(default_factory=dict)
     _others: tuple[Process, ...] = ()
     _random: dict[str, bytes] = field(default_factory=dict)
@@ -184,30 +191,33 @@ class Saver:
         staging = self.committer.stage()
         eval_loss = self.eval_losses.get(step)
         try:
-            write_files(trainer, staging)
+            write_small_files(trainer, staging)
             if self.ranks.alone:
                 trainer._save_rng_state(str(staging))
             for name, states in self._random.items():
                 (staging / name).write_bytes(states)
-            moments = _copied(trainer.optimizer.state_dict())
-            complete = self._manifest(trainer, adapter, moments["state"], eval_loss, staging)
+            tensors, moments = copied(adapter), copied_optimizer(trainer.optimizer.state_dict())
+            complete = self._manifest(trainer, tensors, moments["state"], eval_loss)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
         self._due = {"step": step, "epoch": trainer.epochs, "loss": self.last_loss, "eval_loss": eval_loss}
-        self.committer.commit(staging, step, eval_loss, complete, lambda: torch.save(moments, staging / "optimizer.pt"))
+
+        def write() -> None:
+            write_adapter(staging, self.constants, tensors)
+            torch.save(moments, staging / "optimizer.pt")
+
+        self.committer.commit(staging, step, eval_loss, write, complete)
 
     def _manifest(
         self,
         trainer: ExactTrainer,
-        adapter: dict[str, torch.Tensor],
+        tensors: dict[str, torch.Tensor],
         moments: Mapping[Any, Any],
         eval_loss: float | None,
-        staging: Path,
     ) -> Callable[[dict[str, FileRecord]], Manifest]:
-        """Everything the manifest says but the files, taken now; digests of tensors are computed later, from copies."""
+        """Everything the manifest says but the files, taken now; digests of tensors are computed later, from these copies."""
         config, position, length = self.config, trainer.position, trainer.length
-        copies = {name: tensor.detach().cpu().clone() for name, tensor in adapter.items()}
         geometry = Geometry(batch_size=trainer.batches.each, grad_accum=config.grad_accum, world_size=self.ranks.world)
         order = trainer.batches.order(position.epoch)
         probe = None
@@ -216,6 +226,7 @@ class Saver:
                 rows=tuple(row.digest for row in self.probe_rows),
                 loss=score(trainer.model, self.probe_rows),
                 base_loss=self.probe_base,
+                tokens=self.probe_rows[0].tokens,
                 precision=self.precision,
             )
         draft: dict[str, Any] = {
@@ -262,13 +273,15 @@ class Saver:
         shape = f"{adapter_config.r} {adapter_config.lora_alpha} {sorted(adapter_config.target_modules)}"
 
         def complete(files: dict[str, FileRecord]) -> Manifest:
-            digest = tensors_digest(copies)
-            check_written(staging, digest)
             return Manifest(
                 **draft,
                 files=files,
                 optimizer=state_digest(moments),
-                adapter=Adapter(tensors=len(copies), sha256=digest, config=hashlib.sha256(shape.encode()).hexdigest()),
+                adapter=Adapter(
+                    tensors=len(tensors),
+                    sha256=tensors_digest(tensors),
+                    config=hashlib.sha256(shape.encode()).hexdigest(),
+                ),
             )
 
         return complete
@@ -277,50 +290,6 @@ class Saver:
     def precision(self) -> str:
         """The name of the number format for tolerances."""
         return "4bit" if self.config.load_in_4bit else self.hardware.precision
-
-
-def random_states(trainer: ExactTrainer) -> dict[str, bytes]:
-    """The random states of this process as the file that Trainer would write: its name -> its bytes. Raises OSError."""
-    with tempfile.TemporaryDirectory() as folder:
-        trainer._save_rng_state(folder)
-        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
-
-
-def write_files(trainer: ExactTrainer, folder: Path) -> None:
-    """The files of a checkpoint in Hugging Face layout, as Trainer writes them: all but the optimizer's, which the committing thread
-    writes, the random states, which are each process's own, and training_args.bin, a pickle."""
-    write_adapter(trainer, folder)
-    torch.save(trainer.lr_scheduler.state_dict(), folder / "scheduler.pt")
-    trainer._save_scaler(str(folder))
-    trainer.state.save_to_json(str(folder / "trainer_state.json"))
-
-
-def _copied(optimizer: dict[str, Any]) -> dict[str, Any]:
-    """An optimizer's state_dict as it is now, its tensors on the CPU."""
-    state = {
-        index: {
-            key: value.detach().cpu().clone() if isinstance(value, torch.Tensor) else value for key, value in entry.items()
-        }
-        for index, entry in optimizer["state"].items()
-    }
-    return {"state": state, "param_groups": copy.deepcopy(optimizer["param_groups"])}
-
-
-def write_adapter(trainer: ExactTrainer, folder: Path) -> None:
-    """Adapter and tokenizer: what loading the result needs. `save_embedding_layers` is off: nothing here resizes them, and
-    finding out by itself would ask the hub."""
-    trainer.model.save_pretrained(str(folder), save_embedding_layers=False)
-    trainer.processing_class.save_pretrained(str(folder))
-
-
-def check_written(folder: Path, digest: str) -> None:
-    """Raise OSError where the adapter in `folder` is not the one in memory with this `tensors_digest`.
-
-    A file's own digest says that it is what was written, not that what was written is the adapter: libraries that unwrap, tie or
-    filter tensors on their way to the disk have left some of them behind (transformers 36201).
-    """
-    if tensors_digest(adapter_in_file(folder)) != digest:
-        raise OSError(errno.EIO, _("the adapter that was written is not the one in memory"), str(folder))
 
 
 def restore_logs(trainer: ExactTrainer, manifest: Manifest, ranks: Ranks) -> None:
@@ -335,6 +304,7 @@ def restore_logs(trainer: ExactTrainer, manifest: Manifest, ranks: Ranks) -> Non
         trainer._metrics["train"][key] = list(values)
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """The libraries whose change may change the numbers."""
     import platform

@@ -273,6 +273,7 @@ class Session:
         """Everything is loaded: prove it, or measure what a later run will be proven by."""
         from transformers import set_seed
 
+        from engine.training.hf_files import constant_files
         from engine.training.probe import ProbeRow, affordable, choose_rows, score, score_base
         from engine.training.saving import needed_bytes, restore_logs
 
@@ -284,9 +285,10 @@ class Session:
             each = needed_bytes(trainer.model, self.material.folder)
             self._need_room(each)
             self.saver.last_bytes = self.saver.last_bytes or each
+            self.saver.constants = constant_files(trainer)
             if continued and manifest is not None and manifest.probe is not None:
                 known = {row.digest: row for row in self.material.probe_candidates}
-                rows = tuple(known[digest] for digest in manifest.probe.rows if digest in known)
+                rows = tuple(known[digest].cut(manifest.probe.tokens) for digest in manifest.probe.rows if digest in known)
                 comparable = len(rows) == len(manifest.probe.rows)
             else:
                 rows = affordable(trainer.model, choose_rows(self.material.probe_candidates))
@@ -387,15 +389,13 @@ class Session:
 
     def _write_final(self, trainer: Any) -> Path:
         from engine.resume.memory import adapter_in_memory
-        from engine.training.digests import tensors_digest
-        from engine.training.saving import check_written, write_adapter
+        from engine.training.hf_files import copied, write_adapter
 
         out = self.plan.output_dir
         staging = out / f"{STAGING_PREFIX}final-{os.getpid()}"
         try:
             staging.mkdir()
-            write_adapter(trainer, staging)
-            check_written(staging, tensors_digest(adapter_in_memory(trainer.model)))
+            write_adapter(staging, self.saver.constants, copied(adapter_in_memory(trainer.model)))
             for path in staging.iterdir():
                 sync_file(path)
             sync_folder(staging)

@@ -59,19 +59,15 @@ def other_type(world: World, run: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def half_written(world: World, run: Path) -> Iterator[None]:
     """What is saved of the adapter lacks a layer, as when a wrapped model is not unwrapped on its way to the disk."""
-    from peft import PeftModel
+    import peft.peft_model
+    import safetensors.torch
 
-    real = PeftModel.save_pretrained
+    real = safetensors.torch.save_file
 
-    def save(self: Any, folder: str, **options: Any) -> None:
-        from safetensors.torch import load_file, save_file
+    def save(tensors: dict[str, Any], path: Any, **options: Any) -> None:
+        real({name: tensor for name, tensor in tensors.items() if "layers.0" not in name}, path, **options)
 
-        real(self, folder, **options)
-        path = Path(folder) / "adapter_model.safetensors"
-        kept = {name: tensor for name, tensor in load_file(path).items() if "layers.0" not in name}
-        save_file(kept, path, metadata={"format": "pt"})
-
-    with mock.patch.object(PeftModel, "save_pretrained", save):
+    with mock.patch("safetensors.torch.save_file", save), mock.patch.object(peft.peft_model, "safe_save_file", save):
         yield
 
 

@@ -66,12 +66,17 @@ def save(out: Path, step: int = 4, keep: int = 2) -> None:
     committer = Committer(out, keep, [Kept(f"checkpoint-{step}", step, None) for step in (1, 2, 3)])
     try:
         staging = committer.stage()
-        for path in sorted(parts.iterdir()):
-            if path.name != MANIFEST_NAME:
-                with open(staging / path.name, "wb") as file:
-                    file.write(path.read_bytes())
+
+        def write(large: bool) -> None:
+            for path in sorted(parts.iterdir()):
+                if path.name != MANIFEST_NAME and large == path.name.startswith(("adapter_model", "optimizer")):
+                    with open(staging / path.name, "wb") as file:
+                        file.write(path.read_bytes())
+
+        write(large=False)
         manifest = Manifest.model_validate_json((parts / MANIFEST_NAME).read_bytes())
-        committer.commit(staging, step, None, lambda files: manifest.model_copy(update={"files": files}))
+        complete = lambda files: manifest.model_copy(update={"files": files})  # noqa: E731
+        committer.commit(staging, step, None, lambda: write(large=True), complete)
         committer.wait()
     finally:
         committer.close()

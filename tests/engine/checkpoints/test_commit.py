@@ -87,7 +87,7 @@ def test_an_error_of_the_background_reaches_the_loop_and_leaves_no_staging(tmp_p
     def full(files: Any) -> Any:
         raise OSError(28, "No space left on device")
 
-    committer.commit(staging, 1, None, full)
+    committer.commit(staging, 1, None, lambda: None, full)
     with pytest.raises(OSError, match="No space left"):
         committer.wait()
     committer.close()

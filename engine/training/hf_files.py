@@ -1,0 +1,82 @@
+"""The files of a checkpoint in Hugging Face layout, byte for byte as PEFT and Trainer would write them.
+
+They are written from what was in memory at a step: adapter and optimizer from copies, so that a thread can do it beside the training;
+the small rest in the loop. What never changes in a run (adapter_config.json, the model card, the tokenizer) is made once. Not among
+them: training_args.bin, a pickle.
+"""
+
+from __future__ import annotations
+
+import copy
+import errno
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.i18n import _
+from engine.resume.memory import adapter_in_file
+from engine.training.digests import tensors_digest
+from engine.training.sft import ExactTrainer
+
+
+def constant_files(trainer: ExactTrainer) -> dict[str, bytes]:
+    """Name -> content of what loading the adapter needs besides its tensors: the same at every step of a run. Raises OSError.
+
+    As `PeftModel.save_pretrained` leaves them: the configuration says that it is for inference, which is what makes loading it
+    harmless elsewhere.
+    """
+    config = copy.copy(trainer.model.peft_config["default"])
+    config.inference_mode = True
+    with tempfile.TemporaryDirectory() as name:
+        config.save_pretrained(name)
+        trainer.model.create_or_update_model_card(name)
+        trainer.processing_class.save_pretrained(name)
+        return {path.name: path.read_bytes() for path in Path(name).iterdir()}
+
+
+def write_adapter(folder: Path, constants: Mapping[str, bytes], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Adapter and tokenizer, from `constant_files` and `copied`. Raises OSError, SafetensorError.
+
+    What was written is read back and held against `tensors`: a file's own digest says that it is what was written, not that what was
+    written is the adapter.
+    """
+    from safetensors.torch import save_file
+
+    for name, content in constants.items():
+        (folder / name).write_bytes(content)
+    save_file(dict(tensors), folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    if tensors_digest(adapter_in_file(folder)) != tensors_digest(tensors):
+        raise OSError(errno.EIO, _("the adapter that was written is not the one in memory"), str(folder))
+
+
+def write_small_files(trainer: ExactTrainer, folder: Path) -> None:
+    """Scheduler, float16's scaler and the Trainer's own state."""
+    torch.save(trainer.lr_scheduler.state_dict(), folder / "scheduler.pt")
+    trainer._save_scaler(str(folder))
+    trainer.state.save_to_json(str(folder / "trainer_state.json"))
+
+
+def random_states(trainer: ExactTrainer) -> dict[str, bytes]:
+    """The random states of this process as the file that Trainer would write: its name -> its bytes. Raises OSError."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer._save_rng_state(folder)
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def copied(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors as they are now, each with memory of its own on the CPU (safetensors takes no two names for one memory)."""
+    return {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+
+
+def copied_optimizer(optimizer: dict[str, Any]) -> dict[str, Any]:
+    """An optimizer's state_dict as it is now, its tensors on the CPU."""
+    state = {
+        index: {
+            key: value.detach().cpu().clone() if isinstance(value, torch.Tensor) else value for key, value in entry.items()
+        }
+        for index, entry in optimizer["state"].items()
+    }
+    return {"state": state, "param_groups": copy.deepcopy(optimizer["param_groups"])}
