@@ -158,6 +158,12 @@ class RunConfig(BaseModel):
     rendezvous: str | None = _field(
         None, "Where the machines meet: machine 0's address and a free port of it", "Hardware", "HOST:PORT", more=True
     )
+    parallel: Literal["auto", "ddp", "fsdp2"] = _field(
+        "auto",
+        "What several processes hold of the model: each the whole (ddp) or a part (fsdp2); auto: a part where it would not fit",
+        "Hardware",
+        more=True,
+    )
     ddp_timeout: float = _field(
         600,
         "Seconds after which a process that does not answer counts as lost",
@@ -216,6 +222,13 @@ class RunConfig(BaseModel):
         below = "loss_too_low" if info.field_name == "loss_reached" else "loss_reached"
         if value < info.data.get(below, 0.0):
             raise ValueError(_("is below {name} ({bound:g})").format(name=flag(below), bound=info.data[below]))
+        return value
+
+    @field_validator("parallel")
+    @classmethod
+    def _not_in_4bit(cls, value: str, info: ValidationInfo) -> str:
+        if value == "fsdp2" and info.data.get("load_in_4bit"):
+            raise ValueError(_("excludes --load-in-4bit: transformers cannot load 4-bit weights in parts"))
         return value
 
     @field_validator("eval_dataset")

@@ -22,8 +22,11 @@ from engine.training.ranks import Ranks
 def adapter_in_memory(model: Any) -> dict[str, torch.Tensor]:
     """The adapter's tensors under the names PEFT saves them with."""
     from peft import get_peft_model_state_dict
+    from torch.distributed.tensor import DTensor
 
-    return dict(get_peft_model_state_dict(model, save_embedding_layers=False))
+    # What is shared out among processes is base model; PEFT would gather all of it in each of them.
+    own = {name: tensor for name, tensor in model.state_dict().items() if not isinstance(tensor, DTensor)}
+    return dict(get_peft_model_state_dict(model, own, save_embedding_layers=False))
 
 
 def adapter_in_file(folder: Path) -> dict[str, torch.Tensor]:

@@ -11,9 +11,16 @@ from engine.training.trackers import tracker_name, trackers
 
 
 def training_arguments(
-    plan: ResumePlan, hardware: Hardware, length: Length, batch_size: int, evaluates: bool, several: bool = False
+    plan: ResumePlan,
+    hardware: Hardware,
+    length: Length,
+    batch_size: int,
+    evaluates: bool,
+    several: bool = False,
+    sharded: bool = False,
 ) -> Any:
-    """The SFTConfig of one attempt. `evaluates`: whether rows are held back; `several`: whether this is one of several processes."""
+    """The SFTConfig of one attempt. `evaluates`: whether rows are held back; `several`: whether this is one of several processes;
+    `sharded`: whether these share the base model out among them."""
     from trl import SFTConfig
 
     config = plan.config
@@ -40,6 +47,7 @@ def training_arguments(
         save_strategy="steps",
         save_steps=interval,
         save_total_limit=None,
+        save_only_model=sharded,  # else Trainer refuses: its own way of saving cannot; ours writes what each process has whole
         eval_strategy="steps" if evaluates else "no",
         eval_steps=interval if evaluates else None,
         report_to=trackers(config),

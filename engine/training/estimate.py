@@ -58,6 +58,9 @@ class Fitted:
     checkpointing_reason: str
     memory: Memory | None
     """None: the model tells too little."""
+    sharded: bool = False
+    """Whether each process holds only its part of the base model (FSDP2)."""
+    sharded_reason: str = ""
     fewer_times: int = 1
     """By how much the batch is smaller than the one that trains well; so many are added up, and the rows of a step stay."""
 
@@ -69,20 +72,28 @@ class Fitted:
 
 
 def fit_batch(
-    model: ModelReport, config: RunConfig, precision: str, rows: int, longest: int, free: int, saved: int | None
+    model: ModelReport,
+    config: RunConfig,
+    precision: str,
+    rows: int,
+    longest: int,
+    free: int,
+    saved: int | None,
+    world: int = 1,
 ) -> Fitted:
     """The largest batch of up to 8 rows that fits into `free` bytes, by the estimate for rows of `longest` tokens.
 
     What was set is taken as it is, and a continued run keeps the batch it has (`saved`). Smaller batches come before activation
-    checkpointing down to 2 rows, since it costs more time than they do.
+    checkpointing down to 2 rows, since it costs more time than they do; sharing the base model out among `world` processes comes last.
     """
     size, reason = chosen_batch_size(config, rows, saved)
     sizes = [size] if config.batch_size != "auto" or saved is not None else [size, *(one for one in (4, 2, 1) if one < size)]
     ways = [config.activation_checkpointing] if config.activation_checkpointing != "auto" else [False, True]
-    tried = [(one, bool(way)) for way in ways for one in sizes if way == ways[-1] or one >= 2 or one == sizes[0]]
-    needs = {pair: estimate_memory(model, config, precision, pair[0], longest, pair[1]) for pair in tried}
+    pairs = [(one, bool(way)) for way in ways for one in sizes if way == ways[-1] or one >= 2 or one == sizes[0]]
+    tried = [(*pair, parts) for parts in parts_of(config, world) for pair in pairs]
+    needs = {one: estimate_memory(model, config, precision, one[0], longest, one[1], one[2]) for one in tried}
     limit = int(TIGHT * free)
-    chosen = next((pair for pair in tried if (need := needs[pair]) is None or need.total <= limit), tried[-1])
+    chosen = next((one for one in tried if (need := needs[one]) is None or need.total <= limit), tried[-1])
     why = _("as set") if config.activation_checkpointing != "auto" else ""
     first = needs[tried[0]]
     if chosen != tried[0] and first is not None:
@@ -91,18 +102,41 @@ def fit_batch(
         )
         reason = told if chosen[0] != tried[0][0] else reason
         why = why or (told if chosen[1] else "")
-    return Fitted(chosen[0], reason, chosen[1], why or _("it fits without"), needs[chosen], max(1, tried[0][0] // chosen[0]))
+    shared = _("as set") if config.parallel != "auto" else told if chosen[2] > 1 else ""
+    return Fitted(
+        chosen[0], reason, chosen[1], why or _("it fits without"), needs[chosen], chosen[2] > 1, shared,
+        max(1, tried[0][0] // chosen[0]),
+    )  # fmt: skip
+
+
+def parts_of(config: RunConfig, world: int) -> tuple[int, ...]:
+    """Into how many parts the base model may be cut, in the order to be tried. 4-bit weights cannot be loaded in parts."""
+    if world == 1 or config.parallel == "ddp" or config.load_in_4bit:
+        return (1,)
+    return (world,) if config.parallel == "fsdp2" else (1, world)
 
 
 def estimate_memory(
-    model: ModelReport, config: RunConfig, precision: str, batch_size: int, length: int, checkpointing: bool = False
+    model: ModelReport,
+    config: RunConfig,
+    precision: str,
+    batch_size: int,
+    length: int,
+    checkpointing: bool = False,
+    parts: int = 1,
 ) -> Memory | None:
-    """The memory of a run whose batches have `batch_size` rows of at most `length` tokens. None where the model tells too little."""
+    """The memory of a run whose batches have `batch_size` rows of at most `length` tokens. None where the model tells too little.
+
+    `parts`: of so many processes each holds one part of the base model, and for a moment the whole of the embedding or of two layers.
+    """
     if model.parameters is None or model.layers is None or model.hidden is None or model.vocabulary is None:
         return None
     each = BYTES[precision]
     tokens = batch_size * min(length, config.max_length)
     weights = int(model.parameters * (0.56 if config.load_in_4bit else each))
+    if parts > 1:
+        outer = model.vocabulary * model.hidden * each
+        weights = weights // parts + max(outer, 2 * max(0, weights - 2 * outer) // model.layers) + outer
     kept = HIDDEN_KEPT * model.hidden + INTERMEDIATE_KEPT * (model.intermediate or 4 * model.hidden)
     layers = model.layers * kept
     if checkpointing:

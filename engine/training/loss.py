@@ -50,7 +50,11 @@ class LossAtLabels:
         """Of logits that may be alive at a time."""
 
         @functools.wraps(self.stock)  # generate() looks at the signature for what it may pass
-        def forward(*args: Any, label_loss: bool = False, labels: Any = None, **options: Any) -> Any:
+        def forward(
+            *args: Any, label_loss: bool = False, head_of: torch.Tensor | None = None, labels: Any = None, **options: Any
+        ) -> Any:
+            if head_of is not None:
+                return self.head(head_of)
             if label_loss:
                 return self.summed(labels, **options)
             return self.stock(*args, **options) if labels is None else self.stock(*args, labels=labels, **options)
@@ -80,10 +84,10 @@ class LossAtLabels:
         self.causal.eval()
         try:
             with torch.no_grad():
-                wanted = self.stock(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0]
+                wanted = self.causal(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0]
                 hook.remove()
                 self._standing = type(seen[-1])
-                found = self.head(seen[-1].last_hidden_state[0])
+                found = self.causal(head_of=seen[-1].last_hidden_state[0])
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             return _("its output layer cannot be called by itself ({kind})").format(kind=type(error).__name__)
         finally:

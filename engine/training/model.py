@@ -156,12 +156,15 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def load_base(folder: Path, hardware: Hardware, config: RunConfig) -> Any:
-    """The base model on its device, in the chosen precision. Raises ModelError."""
+def load_base(folder: Path, hardware: Hardware, config: RunConfig, parts: int = 1) -> Any:
+    """The base model on its device, in the chosen precision. Raises ModelError.
+
+    `parts`: of so many processes, which must have met, each reads and holds its part only (FSDP2, as transformers loads it).
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
-    read_model_config(folder)
+    found = read_model_config(folder)
     if not any(path.suffix in WEIGHTS for path in folder.iterdir()):
         raise ModelError(_("{path}: has no weights").format(path=folder), fix=_("*.safetensors files are missing."))
     options: dict[str, Any] = {"dtype": getattr(torch, hardware.precision), "trust_remote_code": False}
@@ -175,6 +178,12 @@ def load_base(folder: Path, hardware: Hardware, config: RunConfig) -> Any:
             bnb_4bit_compute_dtype=getattr(torch, hardware.precision),
         )
         options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
+    if parts > 1:
+        from transformers.distributed import DistributedConfig
+
+        # The output layer by itself: in one group with the norm before it, it could only be called once for each call of the norm.
+        apart = {} if found.get("tie_word_embeddings", True) else {"lm_head": "free_full_weight"}
+        options["distributed_config"] = DistributedConfig(fsdp_size=parts, fsdp_plan=apart)
     try:
         model, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
     except Exception as error:
@@ -191,7 +200,27 @@ def load_base(folder: Path, hardware: Hardware, config: RunConfig) -> Any:
             ", ".join(missing[:5]),
             _("The weights are incomplete or of another model; fetch them again."),
         )
+    if parts > 1:
+        _need_parts(model)
     return model
+
+
+def _need_parts(model: Any) -> None:
+    """Raise ModelError where the layers of `model` were not cut into parts. The output layer is made to stay whole between a step's
+    forward and backward pass, since it is called once for each piece of the logits."""
+    from torch.distributed.fsdp import FSDPModule
+
+    if not any(
+        isinstance(module, FSDPModule) for name, module in model.named_modules() if name.rpartition(".")[2].isdigit()
+    ):
+        raise ModelError(
+            _("--parallel fsdp2: this model cannot be cut into parts"),
+            _("transformers has no plan that fits its layers."),
+            _("Use --parallel ddp."),
+        )
+    head = model.get_output_embeddings()
+    if isinstance(head, FSDPModule):
+        head.set_reshard_after_forward(False)
 
 
 def base_digests(folder: Path) -> tuple[str, str]:

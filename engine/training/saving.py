@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from engine.checkpoints.commit import Committed, Committer, free_bytes, need_room
 from engine.checkpoints.manifest import (
@@ -51,8 +52,8 @@ from engine.training.sft import ExactTrainer
 from engine.training.steps import warmup_steps
 
 MIB = 1 << 20
-SAVING_FAILS = (OSError, RuntimeError)
-"""What the thread's writers raise: the system's error, or torch's of its zip writer."""
+SAVING_FAILS = (OSError, RuntimeError, SafetensorError)
+"""What the thread's writers raise: the system's error, torch's of its zip writer, or safetensors' of its own."""
 
 
 class WeightsNotFinite(LoraTuiError):
@@ -95,6 +96,9 @@ class Saver:
         """
         self.settle()
         adapter = self._sound(trainer)
+        probe = (
+            score(trainer.model, self.probe_rows) if self.probe_rows else 0.0
+        )  # a model in parts is scored by all processes
         if not self.ranks.alone:
             own = self.ranks.gather((random_states(trainer), rng_digest(), float(trainer._tr_loss)))
             if not self.ranks.first:
@@ -102,7 +106,7 @@ class Saver:
             self._others = tuple(Process(rng=digest, loss_sum=loss) for _states, digest, loss in own[1:])
             self._random = {name: states for one in own for name, states in one[0].items()}
         try:
-            self._save(trainer, adapter)
+            self._save(trainer, adapter, probe)
         except LoraTuiError:
             raise
         except Exception as error:
@@ -185,7 +189,7 @@ class Saver:
             )
         return adapter
 
-    def _save(self, trainer: ExactTrainer, adapter: dict[str, torch.Tensor]) -> None:
+    def _save(self, trainer: ExactTrainer, adapter: dict[str, torch.Tensor], probe: float) -> None:
         step = trainer.state.global_step
         need_room(self.committer.output_dir, self.last_bytes + MIB)
         staging = self.committer.stage()
@@ -197,7 +201,7 @@ class Saver:
             for name, states in self._random.items():
                 (staging / name).write_bytes(states)
             tensors, moments = copied(adapter), copied_optimizer(trainer.optimizer.state_dict())
-            complete = self._manifest(trainer, tensors, moments["state"], eval_loss)
+            complete = self._manifest(trainer, tensors, moments["state"], eval_loss, probe)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
@@ -215,6 +219,7 @@ class Saver:
         tensors: dict[str, torch.Tensor],
         moments: Mapping[Any, Any],
         eval_loss: float | None,
+        probe_loss: float,
     ) -> Callable[[dict[str, FileRecord]], Manifest]:
         """Everything the manifest says but the files, taken now; digests of tensors are computed later, from these copies."""
         config, position, length = self.config, trainer.position, trainer.length
@@ -224,7 +229,7 @@ class Saver:
         if self.probe_rows:
             probe = Probe(
                 rows=tuple(row.digest for row in self.probe_rows),
-                loss=score(trainer.model, self.probe_rows),
+                loss=probe_loss,
                 base_loss=self.probe_base,
                 tokens=self.probe_rows[0].tokens,
                 precision=self.precision,

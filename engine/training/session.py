@@ -11,10 +11,10 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.commit import Committer, free_bytes, need_room, place
@@ -38,6 +38,10 @@ from engine.training.monitor import LossMonitor
 from engine.training.ranks import Ranks
 from engine.training.steps import Length, Position
 from engine.training.trackers import guard
+
+if TYPE_CHECKING:
+    from engine.checkpoints.manifest import Probe
+    from engine.training.probe import ProbeRow
 
 ShouldStop = Callable[[], str | None]
 """Asked between steps; the reason to stop, or None to go on."""
@@ -74,12 +78,13 @@ class Session:
         early: list[Item],
         should_stop: ShouldStop,
         ranks: Ranks,
+        sharded: bool,
     ) -> None:
         self.plan, self.config = plan, plan.config
         self.material, self.hardware, self.start, self.length, self.early = material, hardware, start, length, early
         self.batch_size, self.at_labels = batch_size, at_labels
         self.tell = tell
-        self.should_stop, self.ranks = should_stop, ranks
+        self.should_stop, self.ranks, self.sharded = should_stop, ranks, sharded
         self.begun = time.monotonic()
         self._private, self._all_loaded = contextlib.ExitStack(), False
         self.source: Path | None = None
@@ -200,7 +205,7 @@ class Session:
 
         checkpoint = self.plan.checkpoint
         adapter = lora_config(self.config) if checkpoint is None else lora_config_of(checkpoint, self.config)
-        base = load_base(self.material.folder, self.hardware, self.config)
+        base = load_base(self.material.folder, self.hardware, self.config, self.ranks.world if self.sharded else 1)
         try:
             trainer = ExactTrainer(
                 rows=_Rows(self.material.train),
@@ -219,6 +224,7 @@ class Session:
                     self.batch_size,
                     self.material.eval is not None,
                     not self.ranks.alone,
+                    self.sharded,
                 ),
                 train_dataset=self.material.train.to_dataset(),
                 eval_dataset=self.material.eval.to_dataset() if self.material.eval is not None else None,
@@ -274,24 +280,22 @@ class Session:
         from transformers import set_seed
 
         from engine.training.hf_files import constant_files
-        from engine.training.probe import ProbeRow, affordable, choose_rows, score, score_base
+        from engine.training.probe import score, score_base
         from engine.training.saving import needed_bytes, restore_logs
 
         manifest = self.plan.checkpoint.manifest if self.plan.checkpoint is not None else None
         continued = self.plan.mode == "continue"
         rows: tuple[ProbeRow, ...] = ()
         comparable = False
-        if self.ranks.first:  # its probe is that of all: their weights are held against its
+        if self.ranks.first or self.sharded:  # else rank 0's probe is that of all: their weights are held against its
+            rows, comparable = self._probe_rows(trainer, manifest.probe if continued and manifest is not None else None)
+        if self.sharded:  # none can score by itself what it holds a part of
+            rows, comparable = self.ranks.share((rows, comparable))
+        if self.ranks.first:
             each = needed_bytes(trainer.model, self.material.folder)
             self._need_room(each)
             self.saver.last_bytes = self.saver.last_bytes or each
             self.saver.constants = constant_files(trainer)
-            if continued and manifest is not None and manifest.probe is not None:
-                known = {row.digest: row for row in self.material.probe_candidates}
-                rows = tuple(known[digest].cut(manifest.probe.tokens) for digest in manifest.probe.rows if digest in known)
-                comparable = len(rows) == len(manifest.probe.rows)
-            else:
-                rows = affordable(trainer.model, choose_rows(self.material.probe_candidates))
         self.saver.probe_rows = rows
         self.saver.probe_base = score_base(trainer.model, rows) if rows else 0.0
         if continued:
@@ -307,6 +311,16 @@ class Session:
             write_run_toml(self.plan.output_dir, self.config, self.plan.run_id)
         if reason := self.should_stop():
             raise _NotBegun(reason)
+
+    def _probe_rows(self, trainer: Any, saved: Probe | None) -> tuple[tuple[ProbeRow, ...], bool]:
+        """The rows to be scored, and whether they are all those that the checkpoint's probe was scored on."""
+        from engine.training.probe import affordable, choose_rows
+
+        if saved is None:
+            return affordable(trainer.model, choose_rows(self.material.probe_candidates)), False
+        known = {row.digest: row for row in self.material.probe_candidates}
+        rows = tuple(known[digest].cut(saved.tokens) for digest in saved.rows if digest in known)
+        return rows, len(rows) == len(saved.rows)
 
     def _need_room(self, bytes_each: int) -> None:
         need_room(self.plan.output_dir, 0)
@@ -371,7 +385,10 @@ class Session:
     # -- after the last step -------------------------------------------------------------------------------------------
 
     def _finish(self, trainer: Any) -> Outcome:
-        final = cast(Path, self.ranks.share(self._write_final(trainer) if self.ranks.first else None))
+        from engine.resume.memory import adapter_in_memory
+
+        adapter = adapter_in_memory(trainer.model)
+        final = cast(Path, self.ranks.share(self._write_final(adapter) if self.ranks.first else None))
         losses, evals = self.listener.losses, self.listener.eval_losses
         advice = advise_by(self.config, losses, evals)
         self.tell(
@@ -387,15 +404,14 @@ class Session:
         )
         return Outcome("finished", trainer.position.step, self.saver.last_loss)
 
-    def _write_final(self, trainer: Any) -> Path:
-        from engine.resume.memory import adapter_in_memory
+    def _write_final(self, adapter: Mapping[str, Any]) -> Path:
         from engine.training.hf_files import copied, write_adapter
 
         out = self.plan.output_dir
         staging = out / f"{STAGING_PREFIX}final-{os.getpid()}"
         try:
             staging.mkdir()
-            write_adapter(staging, self.saver.constants, copied(adapter_in_memory(trainer.model)))
+            write_adapter(staging, self.saver.constants, copied(adapter))
             for path in staging.iterdir():
                 sync_file(path)
             sync_folder(staging)

@@ -50,6 +50,8 @@ class ExactTrainer(SFTTrainer):
         self.rows, self.batches, self.position, self.length, self.saver = rows, batches, start, length, saver
         self._taken = 0
         self._parameters: int | None = None
+        self._replicated: tuple[torch.nn.Parameter, ...] = ()
+        """Trained parameters that each process of several has whole while the base model is shared out among them."""
         self.not_loaded: str | None = None
         """Why the saved optimizer or scheduler was not taken, in the library's words. The receipt decides what follows."""
 
@@ -119,15 +121,36 @@ class ExactTrainer(SFTTrainer):
         """Forward and backward of one batch, as Trainer's; the mode is set where it differs only, since setting it walks over every
         module of the model."""
         if self.at_labels is None or num_items_in_batch is None:
-            stock: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
-            return stock
-        if not model.training:
-            model.train()
-        with self.maybe_activation_offload_context, self.compute_loss_context_manager():
-            loss = self.compute_loss(model, self._prepare_inputs(inputs), num_items_in_batch=num_items_in_batch)
-            self.accelerator.backward(loss)
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        else:
+            if not model.training:
+                model.train()
+            with self.maybe_activation_offload_context, self.compute_loss_context_manager():
+                loss = self.compute_loss(model, self._prepare_inputs(inputs), num_items_in_batch=num_items_in_batch)
+                self.accelerator.backward(loss)
+        if self._replicated and self.accelerator.sync_gradients:
+            self._average_gradients()
         detached: torch.Tensor = loss.detach()
         return detached
+
+    def _sync_replicated_trainable_parameters(self, model: Any) -> None:
+        """Begin with rank 0's adapter in all processes. Trainer's own would then average each parameter's gradient by itself, with an
+        operation that gloo does not have."""
+        self._replicated = tuple(parameter for parameter in model.parameters() if parameter.requires_grad)
+        with torch.no_grad():
+            for parameter in self._replicated:
+                torch.distributed.broadcast(parameter.data, src=0)
+
+    def _average_gradients(self) -> None:
+        """The mean of the processes' gradients, as DDP takes it, of all trained parameters at once."""
+        gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in self._replicated]
+        together = torch.cat([gradient.flatten() for gradient in gradients])
+        torch.distributed.all_reduce(together)
+        together /= self.accelerator.num_processes
+        begin = 0
+        for parameter in self._replicated:
+            parameter.grad = together[begin : begin + parameter.numel()].view_as(parameter)
+            begin += parameter.numel()
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """As the model's own estimate (6 a parameter and token), but the parameters are counted once and not every step."""

@@ -291,6 +291,9 @@ class Trainer:
             choices["processes"] = _("{count} · {rows} rows for a step").format(
                 count=self.ranks.world, rows=batch_size * config.grad_accum * self.ranks.world
             )
+            choices["parallel"] = "fsdp2" if fitted.sharded else "ddp"
+            if fitted.sharded_reason:
+                choices["parallel"] += f" · {fitted.sharded_reason}"
         name = plan.checkpoint.name if plan.checkpoint is not None and plan.mode == "continue" else None
         self._tell(
             RunStarted(
@@ -312,15 +315,16 @@ class Trainer:
             self._tell(RunStopped(start.step, start.epochs(rows), reason, name))
             return Outcome("stopped", start.step, None)
         session = Session(
-            plan, self._tell, material, hardware, batch_size, at_labels, start, length, early, should_stop, self.ranks
-        )
+            plan, self._tell, material, hardware, batch_size, at_labels, start, length, early, should_stop, self.ranks,
+            fitted.sharded,
+        )  # fmt: skip
         return cast(Outcome, self.ranks.share(session.run()))
 
     def _fit(self, material: Material, hardware: Hardware, saved: int | None) -> Fitted:
         model = model_report(str(material.folder))
         longest = int(material.train.lengths.max())
         free = free_memory(hardware.device)[0] // (1 if hardware.device == "cuda" else self.ranks.here)
-        return fit_batch(model, self.config, hardware.precision, len(material.train), longest, free, saved)
+        return fit_batch(model, self.config, hardware.precision, len(material.train), longest, free, saved, self.ranks.world)
 
     def _check_early(self, material: Material) -> list[Item]:
         """The half of the receipt that needs no model. Refuses at once where an item fails."""

@@ -11,7 +11,20 @@ import sys
 from datetime import date
 from importlib import import_module
 
-NAMES = ("training", "vocabulary", "overhead", "check", "terminal", "chart", "monitor", "table", "memory", "save", "cluster")
+NAMES = (
+    "training",
+    "vocabulary",
+    "overhead",
+    "check",
+    "terminal",
+    "chart",
+    "monitor",
+    "table",
+    "memory",
+    "save",
+    "cluster",
+    "parts",
+)
 
 
 def main() -> None:

@@ -14,16 +14,12 @@ import pytest
 from engine.checkpoints.manifest import read_manifest
 from engine.checkpoints.scan import scan
 from engine.events import Warned, read_journal
-from tests.cluster.world import KILL, Run, all_gone, steps_told, wait_until
+from tests.cluster.world import KILL, Run, all_gone, flags, steps_told, wait_until
 from tests.engine.runs import adapter_bytes, losses, receipt, train
 
 TOLERANCE = 2e-6
 """Of a loss near 6 in float32: sums in another order, and no more."""
 SETTINGS: dict[str, Any] = {"epochs": 3, "learning_rate": 0.01, "save_steps": 3, "logging_steps": 2, "keep": 9}
-
-
-def flags(**settings: Any) -> list[object]:
-    return [word for name, value in settings.items() for word in ("--" + name.replace("_", "-"), value)]
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +80,15 @@ def test_a_killed_process_brings_all_back_and_the_run_is_the_same(begun: Any, tw
     assert adapter_bytes(out) == adapter_bytes(two) and losses(out) == losses(two)
     told = [record["code"] for record in read_journal(out) if record["type"] == Warned.type]
     assert "peer_lost" in told and "cut_off" in told
+
+
+def test_a_model_in_parts_is_trained_to_the_same_bits_and_comes_back_after_a_kill(begun: Any, two: Path) -> None:
+    run, out = begun(parallel="fsdp2")
+    run.worker(1).send_signal(KILL)
+    assert run.code() == 0, run.said()
+    assert "parallel fsdp2 · as set" in run.said()
+    assert adapter_bytes(out) == adapter_bytes(two) and losses(out) == losses(two)
+    assert {one.grade for one in scan(out).checkpoints} == {"proven"}
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(3, marks=pytest.mark.slow)])

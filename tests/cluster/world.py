@@ -17,6 +17,11 @@ from engine.events import JOURNAL_NAME, read_journal
 PATIENCE = 120
 
 
+def flags(**settings: object) -> list[object]:
+    """Settings as a person would give them."""
+    return [word for name, value in settings.items() for word in ("--" + name.replace("_", "-"), value)]
+
+
 class Run:
     """`lora-tui` in a process of its own with everything it starts. `prefix`: a command in front of it."""
 

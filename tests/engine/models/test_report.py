@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from engine.config import RunConfig
 from engine.models.report import ModelReport, model_report
-from engine.training.estimate import Fitted, Memory, estimate_memory, fit_batch
+from engine.training.estimate import TIGHT, Fitted, Memory, estimate_memory, fit_batch
 
 
 @pytest.fixture
@@ -145,6 +146,41 @@ def test_what_is_chosen_fits_or_is_the_least_there_is(free: int) -> None:
 def test_more_memory_never_means_a_smaller_batch_without_checkpointing(one: int, other: int) -> None:
     less, more = fitted(min(one, other)), fitted(max(one, other))
     assert (not more.checkpointing, more.batch_size) >= (not less.checkpointing, less.batch_size) or less.checkpointing
+
+
+def in_parts(free: int, world: int = 4, **asked: object) -> Fitted:
+    config = RunConfig.model_validate({"dataset": "d", "model": "m", **asked})
+    return fit_batch(MODEL, config, "bfloat16", 100, 1024, free, None, world)
+
+
+@given(st.integers(10**9, 10**11))
+def test_a_model_is_cut_into_parts_only_where_the_whole_of_it_would_not_fit(free: int) -> None:
+    alone, found = fitted(free), in_parts(free)
+    assert alone.memory is not None
+    assert found.sharded == (alone.memory.total > int(TIGHT * free))
+    assert found.sharded == bool(found.sharded_reason)
+
+
+@pytest.mark.parametrize(("asked", "sharded"), [("fsdp2", True), ("ddp", False)])
+def test_what_was_asked_of_the_model_s_parts_wins(asked: str, sharded: bool) -> None:
+    for free in (10**9, 10**12):
+        found = in_parts(free, parallel=asked)
+        assert (found.sharded, found.sharded_reason) == (sharded, "as set")
+
+
+def test_there_are_no_parts_of_one_process_nor_of_four_bits() -> None:
+    assert not in_parts(10**9, world=1, parallel="fsdp2").sharded
+    assert not in_parts(10**9, load_in_4bit=True).sharded
+    with pytest.raises(ValidationError, match="load-in-4bit"):
+        in_parts(10**9, load_in_4bit=True, parallel="fsdp2")
+
+
+@given(st.integers(2, 64))
+def test_more_parts_are_smaller_parts(parts: int) -> None:
+    config = RunConfig.model_validate({"dataset": "d", "model": "m"})
+    needs = [estimate_memory(MODEL, config, "bfloat16", 1, 64, False, count) for count in (parts, parts + 1)]
+    assert needs[0] is not None and needs[1] is not None
+    assert needs[1].weights < needs[0].weights
 
 
 def test_a_smaller_batch_says_what_the_larger_one_would_need() -> None:
