@@ -49,6 +49,10 @@ class PeerLost(Exception):
     """Another process of the run ended without a word, or cannot be reached."""
 
 
+class TooManyRows(PeerLost):
+    """The rows at a time do not fit into the memory of this process; the others wait for it in the middle of a step."""
+
+
 @dataclass
 class Ranks:
     """This process among those of its run."""
@@ -63,6 +67,9 @@ class Ranks:
     failed: Callable[[LoraTuiError], None] = field(default=lambda error: None, repr=False)
     """Told the error that this one of the others ends with, its own or rank 0's. In whatever thread knows it first."""
     _store: Any = field(default=None, repr=False)
+    """Of this attempt."""
+    _kept: Any = field(default=None, repr=False)
+    """Of the run: what is said there is there after a restart."""
 
     @classmethod
     def of_environment(cls, world: int) -> Ranks:
@@ -94,13 +101,17 @@ class Ranks:
             return
         import torch
         import torch.distributed as dist
+        from torch.distributed.distributed_c10d import PrefixStore
 
         patience = timedelta(seconds=timeout)
         cuda = torch.cuda.is_available()
         if cuda:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         try:
-            self._store = self._connected(patience)
+            store = self._connected(patience)
+            # It is one store for all attempts, in which the addresses of those that are gone still stand (pytorch's env:// rendezvous
+            # takes it for a new one), so each attempt has a part of it.
+            self._store, self._kept = PrefixStore(self._attempt, store), PrefixStore("run", store)
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if cuda else "gloo", store=self._store, rank=self.rank, world_size=self.world,
                 timeout=patience,
@@ -191,6 +202,20 @@ class Ranks:
                         _("Give all of them the same files, versions and flags."),
                     )
 
+    # -- memory ---------------------------------------------------------------------------------------------------------
+
+    def too_many(self, rows: int, fewer: int, times: int, words: str) -> TooManyRows:
+        """The error to leave with where `rows` at a time are too many for this process. All of them then start again, with `fewer`."""
+        self._kept.set("too_many", json.dumps([rows, fewer, times]))
+        return TooManyRows(words)
+
+    def too_many_before(self) -> tuple[int, int, int] | None:
+        """(rows, fewer, times) of the last `too_many` of an earlier attempt; None where there was none."""
+        if self._kept is None or not self._kept.check(["too_many"]):
+            return None
+        rows, fewer, times = json.loads(self._kept.get("too_many"))
+        return rows, fewer, times
+
     # -- ends -----------------------------------------------------------------------------------------------------------
 
     def over(self, error: LoraTuiError | None = None) -> None:
@@ -199,18 +224,22 @@ class Ranks:
             with contextlib.suppress(Exception):  # the store is gone, and with it whoever would have looked
                 self._store.set("over", json.dumps(self._words(error)) if error is not None else "null")
 
+    @property
+    def _attempt(self) -> str:
+        return f"attempt-{self.restarts}"
+
     def _connected(self, patience: timedelta) -> Any:
-        """A connection to torchrun's store. It is one store for all attempts, in which the addresses of those that are gone still
-        stand (pytorch's env:// rendezvous takes it for a new one), so each attempt has a part of it."""
-        from torch.distributed.distributed_c10d import PrefixStore
+        """A connection to torchrun's store."""
         from torch.distributed.rendezvous import rendezvous
 
         store, *_place = next(iter(rendezvous("env://", timeout=patience)))
-        return PrefixStore(f"attempt-{self.restarts}", store)
+        return store
 
     def _leave_with_the_first(self, patience: timedelta) -> None:
+        from torch.distributed.distributed_c10d import PrefixStore
 
-        store = self._connected(patience)  # one of its own: a connection answers one thread at a time
+        # one of its own: a connection answers one thread at a time
+        store = PrefixStore(self._attempt, self._connected(patience))
 
         def watch() -> None:
             with contextlib.suppress(Exception):

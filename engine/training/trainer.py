@@ -43,7 +43,7 @@ from engine.training.facts import facts_of_material, facts_of_plan
 from engine.training.fitting import is_out_of_memory, let_go, replanned, smaller, used_up
 from engine.training.library_output import library_output_to
 from engine.training.material import Material, load_material
-from engine.training.ranks import PeerLost, Ranks
+from engine.training.ranks import PeerLost, Ranks, TooManyRows
 from engine.training.session import Outcome, Session, ShouldStop
 from engine.training.steps import Position, run_length
 from engine.training.trackers import need_trackers, tracked
@@ -69,7 +69,10 @@ class Trainer:
         self._emit: Emit = lambda event, record: None
         self._step: int | None = None
         self._hardware: Hardware | None = None
-        self._batch_size = 1
+        self._batch_size, self._grad_accum = 1, 1
+        self._notes: list[Warned] = []
+        """What is to be told once there is a Journal."""
+        self._automatic = plan.config.batch_size == "auto"
         self._failing = threading.Lock()
 
     def run(self, emit: Emit, should_stop: ShouldStop) -> Outcome:
@@ -99,7 +102,7 @@ class Trainer:
             self.ranks.said("material")
             self._journal = Journal(out)
             try:
-                for warned in (*notes, *_cut_off(self._journal)):
+                for warned in (*notes, *self._notes, *_cut_off(self._journal)):
                     self._tell(warned)
                 if swept:
                     self._tell(
@@ -141,11 +144,19 @@ class Trainer:
             from engine.training.saving import versions
 
             self.ranks.agree(facts_of_plan(self.plan, versions()))
-        plan = resumed(self.plan) if self.ranks.first and self.ranks.restarts else self.plan
+        plan = self._planned_anew() if self.ranks.first and self.ranks.restarts else self.plan
         self.plan = replace(
             self.ranks.share(replace(plan, dataset=None)), dataset=plan.dataset if self.ranks.first else None
         )
         self.config = self.plan.config
+
+    def _planned_anew(self) -> ResumePlan:
+        """The plan after a restart: from the furthest that was saved, with fewer rows at a time where one could not hold them."""
+        found = self.ranks.too_many_before()
+        if found is None:
+            return resumed(self.plan)
+        self._notes.append(_fewer(*found))
+        return replanned(self.plan, *found[1:])
 
     def _conclude(self, out: Path) -> Outcome:
         """All steps had been done when the processes were lost: what is missing is made from the last checkpoint."""
@@ -188,6 +199,8 @@ class Trainer:
         except KeyboardInterrupt:  # whoever raised it leaves at once, and nothing has begun (headless.Leave)
             self.ranks.over()
             raise
+        except TooManyRows:  # told by whoever starts again
+            raise
         except PeerLost as lost:
             self._tell(Warned("peer_lost", _(
                 "another process of this run is gone: {words}. All of them start again from the last checkpoint.").format(
@@ -211,9 +224,6 @@ class Trainer:
 
     def _attempt_what_fits(self, material: Material, should_stop: ShouldStop) -> Outcome:
         """One attempt; with `--batch-size auto`, again with fewer rows at a time where they do not fit into the memory."""
-        automatic = (
-            self.config.batch_size == "auto" and self.ranks.alone
-        )  # what one device cannot hold the others do not know of
         while True:
             try:
                 return self._attempt(material, should_stop)
@@ -221,15 +231,15 @@ class Trainer:
                 words = str(error).splitlines()[0] if str(error) else type(error).__name__
                 if not is_out_of_memory(error):
                     raise
-                found = smaller(self._batch_size, self.config.grad_accum) if automatic else None
+                found = smaller(self._batch_size, self._grad_accum) if self._automatic else None
                 if found is None:
                     longest = int(material.train.lengths.max())
                     raise used_up(self.config, self._hardware, self._batch_size, longest, words) from error
+                if not self.ranks.alone:
+                    raise self.ranks.too_many(self._batch_size, *found, words) from error
             # Here the error and all that it held of the failed attempt are gone.
             let_go()
-            self._tell(Warned("batch_size", _(
-                "{rows} rows at a time do not fit into the memory; going on with {fewer}, and {times} of them for a step").format(
-                    rows=self._batch_size, fewer=found[0], times=found[1])))  # fmt: skip
+            self._tell(_fewer(self._batch_size, *found))
             self.plan = replanned(self.plan, *found)
             self.config = self.plan.config
 
@@ -280,6 +290,7 @@ class Trainer:
         fitted = self.ranks.share(self._fit(material, hardware, manifest.geometry.batch_size if manifest else None))
         batch_size = self._batch_size = fitted.batch_size
         config = config.model_copy(update={"activation_checkpointing": fitted.checkpointing, **fitted.kept_rows(config)})
+        self._grad_accum = config.grad_accum
         plan = replace(plan, config=config)
         start = _start(plan, material, accepted_dataset="dataset" in config.accept)
         length = run_length(config, rows, batch_size * config.grad_accum * self.ranks.world, start)
@@ -343,6 +354,11 @@ class Trainer:
             self._tell(receipt.event())
             receipt.refuse()
         return list(receipt.items)
+
+
+def _fewer(rows: int, fewer: int, times: int) -> Warned:
+    words = _("{rows} rows at a time do not fit into the memory; going on with {fewer}, and {times} of them for a step")
+    return Warned("batch_size", words.format(rows=rows, fewer=fewer, times=times))
 
 
 def _start(plan: ResumePlan, material: Material, accepted_dataset: bool) -> Position:

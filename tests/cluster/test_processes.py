@@ -191,6 +191,26 @@ def test_a_run_whose_process_always_dies_ends_and_says_so(begun: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_rows_that_one_process_cannot_hold_become_fewer_in_all(
+    tmp_path: Path, tiny_model: Path, chat_file: Path, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    monkeypatch.setattr(Run, "path", f"{Path(__file__).parent / 'little_memory'}:{Run.path}")
+    monkeypatch.setenv("TEST_RANK", str(rank))
+    monkeypatch.setenv("TEST_ROWS", "2")
+    out = tmp_path / "run"
+    run = Run(tmp_path, "--yes", *flags(dataset=chat_file, model=tiny_model, output=out, nproc=2, **SETTINGS))
+    assert run.code() == 0, run.said()
+    for step in ("going on with 4, and 2 of them for a step", "going on with 2, and 4 of them for a step"):
+        assert step in run.said()
+    geometry = [manifest.geometry for manifest in (read_manifest(one.path) for one in scan(out).checkpoints)]
+    assert {(one.batch_size, one.grad_accum, one.world_size) for one in geometry} == {(8, 1, 2), (2, 4, 2)}
+    run = Run(tmp_path, "--yes", *flags(output=out, epochs=4), name="again")
+    assert run.code() == 0, run.said()
+    assert "batch_size 2" in run.said(), "what was found is kept"
+
+
+@pytest.mark.slow
 def test_a_full_disk_ends_all_of_them_with_the_code_of_one(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
     out = tmp_path / "run"
     limit = "import resource,sys,os;resource.setrlimit(resource.RLIMIT_FSIZE,(130000,130000));os.execvp(sys.argv[1],sys.argv[1:])"

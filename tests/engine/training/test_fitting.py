@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,23 @@ def test_auto_finds_what_fits_stores_it_and_goes_on_with_it(
     assert not [event for event in events if event.type == "warned"]
     last = max(scan(tmp_path / "run").checkpoints, key=lambda one: one.step or 0).manifest
     assert last is not None and (last.geometry.batch_size, last.geometry.grad_accum) == (2, 4)
+
+
+def test_rows_that_the_estimate_made_fewer_are_made_fewer_still(
+    tmp_path: Path, tiny_model: Path, chat_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.training import trainer
+    from engine.training.estimate import fit_batch
+
+    def four_fit(*asked: Any) -> Any:
+        found = fit_batch(*asked)
+        return replace(found, batch_size=4, fewer_times=2) if asked[1].batch_size == "auto" else found
+
+    monkeypatch.setattr(trainer, "fit_batch", four_fit)
+    allow(monkeypatch, rows=2)
+    train(dataset=chat_file, model=tiny_model, output=tmp_path / "run", **FLAGS)
+    stored = read_toml(tmp_path / "run" / "run.toml", "run").values
+    assert (stored["batch_size"], stored["grad_accum"]) == (2, 4)
 
 
 def test_the_steps_of_a_smaller_batch_are_those_that_were_asked_for(
