@@ -181,6 +181,13 @@ class RunConfig(BaseModel):
         more=True,
     )
 
+    lora_kernel: Literal["auto", "fused", "peft"] = _field(
+        "auto",
+        "How a layer with its adapter is computed: in one pass (fused, float32), or as PEFT does; auto: fused on the processor",
+        "Hardware",
+        more=True,
+    )
+
     logging_steps: int = _field(1, "Log the loss every N steps", "Saving", "N", ge=1, le=1_000_000)
     save_steps: Literal["auto"] | int = _field(
         "auto", "Save every N steps; auto: four times an epoch, at least every 500", "Saving", "auto|N"

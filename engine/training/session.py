@@ -79,10 +79,11 @@ class Session:
         should_stop: ShouldStop,
         ranks: Ranks,
         sharded: bool,
+        fused: bool,
     ) -> None:
         self.plan, self.config = plan, plan.config
         self.material, self.hardware, self.start, self.length, self.early = material, hardware, start, length, early
-        self.batch_size, self.at_labels = batch_size, at_labels
+        self.batch_size, self.at_labels, self.fused = batch_size, at_labels, fused
         self.tell = tell
         self.should_stop, self.ranks, self.sharded = should_stop, ranks, sharded
         self.begun = time.monotonic()
@@ -199,6 +200,7 @@ class Session:
     def _build(self) -> Any:
         """Base model, adapter and trainer, nothing restored yet except the weights of --init-from."""
         from engine.training.batches import RowBatches
+        from engine.training.lora_kernel import fuse
         from engine.training.model import load_base
         from engine.training.peft_config import lora_config, lora_config_of
         from engine.training.sft import ExactTrainer
@@ -239,6 +241,8 @@ class Session:
                     str(error).splitlines()[0],
                 ) from error
             raise
+        if self.fused:
+            fuse(trainer.model)
         from transformers import PrinterCallback
 
         trainer.remove_callback(PrinterCallback)

@@ -281,6 +281,7 @@ class Trainer:
     def _attempt(self, material: Material, should_stop: ShouldStop) -> Outcome:
         config, plan = self.config, self.plan
         assert plan.mode != "complete", "nothing is left to train, and to train would be to begin anew"
+        from engine.training.lora_kernel import choose_kernel
         from engine.training.loss import choose_logits
 
         hardware = self._hardware = choose_hardware(config)
@@ -295,7 +296,14 @@ class Trainer:
         start = _start(plan, material, accepted_dataset="dataset" in config.accept)
         length = run_length(config, rows, batch_size * config.grad_accum * self.ranks.world, start)
         at_labels, logits = choose_logits(config, hardware, material.trained_tokens, int(material.train.lengths.sum()))
-        choices = {**hardware.reasons(), "batch_size": f"{batch_size} · {fitted.batch_reason}", "logits": logits}
+        saved = plan.checkpoint.adapter.raw if plan.checkpoint is not None and plan.checkpoint.adapter is not None else {}
+        fused, kernel = choose_kernel(config, hardware, saved)
+        choices = {
+            **hardware.reasons(),
+            "batch_size": f"{batch_size} · {fitted.batch_reason}",
+            "logits": logits,
+            "lora_kernel": kernel,
+        }
         if fitted.checkpointing:
             choices["activation_checkpointing"] = f"on · {fitted.checkpointing_reason}"
         if not self.ranks.alone:
@@ -327,7 +335,7 @@ class Trainer:
             return Outcome("stopped", start.step, None)
         session = Session(
             plan, self._tell, material, hardware, batch_size, at_labels, start, length, early, should_stop, self.ranks,
-            fitted.sharded,
+            fitted.sharded, fused,
         )  # fmt: skip
         return cast(Outcome, self.ranks.share(session.run()))
 

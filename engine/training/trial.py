@@ -38,6 +38,7 @@ def measure_epoch(config: RunConfig, table: TokenTable) -> Trial:
     import torch
     from peft import get_peft_model
 
+    from engine.training.lora_kernel import choose_kernel, fuse
     from engine.training.loss import choose_logits
     from engine.training.peft_config import lora_config
 
@@ -51,6 +52,8 @@ def measure_epoch(config: RunConfig, table: TokenTable) -> Trial:
     model = get_peft_model(load_base(folder, hardware, config), lora_config(config))
     model.to(hardware.device)
     model.train()
+    if choose_kernel(config, hardware, {})[0]:
+        fuse(model)
     at_labels = _as_it_trains(model, choose_logits(config, hardware, 0, 1)[0], fitted.checkpointing)
     optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-6)
     order = row_order(config.seed, 0, table.lengths)

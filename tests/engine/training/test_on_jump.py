@@ -48,7 +48,7 @@ def of(events: list[Any], kind: type[Any]) -> list[Any]:
 
 
 def test_a_rate_far_too_high_is_warned_of_with_its_causes_and_the_way_back(run: Path) -> None:
-    outcome, events = train(output=run, **EXPLODES)
+    outcome, events = train(output=run, **{**EXPLODES, "learning_rate": 0.5})
     jump = next(jump for jump in of(events, LossJumped) if jump.kind != "spike")
     assert outcome.state == "finished"
     assert jump.checkpoint == "checkpoint-40" and jump.good_until == 40

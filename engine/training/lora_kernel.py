@@ -1,0 +1,104 @@
+"""A linear layer and its LoRA in one pass: y = x W' + s (x A') B', with the sum and the scale inside the matrix products.
+
+PEFT adds the adapter to the layer's output in operations of their own, each a pass over all of it forth and back: multiply by the
+scale, add, and add up two gradients of x. Here they are the accumulate and the factor of `addmm`. The numbers agree with PEFT's to the
+last bits of float32, not in them; a run keeps to one kernel, so continuing stays bit for bit.
+
+Only where it is exact: base and adapter in float32, no dropout, plain LoRA. Every other layer stays PEFT's.
+
+This module imports torch at its top: import it only where training starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from peft.tuners.lora.layer import Linear
+
+from engine.config import RunConfig
+from engine.hardware import Hardware
+from engine.i18n import _
+
+
+def choose_kernel(config: RunConfig, hardware: Hardware, saved: Mapping[str, Any]) -> tuple[bool, str]:
+    """Whether to fuse, and the choice with its reason. `saved`: adapter_config.json of what the run goes on from, or nothing."""
+    if config.lora_kernel == "peft":
+        return False, _("peft · as set")
+    why = None
+    if hardware.precision != "float32" or config.load_in_4bit:
+        why = _("fused is for float32")
+    elif hardware.device != "cpu" and config.lora_kernel == "auto":
+        why = _("fused was measured on the processor only")
+    elif config.lora_dropout:
+        why = _("dropout lies between layer and adapter")
+    elif saved.get("use_dora"):
+        why = _("the adapter is a DoRA")
+    if why is None:
+        return True, _("fused · as set") if config.lora_kernel == "fused" else _("fused · layer and adapter in one pass")
+    return False, f"peft · {why}"
+
+
+def fuse(model: Any) -> int:
+    """Have each layer of a PeftModel that can do so compute in one pass. Returns how many."""
+    layers = [module for module in model.modules() if type(module) is Linear and _is_plain(module)]
+    for layer in layers:
+        layer.forward = _Fused(layer)
+    return len(layers)
+
+
+def _is_plain(layer: Any) -> bool:
+    return (
+        type(layer.base_layer) is torch.nn.Linear
+        and list(layer.lora_A) == ["default"]
+        and layer.active_adapters == ["default"]
+        and not layer.lora_variant
+        and not layer.lora_bias["default"]
+        and isinstance(layer.lora_dropout["default"], torch.nn.Identity)
+        and layer.base_layer.weight.dtype == layer.lora_A["default"].weight.dtype == torch.float32
+    )
+
+
+class _Fused:
+    """The forward of one layer."""
+
+    def __init__(self, layer: Any) -> None:
+        self.layer, self.stock = layer, layer.forward
+
+    def __call__(self, x: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
+        layer = self.layer
+        if layer.disable_adapters or layer.merged or args or options or x.dtype != torch.float32:
+            other: torch.Tensor = self.stock(x, *args, **options)
+            return other
+        a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        fused: torch.Tensor = _LinearWithLora.apply(x, a, b, layer.base_layer, layer.scaling["default"])  # type: ignore[no-untyped-call]
+        return fused
+
+
+class _LinearWithLora(torch.autograd.Function):
+    """x (..., in), a (r, in), b (out, r), a frozen torch.nn.Linear, the scale -> (..., out).
+
+    The base weight is not saved but read again: shared out among processes, it is whole only while it is used (FSDP2).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, base: Any, scale: float) -> torch.Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        down = rows @ a.t()
+        out = rows @ base.weight.t() if base.bias is None else torch.addmm(base.bias, rows, base.weight.t())
+        out.addmm_(down, b.t(), alpha=scale)
+        ctx.save_for_backward(rows, down, a, b)
+        ctx.base, ctx.scale = base, scale
+        return out.view(*x.shape[:-1], out.shape[-1])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        rows, down, a, b = ctx.saved_tensors
+        of_out = gradient.reshape(-1, gradient.shape[-1])
+        of_down = (of_out @ b).mul_(ctx.scale)
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            of_x = (of_out @ ctx.base.weight).addmm_(of_down, a).view(*gradient.shape[:-1], a.shape[1])
+        return of_x, of_down.t() @ rows, (of_out.t() @ down).mul_(ctx.scale), None, None

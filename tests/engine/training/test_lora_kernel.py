@@ -1,0 +1,107 @@
+"""The fused layer gives PEFT's numbers, within what float32 rounds, and steps aside where it is not the same thing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+
+from engine.config import RunConfig
+from engine.hardware import Hardware
+from engine.training.lora_kernel import choose_kernel, fuse
+
+
+def model_of(width: int, out: int, bias: bool, **shape: Any) -> Any:
+    torch.manual_seed(0)
+    base = torch.nn.Sequential(
+        torch.nn.Linear(width, out, bias=bias), torch.nn.Tanh(), torch.nn.Linear(out, width, bias=bias)
+    )
+    found = get_peft_model(base, LoraConfig(target_modules=["0", "2"], **{"r": 3, "lora_alpha": 5, **shape}))
+    for name, parameter in found.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    return found
+
+
+def numbers(model: Any, x: torch.Tensor) -> list[torch.Tensor]:
+    """Output, and gradients of the input and of all that is trained."""
+    x = x.clone().requires_grad_(True)
+    out = model(x)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [out, *torch.autograd.grad(out.pow(2).sum(), (x, *trained))]
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.integers(1, 5), min_size=1, max_size=3), st.integers(1, 40), st.integers(1, 40), st.integers(1, 9), st.booleans(),
+    st.booleans(),
+)  # fmt: skip
+def test_values_and_gradients_are_those_of_peft(
+    shape: list[int], width: int, out: int, rank: int, bias: bool, rslora: bool
+) -> None:
+    model = model_of(width, out, bias, r=rank, use_rslora=rslora)
+    x = torch.randn(*shape, width)
+    wanted = numbers(model, x)
+    assert fuse(model) == 2
+    for found, expected in zip(numbers(model, x), wanted, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * max(1.0, float(expected.detach().abs().max())))
+
+
+def test_without_its_adapter_a_fused_layer_is_the_bare_one() -> None:
+    model = model_of(8, 8, True)
+    x = torch.randn(2, 8)
+    with model.disable_adapter():
+        bare = model(x)
+    fuse(model)
+    with model.disable_adapter():
+        assert torch.equal(model(x), bare)
+    assert not torch.equal(model(x), bare)
+
+
+@pytest.mark.parametrize("shape", [{"lora_dropout": 0.1}, {"use_dora": True}, {"lora_bias": True}])
+def test_what_is_not_plain_stays_peft_s(shape: dict[str, Any]) -> None:
+    assert fuse(model_of(8, 8, True, **shape)) == 0
+
+
+def test_half_precision_stays_peft_s() -> None:
+    model = model_of(8, 8, False)
+    for layer in (model.base_model.model[0], model.base_model.model[2]):
+        layer.base_layer.to(torch.bfloat16)
+    assert fuse(model) == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "precision", "saved", "fused"),
+    [
+        ({}, "cpu", "float32", {}, True),
+        ({"lora_kernel": "peft"}, "cpu", "float32", {}, False),
+        ({"lora_dropout": 0.1}, "cpu", "float32", {}, False),
+        ({}, "cpu", "bfloat16", {}, False),
+        ({}, "cpu", "float32", {"use_dora": True}, False),
+        ({}, "mps", "float32", {}, False),
+        ({"lora_kernel": "fused"}, "mps", "float32", {}, True),
+    ],
+)
+def test_the_choice_has_a_reason(
+    asked: dict[str, Any], device: str, precision: str, saved: dict[str, Any], fused: bool
+) -> None:
+    found, words = choose_kernel(RunConfig(**asked), Hardware(device, "", precision, ""), saved)
+    assert found == fused
+    assert words.startswith("fused · " if fused else "peft · ")
+
+
+def test_a_run_learns_the_same_with_either(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
+    from tests.engine.runs import losses, train
+
+    for kernel in ("auto", "peft"):
+        train(
+            dataset=chat_file, model=tiny_model, output=tmp_path / kernel, epochs=2, learning_rate=1e-2, lora_kernel=kernel
+        )
+    pairs = list(zip(losses(tmp_path / "auto"), losses(tmp_path / "peft"), strict=True))
+    assert len(pairs) > 5
+    assert max(abs(mine - theirs) for (_s, mine), (_t, theirs) in pairs) < 2e-5
