@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from engine.hardware import collecting_later
+
 if TYPE_CHECKING:  # what plans and what trains is imported when there is something to plan and to train
     from engine.resume.plan import ResumePlan
     from engine.training.session import Outcome, ShouldStop
@@ -31,7 +33,8 @@ class InThisProcess:
 
     def run(self, plan: ResumePlan, emit: Emit, should_stop: ShouldStop) -> Outcome:
         """Train; a plan that is complete is only concluded."""
-        from engine.training.trainer import Trainer
+        with collecting_later():
+            from engine.training.trainer import Trainer
 
         if plan.mode != "complete":
             return Trainer(plan).run(emit, should_stop)

@@ -7,9 +7,12 @@ alone leaves the signals of whoever does so as they are.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import signal
 import sys
+import threading
 from functools import partial
 
 
@@ -22,7 +25,20 @@ def main() -> int:
             signal.signal(number, partial(_leave, code))
     from tui.cli import main as run
 
-    return run()
+    code = run()
+    if "torch" in sys.modules:
+        _end(code)
+    return code
+
+
+def _end(code: int) -> None:
+    """Leave as Python does, but for taking apart all that torch and transformers have built, which takes over a second."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads it: whoever wrote there has said so
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _leave(code: int, _number: int, _frame: object) -> None:

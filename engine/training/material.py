@@ -19,6 +19,7 @@ from engine.data.problems import Notes
 from engine.data.read import Reading
 from engine.data.table import Tell, token_table
 from engine.data.token_table import TokenTable
+from engine.hardware import load_libraries
 from engine.i18n import n_
 from engine.training.model import base_digests, load_tokenizer, model_folder, tokenizer_files_digest
 from engine.training.probe import ProbeRow
@@ -63,6 +64,7 @@ def load_material(
     rows = read_rows(config.dataset, reading)
     folder = model_folder(config.model)
     base_config, base_weights = base_digests(folder)
+    load_libraries()  # not before the rows are read: what is wrong with them is told at once
     tokenizer = load_tokenizer(folder)
     words, template = tokenizer_digest(tokenizer), template_digest(tokenizer)
     made = token_table(rows, reading, tokenizer, words + template, config.train_on, config.max_length, tell)
