@@ -27,7 +27,12 @@ def measure(variant: str, folder: Path) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
-    return {**json.loads(done.stdout.splitlines()[-1]), "whole": time.monotonic() - started}
+    told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"')]
+    return {
+        "first": float("nan"),
+        **{key: value for part in told for key, value in part.items()},
+        "whole": time.monotonic() - started,
+    }
 
 
 def seconds_of(*arguments: str) -> float:
@@ -51,14 +56,18 @@ def main() -> None:
             for variant in list(VARIANTS) if turn % 2 == 0 else reversed(list(VARIANTS)):
                 found[variant].append(measure(variant, folder))
         medians = {
-            variant: {key: statistics.median(run[key] for run in runs) for key in ("train", "whole", "cpu", "last_loss")}
+            variant: {
+                key: statistics.median(run[key] for run in runs) for key in ("train", "first", "whole", "cpu", "last_loss")
+            }
             for variant, runs in found.items()
         }
-        print(f"{'':18}{'training s':>12}{'whole s':>10}{'CPU s':>8}{'training':>12}{'whole':>8}{'last loss':>11}")
+        print("| | training s | first step after s | whole s | CPU s | training, x ours | first step | whole | last loss |")
+        print("|---|---|---|---|---|---|---|---|---|")
         for variant, row in medians.items():
             ours = medians["lora-tui"]
-            print(f"{variant:18}{row['train']:12.2f}{row['whole']:10.2f}{row['cpu']:8.1f}{row['train'] / ours['train']:11.2f}x"
-                  f"{row['whole'] / ours['whole']:7.2f}x{row['last_loss']:11.4f}")  # fmt: skip
+            times = " | ".join(f"{row[key] / ours[key]:.2f}" for key in ("train", "first", "whole"))
+            print(f"| {variant} | {row['train']:.2f} | {row['first']:.2f} | {row['whole']:.2f} | {row['cpu']:.1f} | {times} | "
+                  f"{row['last_loss']:.3f} |".replace("nan", "-"))  # fmt: skip
         print(
             f"--help {seconds_of('--help'):.2f} s · check of 3 checkpoints {seconds_of('check', str(folder / 'run')):.2f} s"
         )

@@ -36,18 +36,34 @@ def prepare(folder: Path) -> None:
 
 
 def ours(folder: Path) -> tuple[float, float]:
-    from tests.engine.runs import losses, train
+    """The command, as a person starts it."""
+    from engine.events import read_journal
 
     shutil.rmtree(folder / "run", ignore_errors=True)
-    flags = {"dataset": folder / "chats.jsonl", "model": folder / "model", "output": folder / "run", "batch_size": BATCH}
-    moments: list[float] = []
-    train(
-        **flags,
-        max_steps=STEPS,
-        save_steps=20,
-        watch=lambda event: moments.append(time.monotonic()) if event.type == "step" else None,
-    )
-    return (moments[-1] - moments[0]) * STEPS / (STEPS - 1), losses(folder / "run")[-1][1]
+    command = [
+        str(Path(sys.executable).with_name("lora-tui")), "--yes", "--dataset", str(folder / "chats.jsonl"), "--model",
+        str(folder / "model"), "--output", str(folder / "run"), "--batch-size", str(BATCH), "--max-steps", str(STEPS),
+        "--save-steps", "20",
+    ]  # fmt: skip
+    started(command, r"^step 1/")
+    steps = [record for record in read_journal(folder / "run") if record["type"] == "step"]
+    return (steps[-1]["t"] - steps[0]["t"]) * STEPS / (STEPS - 1), steps[-1]["loss"]
+
+
+def started(command: list[str], first: str) -> str:
+    """Run `command`; what it printed. The seconds until a line matched `first`, the first step, are printed beside them."""
+    begun, printed, seen = time.monotonic(), [], None
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            printed.append(line)
+            if seen is None and re.search(first, line):
+                seen = time.monotonic() - begun
+    if process.returncode or seen is None:
+        raise SystemExit("".join(printed)[-2000:])
+    print(json.dumps({"first": seen}))
+    return "".join(printed)
 
 
 def table(folder: Path) -> Any:
@@ -97,11 +113,30 @@ def trl_sft(folder: Path) -> tuple[float, float]:
         "all-linear", "--max_steps", str(STEPS), "--per_device_train_batch_size", str(BATCH), "--save_steps", "20",
         "--logging_steps", "1", "--bf16", "False", "--use_cpu", "True", "--report_to", "none", "--learning_rate", "2e-4",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr[-2000:])
+    printed = started(command, r"'loss'")
     state = json.loads((folder / "trl" / f"checkpoint-{STEPS}" / "trainer_state.json").read_text())
-    (seconds,) = {float(found) for found in re.findall(r"'train_runtime': '?([0-9.]+)", done.stdout + done.stderr)}
+    (seconds,) = {float(found) for found in re.findall(r"'train_runtime': '?([0-9.]+)", printed)}
+    return seconds, [row["loss"] for row in state["log_history"] if "loss" in row][-1]
+
+
+def llama_factory(folder: Path) -> tuple[float, float]:
+    """LLaMA-Factory as it comes (activation checkpointing, answers learned), from the environment that LLAMA_FACTORY names."""
+    where = {"file_name": "chats.jsonl", "formatting": "sharegpt", "columns": {"messages": "messages"}}
+    tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
+    (folder / "dataset_info.json").write_text(json.dumps({"chats": {**where, "tags": tags}}))
+    settings = {
+        "model_name_or_path": str(folder / "model"), "stage": "sft", "do_train": True, "finetuning_type": "lora", "lora_rank": 16,
+        "lora_alpha": 32, "lora_target": "all", "dataset": "chats", "dataset_dir": str(folder), "template": "chatml",
+        "cutoff_len": 1024, "overwrite_cache": True, "output_dir": str(folder / "llama-factory"), "overwrite_output_dir": True,
+        "logging_steps": 1, "save_steps": STEPS // 3, "per_device_train_batch_size": BATCH, "gradient_accumulation_steps": 1,
+        "learning_rate": 2e-4, "max_steps": STEPS, "bf16": False, "use_cpu": True, "report_to": "none",
+    }  # fmt: skip
+    (folder / "llama-factory.yaml").write_text(json.dumps(settings))
+    printed = started(
+        [f"{os.environ['LLAMA_FACTORY']}/bin/llamafactory-cli", "train", str(folder / "llama-factory.yaml")], r"'loss'"
+    )
+    state = json.loads((folder / "llama-factory" / f"checkpoint-{STEPS}" / "trainer_state.json").read_text())
+    (seconds,) = {float(found) for found in re.findall(r"'train_runtime': '?([0-9.]+)", printed)}
     return seconds, [row["loss"] for row in state["log_history"] if "loss" in row][-1]
 
 
@@ -150,7 +185,10 @@ VARIANTS = {
     "TRL's trainer": stock,
     "raw loop, padded": raw,
     "raw loop, same": raw_same,
+    **({"LLaMA-Factory": llama_factory} if "LLAMA_FACTORY" in os.environ else {}),
 }
+"""LLaMA-Factory needs older libraries, so an environment of its own: `python -m venv lf; lf/bin/pip install llamafactory`, then
+LLAMA_FACTORY=lf."""
 
 
 if __name__ == "__main__":
