@@ -29,7 +29,7 @@ from engine.watch import LOOK, died, event_of
 
 if TYPE_CHECKING:
     from engine.resume.plan import ResumePlan
-    from engine.training.session import Outcome, ShouldStop
+    from engine.training.attempt import Outcome, ShouldStop
     from engine.training.trainer import Emit
 
 HAND_OVER = "carry-out"
@@ -60,7 +60,7 @@ class InAChild:
     def run(self, plan: ResumePlan, emit: Emit, should_stop: ShouldStop) -> Outcome:
         """Start the child and tell what it tells. `should_stop` answering LEFT comes back at once and leaves it at work; any other
         reason asks it to stop and save. Raises LoraTuiError where the run failed."""
-        from engine.training.session import Outcome
+        from engine.training.attempt import Outcome
 
         ended: RunFinished | RunStopped | RunFailed | None = None
         step, begun, asked = 0, False, 0.0

@@ -11,7 +11,7 @@ from engine.runner import LEFT
 
 if TYPE_CHECKING:
     from engine.resume.plan import ResumePlan
-    from engine.training.session import Outcome, ShouldStop
+    from engine.training.attempt import Outcome, ShouldStop
     from engine.training.trainer import Emit
 
 

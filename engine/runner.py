@@ -12,7 +12,7 @@ from engine.hardware import collecting_later
 
 if TYPE_CHECKING:  # what plans and what trains is imported when there is something to plan and to train
     from engine.resume.plan import ResumePlan
-    from engine.training.session import Outcome, ShouldStop
+    from engine.training.attempt import Outcome, ShouldStop
     from engine.training.trainer import Emit
 
 LEFT = "left"
@@ -41,8 +41,8 @@ class InThisProcess:
         import time
 
         from engine.events import as_record
+        from engine.training.attempt import Outcome
         from engine.training.complete import conclude
-        from engine.training.session import Outcome
 
         finished = conclude(plan)
         emit(finished, as_record(finished, 0, time.time()))

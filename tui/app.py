@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from engine.events import Event
     from engine.resume.plan import ResumePlan
     from engine.runner import Runner
-    from engine.training.session import Outcome
+    from engine.training.attempt import Outcome
 
 SIGNALS = {"SIGHUP": 129, "SIGINT": 130, "SIGTERM": 143}
 """Exit codes of the contract (C1)."""

@@ -9,7 +9,7 @@ from textual.message import Message
 if TYPE_CHECKING:
     from engine.errors import LoraTuiError
     from engine.events import Event
-    from engine.training.session import Outcome
+    from engine.training.attempt import Outcome
     from tui.live import Live
 
 

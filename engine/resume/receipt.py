@@ -5,7 +5,7 @@ manifest: tensors in memory against the file, Adam's step against the run's, the
 the probe loss against the one computed when saving. `ok` is the same; `changed` differs in a way that continuing allows, and
 says which side wins; `failed` refuses to train; `unknown` could not be compared (checkpoints of other tools have no manifest).
 
-Two halves: `check_material` needs no model and is done first, `check_memory` looks at what was loaded.
+Two halves: `check_material` needs no model and is done first, training/proving.py looks at what was loaded.
 """
 
 from __future__ import annotations

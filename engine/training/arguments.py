@@ -4,31 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.hardware import Hardware
-from engine.resume.plan import ResumePlan
-from engine.training.steps import Length, save_interval, warmup_steps
+from engine.training.attempt import Attempt
+from engine.training.steps import save_interval, warmup_steps
 from engine.training.trackers import tracker_name, trackers
 
 
-def training_arguments(
-    plan: ResumePlan,
-    hardware: Hardware,
-    length: Length,
-    batch_size: int,
-    evaluates: bool,
-    several: bool = False,
-    sharded: bool = False,
-) -> Any:
-    """The SFTConfig of one attempt. `evaluates`: whether rows are held back; `several`: whether this is one of several processes;
-    `sharded`: whether these share the base model out among them."""
+def training_arguments(attempt: Attempt, several: bool = False) -> Any:
+    """The SFTConfig of one attempt. `several`: whether this is one of several processes."""
     from trl import SFTConfig
 
-    config = plan.config
+    plan, config, hardware, length = attempt.plan, attempt.config, attempt.hardware, attempt.length
+    evaluates = attempt.material.eval is not None
     interval = save_interval(config, length.steps_per_epoch)
     return SFTConfig(
         output_dir=str(plan.output_dir),
-        per_device_train_batch_size=batch_size,
-        per_device_eval_batch_size=batch_size,
+        per_device_train_batch_size=attempt.batch_size,
+        per_device_eval_batch_size=attempt.batch_size,
         gradient_accumulation_steps=config.grad_accum,
         max_steps=length.total_steps,
         learning_rate=config.learning_rate,
@@ -47,7 +38,7 @@ def training_arguments(
         save_strategy="steps",
         save_steps=interval,
         save_total_limit=None,
-        save_only_model=sharded,  # else Trainer refuses: its own way of saving cannot; ours writes what each process has whole
+        save_only_model=attempt.sharded,  # else Trainer refuses: its own way of saving cannot; ours writes what each process has whole
         eval_strategy="steps" if evaluates else "no",
         eval_steps=interval if evaluates else None,
         report_to=trackers(config),

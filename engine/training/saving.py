@@ -30,13 +30,12 @@ from engine.checkpoints.manifest import (
     Process,
     Schedule,
 )
-from engine.config import RunConfig
 from engine.data.order import next_batch_digest
 from engine.errors import LoraTuiError, OutputError
 from engine.events import CheckpointSaved, Event, Warned
-from engine.hardware import Hardware
 from engine.i18n import _
 from engine.resume.memory import adapter_in_memory
+from engine.training.attempt import Attempt
 from engine.training.digests import all_finite, rng_digest, state_digest, tensors_digest
 from engine.training.hf_files import (
     copied,
@@ -45,7 +44,6 @@ from engine.training.hf_files import (
     write_adapter,
     write_small_files,
 )
-from engine.training.material import Material
 from engine.training.probe import ProbeRow, score
 from engine.training.ranks import Ranks
 from engine.training.sft import ExactTrainer
@@ -64,12 +62,8 @@ class WeightsNotFinite(LoraTuiError):
 class Saver:
     """Saves one run. Called by the trainer when a checkpoint is due."""
 
-    config: RunConfig
-    material: Material
-    hardware: Hardware
+    attempt: Attempt
     committer: Committer
-    run_id: str
-    parent: str | None
     tell: Callable[[Event], None]
     monitor_state: Callable[[], Mapping[str, Any]]
     ranks: Ranks
@@ -135,7 +129,7 @@ class Saver:
             else _("a checkpoint could not be saved")
         )
         known = self.unsaved(title, error)
-        if self.config.on_save_error != "continue":
+        if self.attempt.config.on_save_error != "continue":
             raise known from error
         self.tell(Warned("save_failed", f"{title}: {known.detail}"))
 
@@ -222,7 +216,7 @@ class Saver:
         probe_loss: float,
     ) -> Callable[[dict[str, FileRecord]], Manifest]:
         """Everything the manifest says but the files, taken now; digests of tensors are computed later, from these copies."""
-        config, position, length = self.config, trainer.position, trainer.length
+        config, position, length = self.attempt.config, trainer.position, trainer.length
         geometry = Geometry(batch_size=trainer.batches.each, grad_accum=config.grad_accum, world_size=self.ranks.world)
         order = trainer.batches.order(position.epoch)
         probe = None
@@ -232,12 +226,12 @@ class Saver:
                 loss=probe_loss,
                 base_loss=self.probe_base,
                 tokens=self.probe_rows[0].tokens,
-                precision=self.precision,
+                precision=self.attempt.precision,
             )
         draft: dict[str, Any] = {
             "schema_version": 1,
-            "run_id": self.run_id,
-            "parent": self.parent,
+            "run_id": self.attempt.plan.run_id,
+            "parent": self.attempt.plan.parent,
             "saved_at": time.time(),
             "step": position.step,
             "epoch": trainer.epochs,
@@ -252,7 +246,7 @@ class Saver:
                 next_batch=next_batch_digest(order, position.rows_consumed, geometry.rows),
             ),
             "probe": probe,
-            "identities": self.material.identities,
+            "identities": self.attempt.material.identities,
             "geometry": geometry,
             "others": self._others,
             "schedule": Schedule(
@@ -270,8 +264,8 @@ class Saver:
             ),
             "rng": rng_digest(),
             "monitor": dict(self.monitor_state()),
-            "precision": self.precision,
-            "device": self.hardware.device,
+            "precision": self.attempt.precision,
+            "device": self.attempt.hardware.device,
             "versions": versions(),
         }
         adapter_config = trainer.model.peft_config["default"]
@@ -290,11 +284,6 @@ class Saver:
             )
 
         return complete
-
-    @property
-    def precision(self) -> str:
-        """The name of the number format for tolerances."""
-        return "4bit" if self.config.load_in_4bit else self.hardware.precision
 
 
 def restore_logs(trainer: ExactTrainer, manifest: Manifest, ranks: Ranks) -> None:

@@ -1,20 +1,19 @@
 """One training session: the model is built, what was saved is loaded and proven, and the steps are done.
 
-trainer.py owns the folder, the data and the Journal; this file owns the model. It wires TRL's trainer (sft.py), the listener in
-its loop (callback.py) and the saver together, and it is the only place that knows all three.
+trainer.py owns the folder, the data and the Journal, proving.py holds what is loaded against what was saved; this file owns the model.
+It wires TRL's trainer (sft.py), the listener in its loop (callback.py) and the saver together, and it is the only place that knows
+all three.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, cast
 
 from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.commit import Committer, free_bytes, need_room, place
@@ -25,67 +24,27 @@ from engine.checkpoints.verified import private_copy
 from engine.errors import ModelError, OutputError
 from engine.events import Event, RunFinished, RunStopped, Warned
 from engine.folder import FINAL, write_run_toml
-from engine.hardware import Hardware
 from engine.i18n import _
-from engine.resume.differences import geometry_words
-from engine.resume.logged import against_log
-from engine.resume.plan import ResumePlan
-from engine.resume.receipt import Item, Receipt, accepted, next_batch_item
+from engine.resume.receipt import Item
 from engine.training.advice import advise_by
 from engine.training.arguments import training_arguments
-from engine.training.material import Material
+from engine.training.attempt import Attempt, Outcome, ShouldStop
 from engine.training.monitor import LossMonitor
+from engine.training.proving import Proof
 from engine.training.ranks import Ranks
-from engine.training.steps import Length, Position
 from engine.training.trackers import guard
-
-if TYPE_CHECKING:
-    from engine.checkpoints.manifest import Probe
-    from engine.training.probe import ProbeRow
-
-ShouldStop = Callable[[], str | None]
-"""Asked between steps; the reason to stop, or None to go on."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended that did not fail."""
-
-    state: Literal["finished", "stopped", "jumped"]
-    """jumped: the loss left its path, and --on-jump says that this attempt ends with it."""
-    step: int
-    loss: float | None
-    good: str | None = None
-    """jumped: the checkpoint in the run's folder to go back to; None where there is none."""
-    set_aside: tuple[str, ...] = ()
-    """jumped: checkpoints from after it, now in the folder's .trash."""
-    epoch: float = 0.0
 
 
 class Session:
     """One model, loaded, proven and trained. Used once."""
 
     def __init__(
-        self,
-        plan: ResumePlan,
-        tell: Callable[[Event], None],
-        material: Material,
-        hardware: Hardware,
-        batch_size: int,
-        at_labels: bool,
-        start: Position,
-        length: Length,
-        early: list[Item],
-        should_stop: ShouldStop,
-        ranks: Ranks,
-        sharded: bool,
-        fused: bool,
+        self, attempt: Attempt, known: Sequence[Item], ranks: Ranks, tell: Callable[[Event], None], should_stop: ShouldStop
     ) -> None:
-        self.plan, self.config = plan, plan.config
-        self.material, self.hardware, self.start, self.length, self.early = material, hardware, start, length, early
-        self.batch_size, self.at_labels, self.fused = batch_size, at_labels, fused
-        self.tell = tell
-        self.should_stop, self.ranks, self.sharded = should_stop, ranks, sharded
+        """`known`: the items of the receipt that need no model."""
+        self.attempt, self.ranks, self.tell, self.should_stop = attempt, ranks, tell, should_stop
+        self.plan, self.config, self.material = attempt.plan, attempt.config, attempt.material
+        self.proof = Proof(attempt, ranks, tell, known)
         self.begun = time.monotonic()
         self._private, self._all_loaded = contextlib.ExitStack(), False
         self.source: Path | None = None
@@ -97,34 +56,23 @@ class Session:
 
         monitor = LossMonitor()
         committer = Committer(self.plan.output_dir, self.config.keep, self._kept() if self.ranks.first else [])
-        self.listener = RunCallback(
-            self.config, self.tell, self.should_stop, monitor, self.plan.mode == "continue", self._begin
-        )
-        self.saver = Saver(
-            self.config,
-            self.material,
-            self.hardware,
-            committer,
-            self.plan.run_id,
-            self.plan.parent,
-            self.tell,
-            monitor.state,
-            self.ranks,
-        )
+        continued = self.attempt.continued
+        self.listener = RunCallback(self.config, self.tell, self.should_stop, monitor, continued, self._begin)
+        self.saver = Saver(self.attempt, committer, self.tell, monitor.state, self.ranks)
         self.listener.saver = self.saver
-        if self.plan.mode == "continue" and self.plan.checkpoint is not None:
+        if continued:
             self._take_up(monitor)
         try:
             if self.plan.checkpoint is not None:
                 self.source = self._copied(self.plan.checkpoint)
             trainer = self.trainer = self._build()
             self.listener.loaded = self._loaded
-            trainer.train(resume_from_checkpoint=str(self.source) if self.plan.mode == "continue" else None)
+            trainer.train(resume_from_checkpoint=str(self.source) if continued else None)
             self.saver.settle()
         except _NotBegun as stopped:
-            at = self.start.epochs(len(self.material.train))
-            self.tell(RunStopped(self.start.step, at, stopped.reason, self.saver.last_name))
-            return Outcome("stopped", self.start.step, self.saver.last_loss)
+            start = self.attempt.start
+            self.tell(RunStopped(start.step, start.epochs(len(self.material.train)), stopped.reason, self.saver.last_name))
+            return Outcome("stopped", start.step, self.saver.last_loss)
         except WeightsNotFinite:
             if self.config.on_jump == "warn":
                 raise
@@ -136,7 +84,7 @@ class Session:
         position = trainer.position
         if self.listener.jump is not None:
             return self._left(self.listener.jump.good_until)
-        if self.listener.stopped_by and position.step < self.length.total_steps:
+        if self.listener.stopped_by and position.step < self.attempt.length.total_steps:
             self.tell(RunStopped(position.step, trainer.epochs, self.listener.stopped_by, self.saver.last_name))
             return Outcome("stopped", position.step, self.saver.last_loss)
         return self._finish(trainer)
@@ -182,7 +130,7 @@ class Session:
         self.listener.last_rate = next(
             (row.learning_rate for row in reversed(checkpoint.history) if row.learning_rate), None
         )
-        if any(item.item == "dataset" and item.verdict == "changed" for item in self.early):
+        if self.proof.restarted:
             monitor.new_rows()
         self.saver.committer.good_until = monitor.good_until
 
@@ -205,29 +153,22 @@ class Session:
         from engine.training.peft_config import lora_config, lora_config_of
         from engine.training.sft import ExactTrainer
 
-        checkpoint = self.plan.checkpoint
+        checkpoint, attempt = self.plan.checkpoint, self.attempt
         adapter = lora_config(self.config) if checkpoint is None else lora_config_of(checkpoint, self.config)
-        base = load_base(self.material.folder, self.hardware, self.config, self.ranks.world if self.sharded else 1)
+        parts = self.ranks.world if attempt.sharded else 1
+        base = load_base(self.material.folder, attempt.hardware, self.config, parts)
         try:
             trainer = ExactTrainer(
                 rows=_Rows(self.material.train),
                 batches=RowBatches(
-                    self.material.train.lengths, self.config.seed, self.batch_size, self.ranks.rank, self.ranks.world
+                    self.material.train.lengths, self.config.seed, attempt.batch_size, self.ranks.rank, self.ranks.world
                 ),
-                start=self.start,
-                length=self.length,
+                start=attempt.start,
+                length=attempt.length,
                 saver=self.saver,
-                at_labels=self.at_labels,
+                at_labels=attempt.at_labels,
                 model=base,
-                args=training_arguments(
-                    self.plan,
-                    self.hardware,
-                    self.length,
-                    self.batch_size,
-                    self.material.eval is not None,
-                    not self.ranks.alone,
-                    self.sharded,
-                ),
+                args=training_arguments(attempt, several=not self.ranks.alone),
                 train_dataset=self.material.train.to_dataset(),
                 eval_dataset=self.material.eval.to_dataset() if self.material.eval is not None else None,
                 processing_class=self.material.tokenizer,
@@ -241,7 +182,7 @@ class Session:
                     str(error).splitlines()[0],
                 ) from error
             raise
-        if self.fused:
+        if attempt.fused:
             fuse(trainer.model)
         from transformers import PrinterCallback
 
@@ -251,31 +192,9 @@ class Session:
             words = _("logits are computed for all tokens: {why}").format(why=trainer.why_not_at_labels)
             self.tell(Warned("logits", words))
         self.listener.trainer = trainer
-        if checkpoint is not None:
-            self._check_adapter(trainer)
+        if self.source is not None:
+            self.proof.check_adapter(trainer, self.source)
         return trainer
-
-    def _check_adapter(self, trainer: Any) -> None:
-        """Names and shapes must fit before anything is loaded: PEFT would load what fits and warn of the rest."""
-        from peft import set_peft_model_state_dict
-
-        from engine.resume.memory import adapter_config_item, adapter_in_file, adapter_in_memory, keys_item
-
-        checkpoint = self.plan.checkpoint
-        assert checkpoint is not None and self.source is not None
-        saved = adapter_in_file(self.source)
-        items = [
-            keys_item(saved, adapter_in_memory(trainer.model)),
-            adapter_config_item(checkpoint, trainer.model.peft_config["default"]),
-        ]
-        receipt = Receipt(checkpoint.path, (*self.early, *items))
-        if receipt.failed:
-            if self.plan.mode == "continue":
-                self.tell(receipt.event())
-            receipt.refuse()
-        self.early = list(receipt.items)
-        if self.plan.mode == "weights":
-            set_peft_model_state_dict(trainer.model, saved)
 
     # -- before the first step -----------------------------------------------------------------------------------------
 
@@ -284,47 +203,26 @@ class Session:
         from transformers import set_seed
 
         from engine.training.hf_files import constant_files
-        from engine.training.probe import score, score_base
         from engine.training.saving import needed_bytes, restore_logs
 
-        manifest = self.plan.checkpoint.manifest if self.plan.checkpoint is not None else None
-        continued = self.plan.mode == "continue"
-        rows: tuple[ProbeRow, ...] = ()
-        comparable = False
-        if self.ranks.first or self.sharded:  # else rank 0's probe is that of all: their weights are held against its
-            rows, comparable = self._probe_rows(trainer, manifest.probe if continued and manifest is not None else None)
-        if self.sharded:  # none can score by itself what it holds a part of
-            rows, comparable = self.ranks.share((rows, comparable))
+        manifest = self.proof.manifest if self.attempt.continued else None
         if self.ranks.first:
             each = needed_bytes(trainer.model, self.material.folder)
             self._need_room(each)
             self.saver.last_bytes = self.saver.last_bytes or each
             self.saver.constants = constant_files(trainer)
-        self.saver.probe_rows = rows
-        self.saver.probe_base = score_base(trainer.model, rows) if rows else 0.0
-        if continued:
-            saved = manifest.probe if manifest is not None and comparable else None
-            self._check_memory(trainer, score(trainer.model, rows) if rows else math.nan, saved)
-            if manifest is not None:
-                restore_logs(trainer, manifest, self.ranks)
-        if not self.ranks.first and not (
-            continued and manifest is not None and manifest.geometry.world_size == self.ranks.world
-        ):
+        self.proof.choose_probe(trainer)
+        self.saver.probe_rows, self.saver.probe_base = self.proof.rows, self.proof.base
+        if self.attempt.continued and self.source is not None:
+            self.listener.verdicts = self.proof.check_memory(trainer, self.source)
+        if manifest is not None:
+            restore_logs(trainer, manifest, self.ranks)
+        if not self.ranks.first and (manifest is None or manifest.geometry.world_size != self.ranks.world):
             set_seed(self.config.seed + self.ranks.rank)  # else all of them would drop the same units
         if self.ranks.first:
             write_run_toml(self.plan.output_dir, self.config, self.plan.run_id)
         if reason := self.should_stop():
             raise _NotBegun(reason)
-
-    def _probe_rows(self, trainer: Any, saved: Probe | None) -> tuple[tuple[ProbeRow, ...], bool]:
-        """The rows to be scored, and whether they are all those that the checkpoint's probe was scored on."""
-        from engine.training.probe import affordable, choose_rows
-
-        if saved is None:
-            return affordable(trainer.model, choose_rows(self.material.probe_candidates)), False
-        known = {row.digest: row for row in self.material.probe_candidates}
-        rows = tuple(known[digest].cut(saved.tokens) for digest in saved.rows if digest in known)
-        return rows, len(rows) == len(saved.rows)
 
     def _need_room(self, bytes_each: int) -> None:
         need_room(self.plan.output_dir, 0)
@@ -337,54 +235,6 @@ class Session:
                 ),
                 _("Make room, or choose another --output."),
             )
-
-    def _check_memory(self, trainer: Any, probe_now: float, probe_saved: Any) -> None:
-        """The other half of the receipt. Raises CannotContinue where an item failed."""
-        from engine.data.order import next_batch_digest
-        from engine.resume import memory
-
-        checkpoint = self.plan.checkpoint
-        assert checkpoint is not None and self.source is not None
-        manifest, step = checkpoint.manifest, self.start.step
-        saved = memory.adapter_in_file(self.source)
-        order = trainer.batches.order(self.start.epoch)
-        digest = next_batch_digest(order, self.start.rows_consumed, manifest.geometry.rows if manifest else 0)
-        where = _("epoch {epoch}, row {row}").format(epoch=self.start.epoch, row=self.start.rows_consumed)
-        trainer._load_rng_state(str(self.source))
-        now = {
-            "schedule": f"{self.config.scheduler} {self.config.learning_rate:g}, {self.length.total_steps} steps",
-            "batch_geometry": geometry_words(self.batch_size, self.config.grad_accum, self.ranks.world),
-        }
-        logged = against_log(checkpoint, self.config, self.length) if manifest is None else {}
-        rescheduled = any(difference.item == "schedule" for difference in self.plan.differences)
-        restarted = any(item.item == "dataset" and item.verdict == "changed" for item in self.early)
-        position = (
-            Item("data_position", "", where, "changed", _("The epoch starts anew over the changed rows."))
-            if restarted
-            else next_batch_item(manifest, digest, where)
-        )
-        items = [
-            *self.early,
-            memory.values_item(saved, memory.adapter_in_memory(trainer.model), manifest),
-            memory.optimizer_item(trainer.optimizer, self.source, step, manifest, trainer.not_loaded),
-            memory.scheduler_item(trainer.lr_scheduler, step, manifest, rescheduled or restarted),
-            memory.rng_item(checkpoint.path, manifest, self.ranks),
-            position,
-            *memory.plan_items(self.plan.differences, manifest, now, logged),
-            memory.precision_item(manifest, self.saver.precision, self.hardware.device),
-            memory.scaler_item(self.source, self.hardware.precision),
-            *(
-                [memory.probe_item(probe_saved, probe_now, self.saver.probe_base, checkpoint.loss, self.saver.precision)]
-                if self.ranks.first
-                else []
-            ),
-        ]
-        receipt = Receipt(checkpoint.path, accepted(items, self.config.accept))
-        self.listener.verdicts = {item.item: item.verdict for item in receipt.items}
-        self.tell(receipt.event())
-        receipt.refuse()
-        if not self.ranks.alone:
-            self.ranks.agree(memory.restored_facts(trainer))
 
     # -- after the last step -------------------------------------------------------------------------------------------
 

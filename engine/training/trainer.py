@@ -38,13 +38,14 @@ from engine.i18n import _
 from engine.models.report import model_report
 from engine.resume.plan import ResumePlan, resumed, roll_back
 from engine.resume.receipt import Item, Receipt, accepted, check_material, versions_item
+from engine.training.attempt import Attempt, Outcome, ShouldStop
 from engine.training.estimate import Fitted, fit_batch
 from engine.training.facts import facts_of_material, facts_of_plan
 from engine.training.fitting import is_out_of_memory, let_go, replanned, smaller, used_up
 from engine.training.library_output import library_output_to
 from engine.training.material import Material, load_material
 from engine.training.ranks import PeerLost, Ranks, TooManyRows
-from engine.training.session import Outcome, Session, ShouldStop
+from engine.training.session import Session
 from engine.training.steps import Position, run_length
 from engine.training.trackers import need_trackers, tracked
 
@@ -333,11 +334,8 @@ class Trainer:
         if reason := should_stop():
             self._tell(RunStopped(start.step, start.epochs(rows), reason, name))
             return Outcome("stopped", start.step, None)
-        session = Session(
-            plan, self._tell, material, hardware, batch_size, at_labels, start, length, early, should_stop, self.ranks,
-            fitted.sharded, fused,
-        )  # fmt: skip
-        return cast(Outcome, self.ranks.share(session.run()))
+        attempt = Attempt(plan, material, hardware, start, length, batch_size, at_labels, fused, fitted.sharded)
+        return cast(Outcome, self.ranks.share(Session(attempt, early, self.ranks, self._tell, should_stop).run()))
 
     def _fit(self, material: Material, hardware: Hardware, saved: int | None) -> Fitted:
         model = model_report(str(material.folder))

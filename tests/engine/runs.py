@@ -9,7 +9,7 @@ from typing import Any
 from engine.answers import gather
 from engine.events import Event, RunStarted, fold, read_journal
 from engine.resume.plan import ResumePlan, plan_run
-from engine.training.session import Outcome
+from engine.training.attempt import Outcome
 from engine.training.trainer import Trainer
 
 

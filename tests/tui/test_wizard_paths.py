@@ -16,7 +16,7 @@ from engine.errors import LoraTuiError, OutputError
 from engine.events import LossJumped, RunFailed, RunStarted, Step, read_journal
 from engine.remembered import Remembered, load_remembered
 from engine.resume.plan import ResumePlan
-from engine.training.session import Outcome
+from engine.training.attempt import Outcome
 from tests.conftest import chats, write_jsonl
 from tests.tui.conftest import Hand
 from tui.app import LoraTui

@@ -1,0 +1,130 @@
+"""The proof of one attempt: what was loaded is held against what was saved before the first step (C5), and what a later run will be
+held against is chosen.
+
+The items themselves are computed in resume/memory.py; here they come together, in the order in which they can be known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.events import Event
+from engine.i18n import _
+from engine.resume.differences import geometry_words
+from engine.resume.logged import against_log
+from engine.resume.receipt import Item, Receipt, accepted, next_batch_item
+from engine.training.attempt import Attempt
+from engine.training.ranks import Ranks
+
+if TYPE_CHECKING:
+    from engine.training.probe import ProbeRow
+
+
+class Proof:
+    """The receipt of one attempt as it comes together, and its probe. Of a fresh run only the probe."""
+
+    def __init__(self, attempt: Attempt, ranks: Ranks, tell: Callable[[Event], None], known: Sequence[Item]) -> None:
+        """`known`: the items that need no model (receipt.check_material)."""
+        self.attempt, self.ranks, self.tell, self.items = attempt, ranks, tell, tuple(known)
+        self.checkpoint = attempt.plan.checkpoint
+        self.manifest = self.checkpoint.manifest if self.checkpoint is not None else None
+        self.rows: tuple[ProbeRow, ...] = ()
+        """What the probe scores."""
+        self.base = 0.0
+        """The probe's loss with the adapter switched off."""
+        self._comparable = False
+
+    @property
+    def restarted(self) -> bool:
+        """Whether the rows are others than the saved ones, so that their epoch begins anew."""
+        return any(item.item == "dataset" and item.verdict == "changed" for item in self.items)
+
+    def check_adapter(self, trainer: Any, source: Path) -> None:
+        """Names and shapes must fit before anything is loaded: PEFT would load what fits and warn of the rest. The weights
+        of --init-from are put into the model here. `source`: what is loaded. Raises CannotContinue."""
+        from peft import set_peft_model_state_dict
+
+        from engine.resume.memory import adapter_config_item, adapter_in_file, adapter_in_memory, keys_item
+
+        assert self.checkpoint is not None
+        saved = adapter_in_file(source)
+        self.items += (
+            keys_item(saved, adapter_in_memory(trainer.model)),
+            adapter_config_item(self.checkpoint, trainer.model.peft_config["default"]),
+        )
+        receipt = Receipt(self.checkpoint.path, self.items)
+        if receipt.failed:
+            if self.attempt.continued:
+                self.tell(receipt.event())
+            receipt.refuse()
+        if not self.attempt.continued:
+            set_peft_model_state_dict(trainer.model, saved)
+
+    def choose_probe(self, trainer: Any) -> None:
+        """Find `rows` and score them without the adapter. Rank 0's probe is that of all, since their weights are held against its; a
+        model of which each holds a part none can score by itself."""
+        from engine.training.probe import affordable, choose_rows, score_base
+
+        sharded, candidates = self.attempt.sharded, self.attempt.material.probe_candidates
+        if not self.ranks.first and not sharded:
+            return
+        saved = self.manifest.probe if self.attempt.continued and self.manifest is not None else None
+        if saved is None:
+            self.rows = affordable(trainer.model, choose_rows(candidates))
+        else:
+            known = {row.digest: row for row in candidates}
+            self.rows = tuple(known[digest].cut(saved.tokens) for digest in saved.rows if digest in known)
+            self._comparable = len(self.rows) == len(saved.rows)
+        if sharded:  # how many are affordable each has measured by itself
+            self.rows = self.ranks.share(self.rows)
+        self.base = score_base(trainer.model, self.rows) if self.rows else 0.0
+
+    def check_memory(self, trainer: Any, source: Path) -> dict[str, str]:
+        """The other half of the receipt, told; item -> verdict. Raises CannotContinue where an item failed."""
+        from engine.data.order import next_batch_digest
+        from engine.resume import memory
+        from engine.training.probe import score
+
+        attempt, checkpoint, manifest = self.attempt, self.checkpoint, self.manifest
+        assert checkpoint is not None
+        config, start, length, restarted = attempt.config, attempt.start, attempt.length, self.restarted
+        probe_now = score(trainer.model, self.rows) if self.rows else math.nan
+        saved = memory.adapter_in_file(source)
+        order = trainer.batches.order(start.epoch)
+        digest = next_batch_digest(order, start.rows_consumed, manifest.geometry.rows if manifest else 0)
+        where = _("epoch {epoch}, row {row}").format(epoch=start.epoch, row=start.rows_consumed)
+        trainer._load_rng_state(str(source))
+        now = {
+            "schedule": f"{config.scheduler} {config.learning_rate:g}, {length.total_steps} steps",
+            "batch_geometry": geometry_words(attempt.batch_size, config.grad_accum, self.ranks.world),
+        }
+        logged = against_log(checkpoint, config, length) if manifest is None else {}
+        rescheduled = any(difference.item == "schedule" for difference in attempt.plan.differences)
+        position = (
+            Item("data_position", "", where, "changed", _("The epoch starts anew over the changed rows."))
+            if restarted
+            else next_batch_item(manifest, digest, where)
+        )
+        items = [
+            *self.items,
+            memory.values_item(saved, memory.adapter_in_memory(trainer.model), manifest),
+            memory.optimizer_item(trainer.optimizer, source, start.step, manifest, trainer.not_loaded),
+            memory.scheduler_item(trainer.lr_scheduler, start.step, manifest, rescheduled or restarted),
+            memory.rng_item(checkpoint.path, manifest, self.ranks),
+            position,
+            *memory.plan_items(attempt.plan.differences, manifest, now, logged),
+            memory.precision_item(manifest, attempt.precision, attempt.hardware.device),
+            memory.scaler_item(source, attempt.hardware.precision),
+        ]
+        if self.ranks.first:
+            probe_saved = manifest.probe if manifest is not None and self._comparable else None
+            items.append(memory.probe_item(probe_saved, probe_now, self.base, checkpoint.loss, attempt.precision))
+        receipt = Receipt(checkpoint.path, accepted(items, config.accept))
+        self.tell(receipt.event())
+        receipt.refuse()
+        if not self.ranks.alone:
+            self.ranks.agree(memory.restored_facts(trainer))
+        return {item.item: item.verdict for item in receipt.items}
