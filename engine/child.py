@@ -46,7 +46,7 @@ class InAChild:
     def environment(self, plan: ResumePlan) -> Mapping[str, str]:
         return os.environ
 
-    def ask(self, child: subprocess.Popen[bytes], plan: ResumePlan, begun: bool) -> None:
+    def ask(self, child: subprocess.Popen[bytes], plan: ResumePlan, begun: bool, reason: str) -> None:
         """Ask the child to stop and save, or only to stop where it has not `begun`."""
         child.terminate()
 
@@ -88,7 +88,7 @@ class InAChild:
                         return Outcome("stopped", step, None)
                     if reason and not asked:
                         asked = time.monotonic()
-                        self.ask(child, plan, begun)
+                        self.ask(child, plan, begun, reason)
                     elif asked and time.monotonic() - asked > plan.config.ddp_timeout:  # it hangs
                         asked = math.inf
                         child.terminate()

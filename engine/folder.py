@@ -36,6 +36,9 @@ RUN_LOG = "run.log"
 _LOCK = ".lock"
 _HOLDER = ".lock.holder"
 _STOP = ".stop"
+_REASON = re.compile(rb"[A-Za-z0-9_]{1,32}")
+WATCHER = "watcher"
+"""RunStopped.reason where somebody who watched the run from elsewhere asked for it (`ask_to_stop`)."""
 OUT_ROOT = Path("out")
 
 NOT_INHERITED = ("resume", "init_from", "accept", "output", "nnodes", "node_rank", "rendezvous")
@@ -193,21 +196,30 @@ def _is_alive(holder: Holder | None) -> bool:
     return False
 
 
-def ask_to_stop(output_dir: Path) -> None:
-    """Ask the run that holds `output_dir`, on whatever machine, to stop after this step and save. Raises OutputError.
+def ask_to_stop(output_dir: Path, reason: str = WATCHER) -> None:
+    """Ask the run that holds `output_dir`, on whatever machine, to stop after this step and save. `reason`: a word for RunStopped.
+    Raises OutputError.
 
     A file and not a signal: it also reaches a run on another machine, meets no process that was given the same id since, and asking
     twice is asking once, where a second signal means to leave without saving.
     """
     try:
-        os.close(open_plain_file(output_dir / _STOP, os.O_WRONLY | os.O_CREAT))
+        with os.fdopen(open_plain_file(output_dir / _STOP, os.O_WRONLY | os.O_CREAT), "wb") as file:
+            file.write(reason.encode())
     except OSError as error:
         raise unwritable(output_dir, error) from error
 
 
-def stop_asked(output_dir: Path) -> bool:
-    """Whether somebody who watches the run in `output_dir` has asked it to stop."""
-    return os.path.lexists(output_dir / _STOP)
+def stop_asked(output_dir: Path) -> str | None:
+    """The reason for which the run in `output_dir` was asked to stop; None where it was not."""
+    if not os.path.lexists(output_dir / _STOP):
+        return None
+    try:
+        with os.fdopen(open_plain_file(output_dir / _STOP, os.O_RDONLY), "rb") as file:
+            reason = file.read(33)
+    except OSError:  # whatever it is: somebody has put it there
+        return WATCHER
+    return reason.decode() if _REASON.fullmatch(reason) else WATCHER
 
 
 def _holder(output_dir: Path) -> str:

@@ -99,9 +99,9 @@ class InSeveralProcesses(InAChild):
             self._unreachable.append(True)
             child.kill()
 
-    def ask(self, child: subprocess.Popen[bytes], plan: ResumePlan, begun: bool) -> None:
+    def ask(self, child: subprocess.Popen[bytes], plan: ResumePlan, begun: bool, reason: str) -> None:
         if begun:
-            ask_to_stop(plan.output_dir)
+            ask_to_stop(plan.output_dir, reason)
         else:
             child.terminate()
 

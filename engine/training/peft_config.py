@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.checkpoints.checkpoint import Checkpoint
 from engine.config import RunConfig
-from engine.errors import CannotContinue, LoraTuiError
+from engine.errors import CannotContinue, LoraTuiError, ModelError
 from engine.i18n import _
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")
@@ -46,6 +46,28 @@ def lora_config(config: RunConfig) -> Any:
         bias="none",
         task_type="CAUSAL_LM",
     )
+
+
+def need_targets(model: Any, config: RunConfig) -> None:
+    """Raise ModelError where a name of --target-modules is of no layer of the PeftModel: PEFT is content with one that is."""
+    if config.target_modules == "all-linear":
+        return
+    found = model.base_model.targeted_module_names
+    missing = [
+        name for name in config.target_modules.split(",") if not any(f".{layer}".endswith(f".{name}") for layer in found)
+    ]
+    if missing:
+        head = model.get_output_embeddings()
+        linear = {
+            name.rpartition(".")[2]
+            for name, module in model.named_modules()
+            if type(module).__name__ == "Linear" and module is not head
+        }
+        raise ModelError(
+            _("--target-modules {names}: this model has no such layers").format(names=",".join(missing)),
+            _("Its linear layers are: {names}.").format(names=", ".join(sorted(linear - {"default", "base_layer"}))),
+            _("all-linear takes every linear layer but the output layer."),
+        )
 
 
 def lora_config_of(checkpoint: Checkpoint, config: RunConfig) -> Any:

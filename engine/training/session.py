@@ -150,7 +150,7 @@ class Session:
         from engine.training.batches import RowBatches
         from engine.training.lora_kernel import fuse
         from engine.training.model import load_base
-        from engine.training.peft_config import lora_config, lora_config_of
+        from engine.training.peft_config import lora_config, lora_config_of, need_targets
         from engine.training.sft import ExactTrainer
 
         checkpoint, attempt = self.plan.checkpoint, self.attempt
@@ -178,10 +178,13 @@ class Session:
         except ValueError as error:
             if "target" in str(error).lower():
                 raise ModelError(
-                    _("--target-modules {names}: this model has no such layers").format(names=self.config.target_modules),
+                    _("--target-modules {names}: no adapter can be put there").format(names=self.config.target_modules),
                     str(error).splitlines()[0],
+                    _("all-linear takes every linear layer but the output layer."),
                 ) from error
             raise
+        if checkpoint is None:
+            need_targets(trainer.model, self.config)
         if attempt.fused:
             fuse(trainer.model)
         from transformers import PrinterCallback

@@ -49,8 +49,6 @@ from engine.training.session import Session
 from engine.training.steps import Position, run_length
 from engine.training.trackers import need_trackers, tracked
 
-WATCHER = "watcher"
-"""RunStopped.reason where somebody who watched the run from elsewhere asked for it (folder.ask_to_stop)."""
 ROLLBACKS = 3
 """After so many, the cause is not the learning rate."""
 
@@ -112,9 +110,7 @@ class Trainer:
                 for note in material.notes[:20]:
                     self._tell(Warned("data", note))
                 with tracked(self.config, self.plan.run_id, out):
-                    return self._train(
-                        material, self.ranks.agreed(lambda: should_stop() or (WATCHER if stop_asked(out) else None))
-                    )
+                    return self._train(material, self.ranks.agreed(lambda: should_stop() or stop_asked(out)))
             except (LoraTuiError, ConnectionError):  # the other side of a socket is not the output folder
                 raise
             except OSError as error:

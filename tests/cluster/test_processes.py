@@ -173,6 +173,7 @@ def test_a_signal_saves_and_leaves_with_its_code_and_no_process_behind(begun: An
     assert all_gone(family)
     stopped = [record for record in read_journal(out) if record["type"] == "run_stopped"][-1]
     assert read_manifest(out / stopped["checkpoint"]).step == stopped["step"]
+    assert stopped["reason"] == "SIGTERM"
 
 
 @pytest.mark.slow

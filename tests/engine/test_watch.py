@@ -67,12 +67,23 @@ def test_a_folder_is_held_only_while_it_is_and_a_request_to_stop_dies_with_the_l
     ask_to_stop(tmp_path)  # left over from before
     with locked(tmp_path):
         assert is_held(tmp_path)
-        assert not stop_asked(tmp_path)
+        assert stop_asked(tmp_path) is None
         ask_to_stop(tmp_path)
         ask_to_stop(tmp_path)
-        assert stop_asked(tmp_path)
+        assert stop_asked(tmp_path) == "watcher"
     assert not is_held(tmp_path)
-    assert not stop_asked(tmp_path)
+    assert stop_asked(tmp_path) is None
+
+
+def test_a_request_to_stop_has_its_reason_and_no_file_of_that_name_says_more(tmp_path: Path) -> None:
+    ask_to_stop(tmp_path, "SIGTERM")
+    assert stop_asked(tmp_path) == "SIGTERM"
+    for found in (b"", b"\x1b[31mred", b"x" * 33, b"two words"):
+        (tmp_path / ".stop").write_bytes(found)
+        assert stop_asked(tmp_path) == "watcher"
+    (tmp_path / ".stop").unlink()
+    (tmp_path / ".stop").symlink_to("/etc/passwd")
+    assert stop_asked(tmp_path) == "watcher"
 
 
 def test_a_run_without_a_last_word_has_died_and_one_with_it_has_not(tmp_path: Path) -> None:
