@@ -23,6 +23,7 @@ NAMES = (
     "memory",
     "save",
     "cluster",
+    "steps",
     "parts",
 )
 
