@@ -27,6 +27,7 @@ class Expected:
     fitted: Fitted | None
     """The batch it will begin with, and the memory that takes; None: the model cannot be looked at yet."""
     memory_free: int
+    """For each process of the run."""
     disk: int | None
     """Bytes of the checkpoints that are kept, and the one being written."""
     disk_free: int
@@ -43,8 +44,9 @@ def expect(plan: ResumePlan, report: DatasetReport | None) -> Expected:
     longest = min(
         config.max_length, report.tokens.max if report is not None and report.tokens is not None else config.max_length
     )
-    free = free_memory(hardware.device)[0]
-    fitted = fit_batch(model, config, hardware.precision, rows or 8, longest, free, saved)
+    sharing = 1 if hardware.device == "cuda" else config.world // config.nnodes  # each GPU has a memory of its own
+    free = free_memory(hardware.device)[0] // sharing
+    fitted = fit_batch(model, config, hardware.precision, rows or 8, longest, free, saved, config.world)
     steps = _steps(plan, rows, fitted.batch_size)
     pace = pace_of(plan.output_dir) if plan.mode == "continue" else None
     return Expected(

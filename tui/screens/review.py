@@ -133,6 +133,9 @@ def _expected_lines(found: Expected) -> list[tuple[str, str]]:
         if found.fitted.checkpointing:
             words = _("activation checkpointing · {reason}").format(reason=found.fitted.checkpointing_reason)
             lines.append((visible(words), "dim"))
+        if found.fitted.sharded:
+            words = _("each process holds a part of the model (fsdp2) · {reason}").format(reason=found.fitted.sharded_reason)
+            lines.append((visible(words), "dim"))
         memory = found.fitted.memory
         if memory is not None:
             style = "bold red" if memory.total > found.memory_free else (
