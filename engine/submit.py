@@ -130,8 +130,20 @@ def _on_each_node(command: Sequence[str]) -> list[str]:
     ]
 
 
-def skypilot_task(job: Job, name: str, command: Sequence[str], needs: Sequence[str]) -> str:
-    """The text of a SkyPilot task. `needs`: local paths that the command names, which must reach the machine."""
+def skypilot_task(job: Job, output: Path, command: Sequence[str], needs: Sequence[str]) -> str:
+    """The text of a SkyPilot task. `output`: the run's folder, which must outlive a machine; `needs`: local paths that the command
+    names, which must reach it.
+
+    One machine keeps the folder in a bucket, written through a cache: the mounts without one cannot append to a file. What a cache
+    holds other machines do not see, so several of them need a volume.
+    """
+    place = str(output) if output.is_absolute() else f"~/sky_workdir/{output.as_posix()}"
+    if job.nodes > 1:
+        kept = [f"# All machines must see {place} at once: mount a network volume of yours there",
+                "# (sky volumes --help). A bucket is too late for that.",
+                "volumes:", f"  {place}: YOUR-VOLUME"]  # fmt: skip
+    else:
+        kept = ["file_mounts:", f"  {place}:", "    name: YOUR-BUCKET", "    mode: MOUNT_CACHED"]
     quoted = shlex.join(command)
     if job.nodes > 1:
         quoted += (
@@ -144,9 +156,9 @@ def skypilot_task(job: Job, name: str, command: Sequence[str], needs: Sequence[s
     return "\n".join(
         [
             f"# Written by lora-tui {engine.__version__}: sky jobs launch FILE. A machine that is taken away is replaced,",
-            "# and the run goes on from the furthest checkpoint in the bucket. Put the name of a bucket of yours below.",
+            "# and the run goes on from its furthest checkpoint. Put the name of a bucket or volume of yours below.",
             *(["# The kind of GPU was not named (--gpus KIND:1); H100 stands in."] if guessed else []),
-            f"name: {_one_word(name)}",
+            f"name: {_one_word(output.name)}",
             *([f"num_nodes: {job.nodes}"] if job.nodes > 1 else []),
             "resources:",
             *accelerators,
@@ -154,11 +166,8 @@ def skypilot_task(job: Job, name: str, command: Sequence[str], needs: Sequence[s
             *([f"  memory: {job.memory.rstrip('KMGT')}+"] if job.memory else []),
             "  use_spot: true",
             "workdir: .",
-            "file_mounts:",
-            "  ~/sky_workdir/out:",
-            "    name: YOUR-BUCKET",
-            "    mode: MOUNT",
-            *[f"  # must be in the working folder, or mounted here: {_comment(path)}" for path in needs],
+            *kept,
+            *[f"# must be in the working folder, or mounted here: {_comment(path)}" for path in needs],
             "setup: |",
             "  pip install lora-tui",
             *([f"  {job.setup}"] if job.setup else []),

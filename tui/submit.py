@@ -28,7 +28,7 @@ def run_submit(to: str, job: Job, script: Path | None, dry_run: bool, flags: dic
     words = ["--yes", "--output", str(out), *_without_output(given), *processes, *resume]
     if to == "skypilot":
         needs = [str(path) for path in (config.dataset, config.model) if path and Path(path).exists()]
-        text = skypilot_task(job, out.name, ["lora-tui", *words], needs)
+        text = skypilot_task(job, out, ["lora-tui", *words], needs)
         ending = ".sky.yaml"
     else:
         # The very installation that was asked: on a cluster, home and its environments are shared with the nodes.

@@ -127,6 +127,17 @@ def test_the_task_for_skypilot_is_yaml_with_the_same_command(lora_tui: Any, tiny
     assert task["resources"]["accelerators"] == "L4:1"
     assert task["run"].strip().endswith("--resume auto") and "--epochs 2" in task["run"]
     assert str(chat_file) in said
+    assert task["file_mounts"] == {"~/sky_workdir/out/mine": {"name": "YOUR-BUCKET", "mode": "MOUNT_CACHED"}}
+
+
+def test_machines_of_one_task_for_skypilot_share_a_volume(lora_tui: Any, tiny_model: Path, chat_file: Path) -> None:
+    code, said, error = lora_tui("submit", "--to", "skypilot", "--dry-run", "--gpus", "L4:2", "--nodes", 2, "--output", "/data/mine",
+                                 "--dataset", chat_file, "--model", tiny_model)  # fmt: skip
+    assert code == 0, error
+    task = yaml.safe_load(said)
+    assert task["num_nodes"] == 2 and "file_mounts" not in task
+    assert task["volumes"] == {"/data/mine": "YOUR-VOLUME"}
+    assert "--nproc 2" in task["run"] and "SKYPILOT_NODE_RANK" in task["run"]
 
 
 def test_a_run_without_a_name_and_flags_that_cannot_go_are_refused(lora_tui: Any) -> None:
