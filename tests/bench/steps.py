@@ -6,6 +6,7 @@ STEPS=10000 for a shorter one.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -25,8 +26,6 @@ def own_megabytes(pid: int) -> float:
 
 
 def main() -> None:
-    import json
-
     from tests.conftest import build_tiny_model, chats, write_jsonl
 
     with tempfile.TemporaryDirectory() as name:
@@ -44,16 +43,17 @@ def main() -> None:
             time.sleep(0.1)
         moments: dict[int, float] = {}
         with open(told, encoding="utf-8") as journal:
-            while run.poll() is None or moments:
-                line = journal.readline()
-                if not line:
+            line = ""
+            while True:
+                line += journal.readline()
+                if not line.endswith("\n"):  # half of it, or none
                     if run.poll() is not None:
                         break
                     time.sleep(0.02)
                     continue
-                if not line.startswith("{") or '"type":"step"' not in line.replace(" ", ""):
+                record, line = json.loads(line), ""
+                if record["type"] != "step":
                     continue
-                record = json.loads(line)
                 step = record["step"]
                 if step % 1_000 in (0, 1):
                     moments[step] = record["t"]

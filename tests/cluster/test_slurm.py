@@ -18,7 +18,7 @@ from engine.checkpoints.scan import scan
 from engine.events import read_journal
 from tests.cluster.test_processes import SETTINGS, TOLERANCE, flags
 from tests.cluster.world import Run, steps_told
-from tests.engine.runs import adapter_bytes, losses, train
+from tests.engine.runs import adapter_bytes, losses
 
 pytestmark = pytest.mark.slow
 NODES = ("lora0", "lora1")
@@ -120,15 +120,11 @@ def test_a_job_whose_time_runs_out_is_sent_again_by_itself_and_ends_as_if_nothin
 ) -> None:
     settings: dict[str, Any] = {**SETTINGS, "epochs": 40}
     straight = tmp_path / "straight"
-    if nodes == 1:
-        train(dataset=chat_file, model=tiny_model, output=straight, batch_size=4, **settings)
-    else:
-        whole = Run(
-            tmp_path,
-            "--yes",
-            *flags(dataset=chat_file, model=tiny_model, output=straight, nproc=2, batch_size=2, **settings),
-        )
-        assert whole.code() == 0, whole.said()
+    alike = {"dataset": chat_file, "model": tiny_model, "nproc": nodes, "batch_size": 4 // nodes, **settings}
+    whole = Run(
+        tmp_path, "--yes", *flags(output=straight, **alike)
+    )  # in processes of their own: with as many threads as the job
+    assert whole.code() == 0, whole.said()
     asked = flags(dataset=chat_file, model=tiny_model, output="out/mine", batch_size=4 // nodes, **settings)
     job = submitted(slurm, tmp_path, "--nodes", nodes, *asked)
     out = tmp_path / "out" / "mine"
