@@ -134,6 +134,7 @@ def test_a_job_whose_time_runs_out_is_sent_again_by_itself_and_ends_as_if_nothin
     until(lambda: state(slurm, job).endswith(" 1"), 60)
     stopped = [record for record in read_journal(out) if record["type"] == "run_stopped"]
     assert len(stopped) == 1 and (out / stopped[0]["checkpoint"] / "manifest.json").exists()
+    time.sleep(3)  # for its node to be done with it: started in the same second it would be "already killed"
     _asked(slurm, "scontrol", "update", f"JobId={job}", "StartTime=now")  # Slurm lets it wait for two minutes
     until(lambda: state(slurm, job).split()[0] in ("COMPLETED", "FAILED"), 180)
     assert state(slurm, job) == "COMPLETED 1", next(tmp_path.glob("out/*.log")).read_text()[-3000:]
