@@ -42,7 +42,8 @@ class ProbeRow:
         """The last `tokens` tokens of this row up to its last trained one; None: the row as it is."""
         if tokens is None:
             return self
-        end = 1 + max(index for index, label in enumerate(self.labels[:MAX_TOKENS]) if label != -100)
+        seen = self.labels[:MAX_TOKENS]
+        end = 1 + max((index for index, label in enumerate(seen) if label != -100), default=len(seen) - 1)
         window = slice(max(0, end - tokens), end)
         return replace(self, input_ids=self.input_ids[window], labels=self.labels[window], tokens=tokens)
 

@@ -24,6 +24,10 @@ def test_a_cut_row_still_has_something_to_score(labels: list[int], tokens: int) 
     assert 7 in cut.labels[1:]
 
 
+def test_a_row_without_labels_that_a_manifest_names_can_be_cut() -> None:
+    assert row([-100] * 40).cut(16).input_ids == list(range(24, 40))
+
+
 def test_a_row_that_is_not_cut_is_itself() -> None:
     whole = row([-100, 7, 7])
     assert whole.cut(None) is whole
