@@ -76,9 +76,10 @@ messages: $(VENV)/.installed-dev
 	$(BIN)/pybabel -q update --no-fuzzy-matching -D lora-tui -i tui/locale/lora-tui.pot -d tui/locale -l zh_CN
 	$(BIN)/pybabel -q compile -D lora-tui -d tui/locale
 
-# The README's pictures, from the real app at work.
+# The README's pictures, from the real app at work, and the chart of docs/speed.md from its table.
 pictures: $(VENV)/.installed
 	$(BIN)/python docs/make_pictures.py
+	$(BIN)/python docs/make_chart.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
