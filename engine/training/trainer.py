@@ -310,6 +310,8 @@ class Trainer:
             choices["parallel"] = "fsdp2" if fitted.sharded else "ddp"
             if fitted.sharded_reason:
                 choices["parallel"] += f" · {fitted.sharded_reason}"
+        elif config.parallel == "fsdp2":
+            choices["parallel"] = _("whole · there is one process (--nproc)")
         name = plan.checkpoint.name if plan.checkpoint is not None and plan.mode == "continue" else None
         self._tell(
             RunStarted(
