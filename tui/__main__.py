@@ -15,6 +15,9 @@ import sys
 import threading
 from functools import partial
 
+PATIENCE = 5.0
+"""Seconds that threads have to end once there is an exit code. What had to be saved is saved by then."""
+
 
 def main() -> int:
     """Run the command line of this process; returns the exit code."""
@@ -32,8 +35,11 @@ def main() -> int:
 
 
 def _end(code: int) -> None:
-    """Leave as Python does, but for taking apart all that torch and transformers have built, which takes over a second."""
-    threading._shutdown()  # type: ignore[attr-defined]
+    """Leave as Python does, but for taking apart all that torch and transformers have built, which takes over a second, and without
+    waiting for ever: a thread that reads a terminal which has gone may never end."""
+    waiting = threading.Thread(target=threading._shutdown, daemon=True)  # type: ignore[attr-defined]
+    waiting.start()
+    waiting.join(PATIENCE)
     atexit._run_exitfuncs()
     with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads it: whoever wrote there has said so
         sys.stdout.flush()
