@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.checkpoints.checkpoint import Checkpoint
 from engine.config import RunConfig
-from engine.errors import CannotContinue, LoraTuiError, ModelError
+from engine.errors import CannotContinue, ConfigError, LoraTuiError, ModelError
 from engine.i18n import _
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,200}")
@@ -103,6 +103,19 @@ def lora_config_of(checkpoint: Checkpoint, config: RunConfig) -> Any:
     except (ValueError, KeyError, TypeError) as error:
         raise _refusal(checkpoint, str(error)) from None
     return LoraConfig(**fields)
+
+
+def need_plain(adapter: Any) -> None:
+    """Raise ConfigError where an adapter trains or measures base weights, which a model in parts (FSDP2) has not whole: what it trains
+    of them would be missing in what is saved."""
+    if adapter.modules_to_save or adapter.use_dora:
+        raise ConfigError(
+            _("--parallel fsdp2: this adapter needs the whole of some base weights"),
+            _("It is a DoRA.")
+            if adapter.use_dora
+            else _("It trains {names} whole.").format(names=", ".join(adapter.modules_to_save)),
+            _("Use --parallel ddp."),
+        )
 
 
 def _refusal(checkpoint: Checkpoint, why: str) -> LoraTuiError:

@@ -90,9 +90,8 @@ class Saver:
         """
         self.settle()
         adapter = self._sound(trainer)
-        probe = (
-            score(trainer.model, self.probe_rows) if self.probe_rows else 0.0
-        )  # a model in parts is scored by all processes
+        # A model in parts is scored by all processes.
+        probe = score(trainer.model, self.probe_rows) if self.probe_rows else 0.0
         if not self.ranks.alone:
             own = self.ranks.gather((random_states(trainer), rng_digest(), float(trainer._tr_loss)))
             if not self.ranks.first:

@@ -150,12 +150,14 @@ class Session:
         from engine.training.batches import RowBatches
         from engine.training.lora_kernel import fuse
         from engine.training.model import load_base
-        from engine.training.peft_config import lora_config, lora_config_of, need_targets
+        from engine.training.peft_config import lora_config, lora_config_of, need_plain, need_targets
         from engine.training.sft import ExactTrainer
 
         checkpoint, attempt = self.plan.checkpoint, self.attempt
         adapter = lora_config(self.config) if checkpoint is None else lora_config_of(checkpoint, self.config)
         parts = self.ranks.world if attempt.sharded else 1
+        if parts > 1:
+            need_plain(adapter)
         base = load_base(self.material.folder, attempt.hardware, self.config, parts)
         try:
             trainer = ExactTrainer(

@@ -121,9 +121,8 @@ def test_a_job_whose_time_runs_out_is_sent_again_by_itself_and_ends_as_if_nothin
     settings: dict[str, Any] = {**SETTINGS, "epochs": 40}
     straight = tmp_path / "straight"
     alike = {"dataset": chat_file, "model": tiny_model, "nproc": nodes, "batch_size": 4 // nodes, **settings}
-    whole = Run(
-        tmp_path, "--yes", *flags(output=straight, **alike)
-    )  # in processes of their own: with as many threads as the job
+    # In processes of their own: with as many threads as the job.
+    whole = Run(tmp_path, "--yes", *flags(output=straight, **alike))
     assert whole.code() == 0, whole.said()
     asked = flags(dataset=chat_file, model=tiny_model, output="out/mine", batch_size=4 // nodes, **settings)
     job = submitted(slurm, tmp_path, "--nodes", nodes, *asked)

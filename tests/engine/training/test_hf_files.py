@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from engine.errors import ConfigError
 from engine.resume.memory import adapter_in_memory
 from engine.training.hf_files import constant_files, copied, write_adapter
+from engine.training.peft_config import need_plain
 
 
 @pytest.mark.parametrize(
@@ -31,6 +33,15 @@ def test_an_adapter_is_byte_for_byte_what_peft_writes(tiny_model: Path, tmp_path
     write_adapter(tmp_path / "ours", constants, copied(adapter_in_memory(model)))
     theirs, ours = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("theirs", "ours"))
     assert ours == theirs
+
+
+@pytest.mark.parametrize("shape", [{"use_dora": True}, {"modules_to_save": ["lm_head"]}])
+def test_an_adapter_that_needs_whole_base_weights_is_not_trained_on_a_model_in_parts(shape: dict[str, Any]) -> None:
+    from peft import LoraConfig
+
+    need_plain(LoraConfig(target_modules=["q_proj"]))
+    with pytest.raises(ConfigError, match="fsdp2"):
+        need_plain(LoraConfig(target_modules=["q_proj"], **shape))
 
 
 def test_a_copy_is_not_changed_by_the_next_step() -> None:
