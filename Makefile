@@ -31,6 +31,7 @@ test-slow: $(VENV)/.installed-dev
 # Several processes, two machines as network namespaces with the link cut, a real Slurm where it is installed (as root:
 # apt-get install slurmctld slurmd slurm-client munge iproute2). About twenty minutes on two cores.
 test-cluster: $(VENV)/.installed-dev
+	$(BIN)/pip install -q -c constraints.txt -e '.[deepspeed]'
 	$(BIN)/pytest -q -m 'slow or not slow' tests/cluster --timeout 600
 
 # What llama.cpp computes with exported files. Builds llama-cpp-python first: about fifteen minutes of one core, once.

@@ -158,9 +158,9 @@ class RunConfig(BaseModel):
     rendezvous: str | None = _field(
         None, "Where the machines meet: machine 0's address and a free port of it", "Hardware", "HOST:PORT", more=True
     )
-    parallel: Literal["auto", "ddp", "fsdp2"] = _field(
+    parallel: Literal["auto", "ddp", "fsdp2", "deepspeed"] = _field(
         "auto",
-        "What several processes hold of the model: each the whole (ddp) or a part (fsdp2); auto: a part where it would not fit",
+        "What several processes hold of the model: the whole (ddp) or a part each (fsdp2, deepspeed); auto: a part where it must",
         "Hardware",
         more=True,
     )
@@ -234,7 +234,7 @@ class RunConfig(BaseModel):
     @field_validator("parallel")
     @classmethod
     def _not_in_4bit(cls, value: str, info: ValidationInfo) -> str:
-        if value == "fsdp2" and info.data.get("load_in_4bit"):
+        if value in ("fsdp2", "deepspeed") and info.data.get("load_in_4bit"):
             raise ValueError(_("excludes --load-in-4bit: transformers cannot load 4-bit weights in parts"))
         return value
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib.metadata
+import importlib.util
 import os
 import threading
 from collections.abc import Iterator
@@ -68,6 +69,10 @@ def choose_hardware(config: RunConfig) -> Hardware:
         precision, reason = config.precision, _("as set")
     if config.load_in_4bit:
         _need_bitsandbytes(device)
+    if config.parallel == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
+        raise ConfigError(
+            _("--parallel deepspeed needs DeepSpeed"), fix=_("Install it with: pip install 'lora-tui[deepspeed]'")
+        )
     return Hardware(device, why, precision, reason)
 
 
@@ -125,8 +130,6 @@ def collecting_later() -> Iterator[None]:
 
 
 def _need_bitsandbytes(device: str) -> None:
-    import importlib.util
-
     if device != "cuda":
         raise ConfigError(
             _("--load-in-4bit needs CUDA, this device is {device}").format(device=device),

@@ -125,9 +125,10 @@ class Adapter(_Part):
 class LogState(_Part):
     """A window of steps that was not logged yet, so that a continued run logs what the uninterrupted one would have."""
 
-    loss_sum: float
+    loss_sum: float | None
+    """None: no longer a number (float16 skips a step that overflows and goes on)."""
     last_logged_step: Count
-    metrics: dict[str, list[float]]
+    metrics: dict[str, list[float | None]]
     tokens: Count
 
 
@@ -135,7 +136,7 @@ class Process(_Part):
     """What another process than the first has for its own."""
 
     rng: Sha256
-    loss_sum: float
+    loss_sum: float | None
     """As LogState's, which is the first's."""
 
 

@@ -13,6 +13,9 @@ if TYPE_CHECKING:  # whoever only asks how a run ended needs none of it
     from engine.training.material import Material
     from engine.training.steps import Length, Position
 
+Parallel = Literal["ddp", "fsdp2", "deepspeed"]
+"""What each of several processes holds of the base model: the whole (ddp), or a part of it (parts.py)."""
+
 ShouldStop = Callable[[], str | None]
 """Asked between steps; the reason to stop, or None to go on."""
 
@@ -32,12 +35,16 @@ class Attempt:
     """Logits at labels only (loss.py)."""
     fused: bool
     """Layer and adapter in one pass (lora_kernel.py)."""
-    sharded: bool
-    """Each process holds only its part of the base model (FSDP2)."""
+    parallel: Parallel
 
     @property
     def config(self) -> RunConfig:
         return self.plan.config
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process holds only its part of the base model."""
+        return self.parallel != "ddp"
 
     @property
     def continued(self) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from engine.config import RunConfig
 from engine.i18n import _
 from engine.models.report import ModelReport
+from engine.training.attempt import Parallel
 from engine.training.steps import chosen_batch_size
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -58,9 +59,8 @@ class Fitted:
     checkpointing_reason: str
     memory: Memory | None
     """None: the model tells too little."""
-    sharded: bool = False
-    """Whether each process holds only its part of the base model (FSDP2)."""
-    sharded_reason: str = ""
+    parallel: Parallel = "ddp"
+    parallel_reason: str = ""
     fewer_times: int = 1
     """By how much the batch is smaller than the one that trains well; so many are added up, and the rows of a step stay."""
 
@@ -104,7 +104,7 @@ def fit_batch(
         why = why or (told if chosen[1] else "")
     shared = _("as set") if config.parallel != "auto" else told if chosen[2] > 1 else ""
     return Fitted(
-        chosen[0], reason, chosen[1], why or _("it fits without"), needs[chosen], chosen[2] > 1, shared,
+        chosen[0], reason, chosen[1], why or _("it fits without"), needs[chosen], _way(config) if chosen[2] > 1 else "ddp", shared,
         max(1, tried[0][0] // chosen[0]),
     )  # fmt: skip
 
@@ -113,7 +113,12 @@ def parts_of(config: RunConfig, world: int) -> tuple[int, ...]:
     """Into how many parts the base model may be cut, in the order to be tried. 4-bit weights cannot be loaded in parts."""
     if world == 1 or config.parallel == "ddp" or config.load_in_4bit:
         return (1,)
-    return (world,) if config.parallel == "fsdp2" else (1, world)
+    return (world,) if config.parallel != "auto" else (1, world)
+
+
+def _way(config: RunConfig) -> Parallel:
+    """How the base model is cut where it is."""
+    return "fsdp2" if config.parallel == "auto" else config.parallel
 
 
 def estimate_memory(

@@ -33,6 +33,8 @@ def choose_kernel(config: RunConfig, hardware: Hardware, saved: Mapping[str, Any
         why = _("fused was measured on the processor only")
     elif config.lora_dropout:
         why = _("dropout lies between layer and adapter")
+    elif config.parallel == "deepspeed" and config.world > 1:
+        why = _("DeepSpeed brings a layer together when that layer itself is called")
     elif saved.get("use_dora"):
         why = _("the adapter is a DoRA")
     if why is None:

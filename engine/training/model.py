@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.checkpoints.durable import open_plain_file
 from engine.config import RunConfig
@@ -18,6 +19,9 @@ from engine.errors import ModelError
 from engine.hardware import Hardware
 from engine.hub import hub
 from engine.i18n import _
+
+if TYPE_CHECKING:
+    from engine.training.parts import Parts
 
 WEIGHTS = (".safetensors", ".bin")
 MAX_CONFIG_BYTES = 16 * 2**20
@@ -156,11 +160,8 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def load_base(folder: Path, hardware: Hardware, config: RunConfig, parts: int = 1) -> Any:
-    """The base model on its device, in the chosen precision. Raises ModelError.
-
-    `parts`: of so many processes, which must have met, each reads and holds its part only (FSDP2, as transformers loads it).
-    """
+def load_base(folder: Path, hardware: Hardware, config: RunConfig, parts: Parts | None = None) -> Any:
+    """The base model on its device, in the chosen precision; with `parts`, this process's part of it. Raises ModelError."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -178,14 +179,10 @@ def load_base(folder: Path, hardware: Hardware, config: RunConfig, parts: int = 
             bnb_4bit_compute_dtype=getattr(torch, hardware.precision),
         )
         options["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
-    if parts > 1:
-        from transformers.distributed import DistributedConfig
-
-        # The output layer by itself: in one group with the norm before it, it could only be called once for each call of the norm.
-        apart = {} if found.get("tie_word_embeddings", True) else {"lm_head": "free_full_weight"}
-        options["distributed_config"] = DistributedConfig(fsdp_size=parts, fsdp_plan=apart)
+    whole: AbstractContextManager[dict[str, Any]] = nullcontext({})
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
+        with parts.loading(found, hardware.precision) if parts else whole as cutting:
+            model, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options, **cutting)
     except Exception as error:
         # As above: a model folder can be wrong in ways for which the library has no one class.
         raise ModelError(
@@ -200,27 +197,9 @@ def load_base(folder: Path, hardware: Hardware, config: RunConfig, parts: int = 
             ", ".join(missing[:5]),
             _("The weights are incomplete or of another model; fetch them again."),
         )
-    if parts > 1:
-        _need_parts(model)
+    if parts:
+        parts.finish(model, hardware.precision)
     return model
-
-
-def _need_parts(model: Any) -> None:
-    """Raise ModelError where the layers of `model` were not cut into parts. The output layer is made to stay whole between a step's
-    forward and backward pass, since it is called once for each piece of the logits."""
-    from torch.distributed.fsdp import FSDPModule
-
-    if not any(
-        isinstance(module, FSDPModule) for name, module in model.named_modules() if name.rpartition(".")[2].isdigit()
-    ):
-        raise ModelError(
-            _("--parallel fsdp2: this model cannot be cut into parts"),
-            _("transformers has no plan that fits its layers."),
-            _("Use --parallel ddp."),
-        )
-    head = model.get_output_embeddings()
-    if isinstance(head, FSDPModule):
-        head.set_reshard_after_forward(False)
 
 
 def base_digests(folder: Path) -> tuple[str, str]:

@@ -105,12 +105,12 @@ def lora_config_of(checkpoint: Checkpoint, config: RunConfig) -> Any:
     return LoraConfig(**fields)
 
 
-def need_plain(adapter: Any) -> None:
-    """Raise ConfigError where an adapter trains or measures base weights, which a model in parts (FSDP2) has not whole: what it trains
+def need_plain(adapter: Any, way: str) -> None:
+    """Raise ConfigError where an adapter trains or measures base weights, which a model in parts has not whole: what it trains
     of them would be missing in what is saved."""
     if adapter.modules_to_save or adapter.use_dora:
         raise ConfigError(
-            _("--parallel fsdp2: this adapter needs the whole of some base weights"),
+            _("--parallel {way}: this adapter needs the whole of some base weights").format(way=way),
             _("It is a DoRA.")
             if adapter.use_dora
             else _("It trains {names} whole.").format(names=", ".join(adapter.modules_to_save)),

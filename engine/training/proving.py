@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.errors import ModelError
 from engine.events import Event
 from engine.i18n import _
 from engine.resume.differences import geometry_words
@@ -65,7 +66,7 @@ class Proof:
 
     def choose_probe(self, trainer: Any) -> None:
         """Find `rows` and score them without the adapter. Rank 0's probe is that of all, since their weights are held against its; a
-        model of which each holds a part none can score by itself."""
+        model of which each holds a part none can score by itself. Raises ModelError where the base model is not in order."""
         from engine.training.probe import affordable, choose_rows, score_base
 
         sharded, candidates = self.attempt.sharded, self.attempt.material.probe_candidates
@@ -81,6 +82,16 @@ class Proof:
         if sharded:  # how many are affordable each has measured by itself
             self.rows = self.ranks.share(self.rows)
         self.base = score_base(trainer.model, self.rows) if self.rows else 0.0
+        if not math.isfinite(self.base):
+            raise ModelError(
+                _("{path}: the base model computes no finite loss").format(path=self.attempt.material.folder),
+                _("On the rows that are scored it is {loss}, in {precision}.").format(
+                    loss=self.base, precision=self.attempt.precision
+                ),
+                _(
+                    "In float16 large models overflow: try --precision float32. Else its weights are damaged; fetch them again."
+                ),
+            )
 
     def check_memory(self, trainer: Any, source: Path) -> dict[str, str]:
         """The other half of the receipt, told; item -> verdict. Raises CannotContinue where an item failed."""

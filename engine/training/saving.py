@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 
 from engine.checkpoints.commit import Committed, Committer, free_bytes, need_room
+from engine.checkpoints.files import number
 from engine.checkpoints.manifest import (
     Adapter,
     Cursor,
@@ -92,11 +94,15 @@ class Saver:
         adapter = self._sound(trainer)
         # A model in parts is scored by all processes.
         probe = score(trainer.model, self.probe_rows) if self.probe_rows else 0.0
+        if not math.isfinite(probe):
+            raise self._nothing_sound(
+                _("the model no longer computes a finite loss at step {step}; it was not saved"), trainer
+            )
         if not self.ranks.alone:
             own = self.ranks.gather((random_states(trainer), rng_digest(), float(trainer._tr_loss)))
             if not self.ranks.first:
                 return
-            self._others = tuple(Process(rng=digest, loss_sum=loss) for _states, digest, loss in own[1:])
+            self._others = tuple(Process(rng=digest, loss_sum=number(loss)) for _states, digest, loss in own[1:])
             self._random = {name: states for one in own for name, states in one[0].items()}
         try:
             self._save(trainer, adapter, probe)
@@ -172,15 +178,17 @@ class Saver:
 
     def _sound(self, trainer: ExactTrainer) -> dict[str, torch.Tensor]:
         """The adapter, if its numbers are numbers. Raises WeightsNotFinite: in all processes, since they have the same."""
-        step = trainer.state.global_step
         adapter = adapter_in_memory(trainer.model)
         if not all_finite(adapter.values()):
-            raise WeightsNotFinite(
-                _("the weights are no longer finite at step {step}; they were not saved").format(step=step),
-                _("The newest sound checkpoint is {name}.").format(name=self.last_name or "-"),
-                _("Continue from it with a lower --learning-rate; look at the data where the loss rose."),
-            )
+            raise self._nothing_sound(_("the weights are no longer finite at step {step}; they were not saved"), trainer)
         return adapter
+
+    def _nothing_sound(self, what: str, trainer: ExactTrainer) -> WeightsNotFinite:
+        return WeightsNotFinite(
+            what.format(step=trainer.state.global_step),
+            _("The newest sound checkpoint is {name}.").format(name=self.last_name or "-"),
+            _("Continue from it with a lower --learning-rate; look at the data where the loss rose."),
+        )
 
     def _save(self, trainer: ExactTrainer, adapter: dict[str, torch.Tensor], probe: float) -> None:
         step = trainer.state.global_step
@@ -256,9 +264,11 @@ class Saver:
                 next_learning_rate=float(trainer.lr_scheduler.get_last_lr()[0]),
             ),
             "logs": LogState(
-                loss_sum=float(trainer._tr_loss),
+                loss_sum=number(float(trainer._tr_loss)),
                 last_logged_step=trainer._globalstep_last_logged,
-                metrics={key: [float(value) for value in values] for key, values in trainer._metrics["train"].items()},
+                metrics={
+                    key: [number(float(value)) for value in values] for key, values in trainer._metrics["train"].items()
+                },
                 tokens=int(trainer._total_train_tokens),
             ),
             "rng": rng_digest(),
@@ -289,12 +299,16 @@ def restore_logs(trainer: ExactTrainer, manifest: Manifest, ranks: Ranks) -> Non
     """Take up a logging window that was open when saving, so that the next logged loss is the uninterrupted run's. Other processes
     than those that saved it go on from the mean of theirs, since the mean is what is logged."""
     logs = manifest.logs
-    sums = [logs.loss_sum, *(other.loss_sum for other in manifest.others)]
+    sums = [_or_nan(one) for one in (logs.loss_sum, *(other.loss_sum for other in manifest.others))]
     trainer._tr_loss.fill_(sums[ranks.rank] if len(sums) == ranks.world else sum(sums) / len(sums))
     trainer._globalstep_last_logged = logs.last_logged_step
     trainer._total_train_tokens = logs.tokens
     for key, values in logs.metrics.items():
-        trainer._metrics["train"][key] = list(values)
+        trainer._metrics["train"][key] = [_or_nan(value) for value in values]
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 @functools.cache

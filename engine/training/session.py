@@ -21,7 +21,7 @@ from engine.checkpoints.durable import STAGING_PREFIX, sync_file, sync_folder
 from engine.checkpoints.retain import Kept, good
 from engine.checkpoints.scan import scan
 from engine.checkpoints.verified import private_copy
-from engine.errors import ModelError, OutputError
+from engine.errors import ConfigError, ModelError, OutputError
 from engine.events import Event, RunFinished, RunStopped, Warned
 from engine.folder import FINAL, write_run_toml
 from engine.i18n import _
@@ -150,14 +150,16 @@ class Session:
         from engine.training.batches import RowBatches
         from engine.training.lora_kernel import fuse
         from engine.training.model import load_base
+        from engine.training.parts import Parts
         from engine.training.peft_config import lora_config, lora_config_of, need_plain, need_targets
         from engine.training.sft import ExactTrainer
 
         checkpoint, attempt = self.plan.checkpoint, self.attempt
         adapter = lora_config(self.config) if checkpoint is None else lora_config_of(checkpoint, self.config)
-        parts = self.ranks.world if attempt.sharded else 1
-        if parts > 1:
-            need_plain(adapter)
+        parts = None
+        if attempt.parallel != "ddp":
+            need_plain(adapter, attempt.parallel)
+            parts = Parts(attempt.parallel, self.ranks.world)
         base = load_base(self.material.folder, attempt.hardware, self.config, parts)
         try:
             trainer = ExactTrainer(
@@ -169,6 +171,7 @@ class Session:
                 length=attempt.length,
                 saver=self.saver,
                 at_labels=attempt.at_labels,
+                in_parts=attempt.sharded,
                 model=base,
                 args=training_arguments(attempt, several=not self.ranks.alone),
                 train_dataset=self.material.train.to_dataset(),
@@ -193,6 +196,13 @@ class Session:
 
         trainer.remove_callback(PrinterCallback)
         guard(trainer, self.tell)
+        if attempt.parallel == "deepspeed" and trainer.at_labels is None:
+            raise ConfigError(
+                _("--parallel deepspeed needs the loss at labels only"),
+                trainer.why_not_at_labels
+                or _("TRL's own takes the output layer's weights without calling the layer, and would find none."),
+                _("Use --parallel fsdp2 or ddp, or --logits labels."),
+            )
         if trainer.why_not_at_labels is not None:
             words = _("logits are computed for all tokens: {why}").format(why=trainer.why_not_at_labels)
             self.tell(Warned("logits", words))

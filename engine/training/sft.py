@@ -42,12 +42,15 @@ class ExactTrainer(SFTTrainer):
 
     def __init__(
         self, *, rows: Any, batches: RowBatches, start: Position, length: Length, saver: Saver, at_labels: bool,
-        **options: Any,
+        in_parts: bool, **options: Any,
     ) -> None:  # fmt: skip
-        """`rows`: sequence of {"input_ids", "labels"}; `start`: Position(0, 0, 0) for a fresh run; `at_labels`: logits there only."""
+        """`rows`: sequence of {"input_ids", "labels"}; `start`: Position(0, 0, 0) for a fresh run; `at_labels`: logits there only;
+        `in_parts`: the base model is shared out among the processes (parts.py)."""
         super().__init__(**options)
         self.at_labels, self.why_not_at_labels = self._loss_at_labels() if at_labels else (None, None)
         self.rows, self.batches, self.position, self.length, self.saver = rows, batches, start, length, saver
+        # Else it would be wrapped in DDP. transformers says so of its own way only.
+        self.is_distributed_loading_by_transformers = in_parts
         self._taken = 0
         self._parameters: int | None = None
         self._replicated: tuple[torch.nn.Parameter, ...] = ()

@@ -307,10 +307,8 @@ class Trainer:
             choices["processes"] = _("{count} · {rows} rows for a step").format(
                 count=self.ranks.world, rows=batch_size * config.grad_accum * self.ranks.world
             )
-            choices["parallel"] = "fsdp2" if fitted.sharded else "ddp"
-            if fitted.sharded_reason:
-                choices["parallel"] += f" · {fitted.sharded_reason}"
-        elif config.parallel == "fsdp2":
+            choices["parallel"] = " · ".join(filter(None, (fitted.parallel, fitted.parallel_reason)))
+        elif config.parallel not in ("auto", "ddp"):
             choices["parallel"] = _("whole · there is one process (--nproc)")
         name = plan.checkpoint.name if plan.checkpoint is not None and plan.mode == "continue" else None
         self._tell(
@@ -332,7 +330,7 @@ class Trainer:
         if reason := should_stop():
             self._tell(RunStopped(start.step, start.epochs(rows), reason, name))
             return Outcome("stopped", start.step, None)
-        attempt = Attempt(plan, material, hardware, start, length, batch_size, at_labels, fused, fitted.sharded)
+        attempt = Attempt(plan, material, hardware, start, length, batch_size, at_labels, fused, fitted.parallel)
         return cast(Outcome, self.ranks.share(Session(attempt, early, self.ranks, self._tell, should_stop).run()))
 
     def _fit(self, material: Material, hardware: Hardware, saved: int | None) -> Fitted:

@@ -133,8 +133,10 @@ def _expected_lines(found: Expected) -> list[tuple[str, str]]:
         if found.fitted.checkpointing:
             words = _("activation checkpointing · {reason}").format(reason=found.fitted.checkpointing_reason)
             lines.append((visible(words), "dim"))
-        if found.fitted.sharded:
-            words = _("each process holds a part of the model (fsdp2) · {reason}").format(reason=found.fitted.sharded_reason)
+        if found.fitted.parallel != "ddp":
+            words = _("each process holds a part of the model ({way}) · {reason}").format(
+                way=found.fitted.parallel, reason=found.fitted.parallel_reason
+            )
             lines.append((visible(words), "dim"))
         memory = found.fitted.memory
         if memory is not None:

@@ -157,20 +157,20 @@ def in_parts(free: int, world: int = 4, **asked: object) -> Fitted:
 def test_a_model_is_cut_into_parts_only_where_the_whole_of_it_would_not_fit(free: int) -> None:
     alone, found = fitted(free), in_parts(free)
     assert alone.memory is not None
-    assert found.sharded == (alone.memory.total > int(TIGHT * free))
-    assert found.sharded == bool(found.sharded_reason)
+    assert (found.parallel == "fsdp2") == (alone.memory.total > int(TIGHT * free))
+    assert (found.parallel == "fsdp2") == bool(found.parallel_reason)
 
 
-@pytest.mark.parametrize(("asked", "sharded"), [("fsdp2", True), ("ddp", False)])
-def test_what_was_asked_of_the_model_s_parts_wins(asked: str, sharded: bool) -> None:
+@pytest.mark.parametrize("asked", ["ddp", "fsdp2", "deepspeed"])
+def test_what_was_asked_of_the_model_s_parts_wins(asked: str) -> None:
     for free in (10**9, 10**12):
         found = in_parts(free, parallel=asked)
-        assert (found.sharded, found.sharded_reason) == (sharded, "as set")
+        assert (found.parallel, found.parallel_reason) == (asked, "as set")
 
 
 def test_there_are_no_parts_of_one_process_nor_of_four_bits() -> None:
-    assert not in_parts(10**9, world=1, parallel="fsdp2").sharded
-    assert not in_parts(10**9, load_in_4bit=True).sharded
+    assert in_parts(10**9, world=1, parallel="fsdp2").parallel == "ddp"
+    assert in_parts(10**9, load_in_4bit=True).parallel == "ddp"
     with pytest.raises(ValidationError, match="load-in-4bit"):
         in_parts(10**9, load_in_4bit=True, parallel="fsdp2")
 

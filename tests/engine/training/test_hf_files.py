@@ -39,9 +39,9 @@ def test_an_adapter_is_byte_for_byte_what_peft_writes(tiny_model: Path, tmp_path
 def test_an_adapter_that_needs_whole_base_weights_is_not_trained_on_a_model_in_parts(shape: dict[str, Any]) -> None:
     from peft import LoraConfig
 
-    need_plain(LoraConfig(target_modules=["q_proj"]))
+    need_plain(LoraConfig(target_modules=["q_proj"]), "fsdp2")
     with pytest.raises(ConfigError, match="fsdp2"):
-        need_plain(LoraConfig(target_modules=["q_proj"], **shape))
+        need_plain(LoraConfig(target_modules=["q_proj"], **shape), "fsdp2")
 
 
 def test_a_copy_is_not_changed_by_the_next_step() -> None:
