@@ -7,6 +7,7 @@ counted); seconds are those from the first told step to the last.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import statistics
 import tempfile
@@ -49,7 +50,7 @@ def main() -> None:
     from tests.bench.save import build
 
     os.environ["OMP_NUM_THREADS"] = "1"
-    ways = ("ddp", "fsdp2")
+    ways = ("ddp", "fsdp2", *(["deepspeed"] if importlib.util.find_spec("deepspeed") else []))
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     peaks: dict[str, list[float]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory() as name:
