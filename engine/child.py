@@ -30,7 +30,7 @@ from engine.watch import LOOK, died, event_of
 if TYPE_CHECKING:
     from engine.resume.plan import ResumePlan
     from engine.training.attempt import Outcome, ShouldStop
-    from engine.training.trainer import Emit
+    from engine.training.telling import Emit
 
 HAND_OVER = "carry-out"
 """The command of the child. Not for people."""

@@ -12,7 +12,7 @@ from engine.runner import LEFT
 if TYPE_CHECKING:
     from engine.resume.plan import ResumePlan
     from engine.training.attempt import Outcome, ShouldStop
-    from engine.training.trainer import Emit
+    from engine.training.telling import Emit
 
 
 class InItsOwnProcess(InAChild):

@@ -13,7 +13,7 @@ from engine.hardware import collecting_later
 if TYPE_CHECKING:  # what plans and what trains is imported when there is something to plan and to train
     from engine.resume.plan import ResumePlan
     from engine.training.attempt import Outcome, ShouldStop
-    from engine.training.trainer import Emit
+    from engine.training.telling import Emit
 
 LEFT = "left"
 """What `should_stop` answers where whoever shows the run goes away and the run is to go on. Only a runner whose run is a process

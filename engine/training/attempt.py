@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -36,6 +36,8 @@ class Attempt:
     fused: bool
     """Layer and adapter in one pass (lora_kernel.py)."""
     parallel: Parallel
+    choices: Mapping[str, str]
+    """All of them as a person reads them: name -> "choice · reason"."""
 
     @property
     def config(self) -> RunConfig:

@@ -18,7 +18,7 @@ PARTS = {
     "Journal": ("engine.events", "Journal.write"),
     "probe": ("engine.training.probe", "score"),
     "probe, bare base": ("engine.training.probe", "score_base"),
-    "receipt": ("engine.training.session", "Session._check_memory"),
+    "receipt": ("engine.training.proving", "Proof.check_memory"),
     "private copy, judged": ("engine.checkpoints.verified", "copy_plain_files"),
     "save, in the loop": ("engine.training.saving", "Saver._save"),
     "save, beside it": ("engine.checkpoints.commit", "Committer._commit"),
@@ -39,14 +39,20 @@ def timed(spent: dict[str, float], name: str, function: Callable[..., Any]) -> C
     return wrapped
 
 
+def place(part: str) -> tuple[Any, str, Callable[..., Any]]:
+    """Whose attribute the function of this part is, its name there, and itself."""
+    module, path = PARTS[part]
+    owner: Any = importlib.import_module(module)
+    *outer, last = path.split(".")
+    for step in outer:
+        owner = getattr(owner, step)
+    return owner, last, getattr(owner, last)
+
+
 def watch(spent: dict[str, float]) -> None:
     """Put a clock around every part, wherever its module was imported from."""
-    for name, (module, path) in PARTS.items():
-        owner: Any = importlib.import_module(module)
-        *outer, last = path.split(".")
-        for step in outer:
-            owner = getattr(owner, step)
-        function = getattr(owner, last)
+    for name in PARTS:
+        owner, last, function = place(name)
         clocked = timed(spent, name, function)
         setattr(owner, last, clocked)
         for other in ("engine.training.session", "engine.training.saving", "engine.checkpoints.verified"):

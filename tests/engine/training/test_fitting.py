@@ -50,14 +50,14 @@ def test_auto_finds_what_fits_stores_it_and_goes_on_with_it(
 def test_rows_that_the_estimate_made_fewer_are_made_fewer_still(
     tmp_path: Path, tiny_model: Path, chat_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engine.training import trainer
+    from engine.training import deciding
     from engine.training.estimate import fit_batch
 
     def four_fit(*asked: Any) -> Any:
         found = fit_batch(*asked)
         return replace(found, batch_size=4, fewer_times=2) if asked[1].batch_size == "auto" else found
 
-    monkeypatch.setattr(trainer, "fit_batch", four_fit)
+    monkeypatch.setattr(deciding, "fit_batch", four_fit)
     allow(monkeypatch, rows=2)
     train(dataset=chat_file, model=tiny_model, output=tmp_path / "run", **FLAGS)
     stored = read_toml(tmp_path / "run" / "run.toml", "run").values

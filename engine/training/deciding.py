@@ -1,0 +1,90 @@
+"""What is decided of an attempt once rows and machine are known and the model is not yet loaded, each choice with its reason."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from engine.config import RunConfig
+from engine.errors import CannotContinue
+from engine.hardware import Hardware, choose_hardware, free_memory
+from engine.i18n import _
+from engine.models.report import model_report
+from engine.resume.plan import ResumePlan
+from engine.training.attempt import Attempt
+from engine.training.estimate import Fitted, fit_batch
+from engine.training.facts import facts_of_material
+from engine.training.material import Material
+from engine.training.ranks import Ranks
+from engine.training.steps import Position, run_length
+
+
+def decide(plan: ResumePlan, material: Material, ranks: Ranks) -> Attempt:
+    """The next attempt of `plan`. All processes decide the same: rank 0 decides what depends on free memory, and where files or
+    machines differ all raise what `Ranks.agree` raises. Raises ConfigError, and CannotContinue for a checkpoint that does not say
+    where it stands."""
+    from engine.training.lora_kernel import choose_kernel
+    from engine.training.loss import choose_logits
+
+    config = plan.config
+    hardware = choose_hardware(config)
+    ranks.agree({**facts_of_material(material), "device": hardware.device, "precision": hardware.precision})
+    fitted = ranks.share(_fit(plan, material, hardware, ranks))
+    config = config.model_copy(update={"activation_checkpointing": fitted.checkpointing, **fitted.kept_rows(config)})
+    plan = replace(plan, config=config)
+    start = _start(plan, material, accepted_dataset="dataset" in config.accept)
+    length = run_length(config, len(material.train), fitted.batch_size * config.grad_accum * ranks.world, start)
+    at_labels, logits = choose_logits(config, hardware, material.trained_tokens, int(material.train.lengths.sum()))
+    saved = plan.checkpoint.adapter.raw if plan.checkpoint is not None and plan.checkpoint.adapter is not None else {}
+    fused, kernel = choose_kernel(config, hardware, saved)
+    choices = {
+        **hardware.reasons(),
+        "batch_size": f"{fitted.batch_size} · {fitted.batch_reason}",
+        "logits": logits,
+        "lora_kernel": kernel,
+        **_choices_of_several(config, fitted, ranks),
+    }
+    if fitted.checkpointing:
+        choices["activation_checkpointing"] = f"on · {fitted.checkpointing_reason}"
+    return Attempt(plan, material, hardware, start, length, fitted.batch_size, at_labels, fused, fitted.parallel, choices)
+
+
+def _choices_of_several(config: RunConfig, fitted: Fitted, ranks: Ranks) -> dict[str, str]:
+    if ranks.alone:
+        asked = config.parallel not in ("auto", "ddp")
+        return {"parallel": _("whole · there is one process (--nproc)")} if asked else {}
+    rows = fitted.batch_size * config.grad_accum * ranks.world
+    return {
+        "processes": _("{count} · {rows} rows for a step").format(count=ranks.world, rows=rows),
+        "parallel": " · ".join(filter(None, (fitted.parallel, fitted.parallel_reason))),
+    }
+
+
+def _fit(plan: ResumePlan, material: Material, hardware: Hardware, ranks: Ranks) -> Fitted:
+    manifest = plan.checkpoint.manifest if plan.checkpoint is not None and plan.mode == "continue" else None
+    saved = manifest.geometry.batch_size if manifest else None
+    free = free_memory(hardware.device)[0] // (1 if hardware.device == "cuda" else ranks.here)
+    longest = int(material.train.lengths.max())
+    model = model_report(str(material.folder))
+    return fit_batch(model, plan.config, hardware.precision, len(material.train), longest, free, saved, ranks.world)
+
+
+def _start(plan: ResumePlan, material: Material, accepted_dataset: bool) -> Position:
+    """Where the run goes on, now that the rows are known."""
+    if plan.mode != "continue" or plan.checkpoint is None:
+        return Position(0, 0, 0)
+    rows = len(material.train)
+    manifest = plan.checkpoint.manifest
+    if manifest is not None:
+        saved = manifest.identities
+        changed = (saved.dataset, saved.data_settings) != (material.identities.dataset, material.identities.data_settings)
+        if (changed and accepted_dataset) or manifest.cursor.rows != rows:
+            return Position(manifest.step, manifest.cursor.epoch, 0)
+        assert plan.position is not None
+        return plan.position
+    step, epoch = plan.checkpoint.step, plan.checkpoint.epoch
+    if step is None or epoch is None:
+        raise CannotContinue(_("{path}: says neither step nor epoch").format(path=plan.checkpoint.path))
+    whole = math.floor(epoch + 1e-9)
+    consumed = min(rows, round((epoch - whole) * rows))
+    return Position(step, whole + 1, 0) if consumed == rows else Position(step, whole, consumed)

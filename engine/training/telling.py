@@ -1,0 +1,106 @@
+"""What happens in a run is told twice: to the Journal, once there is one, and to whoever looks on.
+
+Also how it ended, whatever it ended of: an error of the outside world is put into this program's words, a fault of this program keeps
+its own."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from engine.errors import LoraTuiError
+from engine.events import JOURNAL_NAME, Event, Journal, RunFailed, Warned, as_record
+from engine.folder import unwritable
+from engine.i18n import _
+from engine.training.ranks import PeerLost, Ranks, TooManyRows
+
+DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+
+Emit = Callable[[Event, Mapping[str, Any]], None]
+"""Told each event and its record as it stands in the Journal."""
+
+
+class Telling:
+    """Called with each event of one run, in this process."""
+
+    def __init__(self, emit: Emit) -> None:
+        self.emit = emit
+        self.journal: Journal | None = None
+        """Rank 0's, once the folder is held and the data are read."""
+        self._step: int | None = None
+        self._failing = threading.Lock()
+
+    def __call__(self, event: Event) -> None:
+        if self.journal is None:
+            self.emit(event, as_record(event, 0, time.time()))
+            return
+        with self._loss_told():
+            self.emit(event, self.journal.write(event))
+        if event.type == "step":
+            self._step = event.step  # type: ignore[attr-defined]
+
+    def failed(self, error: LoraTuiError) -> None:
+        """The run ends with `error`. Told once: rank 0's word may come while this process has its own."""
+        if self._failing.acquire(blocking=False):
+            self(RunFailed(self._step, error.title, error.detail, error.fix, error.exit_code))
+
+    @contextlib.contextmanager
+    def ends(self, out: Path, ranks: Ranks) -> Iterator[None]:
+        """Inside is rank 0's whole run in the folder `out`: what it fails of is told, and the others let go. Raises LoraTuiError for
+        every error but those that all processes begin again after."""
+        try:
+            yield
+        except KeyboardInterrupt:  # whoever raised it leaves at once, and nothing has begun (headless.Leave)
+            ranks.over()
+            raise
+        except TooManyRows:  # told by whoever starts again
+            raise
+        except PeerLost as lost:
+            self(Warned("peer_lost", _(
+                "another process of this run is gone: {words}. All of them start again from the last checkpoint.").format(
+                    words=lost)))  # fmt: skip
+            raise
+        except BaseException as error:
+            known = error if isinstance(error, LoraTuiError) else _as_known(error, out)
+            self.failed(known)
+            ranks.over(known)
+            if known is not error:
+                raise known from error
+            raise
+        finally:
+            if self.journal is not None:
+                with self._loss_told():
+                    self.journal.close()
+
+    @contextlib.contextmanager
+    def _loss_told(self) -> Iterator[None]:
+        """That the Journal cannot be written is said to whoever looks on, once, since it cannot be said there."""
+        assert self.journal is not None
+        known = self.journal.problem
+        yield
+        if (error := self.journal.problem) is None or known is not None:
+            return
+        words = _("{file} cannot be written: {why}. The run goes on; what it tells is not kept.").format(
+            file=JOURNAL_NAME, why=error.strerror or error
+        )
+        warned = Warned("journal_failed", words)
+        self.emit(warned, as_record(warned, self.journal.attempt, time.time()))
+
+
+def _as_known(error: BaseException, out: Path) -> LoraTuiError:
+    """An error of the outside world in our words; a fault of ours keeps its own."""
+    if isinstance(error, OSError) and (error.errno in DISK or str(error.filename or "").startswith(str(out))):
+        return unwritable(out, error)
+    words = str(error).splitlines()[0] if str(error) else ""
+    return LoraTuiError(
+        _("{kind}: {words}").format(kind=type(error).__name__, words=words),
+        fix=_(
+            "This is a fault of lora-tui or of a library; run.log has the details. "
+            "What was saved can be continued with --resume auto."
+        ),
+    )
