@@ -21,6 +21,7 @@ from engine.checkpoints.state import STATE_NAME
 from engine.i18n import _
 from engine.resume.recommend import recommend
 from tui.plain import visible
+from tui.words import size_words
 
 CONTINUABLE, NOTHING = 0, 3
 """Exit codes (contract C4)."""
@@ -146,11 +147,3 @@ def _jump(jump: dict[str, Any]) -> str:
 
 def _number(value: float | None, form: str) -> str:
     return format(value, form) if value is not None else "-"
-
-
-def size_words(count: int) -> str:
-    """Bytes in the unit that needs the fewest digits (powers of 1000, as disks are sold)."""
-    value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
-    while value >= 999.5 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return f"{value:.3g} {units[0]}"

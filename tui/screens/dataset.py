@@ -15,13 +15,13 @@ from engine.data.files import data_files
 from engine.data.read import Reading
 from engine.errors import LoraTuiError
 from engine.i18n import _
-from tui.check import size_words
 from tui.dataset_text import preview_texts, problem_lines, rows_words, summary_lines
 from tui.i18n import N_
 from tui.messages import Found, Progressed
 from tui.plain import visible
 from tui.screens.base import StepScreen
 from tui.widgets.path_input import PathInput
+from tui.words import size_words
 
 if TYPE_CHECKING:
     from engine.data.report import DatasetReport

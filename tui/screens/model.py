@@ -19,7 +19,6 @@ from engine.i18n import _
 from engine.models.local import LocalModel, cached_models
 from engine.models.report import ModelReport, model_report, to_be_fetched
 from engine.training.estimate import TIGHT, Memory, estimate_memory
-from tui.check import size_words
 from tui.dataset_text import preview_texts, problem_lines, summary_lines
 from tui.i18n import N_
 from tui.messages import Found
@@ -27,6 +26,7 @@ from tui.plain import visible
 from tui.screens.base import StepScreen
 from tui.screens.dataset import PAUSE, lines_text, report_with_model, told
 from tui.widgets.path_input import PathInput
+from tui.words import size_words
 
 if TYPE_CHECKING:
     from engine.data.report import DatasetReport

@@ -14,7 +14,6 @@ from engine.errors import CannotContinue, LoraTuiError
 from engine.i18n import _
 from engine.training.estimate import TIGHT
 from engine.training.expect import Expected, expect
-from tui.check import size_words
 from tui.i18n import N_
 from tui.messages import Found
 from tui.plain import visible
@@ -22,7 +21,7 @@ from tui.screens.base import StepScreen
 from tui.screens.dataset import lines_text, told
 from tui.show import plan_lines
 from tui.wizard import SETTINGS, Planned, Start
-from tui.words import duration
+from tui.words import duration, size_words
 
 
 class ReviewScreen(StepScreen):

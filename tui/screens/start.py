@@ -25,7 +25,6 @@ from engine.errors import LoraTuiError, OutputError
 from engine.folder import free_sibling, locked, unwritable
 from engine.i18n import _, n_
 from engine.resume.seen import Seen, see
-from tui.check import size_words
 from tui.folder_text import choice_lines
 from tui.i18n import N_
 from tui.messages import Found
@@ -36,6 +35,7 @@ from tui.show import number
 from tui.widgets.chart import Line, LossChart, Picture
 from tui.widgets.checkpoint_table import CheckpointTable, saved_words
 from tui.wizard import Start
+from tui.words import size_words
 
 FILES = 30
 """Files of a checkpoint that are listed."""

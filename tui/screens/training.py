@@ -267,7 +267,7 @@ def _tiles(live: Live, width: int, ascii_only: bool, memory: bool = True) -> Tex
 def _memory() -> str:
     import psutil
 
-    from tui.check import size_words
+    from tui.words import size_words
 
     return size_words(psutil.Process().memory_info().rss)
 

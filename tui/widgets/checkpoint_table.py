@@ -19,9 +19,9 @@ from engine.checkpoints.choose import Choice
 from engine.checkpoints.report import runs_of
 from engine.checkpoints.scan import Scan
 from engine.i18n import _
-from tui.check import size_words
 from tui.plain import visible
 from tui.show import number
+from tui.words import size_words
 
 WIDE = 132
 """Columns from which on the time and the size are shown too."""
