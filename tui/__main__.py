@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from functools import partial
 
 PATIENCE = 5.0
@@ -37,14 +38,23 @@ def main() -> int:
 def _end(code: int) -> None:
     """Leave as Python does, but for taking apart all that torch and transformers have built, which takes over a second, and without
     waiting for ever: a thread that reads a terminal which has gone may never end."""
-    waiting = threading.Thread(target=threading._shutdown, daemon=True)  # type: ignore[attr-defined]
-    waiting.start()
-    waiting.join(PATIENCE)
+    end = time.monotonic() + PATIENCE
+    pools = threading.Thread(target=_end_pools, daemon=True)
+    pools.start()
+    for thread in (pools, *(one for one in threading.enumerate() if not one.daemon and one is not threading.main_thread())):
+        thread.join(max(0.0, end - time.monotonic()))
     atexit._run_exitfuncs()
     with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads it: whoever wrote there has said so
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
+
+
+def _end_pools() -> None:
+    """Let go of the threads that pools keep for more work, as threading does at an end. Its own `_shutdown` is for the main thread only:
+    in another it waits for that."""
+    for call in reversed(threading._threading_atexits):  # type: ignore[attr-defined]
+        call()
 
 
 def _leave(code: int, _number: int, _frame: object) -> None:
