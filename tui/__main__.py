@@ -51,8 +51,8 @@ def _end(code: int) -> None:
 
 
 def _end_pools() -> None:
-    """Let go of the threads that pools keep for more work, as threading does at an end. Its own `_shutdown` is for the main thread only:
-    in another it waits for that."""
+    """Let go of the threads that pools keep for more work, as threading does at an end. Its own `_shutdown` is for the main thread:
+    in another it waits for that one."""
     for call in reversed(threading._threading_atexits):  # type: ignore[attr-defined]
         call()
 
