@@ -69,8 +69,15 @@ class Parts:
         from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload
         from deepspeed.utils.timer import NoopTimer
 
+        # By default a billion parameters stay whole from one use to the next, which is all of a smaller model.
+        at_once = {"max_reuse_distance": 0, "max_live_parameters": 0, "prefetch_bucket_size": 0}
         DeepSpeedZeRoOffload(
-            model, timers=NoopTimer(), ds_config=_zero3(precision), overlap_comm=False, param_persistence_threshold=0
+            model,
+            timers=NoopTimer(),
+            ds_config=_zero3(precision),
+            overlap_comm=False,
+            param_persistence_threshold=0,
+            **at_once,
         )
 
 
