@@ -82,13 +82,13 @@ class Parts:
 
 
 def _zero3(precision: str) -> dict[str, Any]:
-    """A DeepSpeed configuration that asks for nothing but parts. Its own linear layer, which would stand in for torch's in the whole
-    process, stays off."""
+    """A DeepSpeed configuration that asks for nothing but parts. Its own linear function stands in for torch's in the whole process,
+    since torch's keeps a view of each weight for the backward pass, and with it every layer whole."""
     return {
         "train_micro_batch_size_per_gpu": 1,  # it must be there; no engine reads it
         "bf16": {"enabled": precision == "bfloat16"},
         "fp16": {"enabled": precision == "float16"},
-        "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0, "memory_efficient_linear": False},
+        "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0, "memory_efficient_linear": True},
     }
 
 
