@@ -6,7 +6,7 @@ together while they are computed:
 
 - *fsdp2*: PyTorch's, as transformers loads models. Each process reads its part only; the model needs a plan of transformers.
 - *deepspeed*: ZeRO-3's partitioning, without its engine and optimizer, which would shard the adapter too. Any model will do; rank 0
-  reads all of it, a layer at a time.
+  reads all of it and sends the others their parts.
 
 This module imports torch at its top: import it only where training starts.
 """

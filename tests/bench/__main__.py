@@ -32,9 +32,8 @@ def main() -> None:
     chosen = sys.argv[1:] or NAMES
     if unknown := set(chosen) - set(NAMES):
         raise SystemExit(f"no such measurement: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
-    os.environ.pop(
-        "PYTHONDONTWRITEBYTECODE", None
-    )  # else this program alone would be compiled anew at each start: pip compiled the others
+    # Else this program alone would be compiled anew at each start: pip has compiled the others.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     print(f"{date.today()} · {machine} · Python {platform.python_version()}")
     for name in chosen:
