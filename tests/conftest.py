@@ -19,7 +19,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("LORA_TUI_CACHE", tempfile.mkdtemp(prefix="lora-tui-tests-"))  # no test reads a person's cache
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as engine.hardware.prepare_process; here torch is imported before it
+
+
+def pytest_configure() -> None:
+    """Before torch is imported: two workers and what they start share the cores, and spinning threads would take turns. Not at import:
+    the benches import this file too, and measure others as they come."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
