@@ -69,7 +69,8 @@ def _long() -> dict[str, str]:
         "target_modules": _("Which layers get an adapter. all-linear learns best; fewer layers are smaller and faster."),
         "precision": _(
             "The number format of the frozen base model. The adapter itself is always trained in float32. bfloat16 halves "
-            "the memory where the device knows it."
+            "the memory, and the time where the device has units for it; auto takes it on a CPU only for a model whose files "
+            "are bf16."
         ),
         "load_in_4bit": _(
             "Loads the base model in 4 bits (QLoRA): a quarter of the memory, somewhat slower. Needs an NVIDIA GPU."

@@ -26,6 +26,7 @@ class Ejected:
     config: RunConfig
     batch_size: int
     precision: str
+    device: str
     total_steps: int | None
     """None: no checkpoint tells; the epochs count."""
     format: str
@@ -56,6 +57,7 @@ def read_run(out: Path) -> Ejected:
         config=config,
         batch_size=last.geometry.batch_size if last else 8 if config.batch_size == "auto" else int(config.batch_size),
         precision="bfloat16" if config.load_in_4bit else last.precision if last else "float32",
+        device=last.device if last else "cpu",
         total_steps=last.schedule.total_steps if last else config.max_steps,
         format=rows.format,
         columns=_columns(set(raw), rows.format),

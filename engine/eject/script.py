@@ -70,7 +70,7 @@ def script(run: Ejected) -> str:
         f"    max_grad_norm={config.max_grad_norm!r},",
         f"    max_length={config.max_length},",
         *loss_on[run.train_on],
-        f"    bf16={run.precision == 'bfloat16'},",
+        f"    bf16={'torch.cuda.is_available()' if run.precision == 'bfloat16' else False},",
         f"    fp16={run.precision == 'float16'},",
         f"    activation_checkpointing={config.activation_checkpointing is True},",
         f"    seed={config.seed},",

@@ -71,6 +71,12 @@ class ResumePlan:
         """Whether it is known already that the receipt will refuse this run as it is asked for."""
         return any(difference.winner == "neither" for difference in self.differences)
 
+    @property
+    def saved_precision(self) -> str | None:
+        """The number format that the run which goes on was trained in; None where none goes on, or it does not say."""
+        manifest = self.checkpoint.manifest if self.checkpoint is not None and self.mode == "continue" else None
+        return manifest.precision if manifest is not None else None
+
 
 def plan_run(resolved: Resolved, found: Scan | None = None) -> ResumePlan:
     """Decide what a run with these answers does. `found`: a scan of its folder, where one was just made.

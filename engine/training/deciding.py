@@ -9,7 +9,7 @@ from engine.config import RunConfig
 from engine.errors import CannotContinue
 from engine.hardware import Hardware, choose_hardware, free_memory
 from engine.i18n import _
-from engine.models.report import model_report
+from engine.models.report import ModelReport, model_report
 from engine.resume.plan import ResumePlan
 from engine.training.attempt import Attempt
 from engine.training.estimate import Fitted, fit_batch
@@ -27,9 +27,10 @@ def decide(plan: ResumePlan, material: Material, ranks: Ranks) -> Attempt:
     from engine.training.loss import choose_logits
 
     config = plan.config
-    hardware = choose_hardware(config)
+    report = model_report(str(material.folder))
+    hardware = choose_hardware(config, report, plan.saved_precision)
     ranks.agree({**facts_of_material(material), "device": hardware.device, "precision": hardware.precision})
-    fitted = ranks.share(_fit(plan, material, hardware, ranks))
+    fitted = ranks.share(_fit(plan, report, material, hardware, ranks))
     config = config.model_copy(update={"activation_checkpointing": fitted.checkpointing, **fitted.kept_rows(config)})
     plan = replace(plan, config=config)
     start = _start(plan, material, accepted_dataset="dataset" in config.accept)
@@ -60,12 +61,11 @@ def _choices_of_several(config: RunConfig, fitted: Fitted, ranks: Ranks) -> dict
     }
 
 
-def _fit(plan: ResumePlan, material: Material, hardware: Hardware, ranks: Ranks) -> Fitted:
+def _fit(plan: ResumePlan, model: ModelReport, material: Material, hardware: Hardware, ranks: Ranks) -> Fitted:
     manifest = plan.checkpoint.manifest if plan.checkpoint is not None and plan.mode == "continue" else None
     saved = manifest.geometry.batch_size if manifest else None
     free = free_memory(hardware.device)[0] // (1 if hardware.device == "cuda" else ranks.here)
     longest = int(material.train.lengths.max())
-    model = model_report(str(material.folder))
     return fit_batch(model, plan.config, hardware.precision, len(material.train), longest, free, saved, ranks.world)
 
 

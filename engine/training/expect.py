@@ -37,8 +37,8 @@ def expect(plan: ResumePlan, report: DatasetReport | None) -> Expected:
     """What `plan` will take. Imports torch to look at the device. Raises ConfigError for a precision it cannot do."""
     load_libraries()
     config = plan.config
-    hardware = choose_hardware(config)
     model = model_report(str(config.model))
+    hardware = choose_hardware(config, model, plan.saved_precision)
     rows = report.rows if report is not None and report.rows else None
     saved = plan.checkpoint.manifest.geometry.batch_size if plan.checkpoint and plan.checkpoint.manifest else None
     longest = min(

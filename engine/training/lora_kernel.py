@@ -1,10 +1,14 @@
 """A linear layer and its LoRA in one pass: y = x W' + s (x A') B', with the sum and the scale inside the matrix products.
 
 PEFT adds the adapter to the layer's output in operations of their own, each a pass over all of it forth and back: multiply by the
-scale, add, and add up two gradients of x. Here they are the accumulate and the factor of `addmm`. The numbers agree with PEFT's to the
-last bits of float32, not in them; a run keeps to one kernel, so continuing stays bit for bit.
+scale, add, and add up two gradients of x. Here they are the accumulate of `addmm`, and the scale is put on B, the smallest of them.
+The numbers agree with PEFT's to the last bits of float32, not in them; a run keeps to one kernel, so continuing stays bit for bit.
 
-Only where it is exact: base and adapter in float32, no dropout, plain LoRA. Every other layer stays PEFT's.
+Over a base in bfloat16 PEFT casts x to float32 for the adapter, forth and back. Here the adapter's products are computed in bfloat16
+from weights that stay float32, with float32 sums inside them, as torch's autocast would; gradients are handed on in float32.
+
+Only where it is the same thing: base in float32 or bfloat16, adapter in float32, no dropout, plain LoRA. Every other layer stays
+PEFT's.
 
 This module imports torch at its top: import it only where training starts.
 """
@@ -27,8 +31,9 @@ def choose_kernel(config: RunConfig, hardware: Hardware, saved: Mapping[str, Any
     if config.lora_kernel == "peft":
         return False, _("peft · as set")
     why = None
-    if hardware.precision != "float32" or config.load_in_4bit:
-        why = _("fused is for float32")
+    computes = ("float32", "bfloat16") if hardware.device == "cpu" else ("float32",)
+    if config.load_in_4bit or hardware.precision not in computes:
+        why = _("fused is for float32, on the processor for bfloat16 too")
     elif hardware.device != "cpu" and config.lora_kernel == "auto":
         why = _("fused was measured on the processor only")
     elif config.lora_dropout:
@@ -58,7 +63,8 @@ def _is_plain(layer: Any) -> bool:
         and not layer.lora_variant
         and not layer.lora_bias["default"]
         and isinstance(layer.lora_dropout["default"], torch.nn.Identity)
-        and layer.base_layer.weight.dtype == layer.lora_A["default"].weight.dtype == torch.float32
+        and layer.base_layer.weight.dtype in (torch.float32, torch.bfloat16)
+        and layer.lora_A["default"].weight.dtype == torch.float32
     )
 
 
@@ -70,7 +76,7 @@ class _Fused:
 
     def __call__(self, x: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
         layer = self.layer
-        if layer.disable_adapters or layer.merged or args or options or x.dtype != torch.float32:
+        if layer.disable_adapters or layer.merged or args or options or x.dtype != layer.base_layer.weight.dtype:
             other: torch.Tensor = self.stock(x, *args, **options)
             return other
         a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
@@ -87,9 +93,10 @@ class _LinearWithLora(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, base: Any, scale: float) -> torch.Tensor:
         rows = x.reshape(-1, x.shape[-1])
+        a, b = a.to(x.dtype), (b * scale).to(x.dtype)
         down = rows @ a.t()
         out = rows @ base.weight.t() if base.bias is None else torch.addmm(base.bias, rows, base.weight.t())
-        out.addmm_(down, b.t(), alpha=scale)
+        out.addmm_(down, b.t())
         ctx.save_for_backward(rows, down, a, b)
         ctx.base, ctx.scale = base, scale
         return out.view(*x.shape[:-1], out.shape[-1])
@@ -99,8 +106,8 @@ class _LinearWithLora(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         rows, down, a, b = ctx.saved_tensors
         of_out = gradient.reshape(-1, gradient.shape[-1])
-        of_down = (of_out @ b).mul_(ctx.scale)
+        of_down = of_out @ b
         of_x = None
         if ctx.needs_input_grad[0]:
             of_x = (of_out @ ctx.base.weight).addmm_(of_down, a).view(*gradient.shape[:-1], a.shape[1])
-        return of_x, of_down.t() @ rows, (of_out.t() @ down).mul_(ctx.scale), None, None
+        return of_x, (of_down.t() @ rows).float(), (of_out.t() @ down).float().mul_(ctx.scale), None, None

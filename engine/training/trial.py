@@ -43,12 +43,11 @@ def measure_epoch(config: RunConfig, table: TokenTable) -> Trial:
     from engine.training.peft_config import lora_config
 
     assert config.model is not None
-    hardware = choose_hardware(config)
     folder = model_folder(config.model)
+    report = model_report(str(folder))
+    hardware = choose_hardware(config, report)
     longest = int(table.lengths.max())
-    fitted = fit_batch(
-        model_report(str(folder)), config, hardware.precision, len(table), longest, free_memory(hardware.device)[0], None
-    )
+    fitted = fit_batch(report, config, hardware.precision, len(table), longest, free_memory(hardware.device)[0], None)
     model = get_peft_model(load_base(folder, hardware, config), lora_config(config))
     model.to(hardware.device)
     model.train()

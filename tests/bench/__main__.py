@@ -25,6 +25,7 @@ NAMES = (
     "cluster",
     "steps",
     "parts",
+    "precision",
 )
 
 

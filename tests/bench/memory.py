@@ -27,6 +27,7 @@ class Shape:
     batch_size: int
     checkpointing: bool = False
     logits: str = "labels"
+    precision: str = "float32"
 
 
 SHAPES = (
@@ -39,6 +40,11 @@ SHAPES = (
     Shape(512, 4, 152_000, 256, 8),
     Shape(512, 4, 152_000, 256, 8, logits="all"),
     Shape(512, 8, 152_000, 1024, 2, checkpointing=True),
+    Shape(1024, 4, 4_000, 512, 4, precision="bfloat16"),
+    Shape(1024, 8, 32_000, 256, 2, precision="bfloat16"),
+    Shape(512, 12, 4_000, 512, 8, precision="bfloat16"),
+    Shape(512, 12, 4_000, 512, 8, checkpointing=True, precision="bfloat16"),
+    Shape(512, 4, 152_000, 256, 8, precision="bfloat16"),
 )
 
 
@@ -51,12 +57,12 @@ def trained(shape: Shape, folder: Path) -> tuple[int, int]:
     flags = {
         "dataset": folder / "rows.jsonl", "model": folder / "model", "output": folder / "out", "max_length": shape.tokens,
         "batch_size": shape.batch_size, "activation_checkpointing": shape.checkpointing, "logits": shape.logits,
-        "max_steps": STEPS, "save_steps": 100,
+        "max_steps": STEPS, "save_steps": 100, "precision": shape.precision,
     }  # fmt: skip
     config = plan(**flags).config
     train(**flags)
     memory = estimate_memory(
-        model_report(str(folder / "model")), config, "float32", shape.batch_size, shape.tokens, shape.checkpointing
+        model_report(str(folder / "model")), config, shape.precision, shape.batch_size, shape.tokens, shape.checkpointing
     )
     assert memory is not None
     return _peak(), memory.total
@@ -103,12 +109,12 @@ def peak_and_estimate(shape: Shape) -> tuple[int, int]:
 
 def main() -> None:
     print(
-        f"{'hidden':>7}{'layers':>7}{'vocabulary':>11}{'tokens':>7}{'rows':>5}  {'how':22}{'peak MB':>8}{'estimate':>9}{'':>7}"
+        f"{'hidden':>7}{'layers':>7}{'vocabulary':>11}{'tokens':>7}{'rows':>5}  {'how':36}{'peak MB':>8}{'estimate':>9}{'':>7}"
     )
     for shape in SHAPES:
         peak, estimate = peak_and_estimate(shape)
-        how = " ".join(([] if not shape.checkpointing else ["checkpointing"]) + ([f"logits={shape.logits}"]))
-        print(f"{shape.hidden:7}{shape.layers:7}{shape.vocabulary:11}{shape.tokens:7}{shape.batch_size:5}  {how:22}"
+        how = " ".join(["checkpointing"] * shape.checkpointing + [f"logits={shape.logits}", shape.precision])
+        print(f"{shape.hidden:7}{shape.layers:7}{shape.vocabulary:11}{shape.tokens:7}{shape.batch_size:5}  {how:36}"
               f"{peak / 1e6:8.0f}{estimate / 1e6:9.0f}{estimate / peak:6.2f}x", flush=True)  # fmt: skip
 
 

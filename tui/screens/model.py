@@ -206,7 +206,7 @@ def fit(report: ModelReport, data: DatasetReport | None) -> Fit:
 
     load_libraries()
     config = RunConfig()
-    hardware = choose_hardware(config)
+    hardware = choose_hardware(config, report)
     free, total = free_memory(hardware.device)
     longest = data.tokens.max if data is not None and data.tokens is not None else config.max_length
     return Fit(estimate_memory(report, config, hardware.precision, ROWS, longest), free, total, hardware.device)

@@ -15,6 +15,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "accumulation": {"grad_accum": 2, "batch_size": 3, "lora_dropout": 0.1},
     "evaluation": {"eval_fraction": 0.2, "save_steps": 3, "lora_dropout": 0.1},
     "rare logs": {"logging_steps": 4, "lora_dropout": 0.1},
+    "bfloat16": {"precision": "bfloat16"},
+    "bfloat16 with dropout": {"precision": "bfloat16", "lora_dropout": 0.1},
 }
 
 

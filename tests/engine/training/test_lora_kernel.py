@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,29 @@ def test_what_is_not_plain_stays_peft_s(shape: dict[str, Any]) -> None:
     assert fuse(model_of(8, 8, True, **shape)) == 0
 
 
-def test_half_precision_stays_peft_s() -> None:
-    model = model_of(8, 8, False)
+@pytest.mark.parametrize("bias", [True, False])
+def test_over_a_base_in_bfloat16_it_is_as_near_the_truth_as_peft_is(bias: bool) -> None:
+    """The truth: the same numbers in float64. Errors are shares of the greatest number."""
+
+    def errors(found: list[torch.Tensor], truth: list[torch.Tensor]) -> list[float]:
+        return [float((a.detach().double() - b).abs().max() / b.detach().abs().max()) for a, b in zip(found, truth, strict=True)]
+
+    model = model_of(64, 96, bias)
     for layer in (model.base_model.model[0], model.base_model.model[2]):
         layer.base_layer.to(torch.bfloat16)
+    x = torch.randn(40, 64).to(torch.bfloat16)
+    truth = numbers(copy.deepcopy(model).double(), x.double())
+    with_peft = numbers(model, x)
+    assert fuse(model) == 2
+    fused = numbers(model, x)
+    assert [one.dtype for one in fused] == [one.dtype for one in with_peft]
+    assert max(errors(fused, truth)) < max(0.02, 2 * max(errors(with_peft, truth)))
+
+
+def test_a_layer_in_float16_stays_peft_s() -> None:
+    model = model_of(8, 8, False)
+    for layer in (model.base_model.model[0], model.base_model.model[2]):
+        layer.base_layer.to(torch.float16)
     assert fuse(model) == 0
 
 
@@ -81,7 +101,8 @@ def test_half_precision_stays_peft_s() -> None:
         ({}, "cpu", "float32", {}, True),
         ({"lora_kernel": "peft"}, "cpu", "float32", {}, False),
         ({"lora_dropout": 0.1}, "cpu", "float32", {}, False),
-        ({}, "cpu", "bfloat16", {}, False),
+        ({}, "cpu", "bfloat16", {}, True),
+        ({"lora_kernel": "fused"}, "cuda", "bfloat16", {}, False),
         ({}, "cpu", "float32", {"use_dora": True}, False),
         ({}, "mps", "float32", {}, False),
         ({"lora_kernel": "fused"}, "mps", "float32", {}, True),
