@@ -74,7 +74,9 @@ def test_over_a_base_in_bfloat16_it_is_as_near_the_truth_as_peft_is(bias: bool) 
     """The truth: the same numbers in float64. Errors are shares of the greatest number."""
 
     def errors(found: list[torch.Tensor], truth: list[torch.Tensor]) -> list[float]:
-        return [float((a.detach().double() - b).abs().max() / b.detach().abs().max()) for a, b in zip(found, truth, strict=True)]
+        return [
+            float((a.detach().double() - b).abs().max() / b.detach().abs().max()) for a, b in zip(found, truth, strict=True)
+        ]
 
     model = model_of(64, 96, bias)
     for layer in (model.base_model.model[0], model.base_model.model[2]):
