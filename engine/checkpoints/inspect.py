@@ -58,9 +58,9 @@ def _inspect(path: Path, verify: bool) -> Checkpoint:
         return _unreadable(path, unreadable(path.name, error))
     except Unsound as wrong:
         return _unreadable(path, wrong)
-    weights, shards = _weights(path, entries, verify)
-    training = _training_state(path, entries, verify)
     proof = check_manifest(path, entries, digests=verify) if MANIFEST_NAME in entries else None
+    weights, shards = _weights(path, entries, verify)
+    training = _training_state(path, entries, verify, proof.same if proof is not None else frozenset())
     judged = _put_together(path, entries, weights, shards, training, proof, verify)
     if itself.others_write or any(entry.others_write for entry in entries.values()):
         return replace(judged, problems=(*judged.problems, _open_to_all(path)))
@@ -80,7 +80,7 @@ def glimpse(path: Path, history: bool) -> Checkpoint | None:
     except (OSError, Unsound):
         return None
     nothing_known = Weights(True, True, None, (), ())
-    proof = Proof(manifest, frozenset(), ()) if manifest is not None else None
+    proof = Proof(manifest, frozenset(), frozenset(), ()) if manifest is not None else None
     return _put_together(path, entries, nothing_known, False, _TrainingState(state, True, ()), proof, verify=False)
 
 
@@ -95,7 +95,7 @@ def recall(path: Path, entries: Mapping[str, Entry], history: bool) -> Checkpoin
         sound = Weights(True, True, adapter.read_adapter_config(path / adapter.CONFIG_NAME), (), ())
     except (OSError, Unsound):
         return None
-    proof = Proof(manifest, frozenset(), ()) if manifest is not None else None
+    proof = Proof(manifest, frozenset(), frozenset(), ()) if manifest is not None else None
     return _put_together(path, entries, sound, False, _TrainingState(state, True, ()), proof, verify=True)
 
 
@@ -128,7 +128,8 @@ def _no_weights(entries: Mapping[str, Entry]) -> Problem:
     )
 
 
-def _training_state(path: Path, entries: Mapping[str, Entry], verify: bool) -> _TrainingState:
+def _training_state(path: Path, entries: Mapping[str, Entry], verify: bool, same: frozenset[str]) -> _TrainingState:
+    """`same`: files whose digest is that of the manifest."""
     problems: list[Problem] = []
     state: TrainerState | None = None
     whole = True
@@ -148,7 +149,7 @@ def _training_state(path: Path, entries: Mapping[str, Entry], verify: bool) -> _
         try:
             if name not in entries:
                 raise _state_missing(name, why or _("order and dropout would differ"))
-            check_torch_file(path / name, contents=verify)
+            check_torch_file(path / name, contents=verify, checksums=name not in same)
         except Unsound as wrong:
             problems.append(wrong.problem)
             whole = False

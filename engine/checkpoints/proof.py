@@ -27,6 +27,8 @@ class Proof:
     """None: it cannot be read."""
     failed: frozenset[str]
     """Names of listed files that are missing or have another size or digest."""
+    same: frozenset[str]
+    """Names of listed files whose digest was compared and is the same."""
     problems: tuple[Problem, ...]
 
     @property
@@ -62,7 +64,7 @@ def check_manifest(folder: Path, entries: Mapping[str, Entry], digests: bool) ->
     try:
         manifest = read_manifest(folder)
     except Unsound as wrong:
-        return Proof(None, frozenset(), (wrong.problem,))
+        return Proof(None, frozenset(), frozenset(), (wrong.problem,))
     problems: list[Problem] = []
     failed: set[str] = set()
     for name, record in manifest.files.items():
@@ -77,7 +79,8 @@ def check_manifest(folder: Path, entries: Mapping[str, Entry], digests: bool) ->
                 "unlisted_file",
                 _("{name} was not part of this checkpoint when it was saved.").format(name=name[:80]),
                 _("Move it out of the folder; then the checkpoint is proven again.")))  # fmt: skip
-    return Proof(manifest, frozenset(failed), tuple(problems))
+    same = frozenset(manifest.files) - failed if digests else frozenset()
+    return Proof(manifest, frozenset(failed), same, tuple(problems))
 
 
 def _numbers(manifest: Manifest) -> list[float]:

@@ -48,8 +48,11 @@ class Tensor:
 def check_safetensors(path: Path, finite: bool) -> dict[str, Tensor]:
     """The tensors of `path` by name, if it is sound; with `finite` also every value. Raises Unsound."""
     with open_plain(path) as file:
-        tensors = read_header(file, path.name)
-        _ask_the_library(path)
+        tensors = _known_header(file)
+        if tensors is None:
+            tensors = read_header(file, path.name)
+            _ask_the_library(path)
+            _keep_header(file, tensors)
         if finite and not surely_finite(file, ((one.dtype, one.begin) for one in tensors.values())):
             for tensor in tensors.values():
                 if tensor.dtype in EXPONENTS and not all_finite(file, tensor.begin, tensor.end, tensor.dtype):
@@ -61,6 +64,31 @@ def check_safetensors(path: Path, finite: bool) -> dict[str, Tensor]:
                         _("Take an earlier checkpoint, with a lower learning rate."),
                     )
     return tensors
+
+
+_headers: dict[bytes, tuple[int, dict[str, Tensor]]] = {}
+"""Headers that were found sound, the library's reader asked, with the size of their file: the weights of one run have the same. All
+that is said of a file but its numbers follows from these two."""
+MAX_HEADERS, MAX_KEPT_HEADER = 16, 1 << 20
+
+
+def _known_header(file: BinaryIO) -> dict[str, Tensor] | None:
+    if not isinstance(file, BytesIO):
+        return None
+    size, tensors = _headers.get(_header(file.getvalue()), (-1, None))
+    return tensors if size == size_of(file) else None
+
+
+def _keep_header(file: BinaryIO, tensors: dict[str, Tensor]) -> None:
+    if isinstance(file, BytesIO) and len(header := _header(file.getvalue())) <= MAX_KEPT_HEADER:
+        if len(_headers) >= MAX_HEADERS:
+            _headers.clear()
+        _headers[header] = (size_of(file), tensors)
+
+
+def _header(data: bytes) -> bytes:
+    """The first bytes of a file, up to the tensors, as its length says."""
+    return data[: 8 + int.from_bytes(data[:8], "little")]
 
 
 def read_header(file: BinaryIO, name: str) -> dict[str, Tensor]:
@@ -142,7 +170,10 @@ def all_finite(file: BinaryIO, begin: int, end: int, dtype: str) -> bool:
 
 def surely_finite(file: BinaryIO, parts: Iterable[tuple[str | None, int]]) -> bool:
     """Whether a small file held in memory has no NaN or infinity wherever one looks, `parts` (format, first byte) or not: one look
-    instead of one for each of hundreds of small tensors. False means nothing: what lies between the parts may look like one."""
+    instead of one for each of hundreds of small tensors. False means nothing: what lies between the parts may look like one.
+
+    With an exponent of ones, a positive number is among the greatest signed integers, a negative one among the greatest unsigned.
+    """
     import numpy
 
     if not isinstance(file, BytesIO):
@@ -156,11 +187,9 @@ def surely_finite(file: BinaryIO, parts: Iterable[tuple[str | None, int]]) -> bo
                 return False
     for kind, mask in kinds.items():
         bits = numpy.frombuffer(data[: len(data) // int(kind[-1]) * int(kind[-1])], kind)
-        masked = numpy.empty(min(len(bits), 2**15), kind)  # stays in the processor's cache
-        for begin in range(0, len(bits), len(masked)):
-            part = bits[begin : begin + len(masked)]
-            if numpy.bitwise_and(part, bits.dtype.type(mask), out=masked[: len(part)]).max() == mask:
-                return False
+        sign = 1 << (8 * int(kind[-1]) - 1)
+        if int(bits.max()) >= sign | mask or int(bits.view(kind.replace("u", "i")).max()) >= mask:
+            return False
     return True
 
 

@@ -72,8 +72,8 @@ def scan_many(output_dir: Path, full: bool = False) -> Scan:
     unknown = [output_dir / name for name in found if recalled.get(name) is None]
     judged = {one.name: (one, seal) for one, seal in _judge_all(unknown)}
     for checkpoint, seal in judged.values():
-        if checkpoint.continuable and not checkpoint.problems:
-            known.found_sound(checkpoint.path, seal)
+        if checkpoint.continuable and not checkpoint.problems and seal is not None:
+            known.found_sound(checkpoint.name, seal)
     known.keep()
     checkpoints = assign_runs([recalled.get(name) or judged[name][0] for name in found])
     furthest: dict[str, Checkpoint] = {}
@@ -100,7 +100,7 @@ def _history(checkpoint: Checkpoint) -> tuple[LogRow, ...]:
 
 
 def _judge_all(folders: list[Path]) -> list[tuple[Checkpoint, str | None]]:
-    """Each of `folders` judged, with its seal from before that."""
+    """Each of `folders` judged, with its seal where nobody wrote to it meanwhile."""
     processes = min(os.cpu_count() or 1, len(folders) // FOR_A_PROCESS) if sys.platform == "linux" else 1
     if processes < 2:
         return [_judge(folder) for folder in folders]
@@ -113,7 +113,8 @@ def _judge_all(folders: list[Path]) -> list[tuple[Checkpoint, str | None]]:
 
 def _judge(folder: Path) -> tuple[Checkpoint, str | None]:
     seal = seal_before(folder)
-    return inspect_folder(folder), seal
+    judged = inspect_folder(folder)
+    return judged, seal if seal is not None and seal_before(folder) == seal else None
 
 
 def glance(output_dir: Path) -> Scan:

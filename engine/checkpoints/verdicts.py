@@ -41,10 +41,9 @@ class Verdicts:
         self._now[folder.name] = seal
         return True
 
-    def found_sound(self, folder: Path, seal: str | None) -> None:
-        """Nothing is wrong with `folder`, whose `seal_before` it was judged was `seal`."""
-        if seal is not None and seal_before(folder) == seal:
-            self._now[folder.name] = seal
+    def found_sound(self, name: str, seal: str) -> None:
+        """Nothing is wrong with the checkpoint `name`, whose seal was `seal` before and after it was judged."""
+        self._now[name] = seal
 
     def keep(self) -> None:
         """Write down what is known now; a cache that cannot be written is none."""
