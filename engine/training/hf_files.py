@@ -38,7 +38,7 @@ def constant_files(trainer: ExactTrainer) -> dict[str, bytes]:
 
 
 def write_adapter(folder: Path, constants: Mapping[str, bytes], tensors: Mapping[str, torch.Tensor]) -> None:
-    """Adapter and tokenizer, from `constant_files` and `copied`. Raises OSError, SafetensorError.
+    """Adapter and tokenizer, from `constant_files` and `Copies`. Raises OSError, SafetensorError.
 
     What was written is read back and held against `tensors`: a file's own digest says that it is what was written, not that what was
     written is the adapter.
@@ -66,17 +66,33 @@ def random_states(trainer: ExactTrainer) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
-def copied(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors as they are now, each with memory of its own on the CPU (safetensors takes no two names for one memory)."""
-    return {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+class Copies:
+    """Adapter and optimizer as they are at a step, in memory of their own on the CPU (safetensors takes no two names for one memory).
 
+    The memory is kept for the next copy: to be given as much by the system takes longer than to fill it. So a copy is good until the
+    next one of the same thing is made.
+    """
 
-def copied_optimizer(optimizer: dict[str, Any]) -> dict[str, Any]:
-    """An optimizer's state_dict as it is now, its tensors on the CPU."""
-    state = {
-        index: {
-            key: value.detach().cpu().clone() if isinstance(value, torch.Tensor) else value for key, value in entry.items()
+    def __init__(self) -> None:
+        self._kept: dict[tuple[Any, ...], torch.Tensor] = {}
+
+    def adapter(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The tensors of an adapter by name."""
+        return {name: self._copy(("adapter", name), tensor) for name, tensor in tensors.items()}
+
+    def optimizer(self, states: dict[str, Any]) -> dict[str, Any]:
+        """An optimizer's state_dict."""
+        state = {
+            index: {
+                key: self._copy(("optimizer", index, key), value) if isinstance(value, torch.Tensor) else value
+                for key, value in entry.items()
+            }
+            for index, entry in states["state"].items()
         }
-        for index, entry in optimizer["state"].items()
-    }
-    return {"state": state, "param_groups": copy.deepcopy(optimizer["param_groups"])}
+        return {"state": state, "param_groups": copy.deepcopy(states["param_groups"])}
+
+    def _copy(self, place: tuple[Any, ...], tensor: torch.Tensor) -> torch.Tensor:
+        kept = self._kept.get(place)
+        if kept is None or (kept.shape, kept.dtype) != (tensor.shape, tensor.dtype):
+            kept = self._kept[place] = torch.empty(tensor.shape, dtype=tensor.dtype)
+        return kept.copy_(tensor.detach())

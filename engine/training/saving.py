@@ -39,13 +39,7 @@ from engine.i18n import _
 from engine.resume.memory import adapter_in_memory
 from engine.training.attempt import Attempt
 from engine.training.digests import all_finite, rng_digest, state_digest, tensors_digest
-from engine.training.hf_files import (
-    copied,
-    copied_optimizer,
-    random_states,
-    write_adapter,
-    write_small_files,
-)
+from engine.training.hf_files import Copies, random_states, write_adapter, write_small_files
 from engine.training.probe import ProbeRow, score
 from engine.training.ranks import Ranks
 from engine.training.sft import ExactTrainer
@@ -80,6 +74,7 @@ class Saver:
     """Bytes of the last checkpoint, or what the first is estimated to take."""
     constants: dict[str, bytes] = field(default_factory=dict)
     """`hf_files.constant_files` of the run. Set before the first save."""
+    copies: Copies = field(default_factory=Copies)
     _due: dict[str, Any] = field(default_factory=dict)
     _others: tuple[Process, ...] = ()
     _random: dict[str, bytes] = field(default_factory=dict)
@@ -201,7 +196,7 @@ class Saver:
                 trainer._save_rng_state(str(staging))
             for name, states in self._random.items():
                 (staging / name).write_bytes(states)
-            tensors, moments = copied(adapter), copied_optimizer(trainer.optimizer.state_dict())
+            tensors, moments = self.copies.adapter(adapter), self.copies.optimizer(trainer.optimizer.state_dict())
             complete = self._manifest(trainer, tensors, moments["state"], eval_loss, probe)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)

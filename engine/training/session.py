@@ -274,13 +274,13 @@ class Session:
         return Outcome("finished", trainer.position.step, self.saver.last_loss)
 
     def _write_final(self, adapter: Mapping[str, Any]) -> Path:
-        from engine.training.hf_files import copied, write_adapter
+        from engine.training.hf_files import write_adapter
 
         out = self.plan.output_dir
         staging = out / f"{STAGING_PREFIX}final-{os.getpid()}"
         try:
             staging.mkdir()
-            write_adapter(staging, self.saver.constants, copied(adapter))
+            write_adapter(staging, self.saver.constants, self.saver.copies.adapter(adapter))
             for path in staging.iterdir():
                 sync_file(path)
             sync_folder(staging)

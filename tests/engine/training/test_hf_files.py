@@ -10,7 +10,7 @@ import pytest
 
 from engine.errors import ConfigError
 from engine.resume.memory import adapter_in_memory
-from engine.training.hf_files import constant_files, copied, write_adapter
+from engine.training.hf_files import Copies, constant_files, write_adapter
 from engine.training.peft_config import need_plain
 
 
@@ -30,7 +30,7 @@ def test_an_adapter_is_byte_for_byte_what_peft_writes(tiny_model: Path, tmp_path
     model.save_pretrained(tmp_path / "theirs", save_embedding_layers=False)
     tokenizer.save_pretrained(tmp_path / "theirs")
     constants = constant_files(SimpleNamespace(model=model, processing_class=tokenizer))  # type: ignore[arg-type]
-    write_adapter(tmp_path / "ours", constants, copied(adapter_in_memory(model)))
+    write_adapter(tmp_path / "ours", constants, Copies().adapter(adapter_in_memory(model)))
     theirs, ours = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("theirs", "ours"))
     assert ours == theirs
 
@@ -48,6 +48,19 @@ def test_a_copy_is_not_changed_by_the_next_step() -> None:
     import torch
 
     tensor = torch.ones(3)
-    kept = copied({"a": tensor})
+    kept = Copies().adapter({"a": tensor})
     tensor.mul_(2)
     assert kept["a"].tolist() == [1, 1, 1]
+
+
+def test_the_memory_of_a_copy_is_used_again() -> None:
+    import torch
+
+    copies = Copies()
+    tensor = torch.arange(6.0).view(2, 3).t()
+    first = copies.adapter({"a": tensor})["a"]
+    second = copies.adapter({"a": tensor + 1})["a"]
+    assert second.data_ptr() == first.data_ptr()
+    assert second.is_contiguous()
+    assert second.tolist() == (tensor + 1).tolist()
+    assert copies.adapter({"a": tensor[:2]})["a"].tolist() == tensor[:2].tolist()

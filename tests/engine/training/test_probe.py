@@ -34,7 +34,7 @@ def test_a_row_that_is_not_cut_is_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "rows", "tokens"), [(0.001, 3, None), (0.03, 1, None), (0.2, 1, "some"), (5, 1, MIN_TOKENS)]
+    ("seconds", "rows", "tokens"), [(0.001, 3, None), (0.015, 1, None), (0.08, 1, "some"), (5, 1, MIN_TOKENS)]
 )
 def test_what_is_scored_fits_the_budget(monkeypatch: pytest.MonkeyPatch, seconds: float, rows: int, tokens: Any) -> None:
     clock = [0.0]
