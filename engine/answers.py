@@ -15,11 +15,11 @@ from typing import Any
 from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.inspect import inspect_folder
 from engine.checkpoints.scan import Scan, glance
-from engine.config import Resolved, Source, environment, read_toml, resolve
 from engine.folder import last_run, named, proposed_output, source_of_run
 from engine.remembered import source_remembered
 from engine.resume.logged import logged_schedule
 from engine.resume.recommend import settle
+from engine.sources import Resolved, Source, environment, read_toml, resolve
 
 
 @dataclass(frozen=True)

@@ -103,9 +103,10 @@ def question(prompt: str, system: str | None = None) -> list[dict[str, str]]:
 def open_chat(source: ExportSource) -> Iterator[Chat]:
     """The model of `source`, loaded. Raises ModelError, CannotContinue or OutputError."""
     from engine.hardware import choose_hardware
+    from engine.models.report import model_report
     from engine.training.model import load_tokenizer
 
-    hardware = choose_hardware(source.config.model_copy(update={"load_in_4bit": False}))
+    hardware = choose_hardware(source.config.model_copy(update={"load_in_4bit": False}), model_report(str(source.base)))
     with TemporaryDirectory(prefix="lora-tui-chat-") as folder, private_copy(source.adapter, Path(folder)) as copy:
         model = load_adapted(source, copy, hardware)
         tokenizer = load_tokenizer(copy if (copy / "tokenizer_config.json").is_file() else source.base)

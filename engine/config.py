@@ -1,30 +1,17 @@
 """RunConfig: every answer a run needs, in one frozen model, each described once.
 
 The command line, run.toml, the environment and the wizard are all generated from or validated by this one model, so a
-field's name, help, unit and range exist in one place. Values arrive from several sources of different strength (C1: flag >
-environment > --config file > what the run in OUT was started with > default); `resolve` lays them over each other, remembers
-which source won each field, and reports **all** problems at once, each named the way its source names it.
+field's name, help, unit and range exist in one place. Where the answers come from: sources.py.
 """
 
 from __future__ import annotations
 
-import errno
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from engine.checkpoints.durable import open_plain_file
-from engine.errors import ConfigError
 from engine.i18n import _
 from engine.redact import redact
-
-SCHEMA_VERSION = 1
-ENV_PREFIX = "LORA_TUI_"
-MAX_TOML_BYTES = 1_000_000
 
 ACCEPTABLE = ("dataset", "tokenizer", "chat_template", "optimizer", "scheduler", "rng", "versions")
 """Receipt items that `--accept` may wave through (C1); adapter items and probe_loss never."""
@@ -183,7 +170,7 @@ class RunConfig(BaseModel):
 
     lora_kernel: Literal["auto", "fused", "peft"] = _field(
         "auto",
-        "How a layer with its adapter is computed: in one pass (fused, float32), or as PEFT does; auto: fused on the processor",
+        "How a layer with its adapter is computed: in one pass (fused), or as PEFT does; auto: fused on the processor",
         "Hardware",
         more=True,
     )
@@ -236,6 +223,15 @@ class RunConfig(BaseModel):
     def _not_in_4bit(cls, value: str, info: ValidationInfo) -> str:
         if value in ("fsdp2", "deepspeed") and info.data.get("load_in_4bit"):
             raise ValueError(_("excludes --load-in-4bit: transformers cannot load 4-bit weights in parts"))
+        return value
+
+    @field_validator("logits")
+    @classmethod
+    def _not_all_with_deepspeed(cls, value: str, info: ValidationInfo) -> str:
+        if value == "all" and info.data.get("parallel") == "deepspeed":
+            raise ValueError(
+                _("excludes --parallel deepspeed: TRL's loss takes the output layer's weights without calling the layer")
+            )
         return value
 
     @field_validator("eval_dataset")
@@ -388,148 +384,3 @@ def choices(name: str) -> tuple[str, ...]:
     """The words a field may be, empty where it is free."""
     annotation = RunConfig.model_fields[name].annotation
     return tuple(get_args(annotation)) if get_origin(annotation) is Literal else ()
-
-
-@dataclass(frozen=True)
-class Source:
-    """Raw answers from one place. `values` may hold strings (flags, environment) or typed values (TOML)."""
-
-    kind: Literal["flag", "environment", "config", "run", "remembered", "demo"]
-    where: str
-    """Shown in errors: a file's path, or empty."""
-    values: Mapping[str, Any]
-
-    def name(self, field: str) -> str:
-        """What a person wrote to set `field` here."""
-        if self.kind == "flag":
-            return flag(field)
-        if self.kind == "environment":
-            return ENV_PREFIX + field.upper()
-        return f"{self.where}: {field}" if self.where else field
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """A valid configuration and where each value came from."""
-
-    config: RunConfig
-    origin: Mapping[str, str]
-    """Field -> kind of the winning source; fields left at their default are missing."""
-
-    def asked(self, field: str) -> bool:
-        """Whether a person set `field` for this very run (flag, environment or config file)."""
-        return self.origin.get(field) in ("flag", "environment", "config")
-
-
-def resolve(sources: Sequence[Source]) -> Resolved:
-    """Lay `sources` over each other, strongest first. Raises ConfigError naming every bad value."""
-    values: dict[str, Any] = {}
-    owner: dict[str, Source] = {}
-    problems: list[str] = []
-    for source in sources:
-        for key, value in source.values.items():
-            if key not in RunConfig.model_fields:
-                problems.append(_("{name}: there is no such setting").format(name=source.name(key)))
-            elif key not in values:
-                values[key], owner[key] = value, source
-    try:
-        config = RunConfig.model_validate(values)
-    except ValidationError as error:
-        for item in error.errors():
-            key = str(item["loc"][0]) if item["loc"] else ""
-            text = _explain(key, item)
-            line = f"{owner[key].name(key)}: {text}" if key in owner else text
-            if line not in problems:
-                problems.append(line)
-        config = None
-    if problems or config is None:
-        title = problems[0] if len(problems) == 1 else _("{count} settings are wrong").format(count=len(problems))
-        detail = "" if len(problems) == 1 else "\n".join(problems)
-        raise ConfigError(title, detail, _("See lora-tui --help for what each setting takes."))
-    return Resolved(config, {key: source.kind for key, source in owner.items()})
-
-
-def _explain(key: str, item: Any) -> str:
-    value, kind, context = item.get("input"), item["type"], item.get("ctx") or {}
-    shown = redact(repr(value) if not isinstance(value, str) else f"'{value}'")
-    if kind == "value_error":
-        return f"{shown} {context['error']}"
-    words = choices(key)
-    if words:
-        return _("{value} is not one of {words}").format(value=shown, words=", ".join(words))
-    bounds = {"greater_than": ">", "greater_than_equal": ">=", "less_than": "<", "less_than_equal": "<="}
-    if kind in bounds:
-        limit = next(iter(context.values()))
-        return _("{value} is out of range (must be {bound} {limit})").format(value=shown, bound=bounds[kind], limit=limit)
-    if kind.startswith(("int_", "float_", "finite")):
-        what = _("a whole number") if kind.startswith("int_") else _("a number")
-        return _("{value} is not {what}").format(value=shown, what=what)
-    return f"{shown}: {item['msg']}"
-
-
-def problem_of(field: str, value: Any) -> str | None:
-    """What is wrong with one raw answer, in words; None where it would be taken. For forms that check a field when it is left."""
-    try:
-        resolve([Source("demo", "", {field: value})])
-    except ConfigError as error:
-        return error.title.removeprefix(f"{field}: ")
-    return None
-
-
-def environment(environ: Mapping[str, str] = os.environ) -> Source:
-    """The `LORA_TUI_*` variables that name a setting. LORA_TUI_LANG and the like belong to others and are not read here."""
-    found = {
-        name: environ[ENV_PREFIX + name.upper()]
-        for name in RunConfig.model_fields
-        if environ.get(ENV_PREFIX + name.upper(), "") != ""
-    }
-    return Source("environment", "", found)
-
-
-def read_toml(path: Path, kind: Literal["config", "run", "remembered"] = "config") -> Source:
-    """A TOML file of settings. Raises ConfigError where it is missing, no TOML, or of a newer schema."""
-    import tomllib
-
-    try:
-        document = tomllib.loads(toml_text(path, follow=kind == "config"))
-    except FileNotFoundError:
-        raise ConfigError(_("{path}: there is no such file").format(path=path)) from None
-    except (OSError, UnicodeDecodeError) as error:
-        words = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise ConfigError(_("{path}: cannot be read").format(path=path), words) from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(_("{path}: is not TOML").format(path=path), str(error)) from None
-    schema = document.pop("schema_version", SCHEMA_VERSION)
-    document.pop("run_id", None)
-    if schema != SCHEMA_VERSION:
-        raise ConfigError(
-            _("{path}: schema_version {found} is not {known}").format(path=path, found=schema, known=SCHEMA_VERSION),
-            fix=_("It was written by another version of lora-tui."),
-        )
-    return Source(kind, str(path), document)
-
-
-def toml_text(path: Path, follow: bool) -> str:
-    """The text of a TOML file; of a plain file only, and not of one that is far too large. Raises OSError or UnicodeDecodeError.
-
-    `follow`: a person named it, so a link may lead to it; a file of a folder that may be a stranger's is taken as it is.
-    """
-    with os.fdopen(open_plain_file(path, os.O_RDONLY, follow), "rb") as file:
-        content = file.read(MAX_TOML_BYTES + 1)
-    if len(content) > MAX_TOML_BYTES:
-        raise OSError(errno.EFBIG, _("more than {limit} kB are no settings").format(limit=MAX_TOML_BYTES // 1000))
-    return content.decode("utf-8-sig")
-
-
-def to_toml(config: RunConfig, run_id: str | None = None) -> str:
-    """`config` as run.toml. Settings at None are left out, as TOML has no null."""
-    import tomlkit
-
-    document = tomlkit.document()
-    document.add("schema_version", tomlkit.item(SCHEMA_VERSION))
-    if run_id is not None:
-        document.add("run_id", tomlkit.item(run_id))
-    for name, value in config.model_dump().items():
-        if value is not None:
-            document.add(name, tomlkit.item(list(value) if isinstance(value, tuple) else value))
-    return tomlkit.dumps(document)

@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.checkpoints.durable import open_plain_file, write_durably
-from engine.config import RunConfig, Source, read_toml, to_toml, toml_text
+from engine.config import RunConfig
 from engine.errors import ConfigError, OutputError
 from engine.events import JOURNAL_NAME, Warned, read_journal
 from engine.i18n import _
+from engine.sources import Source, read_toml, to_toml, toml_text
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock

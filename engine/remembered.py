@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from engine.config import RunConfig, Source
+from engine.config import RunConfig
+from engine.sources import Source
 
 NAME = "wizard.json"
 SCHEMA = 1

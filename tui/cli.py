@@ -17,20 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import engine
-from engine.config import (
-    RunConfig,
-    Source,
-    choices,
-    environment,
-    field_meta,
-    flag,
-    group_title,
-    is_switch,
-    read_toml,
-    resolve,
-)
+from engine.config import RunConfig, choices, field_meta, flag, group_title, is_switch
 from engine.errors import LoraTuiError
 from engine.i18n import _
+from engine.sources import Source, environment, read_toml, resolve
 from tui import i18n
 from tui.commands import COMMANDS
 from tui.completion import SHELLS

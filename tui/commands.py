@@ -8,9 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.config import Source, choices, field_meta, flag, resolve
+from engine.config import choices, field_meta, flag
 from engine.folder import OUT_ROOT
 from engine.i18n import _
+from engine.sources import Source, resolve
 from tui.parser import Parser, help_of
 
 

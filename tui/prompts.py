@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engine.config import problem_of
 from engine.errors import LoraTuiError
 from engine.i18n import _
 from engine.remembered import after_run, load_remembered, save_remembered
 from engine.resume.plan import ResumePlan
+from engine.sources import problem_of
 from tui.dataset_text import preview_texts, problem_lines, summary_lines
 from tui.folder_text import choice_lines, seen_lines
 from tui.headless import carry_out

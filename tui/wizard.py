@@ -102,8 +102,8 @@ class Wizard:
 
     def reading(self) -> Reading:
         """How the dataset is to be read. Raises ConfigError for answers that are wrong."""
-        from engine.config import Source, resolve
         from engine.data.read import Reading
+        from engine.sources import Source, resolve
 
         names = Reading.__dataclass_fields__
         asked = {name: value for name, value in self.answers.items() if name in names}

@@ -15,9 +15,10 @@ from typing import Any
 from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.choose import Choice, choose, distance
 from engine.checkpoints.scan import Scan
-from engine.config import RunConfig, resolve
+from engine.config import RunConfig
 from engine.errors import ConfigError
 from engine.folder import source_of_run
+from engine.sources import resolve
 from engine.training.advice import advise_by
 from engine.training.monitor import jumps_in
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.checkpoints.scan import glance
-from engine.config import RunConfig, resolve
+from engine.config import RunConfig
 from engine.data.formats import CHATS, PAIRS, TEXTS, read_rows
 from engine.data.read import Reading, read_raw
 from engine.errors import ConfigError
 from engine.folder import source_of_run
 from engine.i18n import _
+from engine.sources import resolve
 
 READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 """File ending -> the builder of datasets that reads it."""

@@ -14,10 +14,11 @@ from engine.checkpoints.choose import weights_fallback
 from engine.checkpoints.inspect import inspect_folder
 from engine.checkpoints.manifest import Manifest
 from engine.checkpoints.scan import EXACT, glance, scan
-from engine.config import RunConfig, Source, resolve
+from engine.config import RunConfig
 from engine.errors import CannotContinue, ConfigError, ModelError
 from engine.folder import FINAL, source_of_run
 from engine.i18n import _
+from engine.sources import Source, resolve
 from engine.training.model import base_digests, model_folder
 
 

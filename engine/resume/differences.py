@@ -13,11 +13,12 @@ from typing import Literal
 
 from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.manifest import Geometry, Identities
-from engine.config import Resolved, RunConfig, resolve
+from engine.config import RunConfig
 from engine.data.dataset import DATA_SETTINGS, Dataset, data_settings_digest
 from engine.data.identity import Change, compare
 from engine.folder import source_of_run
 from engine.i18n import _
+from engine.sources import Resolved, resolve
 from engine.training.steps import Length, learning_rate_at
 
 

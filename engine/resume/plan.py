@@ -18,7 +18,7 @@ from engine.checkpoints.choose import Choice, PassedOver, choose, weights_fallba
 from engine.checkpoints.inspect import inspect_folder
 from engine.checkpoints.manifest import Geometry
 from engine.checkpoints.scan import Scan, glance, verify
-from engine.config import Resolved, RunConfig, flag
+from engine.config import RunConfig, flag
 from engine.data.dataset import Dataset, read_dataset
 from engine.devices import placed
 from engine.errors import CannotContinue, ConfigError
@@ -35,6 +35,7 @@ from engine.resume.differences import (
 )
 from engine.resume.logged import logged_accumulation
 from engine.resume.recommend import settle
+from engine.sources import Resolved
 from engine.training.advice import has_reached
 from engine.training.monitor import LossMonitor
 from engine.training.steps import Length, Position, chosen_batch_size, kept_geometry, learning_rate_at, run_length

@@ -199,8 +199,7 @@ class Session:
         if attempt.parallel == "deepspeed" and trainer.at_labels is None:
             raise ConfigError(
                 _("--parallel deepspeed needs the loss at labels only"),
-                trainer.why_not_at_labels
-                or _("TRL's own takes the output layer's weights without calling the layer, and would find none."),
+                trainer.why_not_at_labels or "",
                 _("Use --parallel fsdp2 or ddp, or --logits labels."),
             )
         if trainer.why_not_at_labels is not None:

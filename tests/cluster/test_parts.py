@@ -124,14 +124,6 @@ def test_what_was_saved_in_parts_goes_on_whole(
     assert {one.grade for one in scan(out).checkpoints} == {"proven"}
 
 
-@DEEPSPEED_NEEDED
-def test_deepspeed_is_not_asked_for_logits_of_all_tokens(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
-    asked = {"dataset": chat_file, "model": tiny_model, "nproc": 2, "parallel": "deepspeed", "logits": "all"}
-    run = Run(tmp_path, "--yes", *flags(output=tmp_path / "out", **{**SETTINGS, **asked}))
-    assert run.code() == 2, run.said()
-    assert "--logits labels" in run.said()
-
-
 @WAYS
 def test_a_run_in_parts_goes_back_when_the_loss_leaves_its_path(
     tmp_path: Path, taught_model: Path, chat_file: Path, way: str

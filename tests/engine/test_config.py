@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.config import RunConfig, Source, environment, flag, read_toml, resolve, to_toml
+from engine.config import RunConfig, flag
 from engine.errors import ConfigError
+from engine.sources import Source, environment, read_toml, resolve, to_toml
 
 
 def flags(**values: Any) -> Source:
@@ -49,6 +50,20 @@ def test_a_value_out_of_range_is_an_error_and_never_a_default(name: str, value: 
     with pytest.raises(ConfigError) as error:
         resolve([flags(**{name: value})])
     assert flag(name) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("parallel", "deepspeed"), ("logits", "all")), (("parallel", "deepspeed"), ("load_in_4bit", "true")),
+        (("parallel", "fsdp2"), ("load_in_4bit", "true")), (("eval_fraction", "0.1"), ("eval_dataset", "rows.jsonl")),
+    ],
+)  # fmt: skip
+def test_what_cannot_go_together_is_told_with_both_names(one: tuple[str, str], other: tuple[str, str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        resolve([flags(**dict((one, other)))])
+    assert flag(one[0]) in str(error.value)
+    assert flag(other[0]) in str(error.value)
 
 
 configs = st.builds(

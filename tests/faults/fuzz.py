@@ -27,10 +27,10 @@ from engine.checkpoints.safetensors_header import check_safetensors
 from engine.checkpoints.scan import scan
 from engine.checkpoints.state import read_state
 from engine.checkpoints.torch_file import check_torch_file
-from engine.config import read_toml, resolve
 from engine.errors import LoraTuiError
 from engine.events import JOURNAL_NAME, fold, read_journal
 from engine.folder import RUN_TOML, last_run, run_id_of, source_of_run
+from engine.sources import read_toml, resolve
 from engine.training.expect import pace_of
 from tests.conftest import chats, write_jsonl
 from tests.engine.checkpoints.folders import seal, write_checkpoint

@@ -9,9 +9,10 @@ from textual.containers import Horizontal, Vertical
 from textual.events import DescendantBlur
 from textual.widgets import Collapsible, Input, Select, Static
 
-from engine.config import RunConfig, choices, is_switch, problem_of
+from engine.config import RunConfig, choices, is_switch
 from engine.errors import LoraTuiError
 from engine.i18n import _
+from engine.sources import problem_of
 from tui.help import field_help
 from tui.i18n import N_
 from tui.messages import Found

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.config import Source, parse_rows, resolve
+from engine.config import parse_rows
 from engine.data.encoding import encoding_of
 from engine.errors import ConfigError, DatasetError
+from engine.sources import Source, resolve
 from tests.conftest import write_jsonl
 from tests.engine.data.rows import read_rows
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from engine.config import Source, resolve
 from engine.demo import Demo, base, build, corpus, demo_answers, ensure_demo, persona
 from engine.errors import OutputError
+from engine.sources import Source, resolve
 
 BUILD = (
     "import json, sys; from engine.demo import base, ensure_demo; base._PASSES = 1; print(json.dumps(ensure_demo().built))"

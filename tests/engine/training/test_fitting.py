@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from engine.checkpoints.scan import scan
-from engine.config import read_toml
 from engine.errors import LoraTuiError
+from engine.sources import read_toml
 from engine.training.fitting import smaller
 from tests.engine.runs import adapter_bytes, losses, train
 
