@@ -106,15 +106,21 @@ def _precision_of_cpu(model: ModelReport | None, saved: str | None) -> tuple[str
 def prepare_process() -> None:
     """Settings that libraries read once, when they are first loaded; a person's own choice is left alone.
 
-    One process trains on one GPU, and torch is shown that one only. OpenMP's threads spin for some microseconds while they wait,
-    then sleep. Asleep at once, each small operation pays for waking them: a small model's steps take 1.6 times as long. Spinning on,
-    as libgomp does by itself, they take twice to many times as long beside one other busy process. (GOMP_SPINCOUNT is libgomp's,
-    torch's on Linux; other OpenMPs read the policy.) Tokenizers' threads and a later fork do not go together.
+    One process trains on one GPU, and torch is shown that one only. Tokenizers' threads and a later fork do not go together.
     """
     show_one_gpu()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def share_the_processor() -> None:
+    """Have OpenMP's threads sleep after some microseconds of waiting, instead of holding their processor for milliseconds: for a
+    process that does something else beside training, as a screen does. To be called before torch is loaded. (GOMP_SPINCOUNT is
+    libgomp's, torch's on Linux; other OpenMPs read the policy.)
+
+    Not for a run alone: each small operation pays for waking threads (python -m tests.bench threads).
+    """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ.update(OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="1000")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def load_libraries() -> None:

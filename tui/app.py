@@ -158,6 +158,9 @@ class LoraTui(App[int]):
 
     def _preload(self) -> None:
         """Import what a run needs while the person is still answering."""
+        from engine.hardware import share_the_processor
+
+        share_the_processor()
 
         def load() -> None:
             from engine.hardware import load_libraries

@@ -13,10 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
-from engine.training.loss import total_loss
-
 MAX_ROWS = 3
 MAX_TOKENS = 256
 MIN_TOKENS = 16
@@ -75,6 +71,10 @@ def affordable(model: Any, rows: Sequence[ProbeRow], budget: float = BUDGET_SECO
 
 def score(model: Any, rows: Sequence[ProbeRow]) -> float:
     """Mean cross-entropy over all trained tokens of `rows`, in nats per token, in evaluation mode."""
+    import torch
+
+    from engine.training.loss import total_loss
+
     total, count = 0.0, 0
     with _evaluating(model), torch.no_grad():
         device = next(model.parameters()).device

@@ -26,6 +26,7 @@ NAMES = (
     "steps",
     "parts",
     "precision",
+    "threads",
 )
 
 
