@@ -13,7 +13,7 @@ import math
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -128,6 +128,15 @@ def open_plain(path: Path) -> Iterator[BinaryIO]:
             else:
                 kept[path] = file.read(size)
                 yield BytesIO(kept[path])
+
+
+def without(data: bytes, holes: Sequence[tuple[int, int]]) -> bytes:
+    """`data` without the bytes of `holes`, (begin, end) in order: what a file has in common with the next one of its kind."""
+    kept, at = [], 0
+    for begin, end in holes:
+        kept.append(data[at:begin])
+        at = end
+    return b"".join((*kept, data[at:]))
 
 
 def size_of(file: BinaryIO) -> int:

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import pickletools
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.checkpoints.files import Unsound
+from engine.checkpoints.files import Unsound, without
 from engine.i18n import _
 
 MAX_OPCODES = 4_000_000
@@ -105,10 +104,10 @@ class _Walked:
     """A pickle that was walked to its end and found sound. Another that differs only in the values of floats makes the same steps
     on the same labels, so its listing is this one: a run's optimizer files differ in nothing but their learning rate."""
 
-    floats: tuple[int, ...]
-    """Where the eight bytes of each float stand."""
+    floats: tuple[tuple[int, int], ...]
+    """(begin, end) of the eight bytes of each."""
     rest: bytes
-    """All other bytes, the floats' at zero."""
+    """All other bytes."""
     listing: Listing
 
 
@@ -118,20 +117,13 @@ MAX_WALKED = 64
 MAX_WALKED_BYTES = 1 << 20
 
 
-def _without(data: bytes, floats: Sequence[int]) -> bytes:
-    rest = bytearray(data)
-    for position in floats:
-        rest[position : position + 8] = bytes(8)
-    return bytes(rest)
-
-
 def list_pickle(data: bytes, name: str) -> Listing:
     """Walk the pickle `data` of the file `name`. Raises Unsound where it is torn or holds what such a file never holds."""
     known = _walked.get(len(data))
-    if known is not None and _without(data, known.floats) == known.rest:
+    if known is not None and without(data, known.floats) == known.rest:
         return known.listing
     machine = _Machine(name)
-    floats: list[int] = []
+    floats: list[tuple[int, int]] = []
     try:
         for number, (opcode, argument, position) in enumerate(pickletools.genops(data)):
             if number >= MAX_OPCODES:
@@ -139,7 +131,7 @@ def list_pickle(data: bytes, name: str) -> Listing:
             machine.step(opcode.name, argument)
             if opcode.name == "BINFLOAT":
                 assert position is not None
-                floats.append(position + 1)
+                floats.append((position + 1, position + 9))
     except (ValueError, IndexError, KeyError, TypeError, struct.error, EOFError, OverflowError) as error:
         raise Unsound(
             "pickle_invalid",
@@ -149,7 +141,7 @@ def list_pickle(data: bytes, name: str) -> Listing:
     if len(data) <= MAX_WALKED_BYTES:
         if len(_walked) >= MAX_WALKED:
             _walked.clear()
-        _walked[len(data)] = _Walked(tuple(floats), _without(data, floats), machine.listing)
+        _walked[len(data)] = _Walked(tuple(floats), without(data, floats), machine.listing)
     return machine.listing
 
 

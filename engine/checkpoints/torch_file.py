@@ -11,14 +11,14 @@ from __future__ import annotations
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
-from engine.checkpoints.files import Unsound, open_plain, refuse_pointer, size_of
+from engine.checkpoints.files import Unsound, open_plain, refuse_pointer, size_of, without
 from engine.checkpoints.pickles import FLOATS, Listing, list_pickle
 from engine.checkpoints.safetensors_header import BLOCK, EXPONENTS, surely_finite
 from engine.i18n import _
@@ -103,7 +103,7 @@ def _laid_out_alike(file: BinaryIO, name: str) -> _Layout | None:
         return None
     data = file.getvalue()
     known = _layouts.get(len(data))
-    if known is None or _without(data, known.holes) != known.rest:
+    if known is None or without(data, known.holes) != known.rest:
         return None
     pickle = data[slice(*known.pickle)]
     if zlib.crc32(pickle) != int.from_bytes(data[known.checksum : known.checksum + 4], "little"):
@@ -125,19 +125,11 @@ def _keep_layout(
             pickle, checksum = (begin, end), directory + 16
         directory += 46 + sum(struct.unpack("<HHH", data[directory + 28 : directory + 34]))
     holes.sort()
-    if any(one[1] > other[0] for one, other in pairwise(holes)) or len(rest := _without(data, holes)) > MAX_REST:
+    if any(one[1] > other[0] for one, other in pairwise(holes)) or len(rest := without(data, holes)) > MAX_REST:
         return
     if len(_layouts) >= MAX_LAYOUTS:
         _layouts.clear()
     _layouts[len(data)] = _Layout(tuple(holes), rest, pickle, checksum, listing, parts)
-
-
-def _without(data: bytes, holes: Sequence[tuple[int, int]]) -> bytes:
-    kept, at = [], 0
-    for begin, end in holes:
-        kept.append(data[at:begin])
-        at = end
-    return b"".join((*kept, data[at:]))
 
 
 def _refuse_other_kinds(file: BinaryIO, name: str) -> None:

@@ -28,6 +28,7 @@ class Ejected:
     batch_size: int
     precision: str
     device: str
+    """It was trained on: cuda, mps or cpu."""
     total_steps: int | None
     """None: no checkpoint tells; the epochs count."""
     format: str

@@ -200,7 +200,7 @@ class Session:
             raise ConfigError(
                 _("--parallel deepspeed needs the loss at labels only"),
                 trainer.why_not_at_labels or "",
-                _("Use --parallel fsdp2 or ddp, or --logits labels."),
+                _("Use --parallel fsdp2 or ddp."),
             )
         if trainer.why_not_at_labels is not None:
             words = _("logits are computed for all tokens: {why}").format(why=trainer.why_not_at_labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from engine.config import RunConfig
-from engine.hardware import WIDE, choose_hardware
+from engine.hardware import WIDE, choose_hardware, share_the_processor
 from engine.models.report import model_report
 from tests.conftest import build_tiny_model
 from tests.engine.runs import plan, receipt, train
@@ -88,3 +89,14 @@ def test_a_run_begun_in_float32_goes_on_in_it_on_a_processor_with_units(
     assert receipt(events)["precision"] == "ok"
     started = next(event for event in events if event.type == "run_started")
     assert started.choices["precision"].startswith("float32 · ")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("own", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "5"}])
+def test_how_threads_wait_is_set_only_where_nobody_has_said(own: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, own.get(name, ""))  # so that it is put back afterwards
+        if name not in own:
+            monkeypatch.delenv(name)
+    share_the_processor()
+    found = {name: os.environ[name] for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if name in os.environ}
+    assert found == (own or {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"})
