@@ -7,6 +7,7 @@ import gc
 import importlib.metadata
 import importlib.util
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -129,7 +130,7 @@ def load_libraries() -> None:
     transformers and trl resolve their names lazily and import each other in circles: two threads that import them at the same time
     can see them half made (`cannot import name 'AutoTokenizer'`).
     """
-    with _IMPORTING:
+    with _IMPORTING, signals_later():
         _import_libraries()
 
 
@@ -148,6 +149,22 @@ def _import_libraries() -> None:
             from trl import SFTTrainer  # noqa: F401
     finally:
         importlib.metadata.packages_distributions = asked
+
+
+@contextlib.contextmanager
+def signals_later() -> Iterator[None]:
+    """For imports: a signal reaches this thread after them, a few seconds at most. Its handler may raise, and where an extension
+    module is just being made in C++ nobody expects that: a `--demo` was once aborted instead of ending with the signal's code."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(
+        signal.SIG_BLOCK, {getattr(signal, f"SIG{name}") for name in ("HUP", "INT", "TERM", "USR1", "USR2")}
+    )
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
