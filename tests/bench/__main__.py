@@ -27,6 +27,7 @@ NAMES = (
     "parts",
     "precision",
     "threads",
+    "large",
 )
 
 

@@ -65,10 +65,10 @@ def trained(shape: Shape, folder: Path) -> tuple[int, int]:
         model_report(str(folder / "model")), config, shape.precision, shape.batch_size, shape.tokens, shape.checkpointing
     )
     assert memory is not None
-    return _peak(), memory.total
+    return peak(), memory.total
 
 
-def _peak() -> int:
+def peak() -> int:
     """Bytes of this process at its peak; from getrusage only where there is nothing better: that counts the parent at the fork too."""
     with contextlib.suppress(OSError):
         status = Path("/proc/self/status").read_text()
