@@ -15,7 +15,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -400,6 +400,7 @@ def wizard_app(node: DOMNode) -> LoraTui:
 def run_wizard(flags: dict[str, Any], demo: bool) -> int:
     """Open the wizard on this terminal; the exit code."""
     from engine.remembered import state_folder
+    from tui.streams import ascii_terminal, own_terminal
 
     log = state_folder() / "wizard.log"
     with own_terminal(log):
@@ -408,34 +409,3 @@ def run_wizard(flags: dict[str, Any], demo: bool) -> int:
         if app.return_code:
             return app.return_code
     return code or 0
-
-
-@contextlib.contextmanager
-def own_terminal(log: Path) -> Iterator[None]:
-    """Textual keeps the terminal on a handle of its own; whatever libraries write to descriptors 1 and 2 goes to the log."""
-    import sys
-
-    from engine.training.library_output import library_output_to
-    from tui.streams import duplicate
-
-    kept = sys.__stdout__, sys.__stderr__
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.touch()
-    except OSError:
-        log = Path(os.devnull)
-    sys.__stdout__, sys.__stderr__ = duplicate(1), duplicate(2)  # type: ignore[misc,assignment]
-    try:
-        with library_output_to(log):
-            yield
-    finally:
-        sys.__stdout__, sys.__stderr__ = kept  # type: ignore[misc]
-
-
-def ascii_terminal() -> bool:
-    """Whether only ASCII can be trusted to show: asked for with LORA_TUI_ASCII, a dumb terminal, or another encoding than UTF-8."""
-    import locale
-
-    if os.environ.get("LORA_TUI_ASCII", "") not in ("", "0"):
-        return True
-    return os.environ.get("TERM") in ("dumb", "linux") or "utf" not in locale.getpreferredencoding(False).lower()

@@ -6,17 +6,45 @@ before, and a reader that goes away (a closed pipe, a hung-up terminal) ends the
 
 from __future__ import annotations
 
+import contextlib
+import locale
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
 from typing import IO
 
-from engine.training.library_output import Surviving
+from engine.training.library_output import Surviving, library_output_to
 
 
 def duplicate(descriptor: int) -> IO[str]:
     """A line-buffered text stream on a duplicate of `descriptor`, which goes on when the engine redirects the original."""
     return Surviving.on(descriptor, sys.stderr.encoding or "utf-8")
+
+
+@contextlib.contextmanager
+def own_terminal(log: Path) -> Iterator[None]:
+    """Textual keeps the terminal on a handle of its own; whatever libraries write to descriptors 1 and 2 goes to the log."""
+    kept = sys.__stdout__, sys.__stderr__
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.touch()
+    except OSError:
+        log = Path(os.devnull)
+    sys.__stdout__, sys.__stderr__ = duplicate(1), duplicate(2)  # type: ignore[misc,assignment]
+    try:
+        with library_output_to(log):
+            yield
+    finally:
+        sys.__stdout__, sys.__stderr__ = kept  # type: ignore[misc]
+
+
+def ascii_terminal() -> bool:
+    """Whether only ASCII can be trusted to show: asked for with LORA_TUI_ASCII, a dumb terminal, or another encoding than UTF-8."""
+    if os.environ.get("LORA_TUI_ASCII", "") not in ("", "0"):
+        return True
+    return os.environ.get("TERM") in ("dumb", "linux") or "utf" not in locale.getpreferredencoding(False).lower()
 
 
 def quiet_libraries() -> None:

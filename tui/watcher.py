@@ -18,10 +18,11 @@ from engine.errors import LoraTuiError
 from engine.events import LossJumped, RunFailed
 from engine.folder import ask_to_stop
 from engine.watch import Told, follow
-from tui.app import LoraTui, ascii_terminal, own_terminal
+from tui.app import LoraTui
 from tui.live import begun, fold
 from tui.messages import Followed
 from tui.plain import visible
+from tui.streams import ascii_terminal, own_terminal
 
 
 class Watcher(LoraTui):
