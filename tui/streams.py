@@ -12,6 +12,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import IO
 
@@ -25,7 +26,11 @@ def duplicate(descriptor: int) -> IO[str]:
 
 @contextlib.contextmanager
 def own_terminal(log: Path) -> Iterator[None]:
-    """Textual keeps the terminal on a handle of its own; whatever libraries write to descriptors 1 and 2 goes to the log."""
+    """Textual keeps the terminal on a handle of its own; whatever libraries write to descriptors 1 and 2 goes to the log.
+
+    Python's helper for processes that are spawned (`engine.data.workers`) is begun here: it is given the descriptor of sys.stderr, and
+    what Textual puts there has none.
+    """
     kept = sys.__stdout__, sys.__stderr__
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -35,6 +40,8 @@ def own_terminal(log: Path) -> Iterator[None]:
     sys.__stdout__, sys.__stderr__ = duplicate(1), duplicate(2)  # type: ignore[misc,assignment]
     try:
         with library_output_to(log):
+            if os.name == "posix":
+                resource_tracker.ensure_running()
             yield
     finally:
         sys.__stdout__, sys.__stderr__ = kept  # type: ignore[misc]

@@ -13,9 +13,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine import i18n
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ProcessPoolExecutor
 
 ALONE = 8
 """Chunks that are done here before others are asked: 32,768 rows, some eight seconds."""
@@ -51,10 +54,14 @@ def _by_others(
 
     asked: deque[tuple[list[Any], Future[T]]] = deque()
     context, given = get_context("spawn"), (packed, i18n.words(), os.getpid())
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=given) as pool:
+    try:
+        pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=given)
+    except (ImportError, OSError, ValueError, NotImplementedError):  # no semaphores here: a container without /dev/shm
+        return
+    with pool:
         try:
             for chunk in chunks:
-                asked.append((chunk, pool.submit(_do, chunk)))
+                asked.append((chunk, _asked(pool, chunk)))
                 if len(asked) > 2 * processes:  # what waits is in memory twice
                     yield len(asked[0][0]), asked[0][1].result()
                     asked.popleft()
@@ -68,6 +75,18 @@ def _by_others(
                 yield len(left), work(left)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _asked(pool: ProcessPoolExecutor, chunk: list[Any]) -> Future[Any]:
+    """The question, as `submit` gives it. Raises BrokenProcessPool where a process cannot be begun: too many of them, no memory."""
+    from concurrent.futures.process import BrokenProcessPool
+
+    try:
+        return pool.submit(_do, chunk)
+    except (OSError, ValueError) as error:
+        for process in list((pool._processes or {}).values()):  # nobody else would end those that were begun before it failed
+            process.kill()
+        raise BrokenProcessPool(str(error)) from error
 
 
 def _processors() -> int:

@@ -6,6 +6,7 @@ A screen is made anew each time it is entered and fills itself from the Wizard (
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -145,9 +146,13 @@ class StepScreen(WizardScreen):
 
     @work(thread=True, group="ask")
     def ask(self, what: str, asked: Any, find: Callable[[], Any]) -> None:
-        """Find something out in a thread; the answer comes as Found, an error of ours as its value."""
+        """Find something out in a thread; the answer comes as Found, an error as its value: also one that nobody foresaw, which must
+        not end the wizard, and with it a run that may be at work."""
         try:
             value = find()
         except LoraTuiError as error:
             value = error
+        except Exception as error:
+            logging.getLogger(__name__).exception("a question of %s failed: %s", type(self).__name__, what)
+            value = LoraTuiError(f"{type(error).__name__}: {error}")
         self.post_message(Found(what, asked, value))

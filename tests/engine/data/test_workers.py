@@ -127,3 +127,18 @@ def test_notes_of_parts_are_those_of_the_whole() -> None:
         parts.take(part)
         refused.take(some)
     assert parts == whole and refused.count == len(each)
+
+
+def test_where_no_process_can_be_begun_it_is_all_done_here(
+    others: list[int], tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from concurrent.futures import ProcessPoolExecutor
+
+    def refuses(self: ProcessPoolExecutor, *_given: Any) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    rows = chats(70)
+    monkeypatch.setattr(ProcessPoolExecutor, "_launch_processes", refuses)
+    found = list(tokenized(numbered(rows), tokenizer, "auto", 512, Notes()))
+    assert others == [2]
+    assert sum(batch.num_rows for batch in found) == 70
