@@ -16,6 +16,7 @@ from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.inspect import inspect_folder
 from engine.checkpoints.scan import Scan, glance
 from engine.folder import last_run, named, proposed_output, source_of_run
+from engine.paths import is_folder
 from engine.remembered import source_remembered
 from engine.resume.logged import logged_schedule
 from engine.resume.recommend import settle
@@ -63,7 +64,7 @@ def gather(
     if folder is None:
         return Answers(resolve([*strong, *weak]), None)
     own = source_of_run(named(folder))
-    if own is not None or first.resume == "never" or not folder.is_dir():
+    if own is not None or first.resume == "never" or not is_folder(folder):
         return Answers(resolve([*strong, *([own] if own else []), *weak]), None)
     found, choice = settle(glance(folder))
     chosen = choice.checkpoint
@@ -72,7 +73,7 @@ def gather(
 
 def _of_checkpoint(path: Path, weights: bool = False) -> list[Source]:
     """What the run that `path` belongs to was started with; what the adapter itself tells where there is no run.toml."""
-    if not path.is_dir():
+    if not is_folder(path):
         return []
     own = source_of_run(path.resolve().parent)
     told = _told_by(inspect_folder(path, verify=False))
@@ -91,7 +92,7 @@ def _told_by(checkpoint: Checkpoint) -> Source:
         values |= {"lora_r": shape.r, "lora_alpha": shape.lora_alpha, "lora_dropout": shape.raw.get("lora_dropout")}
         if shape.target_modules:
             values["target_modules"] = ",".join(shape.target_modules)
-        if shape.base_model and Path(shape.base_model).is_dir():
+        if shape.base_model and is_folder(Path(shape.base_model)):
             values["model"] = shape.base_model
     values["epochs"] = checkpoint.total_epochs
     values["batch_size"] = checkpoint.batch_size

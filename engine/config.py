@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from engine.i18n import _
+from engine.paths import path_of
 from engine.redact import redact
 
 ACCEPTABLE = ("dataset", "tokenizer", "chat_template", "optimizer", "scheduler", "rng", "versions")
@@ -287,16 +288,16 @@ class RunConfig(BaseModel):
             raise ValueError(_("must be all-linear or names of layers separated by commas (never a pattern)"))
         return ",".join(names)
 
-    @field_validator("dataset", "model", "output", "init_from", "resume")
+    @field_validator("dataset", "eval_dataset", "model", "output", "init_from", "resume")
     @classmethod
-    def _not_empty(cls, value: str | None) -> str | None:
+    def _a_place(cls, value: str | None) -> str | None:
         if value is not None and (not value.strip() or "\0" in value):
             raise ValueError(_("is empty"))
         if value is not None and redact(value) != value:
             raise ValueError(
                 _("holds an access token, which would be kept in run.toml; use `hf auth login` or HF_TOKEN instead")
             )
-        return value
+        return str(path_of(value)) if value is not None and value.startswith("~") else value
 
 
 COLUMNS = (

@@ -26,6 +26,7 @@ from engine.config import RunConfig
 from engine.errors import ConfigError, OutputError
 from engine.events import JOURNAL_NAME, Warned, read_journal
 from engine.i18n import _
+from engine.paths import is_file, is_folder
 from engine.sources import Source, read_toml, to_toml, toml_text
 
 if TYPE_CHECKING:
@@ -318,10 +319,10 @@ def free_sibling(output_dir: Path) -> Path:
 def last_run(root: Path = OUT_ROOT) -> Path | None:
     """The run under `root` whose journal spoke last (by what it says, not by file times); None where there is none."""
     spoken: list[tuple[float, str, Path]] = []
-    if not root.is_dir():
+    if not is_folder(root):
         return None
     for folder in root.iterdir():
-        if not (folder / JOURNAL_NAME).is_file():
+        if not is_file(folder / JOURNAL_NAME):
             continue
         times = [record["t"] for record in read_journal(folder) if isinstance(record.get("t"), int | float)]
         if times:

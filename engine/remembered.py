@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import RunConfig
+from engine.paths import path_of
 from engine.sources import Source
 
 NAME = "wizard.json"
@@ -44,7 +45,7 @@ def state_folder() -> Path:
     import platformdirs
 
     named = os.environ.get("LORA_TUI_STATE")
-    return (Path(named).expanduser() if named else platformdirs.user_state_path("lora-tui")).absolute()
+    return (path_of(named) if named else platformdirs.user_state_path("lora-tui")).absolute()
 
 
 def load_remembered() -> Remembered:

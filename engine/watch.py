@@ -32,6 +32,7 @@ from engine.events import (
 )
 from engine.folder import RUN_TOML, Holder, holder_of, is_held
 from engine.i18n import _
+from engine.paths import is_file
 
 LOOK = 0.5
 """Seconds between two looks at a journal."""
@@ -187,7 +188,7 @@ def runs_under(root: Path) -> list[Standing]:
 
 def is_run(folder: Path) -> bool:
     """Whether a run was begun in `folder`."""
-    return any((folder / name).is_file() for name in (JOURNAL_NAME, RUN_TOML)) or holder_of(folder) is not None
+    return any(is_file(folder / name) for name in (JOURNAL_NAME, RUN_TOML)) or holder_of(folder) is not None
 
 
 def died(step: int | None, holder: Holder | None) -> RunFailed:

@@ -19,6 +19,7 @@ from engine.checkpoints.report import check_report
 from engine.checkpoints.scan import scan_many
 from engine.checkpoints.state import STATE_NAME
 from engine.i18n import _
+from engine.paths import is_file
 from engine.resume.recommend import recommend
 from tui.plain import visible
 from tui.words import size_words
@@ -34,7 +35,7 @@ def run_check(out: str, as_json: bool, full: bool = False) -> int:
     touched since. Raises ConfigError where there is no such folder."""
     found = scan_many(Path(out), full)
     choice = recommend(found)
-    if not found.checkpoints and any((Path(out) / name).is_file() for name in (STATE_NAME, CONFIG_NAME)):
+    if not found.checkpoints and any(is_file(Path(out) / name) for name in (STATE_NAME, CONFIG_NAME)):
         words = _("This folder is a checkpoint itself; check the one it is in: {parent}")
         choice = replace(choice, reason=words.format(parent=Path(out).resolve().parent))
     report = check_report(found, choice)

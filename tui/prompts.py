@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from engine.errors import LoraTuiError
 from engine.i18n import _
+from engine.paths import path_of
 from engine.remembered import after_run, load_remembered, save_remembered
 from engine.resume.plan import ResumePlan
 from engine.sources import problem_of
@@ -135,7 +135,7 @@ class Questions:
         while True:
             word = self.ask(_("Folder of the run"), kept)
             try:
-                self.seen = see(Path(word).expanduser())
+                self.seen = see(path_of(word))
             except LoraTuiError as error:
                 self.told(error)
                 continue

@@ -12,6 +12,7 @@ from typing import Any
 from engine.answers import gather
 from engine.errors import ConfigError, OutputError
 from engine.i18n import _
+from engine.paths import is_there
 from engine.submit import Job, skypilot_task, slurm_script
 from tui.plain import visible
 
@@ -27,7 +28,7 @@ def run_submit(to: str, job: Job, script: Path | None, dry_run: bool, flags: dic
     processes = ["--nproc", str(job.devices)] if job.devices > 1 and "nproc" not in flags else []
     words = ["--yes", "--output", str(out), *_without_output(given), *processes, *resume]
     if to == "skypilot":
-        needs = [str(path) for path in (config.dataset, config.model) if path and Path(path).exists()]
+        needs = [str(path) for path in (config.dataset, config.model) if path and is_there(Path(path))]
         text = skypilot_task(job, out, ["lora-tui", *words], needs)
         ending = ".sky.yaml"
     else:

@@ -15,6 +15,7 @@ from engine.errors import ConfigError
 from engine.events import RunFailed
 from engine.folder import OUT_ROOT, last_run
 from engine.i18n import _
+from engine.paths import is_folder
 from engine.watch import Told, follow, is_run
 from tui.show import Show
 from tui.streams import duplicate
@@ -29,7 +30,7 @@ def run_watch(out: Path | None, *, read_only: bool, as_json: bool) -> int:
             _("there is no run under {root}").format(root=OUT_ROOT), fix=_("Name its folder: lora-tui watch OUT")
         )
     if not is_run(folder):
-        words = _("{folder}: no run was begun here") if folder.is_dir() else _("{folder}: there is no such folder")
+        words = _("{folder}: no run was begun here") if is_folder(folder) else _("{folder}: there is no such folder")
         raise ConfigError(words.format(folder=folder), fix=_("lora-tui runs ROOT lists what there is."))
     if not as_json and sys.stdin.isatty() and sys.stderr.isatty():
         from tui.watcher import run_watcher

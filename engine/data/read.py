@@ -20,6 +20,7 @@ from engine.data.files import SUFFIXES, Numbered, first_line, kind, read_file, s
 from engine.errors import DatasetError
 from engine.hub import hub
 from engine.i18n import _
+from engine.paths import is_file, is_folder, is_there, path_of
 
 __all__ = ["Raw", "Reading", "kind", "read_raw"]
 
@@ -80,20 +81,18 @@ def read_raw(dataset: str, reading: Reading | None = None, split: str | None = N
     reading = reading or Reading()
     if not dataset.strip() or "\0" in dataset:
         raise DatasetError(_("{path!r}: can be no file's name").format(path=dataset))
+    path = path_of(dataset)
     try:
-        path = Path(dataset).expanduser()
-        if path.is_dir():
+        if is_folder(path):
             return _folder(path, reading, split)
-        if path.exists():
-            if not path.is_file():
+        if is_there(path):
+            if not is_file(path):
                 raise DatasetError(_("{path}: is no regular file").format(path=path))
             if split is not None:
                 raise _no_split(dataset, split, ())
             return _of_files(path.name, (path,), reading)
     except OSError as error:
         raise unreadable(dataset, error) from None
-    except RuntimeError:  # ~name of a user who is not there
-        raise DatasetError(_("{path}: there is no such file or folder").format(path=dataset)) from None
     return _hub(dataset, reading, split)
 
 

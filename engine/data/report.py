@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from engine.data.table import Tell, token_table
 from engine.data.token_table import TokenTable
 from engine.data.tokens import IGNORED
 from engine.errors import DatasetError, LoraTuiError, ModelError
+from engine.paths import is_there, path_of
 
 SCHEMA = 1
 PREVIEWED = 3
@@ -143,7 +143,7 @@ def dataset_report(
 ) -> DatasetReport:
     """Read and check `dataset`; with a tokenizer, also what of it is trained on. Never raises for what is wrong with the dataset
     or with the tokenizer's template: that is in `problems` and `stopped`."""
-    path = str(Path(dataset).expanduser().absolute()) if _is_local(dataset) else dataset
+    path = str(path_of(dataset).absolute()) if is_there(path_of(dataset)) else dataset
     empty = DatasetReport(path, None, "", None, (), {}, None, None, None, (), (), max_length, None, None)
     try:
         rows = read_rows(dataset, reading)
@@ -242,13 +242,6 @@ def _said(row: Row, train_on: str) -> tuple[Piece, ...]:
         pieces += [(f"{turn['role']}: ", train_on == "all"), (turn["content"], learned or train_on == "all")]
         pieces.append(("\n", False))
     return tuple(pieces[:-1])
-
-
-def _is_local(dataset: str) -> bool:
-    try:
-        return Path(dataset).expanduser().exists()
-    except (OSError, ValueError, RuntimeError):
-        return False
 
 
 def _of_error(error: LoraTuiError) -> tuple[Problem, ...]:

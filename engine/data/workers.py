@@ -84,7 +84,9 @@ def _asked(pool: ProcessPoolExecutor, chunk: list[Any]) -> Future[Any]:
     try:
         return pool.submit(_do, chunk)
     except (OSError, ValueError) as error:
-        for process in list((pool._processes or {}).values()):  # nobody else would end those that were begun before it failed
+        for process in list(
+            (pool._processes or {}).values()
+        ):  # nobody else would end those that were begun before it failed
             process.kill()
         raise BrokenProcessPool(str(error)) from error
 

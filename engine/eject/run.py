@@ -12,6 +12,7 @@ from engine.data.read import Reading, read_raw
 from engine.errors import ConfigError
 from engine.folder import source_of_run
 from engine.i18n import _
+from engine.paths import is_folder
 from engine.sources import resolve
 
 READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
@@ -40,7 +41,7 @@ class Ejected:
 
 def read_run(out: Path) -> Ejected:
     """The run in `out`. Raises ConfigError where there is none, DatasetError where its rows are gone."""
-    run = source_of_run(out) if out.is_dir() else None
+    run = source_of_run(out) if is_folder(out) else None
     if run is None:
         raise ConfigError(
             _("{folder}: there is no run of lora-tui in it").format(folder=out),

@@ -10,6 +10,7 @@ from pathlib import Path
 import engine
 from engine.events import fold, read_journal
 from engine.export.source import ExportSource
+from engine.paths import is_folder, path_of
 
 SETTINGS = (
     "epochs",
@@ -31,7 +32,7 @@ WIDTH, HEIGHT = 72, 8
 def model_card(source: ExportSource, merged: bool) -> str:
     """The card as text. English, as cards are. It names no folder of this machine: of a local base only its last part."""
     base = source.base_name
-    local = Path(base).expanduser().is_dir()
+    local = is_folder(path_of(base))
     shown = Path(base).name if local else base
     shape = source.adapter.adapter
     assert shape is not None

@@ -18,6 +18,7 @@ from engine.config import RunConfig
 from engine.errors import CannotContinue, ConfigError, ModelError
 from engine.folder import FINAL, source_of_run
 from engine.i18n import _
+from engine.paths import is_folder
 from engine.sources import Source, resolve
 from engine.training.model import base_digests, model_folder
 
@@ -42,7 +43,7 @@ def find_source(out: Path, checkpoint: str | None = None, model: str | None = No
     `model` names the base where it has moved. Raises ConfigError where there is no such folder or checkpoint, CannotContinue where
     the adapter is missing or not whole, ModelError where the base is gone or another one.
     """
-    if not out.is_dir():
+    if not is_folder(out):
         raise ConfigError(_("{folder}: there is no such folder").format(folder=out), fix=_("Name the folder of a run."))
     adapter = _sound(_named(out, checkpoint) if checkpoint is not None else _last(out))
     run = source_of_run(out)

@@ -17,6 +17,7 @@ from engine.checkpoints.files import Unsound
 from engine.checkpoints.safetensors_header import Tensor, read_header
 from engine.errors import LoraTuiError, ModelError
 from engine.i18n import _
+from engine.paths import is_there, path_of
 from engine.training.model import model_folder, read_model_config
 
 NOT_LINEAR = ("embed", "lm_head", "wte", "wpe", "norm", "output_layer")
@@ -82,13 +83,13 @@ def model_report(model: str) -> ModelReport:
 
 def to_be_fetched(report: ModelReport) -> bool:
     """Whether it is a hub id that is not here yet: the run will fetch it."""
-    return report.folder is None and report.model.count("/") == 1 and not Path(report.model).expanduser().exists()
+    return report.folder is None and report.model.count("/") == 1 and not is_there(path_of(report.model))
 
 
 def model_folder_here(model: str) -> Path:
     """The folder of `model` on this machine. Raises ModelError where it is not here; asks no network."""
-    path = Path(model).expanduser()
-    if not path.exists() and not path.is_absolute() and not model.startswith((".", "~")) and model.count("/") == 1:
+    path = path_of(model)
+    if not is_there(path) and not path.is_absolute() and not model.startswith((".", "~")) and model.count("/") == 1:
         raise ModelError(
             _("{model}: is not on this machine").format(model=model),
             _("It will be fetched from the hub when the run starts."),
@@ -99,7 +100,7 @@ def model_folder_here(model: str) -> Path:
 
 def cached_snapshot(model: str) -> Path | None:
     """The snapshot of a hub id in the local cache; None where there is none."""
-    if Path(model).expanduser().exists() or model.count("/") != 1:
+    if is_there(path_of(model)) or model.count("/") != 1:
         return None
     from huggingface_hub import try_to_load_from_cache
 

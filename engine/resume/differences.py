@@ -76,7 +76,7 @@ def contradiction(checkpoint: Checkpoint, config: RunConfig) -> str | None:
 def _other_base(checkpoint: Checkpoint, config: RunConfig) -> str | None:
     from engine.training.model import base_digests
 
-    folder = Path(config.model or "").expanduser()
+    folder = Path(config.model or "")
     if not (folder / "config.json").is_file():
         return None  # a hub id: identified when it is loaded
     if checkpoint.manifest is not None:
@@ -124,7 +124,7 @@ def _tokenizer_differences(saved: Identities, config: RunConfig) -> list[Differe
     from engine.data.identity import template_digest, tokenizer_digest
     from engine.training.model import load_tokenizer, tokenizer_files_digest
 
-    folder = Path(config.model or "").expanduser()
+    folder = Path(config.model or "")
     if saved.tokenizer_files is None or not folder.is_dir() or tokenizer_files_digest(folder) == saved.tokenizer_files:
         return []  # a hub id is identified when it is loaded
     tokenizer = load_tokenizer(folder)

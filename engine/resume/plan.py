@@ -24,6 +24,7 @@ from engine.devices import placed
 from engine.errors import CannotContinue, ConfigError
 from engine.folder import free_sibling, proposed_output, run_id_of
 from engine.i18n import _
+from engine.paths import is_folder, is_there
 from engine.resume.differences import (
     Difference,
     contradiction,
@@ -101,7 +102,7 @@ def plan_run(resolved: Resolved, found: Scan | None = None) -> ResumePlan:
     if config.resume != "auto":
         return _from_path(resolved, asked, Path(config.resume))
     output_dir = asked or proposed_output(config.dataset, config.model)
-    if not output_dir.is_dir():
+    if not is_folder(output_dir):
         return _fresh(config, output_dir, _("nothing is there yet"))
     found = found if found is not None and found.output_dir == output_dir else glance(output_dir)
     if not found.checkpoints:
@@ -159,11 +160,9 @@ def _need(config: RunConfig) -> None:
 def _rooted(config: RunConfig) -> RunConfig:
     """Local paths made absolute, so that run.toml and the adapter's own configuration hold from any folder."""
     local = {
-        name: str(Path(value).expanduser().absolute())
+        name: str(Path(value).absolute())
         for name in ("dataset", "model", "eval_dataset")
-        if (value := getattr(config, name)) is not None
-        and Path(value).expanduser().exists()
-        and not _may_be_a_split(name, value)
+        if (value := getattr(config, name)) is not None and is_there(Path(value)) and not _may_be_a_split(name, value)
     }
     return config.model_copy(update=local)
 
@@ -234,7 +233,7 @@ def _furthest_of(found: Scan, run: str) -> Checkpoint | None:
 
 
 def _inspected(path: Path) -> Checkpoint:
-    if not path.is_dir():
+    if not is_folder(path):
         raise CannotContinue(
             _("{path}: there is no such checkpoint").format(path=path), fix=_("lora-tui check FOLDER lists what is there.")
         )

@@ -19,6 +19,7 @@ from engine.errors import ModelError
 from engine.hardware import Hardware
 from engine.hub import hub
 from engine.i18n import _
+from engine.paths import is_folder, is_there, path_of
 
 if TYPE_CHECKING:
     from engine.training.parts import Parts
@@ -37,8 +38,8 @@ def model_folder(model: str) -> Path:
 
     Raises ModelError with what is missing.
     """
-    path = Path(model).expanduser()
-    if path.is_dir():
+    path = path_of(model)
+    if is_folder(path):
         if not (path / "config.json").is_file():
             adapter = (path / "adapter_config.json").is_file()
             raise ModelError(
@@ -49,7 +50,7 @@ def model_folder(model: str) -> Path:
                 else _("A model folder holds config.json, *.safetensors and the tokenizer's files."),
             )
         return path
-    if path.exists():
+    if is_there(path):
         raise ModelError(
             _("{path}: is a file, not a model folder").format(path=path),
             fix=_("Give the folder that holds config.json. GGUF files cannot be trained."),

@@ -48,7 +48,8 @@ def test_rows_are_tokenised_by_other_processes_beneath_the_wizard(tmp_path: Path
     log = tmp_path / "log"
     done = subprocess.run(
         [sys.executable, str(tmp_path / "wizard.py"), str(chat_file), str(tiny_model), str(log)],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "LORA_TUI_CACHE": str(tmp_path / "cache"), "LORA_TUI_STATE": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "LORA_TUI_CACHE": str(tmp_path / "cache"),
+             "LORA_TUI_STATE": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=120,

@@ -15,6 +15,7 @@ from engine.data.files import data_files
 from engine.data.read import Reading
 from engine.errors import LoraTuiError
 from engine.i18n import _
+from engine.paths import is_there, path_of
 from tui.dataset_text import preview_texts, problem_lines, rows_words, summary_lines
 from tui.i18n import N_
 from tui.messages import Found, Progressed
@@ -116,7 +117,7 @@ class DatasetScreen(StepScreen):
         self._pause = self.set_timer(PAUSE, partial(self._typed, event.value))
 
     def _typed(self, value: str) -> None:
-        if value and Path(value).expanduser().exists():
+        if value and is_there(path_of(value)):
             self._look(value)
 
     def on_path_input_settled(self, event: PathInput.Settled) -> None:

@@ -18,6 +18,7 @@ from engine.errors import LoraTuiError
 from engine.i18n import _
 from engine.models.local import LocalModel, cached_models
 from engine.models.report import ModelReport, model_report, to_be_fetched
+from engine.paths import is_file, path_of
 from engine.training.estimate import TIGHT, Memory, estimate_memory
 from tui.dataset_text import preview_texts, problem_lines, summary_lines
 from tui.i18n import N_
@@ -118,7 +119,7 @@ class ModelScreen(StepScreen):
         self._pause = self.set_timer(PAUSE, partial(self._typed, event.value))
 
     def _typed(self, value: str) -> None:
-        if value and (Path(value).expanduser() / "config.json").is_file():
+        if value and is_file(path_of(value) / "config.json"):
             self._look(value)
 
     def on_path_input_settled(self, event: PathInput.Settled) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -12,6 +11,7 @@ from textual.widgets import Static
 
 from engine.errors import LoraTuiError
 from engine.i18n import _
+from engine.paths import path_of
 from engine.resume.seen import Seen, see
 from tui.folder_text import seen_lines
 from tui.i18n import N_
@@ -83,7 +83,7 @@ class OutputScreen(StepScreen):
             return
         self._asked, self._seen = value, None
         self.query_one("#summary", Static).update(_("Looking"))
-        self.ask("seen", value, partial(see, Path(value).expanduser()))
+        self.ask("seen", value, partial(see, path_of(value)))
 
     def on_found(self, event: Found) -> None:
         event.stop()

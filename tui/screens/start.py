@@ -24,6 +24,7 @@ from engine.checkpoints.scan import Scan, verified
 from engine.errors import LoraTuiError, OutputError
 from engine.folder import free_sibling, locked, unwritable
 from engine.i18n import _, n_
+from engine.paths import path_of
 from engine.resume.seen import Seen, see
 from tui.folder_text import choice_lines
 from tui.i18n import N_
@@ -92,7 +93,7 @@ class StartScreen(StepScreen):
         self._look()
 
     def _look(self) -> None:
-        folder = Path(str(self.wizard.answers["output"])).expanduser()
+        folder = path_of(str(self.wizard.answers["output"]))
         self.ask("seen", str(folder), partial(see, folder))
 
     def on_found(self, event: Found) -> None:

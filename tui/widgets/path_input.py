@@ -16,6 +16,7 @@ from textual.widgets import Button, Input, OptionList
 from textual.widgets.option_list import Option
 
 from engine.i18n import _
+from engine.paths import is_folder, path_of
 from tui.i18n import N_
 from tui.plain import visible
 
@@ -101,8 +102,8 @@ class PathInput(Vertical):
         """Open the file dialog where the field points to."""
         from textual_fspicker import FileOpen, SelectDirectory
 
-        here = Path(self.value).expanduser() if self.value else Path()
-        folder = next((one for one in (here, *here.parents) if one.is_dir()), Path())
+        here = path_of(self.value) if self.value else Path()
+        folder = next((one for one in (here, *here.parents) if is_folder(one)), Path())
         dialog = (
             FileOpen(folder, _("Choose a file")) if self.kind == "file" else SelectDirectory(folder, _("Choose a folder"))
         )

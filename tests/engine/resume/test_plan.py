@@ -100,3 +100,13 @@ def test_a_name_that_promises_more_than_its_state_keeps_is_told(run: Path, tmp_p
     decided = plan(output=out)
     assert decided.checkpoint is not None and decided.checkpoint.name == "checkpoint-5"
     assert "checkpoint-99" in decided.reason and "state counts" in decided.reason
+
+
+@pytest.mark.parametrize("how", ["output", "resume"])
+def test_a_run_below_the_home_folder_goes_on_however_it_is_named(
+    run: Path, tiny_model: Path, chat_file: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setenv("HOME", str(run.parent))
+    named = {"output": "~/run"} if how == "output" else {"resume": "~/run/checkpoint-5"}
+    found = plan(dataset=chat_file, model=tiny_model, **named, **FLAGS)
+    assert (found.mode, found.output_dir) == ("continue", run)

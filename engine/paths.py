@@ -1,0 +1,26 @@
+"""Paths as people write them: with `~`, too long, or where they may not look. Asking about one never raises."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def path_of(words: str) -> Path:
+    """`words` as a path, `~` being the home folder; the `~name` of nobody stays as it is, as in a shell."""
+    return Path(os.path.expanduser(words))  # noqa: PTH111 - Path.expanduser raises for a user that is not there
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there. False too where the system does not say: a name too long, a parent that may not be entered."""
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises then
+
+
+def is_file(path: Path) -> bool:
+    """As `is_folder`, for a regular file."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_there(path: Path) -> bool:
+    """As `is_folder`, for anything."""
+    return os.path.exists(path)  # noqa: PTH110

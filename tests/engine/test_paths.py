@@ -1,0 +1,51 @@
+"""What a person may name as a path, and what asking about it says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.paths import is_file, is_folder, is_there, path_of
+from engine.sources import Source, resolve
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize("field", ["dataset", "eval_dataset", "model", "output", "init_from", "resume"])
+def test_home_is_found_in_every_setting_that_names_a_place(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert getattr(resolve([Source("config", "my.toml", {field: "~/x"})]).config, field) == "/somewhere/x"
+
+
+def test_the_home_of_nobody_stays_as_it_is() -> None:
+    assert path_of("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")
+
+
+@pytest.mark.parametrize("odd", [LONG, f"{LONG}/x", "a\0b"])
+def test_asking_never_raises(odd: str) -> None:
+    assert not any(ask(Path(odd)) for ask in (is_file, is_folder, is_there))
+
+
+COMMANDS = {
+    "resume": (["--yes", "--dataset", "d", "--model", "m", "--resume", LONG], 3),
+    "init-from": (["--yes", "--dataset", "d", "--model", "m", "--init-from", LONG], 3),
+    "dataset": (["--yes", "--dataset", LONG, "--model", "m"], 4),
+    "output": (["--yes", "--dataset", "d", "--model", "m", "--output", LONG], 5),
+    **{word: ([word, LONG], 2) for word in ("watch", "chat", "eject", "check", "runs")},
+    "export": (["export", LONG, "--to", "adapter"], 2),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_name_that_is_too_long_is_told_and_not_a_fault(name: str, tmp_path: Path) -> None:
+    arguments, code = COMMANDS[name]
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-m", "tui", *arguments], cwd=tmp_path, env={"PYTHONPATH": root, "PATH": "", "LORA_TUI_STATE": str(tmp_path),
+        "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr and done.stderr.startswith(("error:", "starting fresh"))
