@@ -119,20 +119,24 @@ class Ranks:
             if not self.first:
                 self._leave_with_the_first(patience)
             yield
-        except LoraTuiError as error:
-            self._last_words(error)
-            raise
         except Exception as error:
-            if not _is_of_a_peer(error):
+            known = self.explained(error)
+            if isinstance(error, LoraTuiError):
+                self._last_words(error)
+            elif known is error and not isinstance(error, PeerLost):
                 words = str(error).splitlines()[0] if str(error) else ""
                 self._last_words(LoraTuiError(f"{type(error).__name__}: {words}"))
+            if known is error:
                 raise
-            told = self._words_of_a_peer()
-            if told is not None:
-                raise told from error
-            raise PeerLost(_plainly(error)) from error
+            raise known from error
         else:
             dist.destroy_process_group()
+
+    def explained(self, error: BaseException) -> BaseException:
+        """`error`; where it comes of a lost peer, what that peer ended with, or PeerLost. May wait LAST_WORDS seconds for it."""
+        if self.alone or isinstance(error, LoraTuiError | PeerLost | TooManyRows) or not _is_of_a_peer(error):
+            return error
+        return self._words_of_a_peer() or PeerLost(_plainly(error))
 
     # -- what is the same for all ---------------------------------------------------------------------------------------
 
@@ -192,7 +196,7 @@ class Ranks:
         everyone = self.gather((socket.gethostname(), dict(facts)))
         host, first = everyone[0]
         for rank, (other, found) in enumerate(everyone):
-            for name in {*first, *found}:
+            for name in dict.fromkeys((*first, *found)):
                 if first.get(name) != found.get(name):
                     raise FACTS.get(name, ConfigError)(
                         _("the processes of this run do not have the same {what}").format(what=name),
@@ -287,13 +291,13 @@ def _error(words: Mapping[str, Any]) -> LoraTuiError:
     return error
 
 
-def _plainly(error: Exception) -> str:
+def _plainly(error: BaseException) -> str:
     """The library's words without its source line in front and the advice behind."""
     first = re.sub(r"^(\[[^]]*\]\s*)+", "", str(error).splitlines()[0] if str(error) else type(error).__name__)
     return first.split(". This ")[0].rstrip(".")
 
 
-def _is_of_a_peer(error: Exception) -> bool:
+def _is_of_a_peer(error: BaseException) -> bool:
     """Whether a collective failed because of the other side. gloo raises plain RuntimeErrors, to be told by their words."""
     import torch.distributed as dist
 

@@ -34,6 +34,7 @@ class Telling:
         """Rank 0's, once the folder is held and the data are read."""
         self._step: int | None = None
         self._failing = threading.Lock()
+        self._ended = False
 
     def __call__(self, event: Event) -> None:
         if self.journal is None:
@@ -51,31 +52,44 @@ class Telling:
 
     @contextlib.contextmanager
     def ends(self, out: Path, ranks: Ranks) -> Iterator[None]:
-        """Inside is rank 0's whole run in the folder `out`: what it fails of is told, and the others let go. Raises LoraTuiError for
-        every error but those that all processes begin again after."""
+        """Inside is rank 0's run in the folder `out`: what it fails of is told, and the others let go. Raises LoraTuiError for every
+        error but those that all processes begin again after.
+
+        It stands around the whole run and once more inside of the folder's lock, and the inner one tells: who finds the lock free and
+        the Journal without a last word takes the run for one that died, or begins the next one.
+        """
         try:
             yield
-        except KeyboardInterrupt:  # whoever raised it leaves at once, and nothing has begun (headless.Leave)
-            ranks.over()
-            raise
-        except TooManyRows:  # told by whoever starts again
-            raise
-        except PeerLost as lost:
-            self(Warned("peer_lost", _(
-                "another process of this run is gone: {words}. All of them start again from the last checkpoint.").format(
-                    words=lost)))  # fmt: skip
-            raise
-        except BaseException as error:
-            known = error if isinstance(error, LoraTuiError) else _as_known(error, out)
-            self.failed(known)
-            ranks.over(known)
-            if known is not error:
-                raise known from error
-            raise
+        except BaseException as raised:
+            if self._ended:
+                raise
+            self._ended = True
+            error = self._last_word(ranks.explained(raised), out, ranks)
+            if error is raised:
+                raise
+            raise error from raised
         finally:
             if self.journal is not None:
                 with self._loss_told():
                     self.journal.close()
+                self.journal = None
+
+    def _last_word(self, error: BaseException, out: Path, ranks: Ranks) -> BaseException:
+        """Tell how the run ends; the error that it ends with."""
+        if isinstance(error, KeyboardInterrupt):  # whoever raised it leaves at once, and nothing has begun (headless.Leave)
+            ranks.over()
+            return error
+        if isinstance(error, TooManyRows):  # told by whoever starts again
+            return error
+        if isinstance(error, PeerLost):
+            self(Warned("peer_lost", _(
+                "another process of this run is gone: {words}. All of them start again from the last checkpoint.").format(
+                    words=error)))  # fmt: skip
+            return error
+        known = error if isinstance(error, LoraTuiError) else _as_known(error, out)
+        self.failed(known)
+        ranks.over(known)
+        return known
 
     @contextlib.contextmanager
     def _loss_told(self) -> Iterator[None]:

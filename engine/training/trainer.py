@@ -74,6 +74,7 @@ class Trainer:
             self._tell.ends(out, self.ranks),
             self.ranks.joined(self.config.ddp_timeout),
             locked(out) as notes,
+            self._tell.ends(out, self.ranks),
             _own_folder(out),
             library_output_to(_log(out)),
         ):
