@@ -55,8 +55,8 @@ class Committer:
     keep: int
     kept: list[Kept] = field(default_factory=list)
     """The run's sound checkpoints so far; those of other runs in the folder are never touched."""
-    good_until: int | None = None
-    """The last logged step at which the loss was on its path: the furthest checkpoint up to it stays. None: not known."""
+    good_until: tuple[int | None, ...] = ()
+    """Steps that a run may have to go back to: of each the furthest checkpoint up to it stays."""
 
     def __post_init__(self) -> None:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")

@@ -1,8 +1,8 @@
 """Which checkpoints of a run are kept: a pure function of what there is.
 
 The library's rotation goes by modification time and so deletes the furthest one after a copy (transformers 26961, 27138).
-Here the steps decide: the furthest ones stay, the best by eval loss stays, and so does the last one from before the loss left
-its path.
+Here the steps decide: the furthest ones stay, the best by eval loss stays, and so do the last ones from before the loss left its
+path, or may be found to have left it.
 """
 
 from __future__ import annotations
@@ -27,13 +27,12 @@ def good(found: Iterable[Kept], until: int | None) -> Kept | None:
     )
 
 
-def surplus(found: Iterable[Kept], keep: int, good_until: int | None = None) -> tuple[str, ...]:
-    """Names to remove, oldest first: all but the furthest `keep`, the best by eval loss and the last known good one."""
+def surplus(found: Iterable[Kept], keep: int, good_until: Iterable[int | None] = ()) -> tuple[str, ...]:
+    """Names to remove, oldest first: all but the furthest `keep`, the best by eval loss and, for each step of `good_until`, the last
+    one saved up to it."""
     by_step = sorted(found, key=lambda kept: kept.step)
     stay = {kept.name for kept in by_step[-keep:]}
-    last_good = good(by_step, good_until)
-    if last_good is not None:
-        stay.add(last_good.name)
+    stay |= {one.name for one in (good(by_step, until) for until in good_until) if one is not None}
     measured = [kept for kept in by_step if kept.eval_loss is not None]
     if measured:
         stay.add(min(measured, key=lambda kept: (kept.eval_loss, -kept.step)).name)

@@ -308,21 +308,18 @@ def _continue(resolved: Resolved, output_dir: Path, run_id: str, parent: str | N
 
 def roll_back(plan: ResumePlan, good: str | None) -> ResumePlan:
     """What a run does after its loss left its path: go on from `good`, a checkpoint in its folder, with half the learning rate;
-    without one begin `plan` again so. Raises CannotContinue where that checkpoint is no longer sound."""
+    without one go back to where `plan` began. Raises CannotContinue where that checkpoint is no longer sound, or there."""
     config = plan.config.model_copy(update={"learning_rate": plan.config.learning_rate / 2})
     reason = _("the last good one before the loss left its path")
     if good is not None:
-        checkpoint = replace(_inspected(plan.output_dir / good), run=plan.run_id)
-        if not checkpoint.continuable:
-            path = plan.output_dir / good
-            raise CannotContinue(
-                _("{path}: cannot be continued").format(path=path), _told(checkpoint), _ways_on((checkpoint,))
-            )
-        parent = None
+        path, run, parent = plan.output_dir / good, plan.run_id, None
     elif plan.mode == "continue" and plan.checkpoint is not None:
-        checkpoint, parent = plan.checkpoint, plan.parent
+        path, run, parent = plan.checkpoint.path, plan.checkpoint.run, plan.parent
     else:
         return replace(plan, config=config)
+    checkpoint = replace(_inspected(path), run=run)
+    if not checkpoint.continuable:
+        raise CannotContinue(_("{path}: cannot be continued").format(path=path), _told(checkpoint), _ways_on((checkpoint,)))
     return _continue(Resolved(config, {}), plan.output_dir, plan.run_id, parent, Choice(checkpoint, reason, ()))
 
 

@@ -193,6 +193,24 @@ class LossMonitor:
         """Whether the loss left its path and has not come back."""
         return self._not_finite or (self._episode > 0 and not self._spike)
 
+    @property
+    def good_for_sure(self) -> int | None:
+        """The earliest step that a later alarm may move `good_until` back to: a slow rise is noticed long after it began, and goes
+        back to where the loss was last at the lowest level that is remembered. It never decreases until an alarm, so a checkpoint
+        that is kept from before it is there when one comes."""
+        earliest = [self.good_until] if self.good_until is not None else []
+        if self._logs:
+            windows = range(max(1, len(self._logs) - LEVEL + 1))
+            lowest = min(median(self._logs[at : at + LEVEL]) for at in windows) if len(windows) > 1 else min(self._logs)
+            last = max(at for at, log in enumerate(self._logs) if log <= lowest)
+            earliest.append(int(self._steps[last]))
+        if self._blocks:
+            lowest = min(self._blocks)
+            earliest.append(
+                int(max(end for level, end in zip(self._blocks, self._block_ends, strict=True) if level <= lowest))
+            )
+        return min(earliest, default=None)
+
     def new_rows(self) -> None:
         """The rows from here on are other ones, as the person knows: learn their level before judging."""
         self._forget()
@@ -217,7 +235,8 @@ class LossMonitor:
             rise = max(math.log(HIGH_RATIO), noises * noise)
             if last - lowest > rise and last > _usual(self._recent(before), noise):
                 good = max(at for at, log in enumerate(before) if log <= lowest + noise)
-                self.good_until = min(int(self._steps[good]), self.good_until or int(self._steps[good]))
+                end = int(self._steps[good])
+                self.good_until = min(end, self.good_until if self.good_until is not None else end)
                 del self._logs[good + 1 :], self._steps[good + 1 :]
                 return True
         return False

@@ -40,6 +40,7 @@ from engine.resume.memory import adapter_in_memory
 from engine.training.attempt import Attempt
 from engine.training.digests import all_finite, rng_digest, state_digest, tensors_digest
 from engine.training.hf_files import Copies, random_states, write_adapter, write_small_files
+from engine.training.monitor import LossMonitor
 from engine.training.probe import ProbeRow, score
 from engine.training.ranks import Ranks
 from engine.training.sft import ExactTrainer
@@ -61,7 +62,7 @@ class Saver:
     attempt: Attempt
     committer: Committer
     tell: Callable[[Event], None]
-    monitor_state: Callable[[], Mapping[str, Any]]
+    monitor: LossMonitor
     ranks: Ranks
     probe_rows: tuple[ProbeRow, ...] = ()
     probe_base: float = 0.0
@@ -201,6 +202,9 @@ class Saver:
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
+        # A slow rise is noticed late; how far back is only worth room where the run itself goes back.
+        known = self.monitor.good_until, None if self.attempt.config.on_jump == "warn" else self.monitor.good_for_sure
+        self.committer.good_until = known
         self._due = {"step": step, "epoch": trainer.epochs, "loss": self.last_loss, "eval_loss": eval_loss}
 
         def write() -> None:
@@ -267,7 +271,7 @@ class Saver:
                 tokens=int(trainer._total_train_tokens),
             ),
             "rng": rng_digest(),
-            "monitor": dict(self.monitor_state()),
+            "monitor": self.monitor.state(),
             "precision": self.attempt.precision,
             "device": self.attempt.hardware.device,
             "versions": versions(),

@@ -58,7 +58,7 @@ class Session:
         committer = Committer(self.plan.output_dir, self.config.keep, self._kept() if self.ranks.first else [])
         continued = self.attempt.continued
         self.listener = RunCallback(self.config, self.tell, self.should_stop, monitor, continued, self._begin)
-        self.saver = Saver(self.attempt, committer, self.tell, monitor.state, self.ranks)
+        self.saver = Saver(self.attempt, committer, self.tell, monitor, self.ranks)
         self.listener.saver = self.saver
         if continued:
             self._take_up(monitor)
@@ -102,12 +102,13 @@ class Session:
             self._private.close()
 
     def _left(self, good_until: int | None) -> Outcome:
-        """The loss left its path: what was saved since is put into the trash, so that nothing goes on from it unasked."""
+        """The loss left its path: what was saved since is put into the trash, so that nothing goes on from it unasked. Where nothing
+        that was good is left, what this attempt saved; where it began is all that there is to go back to."""
         from engine.checkpoints.commit import to_trash
 
         trainer, kept = self.trainer, self.saver.committer.kept
         last = good(kept, good_until)
-        after = [one.name for one in kept if last is None or one.step > last.step]
+        after = [one.name for one in kept if one.step > (last.step if last is not None else self.attempt.start.step)]
         for name in after if self.ranks.first else ():
             to_trash(self.plan.output_dir / name)
         back_to = last.name if last is not None else None
@@ -132,7 +133,6 @@ class Session:
         )
         if self.proof.restarted:
             monitor.new_rows()
-        self.saver.committer.good_until = monitor.good_until
 
     def _kept(self) -> list[Kept]:
         """The sound checkpoints of this very run that retention may count and remove."""

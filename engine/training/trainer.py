@@ -27,6 +27,7 @@ from engine.events import (
 from engine.folder import RUN_LOG, locked, stop_asked, unwritable
 from engine.hardware import prepare_process
 from engine.i18n import _
+from engine.paths import is_folder
 from engine.resume.plan import ResumePlan, resumed, roll_back
 from engine.resume.receipt import Item, Receipt, accepted, check_material, versions_item
 from engine.training.attempt import Attempt, Outcome, ShouldStop
@@ -188,7 +189,8 @@ class Trainer:
             self._tell(Warned("set_aside", _(
                 "saved after the loss left its path, and put into {folder} so that nothing goes on from it unasked: {names}").format(
                     folder=TRASH, names=", ".join(outcome.set_aside))))  # fmt: skip
-        from_here = self.plan.checkpoint.name if self.plan.mode == "continue" and self.plan.checkpoint is not None else None
+        begun = self.plan.checkpoint if self.plan.mode == "continue" else None
+        from_here = begun.name if begun is not None and is_folder(begun.path) else None
         self._tell(RunStopped(outcome.step, outcome.epoch, LOSS_JUMPED, outcome.good or from_here))
         return outcome
 

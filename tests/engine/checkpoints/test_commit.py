@@ -17,7 +17,7 @@ def test_the_furthest_and_the_best_stay() -> None:
 
 def test_the_last_one_from_before_the_loss_left_its_path_stays() -> None:
     found = [Kept(name, step, None) for step, name in enumerate("abcd")]
-    assert surplus(found, keep=1, good_until=1) == ("a", "c")
+    assert surplus(found, keep=1, good_until=[1]) == ("a", "c")
 
 
 def test_of_equally_good_ones_the_furthest_is_the_best() -> None:

@@ -207,3 +207,43 @@ def test_a_state_from_before_there_were_blocks_is_taken_up() -> None:
     other = LossMonitor()
     other.restore(older)
     assert other.observe(60, 2.0, 1e-4, False) is None
+
+
+@given(
+    st.lists(st.floats(-0.3, 0.3), min_size=60, max_size=700),
+    st.floats(0.0, 0.02),
+    st.integers(0, 300),
+    st.floats(0.02, 0.3),
+)
+def test_an_alarm_never_goes_back_further_than_was_said_before(
+    noise: list[float], slope: float, fall: int, scale: float
+) -> None:
+    """What is kept for going back is chosen by `good_for_sure` before anybody knows of the rise."""
+    monitor, known = LossMonitor(), None
+    for step, one in enumerate(noise, 1):
+        log = max(0, fall - step) * 0.01 + max(0, step - fall) * slope + scale * one
+        jump = monitor.observe(step, math.exp(log), 1e-4, False)
+        if jump is not None:
+            assert jump.good_until is None or known is None or jump.good_until >= known
+            return
+        assert known is None or (monitor.good_for_sure or 0) >= known
+        known = monitor.good_for_sure
+
+
+def test_what_a_slow_rise_goes_back_to_is_kept_from_the_beginning_of_the_rise() -> None:
+    from engine.checkpoints.retain import Kept, good, surplus
+
+    monitor, kept = LossMonitor(), []
+    for step in range(1, 2000):
+        log = max(0, 200 - step) * 0.01 + max(0, step - 400) * 0.003
+        jump = monitor.observe(step, math.exp(log + 0.02 * math.sin(step * 7.0)), 1e-4, False)
+        if jump is not None:
+            assert jump.kind == "divergence" and (jump.good_until or 0) < step - 100
+            assert good(kept, jump.good_until) is not None
+            return
+        if step % 25 == 0:
+            kept.append(Kept(f"checkpoint-{step}", step, None))
+            gone = surplus(kept, 2, (monitor.good_until, monitor.good_for_sure))
+            kept = [one for one in kept if one.name not in gone]
+            assert len(kept) <= 4
+    raise AssertionError("the rise was not noticed")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine.checkpoints.scan import scan
-from engine.errors import ConfigError
+from engine.errors import CannotContinue, ConfigError
 from engine.events import LossJumped, RolledBack, RunStarted, Step, read_journal
 from tests.conftest import chats, taught, write_jsonl
 from tests.engine.runs import losses, plan, receipt, train
@@ -123,3 +123,15 @@ def test_an_accepted_dataset_of_another_kind_is_no_reset(run: Path, tmp_path: Pa
     _outcome, events = train(output=run, dataset=other, accept="dataset", max_steps=50, learning_rate=5e-3)
     assert receipt(events)["dataset"] == "changed"
     assert not [jump for jump in of(events, LossJumped) if jump.kind == "reset_at_resume"]
+
+
+def test_going_back_to_a_checkpoint_that_is_gone_is_told_as_that(run: Path) -> None:
+    import shutil
+
+    from engine.resume.plan import roll_back
+
+    begun = plan(output=run, **EXPLODES)
+    assert begun.checkpoint is not None and roll_back(begun, None).checkpoint == begun.checkpoint
+    shutil.rmtree(begun.checkpoint.path)
+    with pytest.raises(CannotContinue, match="checkpoint-40"):
+        roll_back(begun, None)
