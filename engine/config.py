@@ -344,7 +344,7 @@ def parse_rows(value: str) -> frozenset[int]:
                 _("has a part {part} that is no row number and no range such as 100-120").format(part=repr(part))
             )
         first, last = int(low), int(high if dash else low)
-        if not 1 <= first <= last or last - first > MAX_SKIPPED:
+        if not 1 <= first <= last or last - first + len(found) > MAX_SKIPPED:
             raise ValueError(_("has a part {part} that is no range of rows; they count from 1").format(part=repr(part)))
         found.update(range(first, last + 1))
     return frozenset(found)

@@ -27,6 +27,10 @@ MAX_LINE = 4 * 2**20
 """Bytes of a line that are read; an event has a few hundred."""
 PARENT_GONE = "parent_gone"
 """RunStopped.reason of a run whose processes lost whoever had started them."""
+VERDICTS = ("ok", "changed", "failed", "unknown")
+"""Of an item of a receipt."""
+JUMPS = ("reset_at_resume", "spike", "divergence", "non_finite")
+"""LossJumped.kind."""
 LOSS_JUMPED = "loss_jumped"
 """RunStopped.reason where the loss left its path and --on-jump ended the run."""
 
@@ -78,7 +82,7 @@ class ResumeChecked(Event):
     type: ClassVar[str] = "resume_checked"
     checkpoint: str
     items: tuple[Mapping[str, Any], ...]
-    """Each {"item", "expected", "found", "verdict": ok|changed|failed|unknown, "detail"}."""
+    """Each {"item", "expected", "found", "verdict", "detail"}; the verdict one of VERDICTS."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ class LossJumped(Event):
     type: ClassVar[str] = "loss_jumped"
     step: int
     kind: str
-    """reset_at_resume | spike | divergence | non_finite."""
+    """One of JUMPS."""
     before: float
     """The level the loss had."""
     after: float | None

@@ -17,11 +17,11 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.checkpoints.durable import open_plain_file, write_durably
+from engine.clock import moment
 from engine.config import RunConfig
 from engine.errors import ConfigError, OutputError
 from engine.events import JOURNAL_NAME, Warned, read_journal
@@ -226,13 +226,11 @@ def stop_asked(output_dir: Path) -> str | None:
 
 def _holder(output_dir: Path) -> str:
     holder = holder_of(output_dir)
-    try:
-        if holder is not None:
-            since = datetime.fromtimestamp(holder.started).isoformat(sep=" ", timespec="seconds")
-            return _("Held by process {pid} on {host} since {since}.").format(pid=holder.pid, host=holder.host, since=since)
-    except (OSError, ValueError, OverflowError):
-        pass
-    return _("The holder left no note of itself.")
+    since = moment(holder.started) if holder is not None else None
+    if holder is None or since is None:
+        return _("The holder left no note of itself.")
+    words = since.isoformat(sep=" ", timespec="seconds")
+    return _("Held by process {pid} on {host} since {since}.").format(pid=holder.pid, host=holder.host, since=words)
 
 
 def run_id_of(output_dir: Path) -> str | None:

@@ -133,7 +133,7 @@ def read_toml(path: Path, kind: Literal["config", "run", "remembered"] = "config
     except (OSError, UnicodeDecodeError) as error:
         words = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise ConfigError(_("{path}: cannot be read").format(path=path), words) from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not TOMLDecodeError alone: an integer of 5,000 digits is a plain one
         raise ConfigError(_("{path}: is not TOML").format(path=path), str(error)) from None
     schema = document.pop("schema_version", SCHEMA_VERSION)
     document.pop("run_id", None)

@@ -19,8 +19,12 @@ from typing import Any, Literal
 from engine.checkpoints.durable import open_plain_file
 from engine.events import (
     JOURNAL_NAME,
+    JUMPS,
     MAX_LINE,
+    VERDICTS,
     Event,
+    LossJumped,
+    ResumeChecked,
     RunFailed,
     RunFinished,
     RunStarted,
@@ -63,7 +67,20 @@ def event_of(record: Mapping[str, Any]) -> Event | None:
         )
     except ValidationError:
         return None
-    return event
+    return event if _has_what_is_shown(event) else None
+
+
+def _has_what_is_shown(event: Event) -> bool:
+    """Whether the words that a screen looks up are known: the file may be damaged, or a newer version's."""
+    match event:
+        case ResumeChecked():
+            names = {"item", "expected", "found", "verdict", "detail"}
+            return all(names <= item.keys() and item["verdict"] in VERDICTS for item in event.items)
+        case LossJumped():
+            return event.kind in JUMPS
+        case RunFinished():
+            return {"state", "message"} <= event.advice.keys()
+    return True
 
 
 class Tail:

@@ -6,10 +6,10 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from engine.clock import moment
 from engine.errors import ConfigError
 from engine.i18n import _
 from engine.watch import Standing, runs_under
@@ -89,7 +89,5 @@ def _why(one: Standing) -> str:
 
 
 def _moment(seconds: float | None) -> str:
-    try:
-        return datetime.fromtimestamp(seconds).isoformat(sep=" ", timespec="seconds") if seconds is not None else "-"
-    except (OSError, ValueError, OverflowError):
-        return "-"
+    told = moment(seconds)
+    return told.isoformat(sep=" ", timespec="seconds") if told is not None else "-"

@@ -8,7 +8,6 @@ from disk, so it is untrusted: a pydantic model, strict, frozen, nothing extra.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -17,11 +16,11 @@ MANIFEST_NAME = "manifest.json"
 MANIFEST_SCHEMA = 1
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
 
 class FileRecord(_Part):
@@ -39,11 +38,17 @@ class Cursor(_Part):
     """Whole epochs done."""
     rows_consumed: Count
     """Rows of the running epoch that were trained on."""
-    rows: Count
+    rows: Annotated[int, Field(ge=1, lt=2**53)]
     """Rows in an epoch."""
     seed: Count
     next_batch: Sha256
     """SHA-256 over the row ids of the next optimizer step, as little-endian int64; of nothing where no row is left."""
+
+    @model_validator(mode="after")
+    def _within_its_epoch(self) -> Cursor:
+        if self.rows_consumed > self.rows:
+            raise ValueError(f"{self.rows_consumed} rows of an epoch of {self.rows}")
+        return self
 
 
 class Probe(_Part):
@@ -90,9 +95,9 @@ class Identities(_Part):
 class Geometry(_Part):
     """How rows are cut into optimizer steps."""
 
-    batch_size: Annotated[int, Field(ge=1)]
-    grad_accum: Annotated[int, Field(ge=1)]
-    world_size: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)]
+    grad_accum: Annotated[int, Field(ge=1, lt=2**31)]
+    world_size: Annotated[int, Field(ge=1, lt=2**31)]
     """Processes; each takes `batch_size` rows at a time."""
 
     @property
@@ -150,8 +155,8 @@ class Manifest(_Part):
     saved_at: float
     """Unix seconds."""
     step: Count
-    epoch: Annotated[float, Field(ge=0)]
-    total_epochs: Annotated[float, Field(ge=0)]
+    epoch: Annotated[float, Field(ge=0, lt=2**53)]
+    total_epochs: Annotated[float, Field(ge=0, lt=2**53)]
     loss: float | None
     eval_loss: float | None
     cursor: Cursor
@@ -179,15 +184,6 @@ class Manifest(_Part):
         if len(self.others) != self.geometry.world_size - 1:
             raise ValueError(f"tells of {len(self.others)} other processes, and there were {self.geometry.world_size - 1}")
         return self
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of `folder`. Raises FileNotFoundError, OSError or ValueError (pydantic's among them)."""
-    text = (folder / MANIFEST_NAME).read_bytes()
-    try:
-        return Manifest.model_validate_json(text)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
 
 
 def dump_manifest(manifest: Manifest) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -48,8 +47,6 @@ def read_manifest(folder: Path) -> Manifest:
     refuse_pointer(MANIFEST_NAME, data)
     try:
         manifest = Manifest.model_validate_json(data)
-        if not all(math.isfinite(value) for value in _numbers(manifest)):
-            raise ValueError(_("it holds numbers that are not finite"))
     except (ValueError, RecursionError) as error:
         raise Unsound(
             "manifest_invalid",
@@ -81,12 +78,6 @@ def check_manifest(folder: Path, entries: Mapping[str, Entry], digests: bool) ->
                 _("Move it out of the folder; then the checkpoint is proven again.")))  # fmt: skip
     same = frozenset(manifest.files) - failed if digests else frozenset()
     return Proof(manifest, frozenset(failed), same, tuple(problems))
-
-
-def _numbers(manifest: Manifest) -> list[float]:
-    """The numbers that are ranked by and shown; JSON's 1e999 would be further along than anything."""
-    shown = (manifest.epoch, manifest.total_epochs, manifest.saved_at, manifest.loss, manifest.eval_loss)
-    return [value for value in shown if value is not None]
 
 
 def _hold(folder: Path, entries: Mapping[str, Entry], name: str, size: int, sha256: str | None) -> None:

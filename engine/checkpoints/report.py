@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
 from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.choose import Choice, choose, distance
 from engine.checkpoints.scan import Scan
+from engine.clock import moment
 from engine.config import RunConfig
 from engine.errors import ConfigError
 from engine.folder import source_of_run
@@ -67,7 +68,7 @@ def checkpoint_report(checkpoint: Checkpoint) -> dict[str, Any]:
         "grade": str(checkpoint.grade),
         "run": checkpoint.run,
         "made_by": checkpoint.made_by,
-        "saved_at": _utc(checkpoint.saved_at),
+        "saved_at": saved.isoformat() if (saved := moment(checkpoint.saved_at, UTC)) is not None else None,
         "bytes": checkpoint.bytes,
         "continuable": checkpoint.continuable,
         "problems": [
@@ -106,13 +107,6 @@ def _advice(output_dir: Path, checkpoint: Checkpoint | None) -> dict[str, str]:
 
 def _number(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-def _utc(seconds: float | None) -> str | None:
-    try:
-        return datetime.fromtimestamp(seconds, UTC).isoformat() if seconds is not None else None
-    except (ValueError, OverflowError, OSError):
-        return None
 
 
 def _text(text: str) -> str:

@@ -14,6 +14,7 @@ import io
 import json
 import os
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -194,8 +195,7 @@ def _parsed(text: str, path: Path, place: Place, cut_off: bool = False) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            names = [name for name, _value in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
+            ((twice, _times),) = Counter(name for name, _value in pairs).most_common(1)
             _bad(path, place, _("the key {name!r} stands twice in one object").format(name=twice))
         return found
 

@@ -81,8 +81,10 @@ def _journal(source: ExportSource) -> _Told:
         lines += ["## Continued", "", words, "",
                   "| from | ok | changed | unknown |", "|---|---|---|---|"]  # fmt: skip
     for receipt in receipts:
-        verdicts = [str(item.get("verdict")) for item in receipt.get("items", ()) if isinstance(item, dict)]
-        changed = [str(item.get("item")) for item in receipt["items"] if item.get("verdict") == "changed"]
+        told = receipt.get("items")
+        items = [item for item in told if isinstance(item, dict)] if isinstance(told, list) else []
+        verdicts = [str(item.get("verdict")) for item in items]
+        changed = [str(item.get("item")) for item in items if item.get("verdict") == "changed"]
         lines.append(f"| {_cell(str(receipt.get('checkpoint')))} | {verdicts.count('ok')} | {_cell(', '.join(changed)) or '-'} | "
                      f"{verdicts.count('unknown')} |")  # fmt: skip
     return _Told(numbers, [*lines, ""] if receipts else lines)

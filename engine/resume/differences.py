@@ -18,8 +18,9 @@ from engine.data.dataset import DATA_SETTINGS, Dataset, data_settings_digest
 from engine.data.identity import Change, compare
 from engine.folder import source_of_run
 from engine.i18n import _
+from engine.resume.logged import schedule_words
 from engine.sources import Resolved, resolve
-from engine.training.steps import Length, learning_rate_at
+from engine.training.steps import Length, learning_rate_at, warmup_steps
 
 
 @dataclass(frozen=True)
@@ -168,15 +169,15 @@ def precision_difference(checkpoint: Checkpoint, resolved: Resolved) -> list[Dif
 def schedule_differences(checkpoint: Checkpoint, config: RunConfig, length: Length) -> list[Difference]:
     assert checkpoint.manifest is not None
     saved = checkpoint.manifest.schedule
-    was = f"{saved.scheduler} {saved.learning_rate:g}, {saved.total_steps} steps"
-    now = f"{config.scheduler} {config.learning_rate:g}, {length.total_steps} steps"
+    was = (saved.scheduler, saved.learning_rate, saved.warmup_steps, saved.total_steps)
+    now = (config.scheduler, config.learning_rate, warmup_steps(config, length.total_steps), length.total_steps)
     if was == now:
         return []
     rate = learning_rate_at(config, length.total_steps, checkpoint.manifest.step)
     reason = _("the rate goes from {before:.3g} to {after:.3g} at the join").format(
         before=saved.next_learning_rate, after=rate
     )
-    return [Difference("schedule", was, now, "asked", reason)]
+    return [Difference("schedule", schedule_words(*was), schedule_words(*now), "asked", reason)]
 
 
 SETTINGS = (

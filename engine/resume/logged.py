@@ -55,10 +55,10 @@ def against_log(checkpoint: Checkpoint, config: RunConfig, length: Length) -> di
             schedule.words(),
             schedule_words(config.scheduler, config.learning_rate, warmup, length.total_steps),
         )
-    if checkpoint.step and checkpoint.epoch:
+    if (logged := _steps_an_epoch(checkpoint)) is not None:
         each = _("{count} steps an epoch")
         found["batch_geometry"] = (
-            each.format(count=round(checkpoint.step / checkpoint.epoch)),
+            each.format(count=logged),
             each.format(count=length.steps_per_epoch),
         )
     return found
@@ -84,11 +84,18 @@ def logged_schedule(checkpoint: Checkpoint) -> LoggedSchedule | None:
 def logged_accumulation(checkpoint: Checkpoint, config: RunConfig, rows: int) -> int:
     """How many batches another tool added up for a step: what makes an epoch of `rows` rows as many steps as it counted. Where no
     number does, what `config` says."""
-    if not (checkpoint.step and checkpoint.epoch and checkpoint.batch_size and config.batch_size == checkpoint.batch_size):
+    each = _steps_an_epoch(checkpoint)
+    if each is None or not checkpoint.batch_size or config.batch_size != checkpoint.batch_size:
         return config.grad_accum
-    each, batches = round(checkpoint.step / checkpoint.epoch), math.ceil(rows / checkpoint.batch_size)
+    batches = math.ceil(rows / checkpoint.batch_size)
     times = max(1, round(batches / max(1, each)))
     return times if math.ceil(batches / times) == each else config.grad_accum
+
+
+def _steps_an_epoch(checkpoint: Checkpoint) -> int | None:
+    """As the state counts them; None where it does not, or its epoch is none."""
+    each = checkpoint.step / checkpoint.epoch if checkpoint.step and checkpoint.epoch else math.inf
+    return round(each) if math.isfinite(each) else None
 
 
 def _warmups(rated: Sequence[LogRow], total: int) -> list[int]:

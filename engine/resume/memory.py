@@ -12,7 +12,8 @@ import torch
 from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.manifest import Manifest, Probe
 from engine.i18n import _, n_
-from engine.resume.differences import Difference
+from engine.resume.differences import Difference, geometry_words
+from engine.resume.logged import schedule_words
 from engine.resume.receipt import Item, same, unknown
 from engine.training.digests import optimizer_digest, optimizer_steps, rng_digest, state_digest, tensors_digest
 from engine.training.probe import agrees
@@ -160,6 +161,7 @@ def plan_items(
 ) -> list[Item]:
     """schedule and batch_geometry: as the plan said. `now`: item -> what it is in this run; `logged`: item -> what another tool's log
     tells of it (logged.py), and the same of this run."""
+    was = _geometry_and_schedule(saved) if saved is not None else {}
     items = []
     for name in ("schedule", "batch_geometry"):
         found = [difference for difference in differences if difference.item == name]
@@ -179,8 +181,16 @@ def plan_items(
         elif saved is None:
             items.append(unknown(name, now[name]))
         else:
-            items.append(Item(name, now[name], now[name], "ok"))
+            items.append(same(name, was[name], now[name], _("It is no longer what was saved."), otherwise="changed"))
     return items
+
+
+def _geometry_and_schedule(saved: Manifest) -> dict[str, str]:
+    schedule, geometry = saved.schedule, saved.geometry
+    return {
+        "schedule": schedule_words(schedule.scheduler, schedule.learning_rate, schedule.warmup_steps, schedule.total_steps),
+        "batch_geometry": geometry_words(geometry.batch_size, geometry.grad_accum, geometry.world_size),
+    }
 
 
 def precision_item(manifest: Manifest | None, precision: str, device: str) -> Item:
@@ -196,18 +206,16 @@ def precision_item(manifest: Manifest | None, precision: str, device: str) -> It
     )
 
 
-def scaler_item(folder: Path, precision: str) -> Item:
-    """scaler: float16 needs the saved loss scale."""
-    there = (folder / "scaler.pt").is_file()
+def scaler_item(folder: Path, precision: str, scaler: Any) -> Item:
+    """scaler: float16 needs the saved loss scale. `scaler`: torch's GradScaler of this run; None where there is none."""
     if precision != "float16":
         return Item("scaler", "-", "-", "ok", _("Only float16 needs one."))
-    return Item(
-        "scaler",
-        "scaler.pt",
-        "scaler.pt" if there else _("missing"),
-        "ok" if there else "changed",
-        "" if there else _("The loss scale starts anew."),
-    )
+    now, path = scaler.state_dict(), folder / "scaler.pt"
+    if not path.is_file():
+        return Item("scaler", _("missing"), f"scale {now['scale']:g}", "changed", _("The loss scale starts anew."))
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    was, found = (f"scale {state.get('scale')}, {state.get('_growth_tracker')} steps" for state in (saved, now))
+    return same("scaler", was, found, _("The loss scale was not restored."))
 
 
 def probe_item(saved: Probe | None, now: float, base: float, logged: float | None, precision: str) -> Item:

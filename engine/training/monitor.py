@@ -66,6 +66,9 @@ EPISODE = 50
 QUIET_AFTER_ZERO = 64
 """Logs without ratios after a loss that was zero or less, at least; a fiftieth of all such losses silence the monitor."""
 
+LARGEST_LOG = 700.0
+"""Beyond it a logarithm is of no number that a float can be."""
+
 _COUNTS = ("seen", "not_positive", "since_zero", "high", "worse", "episode", "back")
 
 
@@ -378,7 +381,9 @@ class LossMonitor:
             raise ValueError(f"not a state of the loss monitor: {error!r}") from error
         if (
             any(value <= 0 for value in start)
-            or not all(math.isfinite(value) for value in (*start, *logs, *steps, *block, *blocks, *ends))
+            or not all(math.isfinite(value) for value in (*start, *steps, *ends))
+            or not all(abs(value) < LARGEST_LOG for value in (*logs, *block, *blocks))
+            or (logs and not start)
             or len(logs) != len(steps)
             or len(blocks) != len(ends)
             or min(counts) < 0

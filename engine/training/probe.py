@@ -8,6 +8,7 @@ back exactly. How many are scored, and how much of a long one, follows from how 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -93,8 +94,8 @@ def score_base(model: Any, rows: Sequence[ProbeRow]) -> float:
 
 
 def agrees(saved: float, now: float, precision: str) -> bool:
-    """Whether two probe losses are the same within what `precision` explains. A NaN agrees with nothing."""
-    return abs(saved - now) <= TOLERANCE[precision] * max(1.0, abs(saved))
+    """Whether two probe losses are the same within what `precision` explains. What is not finite agrees with nothing."""
+    return math.isfinite(saved) and abs(saved - now) <= TOLERANCE[precision] * max(1.0, abs(saved))
 
 
 @contextlib.contextmanager

@@ -15,10 +15,11 @@ from engine.errors import ModelError
 from engine.events import Event
 from engine.i18n import _
 from engine.resume.differences import geometry_words
-from engine.resume.logged import against_log
+from engine.resume.logged import against_log, schedule_words
 from engine.resume.receipt import Item, Receipt, accepted, next_batch_item
 from engine.training.attempt import Attempt
 from engine.training.ranks import Ranks
+from engine.training.steps import warmup_steps
 
 if TYPE_CHECKING:
     from engine.training.probe import ProbeRow
@@ -109,7 +110,9 @@ class Proof:
         where = _("epoch {epoch}, row {row}").format(epoch=start.epoch, row=start.rows_consumed)
         trainer._load_rng_state(str(source))
         now = {
-            "schedule": f"{config.scheduler} {config.learning_rate:g}, {length.total_steps} steps",
+            "schedule": schedule_words(
+                config.scheduler, config.learning_rate, warmup_steps(config, length.total_steps), length.total_steps
+            ),
             "batch_geometry": geometry_words(attempt.batch_size, config.grad_accum, self.ranks.world),
         }
         logged = against_log(checkpoint, config, length) if manifest is None else {}
@@ -124,11 +127,11 @@ class Proof:
             memory.values_item(saved, memory.adapter_in_memory(trainer.model), manifest),
             memory.optimizer_item(trainer.optimizer, source, start.step, manifest, trainer.not_loaded),
             memory.scheduler_item(trainer.lr_scheduler, start.step, manifest, rescheduled or restarted),
-            memory.rng_item(checkpoint.path, manifest, self.ranks),
+            memory.rng_item(source, manifest, self.ranks),
             position,
             *memory.plan_items(attempt.plan.differences, manifest, now, logged),
             memory.precision_item(manifest, attempt.precision, attempt.hardware.device),
-            memory.scaler_item(source, attempt.hardware.precision),
+            memory.scaler_item(source, attempt.hardware.precision, trainer.accelerator.scaler),
         ]
         if self.ranks.first:
             probe_saved = manifest.probe if manifest is not None and self._comparable else None

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from engine.checkpoints.manifest import read_manifest
+from engine.checkpoints.proof import read_manifest
 from engine.checkpoints.scan import scan
 from engine.events import Warned, read_journal
 from tests.cluster.world import KILL, Run, all_gone, flags, steps_told, wait_until

@@ -7,7 +7,6 @@ checkpoints are to be chosen from.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
 
 from rich.cells import cell_len
 from rich.text import Text
@@ -18,6 +17,7 @@ from engine.checkpoints.checkpoint import Checkpoint, Grade
 from engine.checkpoints.choose import Choice
 from engine.checkpoints.report import runs_of
 from engine.checkpoints.scan import Scan
+from engine.clock import moment
 from engine.i18n import _
 from tui.plain import visible
 from tui.show import number
@@ -137,7 +137,8 @@ class CheckpointTable(DataTable[Text]):
 
 def saved_words(one: Checkpoint) -> str:
     """When it was saved, by the clock of this place."""
-    return datetime.fromtimestamp(one.saved_at).strftime("%Y-%m-%d %H:%M") if one.saved_at else "-"
+    saved = moment(one.saved_at)
+    return saved.strftime("%Y-%m-%d %H:%M") if saved is not None else "-"
 
 
 def _right(text: str, width: int, style: str) -> Text:

@@ -7,7 +7,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from engine.checkpoints.manifest import read_manifest
+from engine.checkpoints.proof import read_manifest
 from engine.data.read import Reading, read_raw
 from engine.data.report import dataset_report
 from engine.errors import ConfigError, DatasetError

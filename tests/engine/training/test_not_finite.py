@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine.checkpoints.manifest import read_manifest
+from engine.checkpoints.proof import read_manifest
 from engine.errors import ModelError
 from engine.training.saving import WeightsNotFinite, restore_logs
 from engine.training.sft import ExactTrainer
