@@ -27,7 +27,7 @@ from engine.errors import ConfigError, OutputError
 from engine.events import JOURNAL_NAME, Warned, read_journal
 from engine.i18n import _
 from engine.paths import is_file, is_folder
-from engine.sources import Source, read_toml, to_toml, toml_text
+from engine.sources import Source, read_toml, resolve, to_toml, toml_text
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -251,6 +251,13 @@ def source_of_run(output_dir: Path) -> Source | None:
         return None
     source = read_toml(path, "run")
     return Source("run", source.where, {key: value for key, value in source.values.items() if key not in NOT_INHERITED})
+
+
+def own_start(output_dir: Path) -> RunConfig | None:
+    """All of the run.toml in `output_dir`, also how that very start was asked for. None and raises as `source_of_run`."""
+    if source_of_run(output_dir) is None:
+        return None
+    return resolve([read_toml(output_dir / RUN_TOML, "run")]).config
 
 
 def write_run_toml(output_dir: Path, config: RunConfig, run_id: str) -> None:

@@ -282,7 +282,7 @@ def plan_lines(plan: ResumePlan) -> list[tuple[str, str]]:
         return lines
     total = plan.length.total_epochs if plan.length is not None else checkpoint.total_epochs
     epoch = checkpoint.epoch
-    left = max(0.0, total - epoch) if total is not None and epoch is not None else None
+    left = plan.epochs_left
     parts = [
         f"{checkpoint.name}",
         _("epoch {epoch} of {total}").format(epoch=_short(epoch), total=_trim(total)),

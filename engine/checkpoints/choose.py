@@ -64,9 +64,11 @@ def last_good(found: Sequence[Checkpoint], run: str, before: int) -> Checkpoint 
 
 
 def distance(checkpoint: Checkpoint) -> tuple[float, int, bool, str]:
-    """How far along it is: epoch, then step. Of two that are equally far the proven one, then the name decides."""
+    """How far along it is: epoch, then step. Of two that are equally far the proven one, then the name decides. What was trained of an
+    epoch before it was begun anew, over changed rows, counts here."""
+    given_up = checkpoint.manifest.cursor.given_up if checkpoint.manifest is not None else 0.0
     return (
-        checkpoint.epoch if checkpoint.epoch is not None else -1.0,
+        checkpoint.epoch + given_up if checkpoint.epoch is not None else -1.0,
         checkpoint.step if checkpoint.step is not None else -1,
         checkpoint.grade is Grade.PROVEN,
         checkpoint.name,
@@ -107,6 +109,8 @@ def _reason(chosen: Checkpoint | None, found: Sequence[Checkpoint], passed: Sequ
         if passed
         else _("{name} is the furthest: {where}.").format(name=chosen.name, where=_where(chosen))
     ]
+    if chosen.manifest is not None and chosen.manifest.cursor.given_up:
+        parts.append(_("Its epoch was begun anew over changed rows."))
     others = sorted({checkpoint.run for checkpoint in found} - {chosen.run})
     if others:
         parts.append(

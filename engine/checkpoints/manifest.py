@@ -43,6 +43,9 @@ class Cursor(_Part):
     seed: Count
     next_batch: Sha256
     """SHA-256 over the row ids of the next optimizer step, as little-endian int64; of nothing where no row is left."""
+    given_up: Annotated[float, Field(ge=0, lt=2**53)] = 0.0
+    """Epochs that were trained before and do not count: an epoch begun anew over changed rows is further along than what it was begun
+    from, though its number says less."""
 
     @model_validator(mode="after")
     def _within_its_epoch(self) -> Cursor:

@@ -115,7 +115,7 @@ def material_differences(checkpoint: Checkpoint, config: RunConfig, dataset: Dat
     saved, found = checkpoint.manifest.identities, []
     rows = f"{saved.dataset.rows} rows", f"{dataset.identity.rows} rows"
     if saved.data_settings != data_settings_digest(config):
-        found.append(_told("dataset", *_data_settings(checkpoint, config), _("Rows become other tokens."), config))
+        found.append(_data_settings(checkpoint, config))
     elif saved.dataset != dataset.identity:
         found.append(_told("dataset", *rows, change_words(compare(saved.dataset, dataset.train_digests)), config))
     return found + _tokenizer_differences(saved, config)
@@ -140,20 +140,37 @@ def _tokenizer_differences(saved: Identities, config: RunConfig) -> list[Differe
     return found
 
 
+RESTARTING = ("dataset", "tokenizer", "chat_template")
+"""What makes other rows, and with their lengths another order of them: where a change of it is accepted, the epoch begins anew."""
+
+
+def changed_rows(saved: Identities, now: Identities) -> tuple[str, ...]:
+    """Of RESTARTING what is no longer as it was saved."""
+    sides = [(one.dataset, one.data_settings) for one in (saved, now)]
+    return tuple(name for name in RESTARTING if (
+        sides[0] != sides[1] if name == "dataset" else getattr(saved, name) != getattr(now, name)
+    ))  # fmt: skip
+
+
 def _told(item: str, saved: str, asked: str, words: str, config: RunConfig) -> Difference:
     if item not in config.accept:
         return Difference(item, saved, asked, "neither", _("{words} Go on nevertheless with --accept {item}.").format(
             words=words, item=item))  # fmt: skip
-    more = _("Accepted; the epoch starts anew over the new rows.") if item == "dataset" else _("Accepted.")
-    return Difference(item, saved, asked, "asked", f"{words} {more}")
+    return Difference(item, saved, asked, "asked", f"{words} " + _("Accepted; the epoch starts anew over the new rows."))
 
 
-def _data_settings(checkpoint: Checkpoint, config: RunConfig) -> tuple[str, str]:
-    """(saved, asked): the settings of DATA_SETTINGS that differ, as far as the run's own run.toml tells."""
+def _data_settings(checkpoint: Checkpoint, config: RunConfig) -> Difference:
+    """The settings of DATA_SETTINGS that differ, as far as the run's own run.toml tells; else the digests over all of them."""
+    assert checkpoint.manifest is not None
     own = source_of_run(checkpoint.path.parent)
     started = resolve([own]).config if own is not None else config
     differ = [name for name in DATA_SETTINGS if getattr(started, name) != getattr(config, name)]
-    return tuple(", ".join(f"{name} {getattr(one, name)}" for name in differ) or "-" for one in (started, config))  # type: ignore[return-value]
+    saved, asked = (", ".join(f"{name} {getattr(one, name)}" for name in differ) for one in (started, config))
+    if not differ:
+        saved, asked = checkpoint.manifest.identities.data_settings[:12], data_settings_digest(config)[:12]
+    held_back = differ and all(name.startswith("eval_") for name in differ)
+    words = _("Other rows are held back.") if held_back else _("Rows become other tokens.")
+    return _told("dataset", saved, asked, words, config)
 
 
 def precision_difference(checkpoint: Checkpoint, resolved: Resolved) -> list[Difference]:

@@ -218,9 +218,14 @@ def scaler_item(folder: Path, precision: str, scaler: Any) -> Item:
     return same("scaler", was, found, _("The loss scale was not restored."))
 
 
-def probe_item(saved: Probe | None, now: float, base: float, logged: float | None, precision: str) -> Item:
-    """probe_loss: the loss on the fixed rows when saved and now, beside the bare base model's."""
+def probe_item(saved: Probe | None, comparable: bool, now: float, base: float, logged: float | None, precision: str) -> Item:
+    """probe_loss: the loss on the fixed rows when saved and now, beside the bare base model's. `comparable`: the rows are those that
+    were scored when it was saved."""
     found = _("{now:.4f} (base {base:.4f})").format(now=now, base=base)
+    if saved is not None and not comparable:
+        return unknown(
+            "probe_loss", found, _("The rows that were scored then are not there as they were; these are others.")
+        )
     if saved is not None:
         good = agrees(saved.loss, now, precision)
         gone = agrees(base, now, precision) and not agrees(saved.loss, base, precision)

@@ -17,15 +17,16 @@ from engine.checkpoints.checkpoint import Checkpoint, Grade
 from engine.checkpoints.choose import Choice, PassedOver, choose, weights_fallback
 from engine.checkpoints.inspect import inspect_folder
 from engine.checkpoints.manifest import Geometry
-from engine.checkpoints.scan import Scan, glance, verify
+from engine.checkpoints.scan import EXACT, Scan, glance, verify
 from engine.config import RunConfig, flag
 from engine.data.dataset import Dataset, read_dataset
 from engine.devices import placed
 from engine.errors import CannotContinue, ConfigError
-from engine.folder import free_sibling, proposed_output, run_id_of
+from engine.folder import RUN_TOML, free_sibling, own_start, proposed_output, run_id_of
 from engine.i18n import _
-from engine.paths import is_folder, is_there
+from engine.paths import is_file, is_folder, is_there
 from engine.resume.differences import (
+    RESTARTING,
     Difference,
     contradiction,
     geometry_difference,
@@ -61,6 +62,8 @@ class ResumePlan:
     position: Position | None = None
     """Where it goes on; None where the rows must be counted first (checkpoints of other tools)."""
     length: Length | None = None
+    epochs_left: float | None = None
+    """From `position` on, as far as it is known."""
     saved_learning_rate: float | None = None
     """The rate the saved schedule would have gone on with."""
     next_learning_rate: float | None = None
@@ -87,6 +90,9 @@ def plan_run(resolved: Resolved, found: Scan | None = None) -> ResumePlan:
     """
     resolved = replace(resolved, config=placed(_rooted(resolved.config)))
     config = resolved.config
+    for path in (config.init_from, config.resume if config.resume not in ("auto", "never") else None):
+        if path is not None:  # told before what else may be missing: it would have told that
+            _need_checkpoint(Path(path))
     _need(config)
     assert config.dataset is not None and config.model is not None
     asked = Path(config.output) if config.output else None
@@ -106,7 +112,8 @@ def plan_run(resolved: Resolved, found: Scan | None = None) -> ResumePlan:
         return _fresh(config, output_dir, _("nothing is there yet"))
     found = found if found is not None and found.output_dir == output_dir else glance(output_dir)
     if not found.checkpoints:
-        return _fresh(config, output_dir, _("no checkpoint is there yet"), run_id_of(output_dir))
+        begun = _begun_from(resolved, output_dir)
+        return begun or _fresh(config, output_dir, _("no checkpoint is there yet"), run_id_of(output_dir))
     found, choice = settle(found, lambda candidate: contradiction(candidate, config))
     if choice.checkpoint is None:
         raise _nothing_to_continue(found, choice)
@@ -175,7 +182,28 @@ def _fresh(config: RunConfig, output_dir: Path, reason: str, run_id: str | None 
     return ResumePlan("fresh", _at(config, output_dir), output_dir, run_id or new_run_id(), None, None, reason)
 
 
+def _begun_from(resolved: Resolved, output_dir: Path) -> ResumePlan | None:
+    """The plan of the run in `output_dir` where it began from another's checkpoint and ended before it had saved one of its own: begin
+    there once more. To start fresh would silently be another run."""
+    own = own_start(output_dir)
+    run_id = run_id_of(output_dir)
+    if own is None or run_id is None:
+        return None
+    if own.init_from is not None:
+        return _weights_plan(resolved.config, output_dir, Path(own.init_from), run_id)
+    if own.resume not in ("auto", "never") and Path(own.resume).parent.resolve() != output_dir.resolve():
+        placed, _furthest = _asked_for(resolved, Path(own.resume))
+        reason = _("the run in {folder} began from it and had saved nothing yet").format(folder=output_dir)
+        resolved = replace(resolved, config=resolved.config.model_copy(update={"resume": own.resume}))
+        return _continue(resolved, output_dir, run_id, f"{placed.run}/{placed.name}", Choice(placed, reason, ()))
+    return None
+
+
 def _from_weights(config: RunConfig, output_dir: Path, path: Path) -> ResumePlan:
+    return _weights_plan(config, free_sibling(output_dir), path, new_run_id())
+
+
+def _weights_plan(config: RunConfig, output_dir: Path, path: Path, run_id: str) -> ResumePlan:
     checkpoint = _inspected(path)
     if checkpoint.grade is Grade.BROKEN or checkpoint.adapter is None:
         raise CannotContinue(
@@ -186,12 +214,11 @@ def _from_weights(config: RunConfig, output_dir: Path, path: Path) -> ResumePlan
     against = contradiction(checkpoint, config)
     if against:
         raise CannotContinue(_("{path}: cannot start this run from its weights").format(path=path), against)
-    output_dir = free_sibling(output_dir)
     return ResumePlan(
         "weights",
-        _at(config, output_dir),
+        _at(config, output_dir).model_copy(update={"init_from": str(checkpoint.path.absolute())}),
         output_dir,
-        new_run_id(),
+        run_id,
         f"{checkpoint.run}/{checkpoint.name}",
         checkpoint,
         _("a new run from these weights, as asked"),
@@ -199,6 +226,24 @@ def _from_weights(config: RunConfig, output_dir: Path, path: Path) -> ResumePlan
 
 
 def _from_path(resolved: Resolved, asked: Path | None, path: Path) -> ResumePlan:
+    placed, furthest = _asked_for(resolved, path)
+    here = placed.path.parent
+    # A copy under another name lies anywhere; beside that no run has its place.
+    beside = (
+        here if EXACT.fullmatch(placed.name) else proposed_output(str(resolved.config.dataset), str(resolved.config.model))
+    )
+    resolved = replace(resolved, config=resolved.config.model_copy(update={"resume": str(placed.path.absolute())}))
+    if furthest and (asked is None or asked.resolve() == here.resolve()):
+        choice = Choice(placed, _("as asked; it is the furthest of its run"), ())
+        output_dir = asked or here
+        return _continue(resolved, output_dir, run_id_of(output_dir) or placed.run, None, choice)
+    output_dir = free_sibling(asked or beside)
+    choice = Choice(placed, _("as asked; the run branches off here into {folder}").format(folder=output_dir), ())
+    return _continue(resolved, output_dir, new_run_id(), f"{placed.run}/{placed.name}", choice)
+
+
+def _asked_for(resolved: Resolved, path: Path) -> tuple[Checkpoint, bool]:
+    """The checkpoint at `path`, with the run it belongs to, and whether it is the furthest of it. Raises CannotContinue."""
     checkpoint = _inspected(path)
     if not checkpoint.continuable:
         raise CannotContinue(_("{path}: cannot be continued").format(path=path), _told(checkpoint), _ways_on((checkpoint,)))
@@ -209,19 +254,10 @@ def _from_path(resolved: Resolved, asked: Path | None, path: Path) -> ResumePlan
             against,
             _("Leave the setting out to go on as it was started, or begin a new run with --resume never."),
         )
-    here = path.resolve().parent
-    found = glance(here)
-    placed = next(
-        (replace(checkpoint, run=other.run) for other in found.checkpoints if other.name == checkpoint.name), checkpoint
-    )
-    furthest = _furthest_of(found, placed.run)
-    if furthest is not None and furthest.name == placed.name and (asked is None or asked.resolve() == here):
-        choice = Choice(placed, _("as asked; it is the furthest of its run"), ())
-        output_dir = asked or path.parent
-        return _continue(resolved, output_dir, run_id_of(output_dir) or placed.run, None, choice)
-    output_dir = free_sibling(asked or here)
-    choice = Choice(placed, _("as asked; the run branches off here into {folder}").format(folder=output_dir), ())
-    return _continue(resolved, output_dir, new_run_id(), f"{placed.run}/{placed.name}", choice)
+    found = glance(checkpoint.path.parent)
+    run = next((other.run for other in found.checkpoints if other.name == checkpoint.name), checkpoint.run)
+    furthest = _furthest_of(found, run)
+    return replace(checkpoint, run=run), furthest is not None and furthest.name == checkpoint.name
 
 
 def _furthest_of(found: Scan, run: str) -> Checkpoint | None:
@@ -232,12 +268,23 @@ def _furthest_of(found: Scan, run: str) -> Checkpoint | None:
         found = verify(found, furthest.name)
 
 
-def _inspected(path: Path) -> Checkpoint:
+def _need_checkpoint(path: Path) -> None:
     if not is_folder(path):
         raise CannotContinue(
             _("{path}: there is no such checkpoint").format(path=path), fix=_("lora-tui check FOLDER lists what is there.")
         )
-    return inspect_folder(path)
+    if is_file(path / RUN_TOML):
+        raise CannotContinue(
+            _("{path}: is the folder of a run, not a checkpoint").format(path=path),
+            fix=_(
+                "Go on with that run by --output {path}, or name one of its checkpoints; lora-tui check lists them."
+            ).format(path=path),
+        )
+
+
+def _inspected(path: Path) -> Checkpoint:
+    _need_checkpoint(path)
+    return inspect_folder(path.resolve() if path.name in ("", "..") else path)
 
 
 def _continue(resolved: Resolved, output_dir: Path, run_id: str, parent: str | None, choice: Choice) -> ResumePlan:
@@ -246,6 +293,7 @@ def _continue(resolved: Resolved, output_dir: Path, run_id: str, parent: str | N
     config = _at(resolved.config, output_dir)
     differences: list[Difference] = []
     position = length = before = after = dataset = None
+    left = checkpoint.remaining_epochs
     if checkpoint.manifest is not None:
         saved = checkpoint.manifest
         if config.seed != saved.cursor.seed:
@@ -266,16 +314,18 @@ def _continue(resolved: Resolved, output_dir: Path, run_id: str, parent: str | N
         geometry = Geometry(batch_size=batch_size, grad_accum=config.grad_accum, world_size=config.world)
         differences += geometry_difference(saved.geometry, geometry)
         batch_rows = geometry.rows
-        position = Position(saved.step, saved.cursor.epoch, saved.cursor.rows_consumed)
-        length = run_length(config, saved.cursor.rows, batch_rows, position)
+        rows = saved.cursor.rows
+        position = Position(saved.step, saved.cursor.epoch, saved.cursor.rows_consumed, saved.cursor.given_up)
+        length = run_length(config, rows, batch_rows, position)
         complete = length.total_steps <= saved.step or _reached(checkpoint, config)
         if not complete:
             dataset = read_dataset(config)
             material = material_differences(checkpoint, config, dataset)
             differences += material
-            if any((found.item, found.winner) == ("dataset", "asked") for found in material):
-                position = Position(saved.step, saved.cursor.epoch, 0)
-                length = run_length(config, len(dataset.train), batch_rows, position)
+            if any(found.item in RESTARTING and found.winner == "asked" for found in material):
+                position, rows = position.begun_anew(rows), len(dataset.train)
+                length = run_length(config, rows, batch_rows, position)
+        left = max(0.0, length.total_epochs - position.epochs(rows))
         before = saved.schedule.next_learning_rate
         after = learning_rate_at(config, length.total_steps, saved.step)
         differences += schedule_differences(checkpoint, config, length)
@@ -300,6 +350,7 @@ def _continue(resolved: Resolved, output_dir: Path, run_id: str, parent: str | N
         tuple(differences),
         position,
         length,
+        left,
         before,
         after,
         dataset,

@@ -10,6 +10,7 @@ from engine.errors import CannotContinue
 from engine.hardware import Hardware, choose_hardware, free_memory
 from engine.i18n import _
 from engine.models.report import ModelReport, model_report
+from engine.resume.differences import changed_rows
 from engine.resume.plan import ResumePlan
 from engine.training.attempt import Attempt
 from engine.training.estimate import Fitted, fit_batch
@@ -33,7 +34,7 @@ def decide(plan: ResumePlan, material: Material, ranks: Ranks) -> Attempt:
     fitted = ranks.share(_fit(plan, report, material, hardware, ranks))
     config = config.model_copy(update={"activation_checkpointing": fitted.checkpointing, **fitted.kept_rows(config)})
     plan = replace(plan, config=config)
-    start = _start(plan, material, accepted_dataset="dataset" in config.accept)
+    start = _start(plan, material)
     length = run_length(config, len(material.train), fitted.batch_size * config.grad_accum * ranks.world, start)
     at_labels, logits = choose_logits(config, hardware, material.trained_tokens, int(material.train.lengths.sum()))
     saved = plan.checkpoint.adapter.raw if plan.checkpoint is not None and plan.checkpoint.adapter is not None else {}
@@ -69,19 +70,17 @@ def _fit(plan: ResumePlan, model: ModelReport, material: Material, hardware: Har
     return fit_batch(model, plan.config, hardware.precision, len(material.train), longest, free, saved, ranks.world)
 
 
-def _start(plan: ResumePlan, material: Material, accepted_dataset: bool) -> Position:
+def _start(plan: ResumePlan, material: Material) -> Position:
     """Where the run goes on, now that the rows are known."""
     if plan.mode != "continue" or plan.checkpoint is None:
         return Position(0, 0, 0)
     rows = len(material.train)
     manifest = plan.checkpoint.manifest
     if manifest is not None:
-        saved = manifest.identities
-        changed = (saved.dataset, saved.data_settings) != (material.identities.dataset, material.identities.data_settings)
-        if (changed and accepted_dataset) or manifest.cursor.rows != rows:
-            return Position(manifest.step, manifest.cursor.epoch, 0)
-        assert plan.position is not None
-        return plan.position
+        cursor = manifest.cursor
+        saved = Position(manifest.step, cursor.epoch, cursor.rows_consumed, cursor.given_up)
+        changed = set(changed_rows(manifest.identities, material.identities)) & set(plan.config.accept)
+        return saved.begun_anew(cursor.rows) if changed or cursor.rows != rows else saved
     step, epoch = plan.checkpoint.step, plan.checkpoint.epoch
     if step is None or epoch is None:
         raise CannotContinue(_("{path}: says neither step nor epoch").format(path=plan.checkpoint.path))

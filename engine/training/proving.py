@@ -7,14 +7,14 @@ The items themselves are computed in resume/memory.py; here they come together, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import ModelError
 from engine.events import Event
 from engine.i18n import _
-from engine.resume.differences import geometry_words
+from engine.resume.differences import RESTARTING, geometry_words
 from engine.resume.logged import against_log, schedule_words
 from engine.resume.receipt import Item, Receipt, accepted, next_batch_item
 from engine.training.attempt import Attempt
@@ -42,7 +42,7 @@ class Proof:
     @property
     def restarted(self) -> bool:
         """Whether the rows are others than the saved ones, so that their epoch begins anew."""
-        return any(item.item == "dataset" and item.verdict == "changed" for item in self.items)
+        return any(item.item in RESTARTING and item.verdict == "changed" for item in self.items)
 
     def check_adapter(self, trainer: Any, source: Path) -> None:
         """Names and shapes must fit before anything is loaded: PEFT would load what fits and warn of the rest. The weights
@@ -73,13 +73,9 @@ class Proof:
         sharded, candidates = self.attempt.sharded, self.attempt.material.probe_candidates
         if not self.ranks.first and not sharded:
             return
-        saved = self.manifest.probe if self.attempt.continued and self.manifest is not None else None
-        if saved is None:
-            self.rows = affordable(trainer.model, choose_rows(candidates))
-        else:
-            known = {row.digest: row for row in candidates}
-            self.rows = tuple(known[digest].cut(saved.tokens) for digest in saved.rows if digest in known)
-            self._comparable = len(self.rows) == len(saved.rows)
+        known = self._saved_rows({row.digest: row for row in candidates})
+        self._comparable = bool(known)
+        self.rows = known or affordable(trainer.model, choose_rows(candidates))
         if sharded:  # how many are affordable each has measured by itself
             self.rows = self.ranks.share(self.rows)
         self.base = score_base(trainer.model, self.rows) if self.rows else 0.0
@@ -93,6 +89,20 @@ class Proof:
                     "In float16 large models overflow: try --precision float32. Else its weights are damaged; fetch them again."
                 ),
             )
+
+    def _saved_rows(self, known: Mapping[str, ProbeRow]) -> tuple[ProbeRow, ...]:
+        """The rows whose loss was saved, as they were scored then; none where they are not all there, or became other tokens."""
+        manifest = self.manifest if self.attempt.continued else None
+        if manifest is None or manifest.probe is None or not all(digest in known for digest in manifest.probe.rows):
+            return ()
+        saved, now = manifest.identities, self.attempt.material.identities
+        if (saved.tokenizer, saved.chat_template, saved.data_settings) != (
+            now.tokenizer,
+            now.chat_template,
+            now.data_settings,
+        ):
+            return ()
+        return tuple(known[digest].cut(manifest.probe.tokens) for digest in manifest.probe.rows)
 
     def check_memory(self, trainer: Any, source: Path) -> dict[str, str]:
         """The other half of the receipt, told; item -> verdict. Raises CannotContinue where an item failed."""
@@ -134,8 +144,10 @@ class Proof:
             memory.scaler_item(source, attempt.hardware.precision, trainer.accelerator.scaler),
         ]
         if self.ranks.first:
-            probe_saved = manifest.probe if manifest is not None and self._comparable else None
-            items.append(memory.probe_item(probe_saved, probe_now, self.base, checkpoint.loss, attempt.precision))
+            probe = manifest.probe if manifest is not None else None
+            items.append(
+                memory.probe_item(probe, self._comparable, probe_now, self.base, checkpoint.loss, attempt.precision)
+            )
         receipt = Receipt(checkpoint.path, accepted(items, config.accept))
         self.tell(receipt.event())
         receipt.refuse()

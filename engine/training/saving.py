@@ -250,6 +250,7 @@ class Saver:
                 rows=len(order),
                 seed=config.seed,
                 next_batch=next_batch_digest(order, position.rows_consumed, geometry.rows),
+                given_up=position.given_up,
             ),
             "probe": probe,
             "identities": self.attempt.material.identities,

@@ -175,7 +175,9 @@ class ExactTrainer(SFTTrainer):
         """Move `position` past the rows of the step that was just done. Called once, when the step has ended."""
         done = self.position.rows_consumed + self._taken
         if done >= len(self.rows):
-            self.position = Position(self.state.global_step, self.position.epoch + 1, 0)
+            self.position = replace(
+                self.position, step=self.state.global_step, epoch=self.position.epoch + 1, rows_consumed=0
+            )
         else:
             self.position = replace(self.position, step=self.state.global_step, rows_consumed=done)
 

@@ -8,7 +8,7 @@ the batch size of now. At an unchanged batch size this gives the same number whe
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.config import RunConfig
 from engine.i18n import _
@@ -23,6 +23,12 @@ class Position:
     """Whole epochs done."""
     rows_consumed: int
     """Rows done of the epoch that is under way."""
+    given_up: float = 0.0
+    """Epochs that were trained and do not count, since they were begun anew over other rows."""
+
+    def begun_anew(self, rows: int) -> Position:
+        """With the epoch under way begun anew; `rows`: how many it had."""
+        return replace(self, rows_consumed=0, given_up=self.given_up + self.rows_consumed / rows)
 
     def epochs(self, rows: int) -> float:
         """Epochs done, with the fraction of the running one."""

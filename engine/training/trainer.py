@@ -24,10 +24,10 @@ from engine.events import (
     RunStopped,
     Warned,
 )  # fmt: skip
-from engine.folder import RUN_LOG, locked, stop_asked, unwritable
+from engine.folder import RUN_LOG, RUN_TOML, locked, stop_asked, unwritable, write_run_toml
 from engine.hardware import prepare_process
 from engine.i18n import _
-from engine.paths import is_folder
+from engine.paths import is_folder, is_there
 from engine.resume.plan import ResumePlan, resumed, roll_back
 from engine.resume.receipt import Item, Receipt, accepted, check_material, versions_item
 from engine.training.attempt import Attempt, Outcome, ShouldStop
@@ -233,6 +233,10 @@ class Trainer:
                 attempt.config.model_dump(mode="json"),
             )
         )
+        if self.ranks.first and not is_there(plan.output_dir / RUN_TOML):
+            # What is there is replaced once the receipt has passed; where nothing is, a run that ends before could not be gone on
+            # with.
+            write_run_toml(plan.output_dir, attempt.config, plan.run_id)
         early = self._check_early(material)
         if reason := should_stop():
             self._tell(RunStopped(start.step, start.epochs(rows), reason, name))

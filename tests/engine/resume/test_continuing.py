@@ -200,3 +200,112 @@ def test_a_run_killed_between_its_last_checkpoint_and_its_final_adapter_gets_it_
 def test_a_setting_changed_for_the_rest_of_a_run_is_told(run: Path) -> None:
     told = {(found.item, found.asked) for found in plan(output=run, save_steps=2, keep=9).differences}
     assert told == {("settings", "save_steps 2"), ("settings", "keep 9")}
+
+
+def test_a_run_that_went_on_over_accepted_rows_goes_on_from_there_and_not_from_before(run: Path, tmp_path: Path) -> None:
+    """The epoch that was begun anew has a smaller number than the one it was begun from; it is further along all the same."""
+    changed = write_jsonl(tmp_path / "changed.jsonl", chats(28))
+    whole = Path(shutil.copytree(run, tmp_path / "whole"))
+    train(output=whole, dataset=changed, accept="dataset", save_steps=1)
+    train(output=run, dataset=changed, accept="dataset", save_steps=1, stop_at=7)
+    again = plan(output=run, dataset=changed)
+    assert again.checkpoint is not None and again.checkpoint.name == "checkpoint-7"
+    assert "begun anew" in again.reason and not again.refused
+    assert again.position is not None and again.position.rows_consumed == 8
+    outcome, events = train(output=run, dataset=changed)
+    assert outcome.state == "finished" and set(receipt(events).values()) == {"ok"}
+    assert adapter_bytes(run) == adapter_bytes(whole)
+
+
+def test_what_is_left_to_do_is_told_of_the_epoch_that_is_begun_anew(run: Path, tmp_path: Path) -> None:
+    changed = write_jsonl(tmp_path / "changed.jsonl", chats(28))
+    assert plan(output=run).epochs_left == pytest.approx(2 - 20 / 26)
+    assert plan(output=run, dataset=changed, accept="dataset").epochs_left == 2
+
+
+def test_an_accepted_template_goes_on_with_the_epoch_anew(run: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """Other tokens have other lengths, and with them the rows stand in another order."""
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    template = model / "chat_template.jinja"
+    template.write_text(
+        template.read_text()
+        .replace("assistant\n", "assistant said\n")
+        .replace("{{ message['role'] }}", "{{ message['role'] }}, ")
+    )
+    with pytest.raises(CannotContinue, match="what was restored"):
+        train(output=run, model=model)
+    asked = plan(output=run, model=model, accept="chat_template")
+    assert asked.position is not None and asked.position.rows_consumed == 0
+    outcome, events = train(output=run, model=model, accept="chat_template")
+    assert outcome.state == "finished"
+    verdicts = receipt(events)
+    assert (verdicts["chat_template"], verdicts["data_position"], verdicts["probe_loss"]) == (
+        "changed",
+        "changed",
+        "unknown",
+    )
+    again = [one for one in scan(run).checkpoints if one.manifest is not None][-1]
+    assert again.manifest is not None and again.manifest.probe is not None
+
+
+@pytest.mark.parametrize("how", ["init_from", "resume"])
+def test_a_run_from_anothers_checkpoint_that_ends_before_its_first_save_begins_there_again(
+    how: str, run: Path, tmp_path: Path
+) -> None:
+    from engine.events import read_journal
+
+    source, out = run / "checkpoint-4", tmp_path / "out"
+    flags = {how: source, "output": out, "max_steps": 9, "save_steps": 9}
+    data = {"dataset": plan(output=run).config.dataset, "model": plan(output=run).config.model}
+    whole = tmp_path / "whole"
+    train(**{**flags, **data, "output": whole})
+    # As a kill leaves it: begun, and nothing saved.
+    train(**flags, **data, watch=lambda event: None)
+    for path in [*out.glob("checkpoint-*"), out / "final"]:
+        shutil.rmtree(path)
+    again = plan(output=out)
+    assert again.checkpoint is not None and again.checkpoint.path == source
+    assert again.mode == ("weights" if how == "init_from" else "continue") and again.output_dir == out
+    before = len([record for record in read_journal(out) if record["type"] == "run_started"])
+    train(output=out)
+    assert adapter_bytes(out) == adapter_bytes(whole)
+    assert len([record for record in read_journal(out) if record["type"] == "run_started"]) == before + 1
+    for path in [*out.glob("checkpoint-*"), out / "final", source]:
+        shutil.rmtree(path)
+    with pytest.raises(CannotContinue, match="checkpoint-4"):
+        plan(output=out)
+
+
+def test_a_run_stopped_before_its_first_step_goes_on_with_its_own_settings(
+    tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    from engine.training.trainer import Trainer
+
+    out = tmp_path / "run"
+    Trainer(plan(dataset=chat_file, model=tiny_model, output=out, **FLAGS)).run(lambda event, record: None, lambda: "test")
+    assert plan(output=out).config.learning_rate == FLAGS["learning_rate"]
+
+
+@pytest.mark.parametrize("how", ["init_from", "resume"])
+def test_what_is_no_checkpoint_is_told_as_that_whatever_else_is_missing(how: str, run: Path) -> None:
+    with pytest.raises(CannotContinue, match="no such checkpoint"):
+        plan(**{how: run / "checkpoint-99"})
+    with pytest.raises(CannotContinue, match="folder of a run"):
+        plan(**{how: run})
+
+
+def test_a_checkpoint_named_by_a_dot_is_that_checkpoint(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run / "checkpoint-5")
+    found = plan(resume=".")
+    assert found.checkpoint is not None and found.checkpoint.name == "checkpoint-5"
+    assert found.output_dir == run and found.parent is None
+
+
+def test_a_copy_under_another_name_is_gone_on_with_where_runs_lie(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    copy = Path(shutil.copytree(run / "checkpoint-5", tmp_path / "backup" / "mine"))
+    config = plan(output=run).config
+    found = plan(resume=copy, dataset=config.dataset, model=config.model)
+    assert found.output_dir.parts[0] == "out"
