@@ -293,6 +293,10 @@ class RunConfig(BaseModel):
     def _a_place(cls, value: str | None) -> str | None:
         if value is not None and (not value.strip() or "\0" in value):
             raise ValueError(_("is empty"))
+        try:
+            (value or "").encode()
+        except UnicodeEncodeError:  # run.toml could not hold it
+            raise ValueError(_("holds bytes that are no UTF-8; rename it")) from None
         if value is not None and redact(value) != value:
             raise ValueError(
                 _("holds an access token, which would be kept in run.toml; use `hf auth login` or HF_TOKEN instead")

@@ -84,6 +84,10 @@ class StopRequest:
         words = _("{signal}: stopping after this step and saving; once more leaves at once").format(signal=name)
         threading.Thread(target=self._say, args=(words,), daemon=True).start()
 
+    def heard(self, event: Event) -> None:
+        """From the beginning of a run on a signal saves before it ends it."""
+        self.running = self.running or isinstance(event, RunStarted)
+
     def __call__(self) -> str | None:
         return self.signal
 
@@ -98,18 +102,23 @@ def run_headless(
     stop.install()
 
     def emit(event: Event, record: Mapping[str, Any]) -> None:
-        stop.running = stop.running or isinstance(event, RunStarted)
+        stop.heard(event)
         if as_json:
             # Escaped to ASCII: a terminal must not be moved by a name either, and every reader of JSON undoes it.
             out.write(json.dumps(record, allow_nan=False) + "\n")
         show.event(event)
 
     with show:
-        try:
-            return _run(flags, config_file, demo, as_json, dry_run, detach, show, out, emit, stop)
-        except Leave as signalled:
-            show.line(_("{signal}: nothing was trained yet").format(signal=signalled))
-            return SIGNALS[str(signalled)]
+        return _or_left(show, lambda: _run(flags, config_file, demo, as_json, dry_run, detach, show, out, emit, stop))
+
+
+def _or_left(show: Show, work: Callable[[], int]) -> int:
+    """The exit code of `work`, or that of a signal which came before there was anything to save."""
+    try:
+        return work()
+    except Leave as signalled:
+        show.line(_("{signal}: nothing was trained yet").format(signal=signalled))
+        return SIGNALS[str(signalled)]
 
 
 def _run(
@@ -139,6 +148,10 @@ def _run(
         failed = RunFailed(None, error.title, error.detail, error.fix, error.exit_code)
         emit(failed, as_record(failed, 0, time.time()))
         return error.exit_code
+    except Exception as error:  # a fault of ours: whoever reads the events is told too
+        failed = RunFailed(None, f"{type(error).__name__}: {error}", "", _("This is a fault of lora-tui."), 1)
+        emit(failed, as_record(failed, 0, time.time()))
+        raise
     return _detach(plan, emit, show) if detach else _train(plan, emit, stop)
 
 
@@ -175,7 +188,7 @@ def run_handed_over() -> int:
     first = not one_of_several or os.environ["LOCAL_RANK"] == "0"
 
     def emit(event: Event, record: Mapping[str, Any]) -> None:
-        talk.running = talk.running or isinstance(event, RunStarted)
+        talk.heard(event)
         if first:
             out.write(json.dumps(record, allow_nan=False) + "\n")
 
@@ -210,13 +223,17 @@ def carry_out(plan: ResumePlan, show: Show) -> int:
     stop.install()
 
     def emit(event: Event, record: Mapping[str, Any]) -> None:
+        stop.heard(event)
         show.event(event)
 
-    with show:
+    def work() -> int:
         if plan.mode == "complete":
             InThisProcess().run(plan, emit, stop)
             return 0
         return _train(plan, emit, stop)
+
+    with show:
+        return _or_left(show, work)
 
 
 def _train(plan: ResumePlan, emit: Callable[[Event, Mapping[str, Any]], None], stop: StopRequest) -> int:

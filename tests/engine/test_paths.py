@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.errors import ConfigError
 from engine.paths import is_file, is_folder, is_there, path_of
 from engine.sources import Source, resolve
 
@@ -49,3 +50,8 @@ def test_a_name_that_is_too_long_is_told_and_not_a_fault(name: str, tmp_path: Pa
     )  # fmt: skip
     assert done.returncode == code
     assert "Traceback" not in done.stderr and done.stderr.startswith(("error:", "starting fresh"))
+
+
+def test_a_name_that_run_toml_could_not_hold_is_refused_at_its_setting() -> None:
+    with pytest.raises(ConfigError, match=r"--output: .* UTF-8"):
+        resolve([Source("flag", "", {"output": "bad\udcff"})])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,36 @@ def test_a_run_is_begun_with_enter_alone_and_takes_over_no_screen(flags: dict[st
     assert child.exitstatus == 0
     assert (tmp_path / "out/w/final/adapter_model.safetensors").is_file()
     assert "\x1b[?1049h" not in (child.before or "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pty")
+def test_ctrl_c_saves_and_says_so(flags: dict[str, Any], tmp_path: Path) -> None:
+    from engine.events import read_journal
+
+    words = [part for name, value in {**flags, "epochs": 1500, "save_steps": 5000}.items()
+             for part in ("--" + name.replace("_", "-"), str(value))]  # fmt: skip
+    environment = {
+        **os.environ,
+        "TERM": "dumb",
+        "LORA_TUI_STATE": str(tmp_path),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    child = pexpect.spawn(
+        sys.executable, ["-m", "tui", *words], cwd=str(tmp_path), env=environment, timeout=60, encoding="utf-8"
+    )
+    for question in ("Dataset.*: ", "Model.*: ", "Folder of the run.*: ", "Change settings.*: ", "Start training.*: "):
+        child.expect(question)
+        child.send("\r")
+    child.expect("lora_kernel")
+    while not any(record["type"] == "step" for record in read_journal(tmp_path / "out/w")):
+        time.sleep(0.1)
+    child.sendintr()
+    child.expect("continue from checkpoint-")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 130
+    (stopped,) = [record for record in read_journal(tmp_path / "out/w") if record["type"] == "run_stopped"]
+    assert (tmp_path / "out/w" / stopped["checkpoint"] / "manifest.json").is_file()
 
 
 class Talk:
