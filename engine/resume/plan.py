@@ -394,7 +394,8 @@ def _off_path(checkpoint: Checkpoint) -> str:
     if not monitor.off:
         return ""
     told = _("The loss had left its path when it was saved; it was good until step {step}.")
-    return " " + told.format(step=monitor.good_until if monitor.good_until is not None else 0)
+    good = monitor.good_before if monitor.good_before is not None else monitor.good_until
+    return " " + told.format(step=good if good is not None else 0)
 
 
 def _reached(checkpoint: Checkpoint, config: RunConfig) -> bool:

@@ -90,6 +90,11 @@ class LossMonitor:
         """Their last steps."""
         self.good_until: int | None = None
         """The last logged step at which the loss was on its path: what was saved up to it can be gone back to."""
+        self.good_before: int | None = None
+        """As `good_until` was when the loss left a path that it has not come back to since; None: it is on it. A loss that stayed high
+        is taken for the new level after a while, and what was saved before is the better model all the same."""
+        self._left_from = 0.0
+        """The level that it left then."""
         self._seen = 0
         self._not_positive = 0
         self._since_zero = QUIET_AFTER_ZERO
@@ -136,7 +141,14 @@ class LossMonitor:
         before = self._before(at_resume)
         self._take(step, loss)
         if kind is not None:
+            if kind != "spike" and self.good_before is None and self.good_until is not None:
+                self.good_before = self.good_until
+                self._left_from = math.log(before)
             return LossJumped(step, kind, before, loss, loss / before, at_resume, self.good_until)
+        if self.good_before is not None and not self._episode:
+            now = self._level()
+            if now is not None and now <= self._left_from + noise:
+                self.good_before = None
         # Until the first logs after a join are through, nothing saved since is known to be good.
         if not self._episode and not at_resume and (level is None or math.log(loss) - level <= noise):
             self.good_until = step
@@ -194,7 +206,7 @@ class LossMonitor:
     @property
     def off(self) -> bool:
         """Whether the loss left its path and has not come back."""
-        return self._not_finite or (self._episode > 0 and not self._spike)
+        return self._not_finite or self.good_before is not None or (self._episode > 0 and not self._spike)
 
     @property
     def good_for_sure(self) -> int | None:
@@ -216,6 +228,7 @@ class LossMonitor:
 
     def new_rows(self) -> None:
         """The rows from here on are other ones, as the person knows: learn their level before judging."""
+        self.good_before = None
         self._forget()
 
     def _forget(self) -> None:
@@ -355,6 +368,8 @@ class LossMonitor:
             "blocks": list(self._blocks),
             "block_ends": list(self._block_ends),
             "good_until": self.good_until,
+            "good_before": self.good_before,
+            "left_from": self._left_from,
             "seen": self._seen,
             "not_positive": self._not_positive,
             "since_zero": self._since_zero,
@@ -374,7 +389,10 @@ class LossMonitor:
             block, blocks, ends = (
                 [float(value) for value in state.get(key, ())] for key in ("block", "blocks", "block_ends")
             )
-            good_until = int(state["good_until"]) if state["good_until"] is not None else None
+            good_until, good_before = (
+                int(step) if step is not None else None for step in (state["good_until"], state.get("good_before"))
+            )
+            left_from = float(state.get("left_from", 0.0))
             counts = [int(state[key]) for key in _COUNTS]
             spike, not_finite = bool(state["spike"]), bool(state["not_finite"])
         except (KeyError, TypeError, OverflowError) as error:
@@ -382,7 +400,7 @@ class LossMonitor:
         if (
             any(value <= 0 for value in start)
             or not all(math.isfinite(value) for value in (*start, *steps, *ends))
-            or not all(abs(value) < LARGEST_LOG for value in (*logs, *block, *blocks))
+            or not all(abs(value) < LARGEST_LOG for value in (*logs, *block, *blocks, left_from))
             or (logs and not start)
             or len(logs) != len(steps)
             or len(blocks) != len(ends)
@@ -391,7 +409,7 @@ class LossMonitor:
             raise ValueError("not a state of the loss monitor: it holds losses that cannot be")
         self._start, self._logs, self._steps = start[:LOGS_AT_JOIN], logs[-WINDOW:], steps[-WINDOW:]
         self._block, self._blocks, self._block_ends = block[: BLOCK - 1], blocks[-BLOCKS:], ends[-BLOCKS:]
-        self.good_until = good_until
+        self.good_until, self.good_before, self._left_from = good_until, good_before, left_from
         self._seen, self._not_positive, self._since_zero, self._high, self._worse, self._episode, self._back = counts
         self._spike, self._not_finite = spike, not_finite
         self._joined, self._reset_votes, self._level_at_join, self._join_logs = False, 0, None, []

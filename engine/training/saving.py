@@ -203,8 +203,8 @@ class Saver:
             shutil.rmtree(staging, ignore_errors=True)
             raise
         # A slow rise is noticed late; how far back is only worth room where the run itself goes back.
-        known = self.monitor.good_until, None if self.attempt.config.on_jump == "warn" else self.monitor.good_for_sure
-        self.committer.good_until = known
+        late = None if self.attempt.config.on_jump == "warn" else self.monitor.good_for_sure
+        self.committer.good_until = self.monitor.good_until, self.monitor.good_before, late
         self._due = {"step": step, "epoch": trainer.epochs, "loss": self.last_loss, "eval_loss": eval_loss}
 
         def write() -> None:

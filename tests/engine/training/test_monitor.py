@@ -247,3 +247,21 @@ def test_what_a_slow_rise_goes_back_to_is_kept_from_the_beginning_of_the_rise() 
             kept = [one for one in kept if one.name not in gone]
             assert len(kept) <= 4
     raise AssertionError("the rise was not noticed")
+
+
+def test_what_was_good_before_a_loss_that_stays_high_is_known_until_it_comes_back() -> None:
+    """After a while the high loss is the level it is judged by; the checkpoint from before is the better model all the same."""
+    monitor, jumps = LossMonitor(), []
+    told: dict[int, int | None] = {}
+    for step in range(1, 700):
+        loss = 0.2 if step <= 200 or step > 450 else 6.0
+        jump = monitor.observe(step, loss * math.exp(0.02 * math.sin(step * 7.0)), 1e-4, False)
+        jumps += [jump] if jump is not None else []
+        told[step] = monitor.good_before
+        if step == 400:
+            again = LossMonitor()
+            again.restore(monitor.state())
+            assert again.state() == monitor.state() and monitor.off
+    assert [jump.kind for jump in jumps] == ["spike", "divergence"]
+    assert told[190] is None and told[210] == told[440] == jumps[1].good_until == 200
+    assert told[699] is None and not monitor.off

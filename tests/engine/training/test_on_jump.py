@@ -135,3 +135,12 @@ def test_going_back_to_a_checkpoint_that_is_gone_is_told_as_that(run: Path) -> N
     shutil.rmtree(begun.checkpoint.path)
     with pytest.raises(CannotContinue, match="checkpoint-40"):
         roll_back(begun, None)
+
+
+def test_the_last_good_checkpoint_stays_however_long_the_run_goes_on_after_a_warning(run: Path) -> None:
+    """It is what the warning names, and what a person goes back to."""
+    _outcome, events = train(output=run, **{**EXPLODES, "learning_rate": 0.5, "max_steps": 160})
+    jump = next(jump for jump in of(events, LossJumped) if jump.kind != "spike")
+    assert jump.checkpoint == "checkpoint-40"
+    assert {"checkpoint-40", "checkpoint-160"} <= {one.name for one in scan(run).checkpoints}
+    assert "good until step 40" in plan(output=run, max_steps=200).reason
