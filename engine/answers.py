@@ -18,7 +18,7 @@ from engine.checkpoints.scan import Scan, glance
 from engine.folder import last_run, named, proposed_output, source_of_run
 from engine.paths import is_folder
 from engine.remembered import source_remembered
-from engine.resume.logged import logged_schedule
+from engine.resume.logged import logged_schedule, was_limited
 from engine.resume.recommend import settle
 from engine.sources import Resolved, Source, environment, read_toml, resolve
 
@@ -94,7 +94,10 @@ def _told_by(checkpoint: Checkpoint) -> Source:
             values["target_modules"] = ",".join(shape.target_modules)
         if shape.base_model and is_folder(Path(shape.base_model)):
             values["model"] = shape.base_model
-    values["epochs"] = checkpoint.total_epochs
+    if was_limited(checkpoint):
+        values["max_steps"] = checkpoint.max_steps
+    else:
+        values["epochs"] = checkpoint.total_epochs
     values["batch_size"] = checkpoint.batch_size
     told = {key: value for key, value in values.items() if value}
     schedule = logged_schedule(checkpoint)

@@ -58,7 +58,11 @@ class Resolved:
 
 
 def resolve(sources: Sequence[Source]) -> Resolved:
-    """Lay `sources` over each other, strongest first. Raises ConfigError naming every bad value."""
+    """Lay `sources` over each other, strongest first. Raises ConfigError naming every bad value.
+
+    Epochs that were asked for are not overruled by a number of steps from a weaker source: a run that was begun with --max-steps is
+    extended with --epochs as any other.
+    """
     values: dict[str, Any] = {}
     owner: dict[str, Source] = {}
     problems: list[str] = []
@@ -66,6 +70,8 @@ def resolve(sources: Sequence[Source]) -> Resolved:
         for key, value in source.values.items():
             if key not in RunConfig.model_fields:
                 problems.append(_("{name}: there is no such setting").format(name=source.name(key)))
+            elif key == "max_steps" and "epochs" in owner and owner["epochs"] is not source:
+                continue
             elif key not in values:
                 values[key], owner[key] = value, source
     try:

@@ -299,7 +299,12 @@ def plan_lines(plan: ResumePlan) -> list[tuple[str, str]]:
         return lines
     if plan.mode == "complete":
         lines.append((_("already complete: {what}").format(what=" · ".join(parts)), "bold"))
-        lines.append((_("  extend it with a larger --epochs"), "dim"))
+        words = (
+            _("  its loss is where --stop-at-loss wants it; --stop-at-loss 0 goes on")
+            if plan.reached
+            else _("  extend it with a larger --epochs or --max-steps")
+        )
+        lines.append((words, "dim"))
         return lines
     parts.append(_("{left} epochs left").format(left=_short(left)))
     lines.append((_("continuing from {what}").format(what=" · ".join(parts)), "bold"))

@@ -7,6 +7,7 @@ the side that wins and why.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,9 +19,9 @@ from engine.data.dataset import DATA_SETTINGS, Dataset, data_settings_digest
 from engine.data.identity import Change, compare
 from engine.folder import source_of_run
 from engine.i18n import _
-from engine.resume.logged import schedule_words
+from engine.resume.logged import logged_geometry, schedule_words
 from engine.sources import Resolved, resolve
-from engine.training.steps import Length, learning_rate_at, warmup_steps
+from engine.training.steps import Length, chosen_batch_size, learning_rate_at, warmup_steps
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,16 @@ def geometry_difference(saved: Geometry, now: Geometry) -> list[Difference]:
         reason = f"{reason}; {words.format(rows=now.rows, saved=saved.rows)}"
     shown = [geometry_words(one.batch_size, one.grad_accum, one.world_size) for one in (saved, now)]
     return [Difference("batch_geometry", shown[0], shown[1], "asked", reason)]
+
+
+def logged_geometry_difference(checkpoint: Checkpoint, config: RunConfig, rows: int) -> list[Difference]:
+    """batch_geometry of another tool's run, as far as its log tells: told where an epoch of now is another number of steps."""
+    size, _reason = chosen_batch_size(config, rows, checkpoint.batch_size)
+    told = logged_geometry(checkpoint, math.ceil(rows / (size * config.grad_accum * config.world)))
+    if told is None or told[0] == told[1]:
+        return []
+    reason = _("nothing that was saved says how many batches it added up for a step; name them with --grad-accum")
+    return [Difference("batch_geometry", *told, "asked", reason)]
 
 
 def contradiction(checkpoint: Checkpoint, config: RunConfig) -> str | None:

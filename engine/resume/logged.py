@@ -24,6 +24,12 @@ LEAST = 3
 EXACT = 1e-6
 """Largest deviation from a logged rate, as a share of the peak."""
 MOST_WARMUPS = 2_000
+MOST_ADDED = 65_536
+"""Batches of a step, at most (--grad-accum)."""
+ROUNDED = 0.02
+"""A run that is so little shorter than its epochs was not limited: old logs round the epoch."""
+HALF_A_DIGIT = 0.006
+"""How far an epoch of two digits is off, at most."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +61,9 @@ def against_log(checkpoint: Checkpoint, config: RunConfig, length: Length) -> di
             schedule.words(),
             schedule_words(config.scheduler, config.learning_rate, warmup, length.total_steps),
         )
-    if (logged := _steps_an_epoch(checkpoint)) is not None:
-        each = _("{count} steps an epoch")
-        found["batch_geometry"] = (
-            each.format(count=logged),
-            each.format(count=length.steps_per_epoch),
-        )
+    geometry = logged_geometry(checkpoint, length.steps_per_epoch)
+    if geometry is not None:
+        found["batch_geometry"] = geometry
     return found
 
 
@@ -81,21 +84,48 @@ def logged_schedule(checkpoint: Checkpoint) -> LoggedSchedule | None:
     return None
 
 
+def was_limited(checkpoint: Checkpoint) -> bool:
+    """Whether another tool's run was to end before its last epoch did: at a number of steps, or a part of an epoch. Trainer writes the
+    epochs rounded up to whole ones, and the steps as they are."""
+    steps = checkpoint.step / checkpoint.epoch if checkpoint.step and checkpoint.epoch else math.inf
+    if checkpoint.max_steps is None or checkpoint.total_epochs is None or not math.isfinite(steps):
+        return False
+    return checkpoint.max_steps < (1 - ROUNDED) * checkpoint.total_epochs * steps
+
+
 def logged_accumulation(checkpoint: Checkpoint, config: RunConfig, rows: int) -> int:
-    """How many batches another tool added up for a step: what makes an epoch of `rows` rows as many steps as it counted. Where no
-    number does, what `config` says."""
-    each = _steps_an_epoch(checkpoint)
-    if each is None or not checkpoint.batch_size or config.batch_size != checkpoint.batch_size:
+    """How many batches another tool added up for a step: what makes its epoch of `rows` rows stand where it does after so many steps.
+    Where no number does, what `config` says; of several that of `config`, else the smallest."""
+    step, epoch, size = checkpoint.step, checkpoint.epoch, checkpoint.batch_size
+    if not step or not epoch or not size or config.batch_size != size:
         return config.grad_accum
-    batches = math.ceil(rows / checkpoint.batch_size)
-    times = max(1, round(batches / max(1, each)))
-    return times if math.ceil(batches / times) == each else config.grad_accum
+    batches = math.ceil(rows / size)
+    off = {times: abs(_epoch_after(step, times, batches) - epoch) for times in range(1, min(batches, MOST_ADDED) + 1)}
+    for near in (1e-6, HALF_A_DIGIT):  # older versions rounded the epoch to two digits
+        fits = [times for times, distance in off.items() if distance <= near]
+        if fits:
+            return config.grad_accum if config.grad_accum in fits else fits[0]
+    return config.grad_accum
+
+
+def _epoch_after(step: int, times: int, batches: int) -> float:
+    """The epoch that Trainer counts after `step` steps of `times` batches each; the last step of an epoch has what is left."""
+    whole, into = divmod(step, math.ceil(batches / times))
+    return whole + min(1.0, into * times / batches)
 
 
 def _steps_an_epoch(checkpoint: Checkpoint) -> int | None:
-    """As the state counts them; None where it does not, or its epoch is none."""
+    """As the state counts them; None where it does not, or its epoch is none. Within an epoch the last step of it, which may be a
+    smaller one, is not counted yet."""
     each = checkpoint.step / checkpoint.epoch if checkpoint.step and checkpoint.epoch else math.inf
-    return round(each) if math.isfinite(each) else None
+    return math.ceil(each - 1e-6) if math.isfinite(each) else None
+
+
+def logged_geometry(checkpoint: Checkpoint, steps_per_epoch: int) -> tuple[str, str] | None:
+    """(logged, now): how many steps another tool's run made of an epoch, and this one makes; None where the log does not tell."""
+    logged = _steps_an_epoch(checkpoint)
+    each = _("{count} steps an epoch")
+    return (each.format(count=logged), each.format(count=steps_per_epoch)) if logged is not None else None
 
 
 def _warmups(rated: Sequence[LogRow], total: int) -> list[int]:

@@ -30,6 +30,7 @@ from engine.resume.differences import (
     Difference,
     contradiction,
     geometry_difference,
+    logged_geometry_difference,
     material_differences,
     precision_difference,
     schedule_differences,
@@ -70,6 +71,8 @@ class ResumePlan:
     """The rate of the first step after the join."""
     dataset: Dataset | None = field(default=None, repr=False, compare=False)
     """The rows, where they were read to compare them; the run takes them from here."""
+    reached: bool = False
+    """Whether it is complete for its loss alone (--stop-at-loss)."""
 
     @property
     def refused(self) -> bool:
@@ -293,7 +296,7 @@ def _continue(resolved: Resolved, output_dir: Path, run_id: str, parent: str | N
     config = _at(resolved.config, output_dir)
     differences: list[Difference] = []
     position = length = before = after = dataset = None
-    left = checkpoint.remaining_epochs
+    left, reached = checkpoint.remaining_epochs, False
     if checkpoint.manifest is not None:
         saved = checkpoint.manifest
         if config.seed != saved.cursor.seed:
@@ -317,7 +320,8 @@ def _continue(resolved: Resolved, output_dir: Path, run_id: str, parent: str | N
         rows = saved.cursor.rows
         position = Position(saved.step, saved.cursor.epoch, saved.cursor.rows_consumed, saved.cursor.given_up)
         length = run_length(config, rows, batch_rows, position)
-        complete = length.total_steps <= saved.step or _reached(checkpoint, config)
+        reached = length.total_steps > saved.step and _reached(checkpoint, config)
+        complete = length.total_steps <= saved.step or reached
         if not complete:
             dataset = read_dataset(config)
             material = material_differences(checkpoint, config, dataset)
@@ -338,6 +342,7 @@ def _continue(resolved: Resolved, output_dir: Path, run_id: str, parent: str | N
             dataset = read_dataset(config)
             times = logged_accumulation(checkpoint, config, len(dataset.train))
             config = config.model_copy(update={"grad_accum": times})
+            differences += logged_geometry_difference(checkpoint, config, len(dataset.train))
     return ResumePlan(
         "complete" if complete else "continue",
         config,
@@ -354,6 +359,7 @@ def _continue(resolved: Resolved, output_dir: Path, run_id: str, parent: str | N
         before,
         after,
         dataset,
+        reached,
     )
 
 

@@ -104,16 +104,27 @@ class Proof:
             return ()
         return tuple(known[digest].cut(manifest.probe.tokens) for digest in manifest.probe.rows)
 
+    def _measured(self, trainer: Any) -> tuple[float, float]:
+        """The probe's loss now, with the adapter and without. Held against a logged loss, which is a mean over many rows, it is that
+        of all rows a probe may have, however long they take: the few tokens of a busy moment say too little to refuse a run for."""
+        from engine.training.probe import choose_rows, score, score_base
+
+        if not self.rows:
+            return math.nan, self.base
+        if self.manifest is not None:
+            return score(trainer.model, self.rows), self.base
+        rows = choose_rows(self.attempt.material.probe_candidates)
+        return score(trainer.model, rows), score_base(trainer.model, rows)
+
     def check_memory(self, trainer: Any, source: Path) -> dict[str, str]:
         """The other half of the receipt, told; item -> verdict. Raises CannotContinue where an item failed."""
         from engine.data.order import next_batch_digest
         from engine.resume import memory
-        from engine.training.probe import score
 
         attempt, checkpoint, manifest = self.attempt, self.checkpoint, self.manifest
         assert checkpoint is not None
         config, start, length, restarted = attempt.config, attempt.start, attempt.length, self.restarted
-        probe_now = score(trainer.model, self.rows) if self.rows else math.nan
+        probe_now, probe_base = self._measured(trainer)
         saved = memory.adapter_in_file(source)
         order = trainer.batches.order(start.epoch)
         digest = next_batch_digest(order, start.rows_consumed, manifest.geometry.rows if manifest else 0)
@@ -146,7 +157,7 @@ class Proof:
         if self.ranks.first:
             probe = manifest.probe if manifest is not None else None
             items.append(
-                memory.probe_item(probe, self._comparable, probe_now, self.base, checkpoint.loss, attempt.precision)
+                memory.probe_item(probe, self._comparable, probe_now, probe_base, checkpoint.loss, attempt.precision)
             )
         receipt = Receipt(checkpoint.path, accepted(items, config.accept))
         self.tell(receipt.event())

@@ -103,3 +103,10 @@ def test_no_file_of_settings_breaks_the_reader(content: bytes) -> None:
 def test_the_environment_is_read_by_the_names_of_the_settings_only() -> None:
     source = environment({"LORA_TUI_EPOCHS": "4", "LORA_TUI_LANG": "zh_CN", "LORA_TUI_SEED": "", "EPOCHS": "9"})
     assert dict(source.values) == {"epochs": "4"}
+
+
+def test_epochs_that_are_asked_for_are_not_overruled_by_steps_of_an_earlier_start() -> None:
+    started = Source("run", "run.toml", {"max_steps": 12, "epochs": 3.0})
+    assert resolve([flags(epochs="5"), started]).config.max_steps is None
+    assert resolve([flags(learning_rate="1e-4"), started]).config.max_steps == 12
+    assert resolve([flags(epochs="5", max_steps="9"), started]).config.max_steps == 9

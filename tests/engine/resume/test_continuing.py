@@ -309,3 +309,10 @@ def test_a_copy_under_another_name_is_gone_on_with_where_runs_lie(
     config = plan(output=run).config
     found = plan(resume=copy, dataset=config.dataset, model=config.model)
     assert found.output_dir.parts[0] == "out"
+
+
+def test_a_run_begun_with_a_number_of_steps_is_extended_with_epochs(run: Path) -> None:
+    train(output=run, max_steps=6)
+    assert plan(output=run).mode == "complete"
+    extended = plan(output=run, epochs=2)
+    assert extended.mode == "continue" and extended.length is not None and extended.length.total_steps == 14

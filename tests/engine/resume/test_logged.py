@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from engine.checkpoints.checkpoint import Checkpoint, Grade, LogRow
 from engine.config import RunConfig
-from engine.resume.logged import LoggedSchedule, logged_accumulation, logged_schedule
+from engine.resume.logged import LoggedSchedule, logged_accumulation, logged_schedule, was_limited
 from engine.training.steps import learning_rate_at
 
 
@@ -74,3 +75,30 @@ def test_batches_added_up_for_a_step_are_those_that_give_its_steps_an_epoch(
 ) -> None:
     known = replace(checkpoint({1: 1e-4}, 100), step=step, epoch=epoch, batch_size=4)
     assert logged_accumulation(known, RunConfig(batch_size=4), rows) == times
+
+
+@given(batches=st.integers(2, 400), times=st.integers(1, 16), share=st.floats(0.01, 1), epochs=st.integers(1, 4))
+def test_batches_added_up_are_found_wherever_the_run_stands(batches: int, times: int, share: float, epochs: int) -> None:
+    """The epoch as transformers' Trainer counts it: after each batch of a step, by the batches of an epoch."""
+    step, epoch = 0, 0.0
+    last = max(1, round(share * epochs * math.ceil(batches / times)))
+    while step < last:
+        whole, into = divmod(step, math.ceil(batches / times))
+        epoch = whole + min(batches, (into + 1) * times) / batches
+        step += 1
+    known = replace(checkpoint({1: 1e-4}, 10_000), step=step, epoch=epoch, batch_size=4)
+    found = logged_accumulation(known, RunConfig(batch_size=4), 4 * batches)
+    assert math.ceil(batches / found) == math.ceil(batches / times)
+    if step % math.ceil(batches / times):
+        assert found == times
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "total_epochs", "limited"),
+    [(20, 1.0, True), (58, 1.0, False), (174, 3.0, False), (29, 1.0, True), (None, 1.0, False)],
+)
+def test_a_run_that_was_to_end_within_an_epoch_keeps_its_number_of_steps(
+    max_steps: int | None, total_epochs: float, limited: bool
+) -> None:
+    known = replace(checkpoint({1: 1e-4}, max_steps), step=10, epoch=10 / 58, total_epochs=total_epochs)
+    assert was_limited(known) is limited

@@ -129,3 +129,15 @@ def test_an_adapter_without_effect_is_refused_by_its_probe(run: Path, trainers: 
 def test_the_plan_of_a_foreign_run_says_that_it_is_continued(run: Path, trainers: Path, taught_model: Path) -> None:
     decided = plan(output=run, dataset=trainers / "data.jsonl", model=taught_model)
     assert decided.mode == "continue" and decided.checkpoint is not None and decided.checkpoint.name == "checkpoint-14"
+
+
+def test_on_a_busy_machine_no_sound_run_is_refused_for_a_probe_of_a_few_tokens(
+    run: Path, trainers: Path, taught_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.training import probe
+
+    monkeypatch.setattr(probe.affordable, "__defaults__", (1e-9,))  # nothing is affordable: one row, cut to its least
+    events = go_on(run, trainers, taught_model)
+    assert receipt(events)["probe_loss"] == "unknown"
+    (saved,) = [one.manifest for one in scan(run).checkpoints if one.name == "checkpoint-21"]
+    assert saved is not None and saved.probe is not None and saved.probe.tokens == probe.MIN_TOKENS
