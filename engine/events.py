@@ -257,6 +257,8 @@ class Journal:
         self._missing = 0
         self._torn = False
         self.attempt = 1
+        self.rolled_back = 0
+        """How often the run went back after a jump (RolledBack), since it last came to an end of its own."""
         self.cut_off: int | None = None
         """The step at which the attempt before ended without a word: it was killed, or the machine went down. None: it said how
         it ended, or there was none."""
@@ -267,6 +269,10 @@ class Journal:
                 self.cut_off = record.get("step") or 0
             elif record["type"] in (RunFinished.type, RunFailed.type, RunStopped.type):
                 self.cut_off = None
+            if record["type"] == RolledBack.type:
+                self.rolled_back += 1
+            elif record["type"] == RunFinished.type or record.get("reason") == LOSS_JUMPED:
+                self.rolled_back = 0
 
     def _cut_torn_line(self) -> None:
         size = os.fstat(self._file).st_size

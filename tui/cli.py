@@ -135,8 +135,10 @@ def _lang(given: Sequence[str]) -> str | None:
 
 
 def _dispatch(given: list[str]) -> int:
-    if given and given[0] in COMMANDS:
-        return COMMANDS[given[0]].carry_out(given[1:])
+    # In front of a command's name stands nothing but the language, if anything.
+    ahead = 2 if given[:1] == ["--lang"] else 1 if given and given[0].startswith("--lang=") else 0
+    if given[ahead : ahead + 1] and given[ahead] in COMMANDS:
+        return COMMANDS[given[ahead]].carry_out([*given[:ahead], *given[ahead + 1 :]])
     if given == ["carry-out"]:
         from tui.headless import run_handed_over
 

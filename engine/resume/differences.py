@@ -216,6 +216,8 @@ SETTINGS = (
     "save_steps",
     "keep",
     "activation_checkpointing",
+    "logits",
+    "lora_kernel",
 )
 """Settings that may change in the middle of a run and are told when they do; those of the schedule are told as such."""
 

@@ -121,7 +121,11 @@ class Session:
         self.saver.last_loss = checkpoint.loss
         self.saver.last_name, self.saver.last_bytes = checkpoint.name, checkpoint.bytes
         self.listener.losses = [row.loss for row in checkpoint.history if row.loss is not None]
-        self.listener.eval_losses = [row.eval_loss for row in checkpoint.history if row.eval_loss is not None]
+        if self._measured_on_the_same(checkpoint):
+            self.listener.eval_losses = [row.eval_loss for row in checkpoint.history if row.eval_loss is not None]
+        else:
+            words = _("other rows are measured on than before: eval losses cannot be compared, the best is looked for anew")
+            self.tell(Warned("eval_rows", words))
         try:
             monitor.restore(dict(checkpoint.manifest.monitor) if checkpoint.manifest is not None else {})
         except ValueError:  # no state of this kind of monitor: it learns the level from the history instead
@@ -137,13 +141,23 @@ class Session:
     def _kept(self) -> list[Kept]:
         """The sound checkpoints of this very run that retention may count and remove."""
         return [
-            Kept(checkpoint.name, checkpoint.step, checkpoint.manifest.eval_loss)
+            Kept(
+                checkpoint.name,
+                checkpoint.step,
+                checkpoint.manifest.eval_loss if self._measured_on_the_same(checkpoint) else None,
+            )
             for checkpoint in scan(self.plan.output_dir).checkpoints
             if checkpoint.manifest is not None
             and checkpoint.step is not None
             and checkpoint.continuable
             and checkpoint.manifest.run_id == self.plan.run_id
         ]
+
+    def _measured_on_the_same(self, checkpoint: Checkpoint) -> bool:
+        """Whether an eval loss of `checkpoint` may be compared with this attempt's. Another tool's: as far as is known."""
+        manifest = checkpoint.manifest
+        before, now = (manifest.identities.eval_dataset if manifest else None), self.material.identities.eval_dataset
+        return before is None or before == now
 
     def _build(self) -> Any:
         """Base model, adapter and trainer, nothing restored yet except the weights of --init-from."""

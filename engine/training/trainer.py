@@ -178,7 +178,9 @@ class Trainer:
 
     def _train(self, material: Material, should_stop: ShouldStop) -> Outcome:
         """Attempt after attempt: one, unless the loss leaves its path and --on-jump says to go back (C2 numbers them)."""
-        for number in range(1, ROLLBACKS + 2):
+        before = self._tell.journal.rolled_back if self._tell.journal is not None else 0
+        # Those of an attempt that was killed, or sent again by a cluster, count too.
+        for number in range(min(self.ranks.share(before), ROLLBACKS) + 1, ROLLBACKS + 2):
             outcome = self._attempt_what_fits(material, should_stop)
             if outcome.state != "jumped":
                 return outcome

@@ -208,3 +208,11 @@ def test_a_reader_that_goes_away_does_not_end_the_training(tmp_path: Path, tiny_
     process.stdout.close()
     assert process.wait(120) == 0
     assert (tmp_path / "out" / "final").is_dir()
+
+
+@pytest.mark.parametrize("language", [["--lang", "en"], ["--lang=en"]])
+def test_the_language_may_stand_in_front_of_a_command(language: list[str], tmp_path: Path, capsys: Any) -> None:
+    from tui.cli import main
+
+    assert main([*language, "check", str(tmp_path)]) == 3
+    assert "There is no checkpoint" in capsys.readouterr().out

@@ -95,3 +95,17 @@ def test_a_row_in_two_splits_of_a_saved_dataset_is_told(tmp_path: Path) -> None:
     report = dataset_report(str(tmp_path / "saved"), Reading(), None, "auto", 64)
     (problem,) = [one for one in report.problems if one.code == "eval_contaminated"]
     assert problem.row == 3 and "test" in problem.message
+
+
+def test_eval_losses_of_other_rows_are_not_compared_with_those_of_before(
+    folder: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    measured, out = write_jsonl(tmp_path / "measured.jsonl", chats(20)[15:]), tmp_path / "run"
+    train(
+        dataset=folder, model=tiny_model, output=out, eval_dataset=measured, **{**SETTINGS, "max_steps": 4, "save_steps": 1}, stop_at=2
+    )  # fmt: skip
+    write_jsonl(measured, [{"messages": [*chats(1)[0]["messages"][:-1], {"role": "assistant", "content": "zq " * 30}]}])
+    _outcome, events = train(output=out, keep=1, max_steps=12)
+    assert "eval_rows" in [event.code for event in events if isinstance(event, Warned)]
+    # By its number the checkpoint of step 2 would be the best, and stay.
+    assert not (out / "checkpoint-2").exists() and (out / "checkpoint-12").is_dir()

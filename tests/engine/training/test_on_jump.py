@@ -144,3 +144,17 @@ def test_the_last_good_checkpoint_stays_however_long_the_run_goes_on_after_a_war
     assert jump.checkpoint == "checkpoint-40"
     assert {"checkpoint-40", "checkpoint-160"} <= {one.name for one in scan(run).checkpoints}
     assert "good until step 40" in plan(output=run, max_steps=200).reason
+
+
+def test_a_run_that_is_killed_between_two_rollbacks_has_only_the_rest_of_them(run: Path) -> None:
+    from engine.events import Journal
+
+    journal = Journal(run)
+    for number in (1, 2):
+        journal.write(RolledBack(44, "checkpoint-40", 40, 0.5**number, number, ()))
+    journal.close()
+    _outcome, events = train(output=run, on_jump="rollback", **EXPLODES)
+    assert [one.number for one in of(events, RolledBack)] == [3]
+    again = Journal(run)
+    assert again.rolled_back == 0  # it came to its end; whoever begins it again has all of them
+    again.close()
