@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from engine.config import RunConfig
@@ -17,7 +16,7 @@ from engine.training.estimate import Fitted, fit_batch
 from engine.training.facts import facts_of_material
 from engine.training.material import Material
 from engine.training.ranks import Ranks
-from engine.training.steps import Position, run_length
+from engine.training.steps import Position, position_at, run_length
 
 
 def decide(plan: ResumePlan, material: Material, ranks: Ranks) -> Attempt:
@@ -84,6 +83,4 @@ def _start(plan: ResumePlan, material: Material) -> Position:
     step, epoch = plan.checkpoint.step, plan.checkpoint.epoch
     if step is None or epoch is None:
         raise CannotContinue(_("{path}: says neither step nor epoch").format(path=plan.checkpoint.path))
-    whole = math.floor(epoch + 1e-9)
-    consumed = min(rows, round((epoch - whole) * rows))
-    return Position(step, whole + 1, 0) if consumed == rows else Position(step, whole, consumed)
+    return position_at(step, epoch, rows)

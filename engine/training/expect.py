@@ -12,7 +12,7 @@ from engine.hardware import Hardware, choose_hardware, free_memory, load_librari
 from engine.models.report import model_report
 from engine.resume.plan import ResumePlan
 from engine.training.estimate import Fitted, checkpoint_bytes, fit_batch
-from engine.training.steps import Position, run_length
+from engine.training.steps import Position, position_at, run_length
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,11 @@ def _steps(plan: ResumePlan, rows: int | None, batch_size: int) -> int | None:
     if rows is None:
         return None
     trained = max(1, rows - round(rows * plan.config.eval_fraction))
-    return run_length(
-        plan.config, trained, batch_size * plan.config.grad_accum * plan.config.world, Position(0, 0, 0)
-    ).total_steps
+    at, one = Position(0, 0, 0), plan.checkpoint
+    if plan.mode == "continue" and one is not None and one.step is not None and one.epoch is not None:
+        at = position_at(one.step, one.epoch, trained)
+    rows_of_a_step = batch_size * plan.config.grad_accum * plan.config.world
+    return run_length(plan.config, trained, rows_of_a_step, at).total_steps - at.step
 
 
 def pace_of(folder: Path) -> float | None:

@@ -35,6 +35,13 @@ class Position:
         return self.epoch + self.rows_consumed / rows
 
 
+def position_at(step: int, epoch: float, rows: int) -> Position:
+    """Where a run of another tool stands in our order of `rows` rows, by the step and the epoch that it counts."""
+    whole = math.floor(epoch + 1e-9)
+    consumed = min(rows, round((epoch - whole) * rows))
+    return Position(step, whole + 1, 0) if consumed == rows else Position(step, whole, consumed)
+
+
 @dataclass(frozen=True)
 class Length:
     """How long a run is, counted in full."""

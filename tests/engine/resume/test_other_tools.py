@@ -141,3 +141,15 @@ def test_on_a_busy_machine_no_sound_run_is_refused_for_a_probe_of_a_few_tokens(
     assert receipt(events)["probe_loss"] == "unknown"
     (saved,) = [one.manifest for one in scan(run).checkpoints if one.name == "checkpoint-21"]
     assert saved is not None and saved.probe is not None and saved.probe.tokens == probe.MIN_TOKENS
+
+
+def test_what_is_expected_of_a_continued_run_are_the_steps_that_are_left(
+    run: Path, trainers: Path, taught_model: Path
+) -> None:
+    from engine.data.read import Reading
+    from engine.data.report import dataset_report
+    from engine.training.expect import expect
+
+    report = dataset_report(str(trainers / "data.jsonl"), Reading(), None, "all", 256)
+    decided = plan(output=run, dataset=trainers / "data.jsonl", model=taught_model, train_on="all")
+    assert expect(decided, report).steps == 7
