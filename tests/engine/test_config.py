@@ -110,3 +110,17 @@ def test_epochs_that_are_asked_for_are_not_overruled_by_steps_of_an_earlier_star
     assert resolve([flags(epochs="5"), started]).config.max_steps is None
     assert resolve([flags(learning_rate="1e-4"), started]).config.max_steps == 12
     assert resolve([flags(epochs="5", max_steps="9"), started]).config.max_steps == 9
+
+
+def test_rows_to_leave_out_are_bounded_in_all_not_each_range_alone() -> None:
+    from engine.config import MAX_SKIPPED, parse_rows
+
+    assert len(parse_rows(f"1-{MAX_SKIPPED}")) == MAX_SKIPPED
+    with pytest.raises(ValueError, match="range of rows"):
+        parse_rows(",".join(f"{index * MAX_SKIPPED + 1}-{(index + 1) * MAX_SKIPPED}" for index in range(20)))
+
+
+def test_a_number_of_very_many_digits_in_a_file_of_settings_is_told(tmp_path: Path) -> None:
+    (tmp_path / "my.toml").write_text("seed = " + "1" * 5000)
+    with pytest.raises(ConfigError, match="is not TOML"):
+        read_toml(tmp_path / "my.toml")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from engine.events import JOURNAL_NAME, Event, Journal, RunStopped, Step, Warned, as_record, read_journal
 from engine.folder import ask_to_stop, is_held, locked, stop_asked
@@ -94,3 +97,18 @@ def test_a_run_without_a_last_word_has_died_and_one_with_it_has_not(tmp_path: Pa
     found = standing(tmp_path)
     assert (found.state, found.why, found.step) == ("stopped", "SIGTERM", 3)
     journal.close()
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"type": "resume_checked", "checkpoint": "x", "items": [
+            {"item": "rng", "verdict": "perhaps", "expected": "", "found": "", "detail": ""}]},
+        {"type": "resume_checked", "checkpoint": "x", "items": [{"verdict": "ok"}]},
+        {"type": "loss_jumped", "step": 3, "kind": "sideways", "before": 1.0, "after": 2.0, "ratio": 2.0, "at_resume": False},
+        {"type": "run_finished", "step": 3, "epoch": 1.0, "loss": 1.0, "eval_loss": None, "seconds": 1.0, "adapter": "x",
+         "advice": {}},
+    ],
+)  # fmt: skip
+def test_words_that_no_screen_knows_make_no_event(record: dict[str, Any]) -> None:
+    assert event_of(record) is None

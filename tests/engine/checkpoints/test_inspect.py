@@ -101,6 +101,24 @@ def test_a_manifest_with_an_endless_epoch_is_no_manifest(proven: Path) -> None:
     assert "manifest_invalid" in codes(found) and found.epoch == 2.9
 
 
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("cursor", "rows"), 0), (("cursor", "rows_consumed"), 10**9), (("cursor", "given_up"), -1.0), (("geometry", "batch_size"), 10**12),
+        (("step",), 2**60), (("schedule", "learning_rate"), float("inf")), (("saved_at",), float("nan")), (("eval_loss",), float("-inf")),
+    ],
+)  # fmt: skip
+def test_a_manifest_with_a_number_that_cannot_be_is_no_manifest(proven: Path, where: tuple[str, ...], value: float) -> None:
+    told = json.loads((proven / "manifest.json").read_text())
+    place = told
+    for key in where[:-1]:
+        place = place[key]
+    place[where[-1]] = value
+    (proven / "manifest.json").write_text(json.dumps(told))
+    found = inspect_folder(proven)
+    assert not found.continuable and "manifest_invalid" in codes(found)
+
+
 def test_a_manifest_and_a_state_of_different_steps_are_not_trusted(whole: Path) -> None:
     found = inspect_folder(seal(whole, step=400))
     assert not found.continuable and "manifest_disagrees" in codes(found)

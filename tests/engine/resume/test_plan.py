@@ -110,3 +110,13 @@ def test_a_run_below_the_home_folder_goes_on_however_it_is_named(
     named = {"output": "~/run"} if how == "output" else {"resume": "~/run/checkpoint-5"}
     found = plan(dataset=chat_file, model=tiny_model, **named, **FLAGS)
     assert (found.mode, found.output_dir) == ("continue", run)
+
+
+def test_another_warmup_is_a_change_of_the_schedule_and_goes_on(run: Path, tmp_path: Path) -> None:
+    asked = plan(output=run, warmup=7)
+    assert [one.item for one in asked.differences] == ["schedule"] and not asked.refused
+    out = Path(shutil.copytree(run, tmp_path / "run"))
+    outcome, events = train(output=out, warmup=7)
+    assert outcome.state == "finished"
+    (checked,) = [event for event in events if event.type == "resume_checked"]
+    assert {item["item"] for item in checked.items if item["verdict"] == "changed"} == {"schedule"}  # type: ignore[attr-defined]

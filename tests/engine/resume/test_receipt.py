@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -207,3 +208,23 @@ def test_an_adapter_that_was_not_written_whole_is_no_checkpoint(
         train(output=run)
     assert {path.name for path in run.glob("checkpoint-*")} == {"checkpoint-3", "checkpoint-6", "checkpoint-7"}
     assert not (run / "final").exists()
+
+
+def test_a_loss_scale_is_held_against_the_saved_one(tmp_path: Path) -> None:
+    import torch
+
+    from engine.resume.memory import scaler_item
+
+    scaler = torch.amp.GradScaler("cpu", init_scale=512.0)
+    assert scaler_item(tmp_path, "float16", scaler).verdict == "changed"
+    torch.save(scaler.state_dict(), tmp_path / "scaler.pt")
+    assert scaler_item(tmp_path, "float16", scaler).verdict == "ok"
+    other = torch.amp.GradScaler("cpu", init_scale=65_536.0)
+    assert scaler_item(tmp_path, "float16", other).verdict == "failed"
+    assert scaler_item(tmp_path, "float32", None).verdict == "ok"
+
+
+def test_a_probe_that_is_no_number_agrees_with_nothing() -> None:
+    from engine.training.probe import agrees
+
+    assert not any(agrees(saved, now, "float32") for saved, now in ((math.inf, 1.0), (1.0, math.nan), (math.nan, math.nan)))
