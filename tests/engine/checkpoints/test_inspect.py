@@ -104,8 +104,10 @@ def test_a_manifest_with_an_endless_epoch_is_no_manifest(proven: Path) -> None:
 @pytest.mark.parametrize(
     ("where", "value"),
     [
-        (("cursor", "rows"), 0), (("cursor", "rows_consumed"), 10**9), (("cursor", "given_up"), -1.0), (("geometry", "batch_size"), 10**12),
-        (("step",), 2**60), (("schedule", "learning_rate"), float("inf")), (("saved_at",), float("nan")), (("eval_loss",), float("-inf")),
+        (("cursor", "rows"), 0), (("cursor", "rows_consumed"), 10**9), (("cursor", "given_up"), -1.0),
+        (("geometry", "batch_size"), 10**12),
+        (("step",), 2**60), (("schedule", "learning_rate"), float("inf")), (("saved_at",), float("nan")),
+        (("eval_loss",), float("-inf")),
     ],
 )  # fmt: skip
 def test_a_manifest_with_a_number_that_cannot_be_is_no_manifest(proven: Path, where: tuple[str, ...], value: float) -> None:
