@@ -152,7 +152,10 @@ def _listed(output_dir: Path) -> tuple[list[str], tuple[Ignored, ...]]:
             for entry in entries:
                 if not entry.name.casefold().startswith("checkpoint"):
                     continue
-                reason = _why_not(entry)
+                try:
+                    reason = _why_not(entry)
+                except FileNotFoundError:  # a run that is going on has put it away since it was listed
+                    continue
                 if reason is None:
                     found.append(entry.name)
                 elif len(ignored) < MAX_IGNORED:

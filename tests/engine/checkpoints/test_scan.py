@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,25 @@ def test_a_hundred_thousand_other_entries_do_not_matter(tmp_path: Path) -> None:
     begun = time.monotonic()
     assert len(scan(tmp_path).checkpoints) == 1
     assert time.monotonic() - begun < 2
+
+
+def test_one_that_goes_while_the_folder_is_listed_is_none_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As retention of a run that is going on takes them, between the listing and the look at each."""
+    for step in (10, 20):
+        write_checkpoint(tmp_path / f"checkpoint-{step}", step, step / 100, torch_files=None)
+    listed = os.scandir
+
+    @contextlib.contextmanager
+    def retained_meanwhile(folder: Path) -> Iterator[list[os.DirEntry[str]]]:
+        with listed(folder) as entries:
+            found = list(entries)
+        if folder == tmp_path:
+            shutil.rmtree(tmp_path / "checkpoint-10")
+        yield found
+
+    monkeypatch.setattr("engine.checkpoints.scan.os.scandir", retained_meanwhile)
+    found = glance(tmp_path)
+    assert ([one.name for one in found.checkpoints], found.ignored) == (["checkpoint-20"], ())
 
 
 def test_no_such_folder_is_a_usage_error(tmp_path: Path) -> None:
