@@ -7,6 +7,7 @@ Formats: https://slurm.schedmd.com/sbatch.html, https://docs.skypilot.co/en/late
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Sequence
@@ -25,6 +26,9 @@ MOST_NODES = 4096
 PORTS = range(20_000, 30_000)
 """Where the nodes of a job meet: one of these by the job's number, so that two jobs on a node do not take the same."""
 SHORTEST_MINUTES = 2 * WARNING_SECONDS // 60
+"""Of a job: half of it may go into the warning. A shorter one would be warned as soon as it begins."""
+GIB = {"K": 2**-20, "M": 2**-10, "": 2**-10, "G": 1, "T": 2**10}
+"""Slurm's units of memory in GiB; without one it means M."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Job:
     """What is asked of the cluster. None: its own default."""
 
     time: str = "24:00:00"
-    """minutes, [days-]hours:minutes:seconds, as sbatch takes it."""
+    """minutes, minutes:seconds, [days-]hours:minutes:seconds, as sbatch takes it; 0: without a limit."""
     gpus: str = "1"
     """Of a node: a number, or type:number."""
     cpus: int = 4
@@ -46,9 +50,9 @@ class Job:
 
     def __post_init__(self) -> None:
         checks = (
-            ("time", self.time, r"\d+|\d+:\d{2}(:\d{2})?|\d+-\d+(:\d{2}){0,2}", "90, 12:00:00, 2-00:00:00"),
-            ("gpus", self.gpus, r"\d+|[\w.-]+:\d+", "1, a100:1, 0"),
-            ("memory", self.memory, r"\d+[KMGT]?", "32G"),
+            ("time", self.time, r"\d{1,9}(:\d{2}){0,2}|\d{1,9}-\d{1,9}(:\d{2}){0,2}", "90, 12:00:00, 2-00:00:00"),
+            ("gpus", self.gpus, r"([\w.-]+:)?\d{1,9}", "1, a100:1, 0"),
+            ("memory", self.memory, r"\d{1,15}[KMGT]?", "32G"),
             ("partition", self.partition, r"[\w.,-]+", "gpu"),
             ("account", self.account, r"[\w.-]+", "lab"),
             ("constraint", self.constraint, r"[\w.&|*()\[\],-]+", "a100|h100"),
@@ -59,6 +63,14 @@ class Job:
                     _("--{name} {value}: not what a cluster takes").format(name=name, value=value),
                     fix=_("Such as: {examples}.").format(examples=examples),
                 )
+        if 0 < minutes_of(self.time) < SHORTEST_MINUTES:
+            raise ConfigError(
+                _("--time {value}: too short").format(value=self.time),
+                _("A job is warned {warning} minutes before its end, so that the run can save.").format(
+                    warning=WARNING_SECONDS // 60
+                ),
+                _("Give it at least {shortest} minutes.").format(shortest=SHORTEST_MINUTES),
+            )
         if self.setup is not None and not self.setup.isprintable():
             raise ConfigError(_("--setup must be one line"), fix=_("Join commands with &&."))
         if not 1 <= self.nodes <= MOST_NODES:
@@ -70,13 +82,25 @@ class Job:
         return int(self.gpus.rpartition(":")[2])
 
 
-def slurm_script(job: Job, name: str, log: Path, where: Path, command: Sequence[str]) -> str:
+def minutes_of(time: str) -> float:
+    """A time limit as sbatch takes it, in minutes: one number is minutes, two are minutes and seconds, behind days they are hours."""
+    days, dash, rest = time.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if dash or len(parts) == 3:
+        hours, minutes, seconds = (*parts, 0, 0)[:3]
+    else:
+        hours, (minutes, seconds) = 0, (*parts, 0)[:2]
+    return (int(days or 0) * 24 + hours) * 60 + minutes + seconds / 60
+
+
+def slurm_script(job: Job, output: Path, log: Path, where: Path, command: Sequence[str]) -> str:
     """The text of a batch script that runs `command` (lora-tui and its flags) in the folder `where`, its output appended to `log`.
+    `output`: the run's folder. A job that left no new checkpoint in it is not sent again: the next one would not come further.
 
     On several nodes srun starts it once on each, with the node's rank and the first node's address. srun passes signals on.
     """
     wanted = {
-        "job-name": _one_word(name),
+        "job-name": _one_word(output.name),
         "output": str(log),
         "open-mode": "append",
         "nodes": str(job.nodes),
@@ -95,11 +119,13 @@ def slurm_script(job: Job, name: str, log: Path, where: Path, command: Sequence[
         [
             "#!/bin/bash",
             f"# Written by lora-tui {engine.__version__}. Slurm sends it again when its node fails, and it sends",
-            "# itself again when its time is up; each time it goes on from the furthest checkpoint. scancel ends it: the run saves,",
-            "# and nothing is sent again.",
+            "# itself again when its time is up and it has saved; each time it goes on from the furthest checkpoint. scancel ends it:",
+            "# the run saves, and nothing is sent again.",
             *head,
             "",
             f"cd {shlex.quote(str(where))} || exit 5",
+            f"saved() {{ ls -d {shlex.quote(str(output))}/checkpoint-* 2>/dev/null; }}",
+            "before=$(saved)",
             *([job.setup] if job.setup else []),
             *([f"{shlex.join(command)} &"] if job.nodes == 1 else _on_each_node(command)),
             "run=$!",
@@ -111,7 +137,12 @@ def slurm_script(job: Job, name: str, log: Path, where: Path, command: Sequence[
             '    kill -0 "$run" 2>/dev/null || break',
             "done",
             f'if [ "$code" -eq {STOPPED_BY_LIMIT} ]; then',
-            '    scontrol requeue "$SLURM_JOB_ID"',
+            '    if [ "$(saved)" = "$before" ]; then',
+            "        # Also where the signal came before the run could answer it: that looks the same.",
+            '        echo "lora-tui: no new checkpoint since this job began, so it is not sent again" >&2',
+            "    else",
+            '        scontrol requeue "$SLURM_JOB_ID"',
+            "    fi",
             "fi",
             'exit "$code"',
             "",
@@ -163,7 +194,7 @@ def skypilot_task(job: Job, output: Path, command: Sequence[str], needs: Sequenc
             "resources:",
             *accelerators,
             f"  cpus: {job.cpus}+",
-            *([f"  memory: {job.memory.rstrip('KMGT')}+"] if job.memory else []),
+            *([f"  memory: {_gib(job.memory)}+"] if job.memory else []),
             "  use_spot: true",
             "workdir: .",
             *kept,
@@ -176,6 +207,12 @@ def skypilot_task(job: Job, output: Path, command: Sequence[str], needs: Sequenc
             "",
         ]
     )
+
+
+def _gib(memory: str) -> int:
+    """Whole GiB, which SkyPilot counts in, that are no less than `memory`."""
+    number = memory.rstrip("KMGT")
+    return math.ceil(int(number) * GIB[memory[len(number) :]])
 
 
 def _one_word(name: str) -> str:

@@ -34,7 +34,7 @@ def run_submit(to: str, job: Job, script: Path | None, dry_run: bool, flags: dic
     else:
         # The very installation that was asked: on a cluster, home and its environments are shared with the nodes.
         command = [sys.executable, "-P", "-m", "tui", *words]
-        text = slurm_script(job, out.name, (here / out).with_name(f"{out.name}.slurm-%j.log"), here, command)
+        text = slurm_script(job, out, (here / out).with_name(f"{out.name}.slurm-%j.log"), here, command)
         ending = ".sbatch"
     if dry_run:
         sys.stdout.write(text)

@@ -15,7 +15,7 @@ import yaml
 
 from engine.checkpoints.scan import scan
 from engine.errors import ConfigError
-from engine.submit import Job, slurm_script
+from engine.submit import Job, minutes_of, skypilot_task, slurm_script
 from tests.engine.runs import losses
 from tests.faults.test_kill import journal_lines
 
@@ -79,7 +79,7 @@ def test_a_job_that_is_cancelled_saves_and_is_not_sent_again(written: Path, tmp_
 
 def test_what_is_asked_of_the_cluster_stands_in_the_head(tmp_path: Path) -> None:
     job = Job("2-00:00:00", "a100:1", 8, "32G", "gpu", "lab", "a100|h100", "module load cuda")
-    text = slurm_script(job, "a b", tmp_path / "l o g", tmp_path, ["lora-tui", "--dataset", "it's; rm -rf /"])
+    text = slurm_script(job, Path("a b"), tmp_path / "l o g", tmp_path, ["lora-tui", "--dataset", "it's; rm -rf /"])
     head = [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH")]
     assert {"--time=2-00:00:00", "--gpus-per-node=a100:1", "--mem=32G", "--partition=gpu", "--account=lab", "--requeue",
             "--constraint='a100|h100'", "--job-name=lora-a-b", "--signal=B:USR1@300"} <= set(head)  # fmt: skip
@@ -91,6 +91,7 @@ def test_what_is_asked_of_the_cluster_stands_in_the_head(tmp_path: Path) -> None
     "wrong",
     [
         {"time": "tomorrow"},
+        {"time": "9" * 5000},
         {"nodes": 0},
         {"gpus": "a b"},
         {"partition": "x\n#SBATCH --uid=0"},
@@ -101,6 +102,43 @@ def test_what_is_asked_of_the_cluster_stands_in_the_head(tmp_path: Path) -> None
 def test_what_a_cluster_would_not_take_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         Job(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("time", "minutes"), [("90", 90), ("90:30", 90.5), ("1:30:00", 90), ("1-2", 1560), ("1-0:30", 1470)]
+)
+def test_a_time_limit_is_read_as_sbatch_reads_it(time: str, minutes: float) -> None:
+    assert minutes_of(time) == minutes
+
+
+@pytest.mark.parametrize("time", ["5", "9:59", "0:09:00", "0-0:05"])
+def test_a_job_that_would_be_warned_as_soon_as_it_begins_is_refused_at_its_flag(time: str) -> None:
+    with pytest.raises(ConfigError, match="--time") as refused:
+        Job(time=time)
+    assert "10" in refused.value.fix
+
+
+@pytest.mark.parametrize("time", ["10", "0", "0:10:00", "1-0"])
+def test_a_job_that_has_time_to_save_is_none_of_those(time: str) -> None:
+    assert Job(time=time).time == time
+
+
+@pytest.mark.parametrize(("saves", "sent_again"), [("true", False), ("mkdir 'o u t'/checkpoint-9", True)])
+def test_a_job_is_sent_again_only_where_it_has_come_further(tmp_path: Path, saves: str, sent_again: bool) -> None:
+    """What USR1 ended before it could answer has the same exit code as what saved and stopped."""
+    (tmp_path / "o u t" / "checkpoint-3").mkdir(parents=True)
+    script = tmp_path / "job"
+    command = ["bash", "-c", f"{saves}; kill -USR1 $$"]
+    script.write_text(slurm_script(Job(gpus="0"), Path("o u t"), tmp_path / "log", tmp_path, command))
+    assert begin(script, tmp_path).wait(20) == 138
+    assert (tmp_path / "requeued").exists() == sent_again
+    assert ("not sent again" in (tmp_path / "log").read_text()) != sent_again
+
+
+@pytest.mark.parametrize(("memory", "gib"), [("64000M", 63), ("1T", 1024), ("32G", 32), ("2048", 2), ("1K", 1)])
+def test_skypilot_is_asked_for_no_less_memory_than_was_named(memory: str, gib: int) -> None:
+    task = yaml.safe_load(skypilot_task(Job(memory=memory), Path("out/mine"), ["lora-tui"], []))
+    assert task["resources"]["memory"] == f"{gib}+"
 
 
 def test_sbatch_is_called_where_it_is_and_its_refusal_is_told(
