@@ -277,14 +277,20 @@ def _no_split(name: str, split: str, there: tuple[str, ...]) -> DatasetError:
 
 
 def renamed(row: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
-    """`row` with its columns, and those of its turns, under the names they stand for."""
-    return {columns.get(name, name): _renamed_turns(value, columns) for name, value in row.items()}
+    """`row` with its columns, and those of its turns, under the names they stand for. A column that already has such a name gives
+    way."""
+    return _renamed({name: _renamed_turns(value, columns) for name, value in row.items()}, columns)
+
+
+def _renamed(row: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
+    left = {name: value for name, value in row.items() if name not in columns}
+    return left | {columns[name]: value for name, value in row.items() if name in columns}
 
 
 def _renamed_turns(value: Any, columns: dict[str, str]) -> Any:
     if not isinstance(value, list):
         return value
-    return [{columns.get(name, name): part for name, part in one.items()} if isinstance(one, dict) else one for one in value]
+    return [_renamed(one, columns) if isinstance(one, dict) else one for one in value]
 
 
 def columns_of(reading: Reading) -> dict[str, str]:

@@ -33,7 +33,7 @@ from engine.data.tokens import tokenized
 from engine.errors import DatasetError
 from engine.i18n import _
 
-VERSION = 2
+VERSION = 3
 """Of the recipe from rows to tokens; another one makes other tables."""
 UNUSED_DAYS = 30
 """Tables that nobody took up for so long are removed when another one is written."""

@@ -82,6 +82,12 @@ def test_columns_of_turns_stand_for_what_was_said(tmp_path: Path) -> None:
     assert row == {"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "We."}]}
 
 
+def test_a_column_that_has_the_name_already_gives_way_wherever_it_stands(tmp_path: Path) -> None:
+    for row in ({"q": "Who?", "prompt": "?", "a": "We."}, {"prompt": "?", "q": "Who?", "a": "We."}):
+        file = str(write_jsonl(tmp_path / "rows.jsonl", [row]))
+        assert read_rows(file, columns="prompt=q,completion=a") == [{"prompt": "Who?", "completion": "We."}]
+
+
 def test_a_column_that_is_not_there_is_told(tmp_path: Path) -> None:
     file = str(write_jsonl(tmp_path / "rows.jsonl", [{"a": "Who?", "b": "We."}]))
     with pytest.raises(DatasetError, match="no column 'question'") as caught:
