@@ -12,7 +12,7 @@ from typing import Any
 
 import engine
 from engine.data.formats import ROLES
-from engine.eject.run import READERS, Ejected, harmless
+from engine.eject.run import READERS, Ejected
 from engine.training.steps import warmup_steps
 
 
@@ -22,19 +22,23 @@ def axolotl(run: Ejected) -> str:
     kind: dict[str, Any] = {"path": config.dataset}
     notes = []
     if run.format in ("messages", "sharegpt"):
-        kind |= {"type": "chat_template", "field_messages": run.columns[0]}
-        kind |= {} if run.format == "messages" else {
-            "message_property_mappings": {"role": "from", "content": "value"}}  # fmt: skip
+        kind |= {"type": "chat_template", "field_messages": run.called(run.columns[0])}
+        parts = ("role", "content") if run.format == "messages" else ("from", "value")
+        mapped = dict(zip(("role", "content"), map(run.called, parts), strict=True))
+        kind |= {} if mapped == {"role": "role", "content": "content"} else {"message_property_mappings": mapped}
         kind |= {"roles_to_train": list(ROLES) if run.train_on == "all" else ["assistant"]}
     elif run.format == "alpaca":
         kind |= {"type": "alpaca"}
         notes.append(
             "axolotl has its own words around instruction and input, and does not use the model's chat template here."
         )
+        if run.renamed:
+            notes.append("It takes no other column names here; rename them in the dataset: " + json.dumps(run.renamed))
     elif run.format == "text":
-        kind |= {"type": "completion", "field": run.columns[0]}
+        kind |= {"type": "completion", "field": run.called(run.columns[0])}
     else:
-        kind |= {"type": {"system_prompt": "", "field_instruction": run.columns[0], "field_output": run.columns[1],
+        question, answer = map(run.called, run.columns)
+        kind |= {"type": {"system_prompt": "", "field_instruction": question, "field_output": answer,
                           "format": "{instruction}", "no_input_format": "{instruction}"}}  # fmt: skip
     if Path(str(config.dataset)).is_file():
         kind |= {"ds_type": READERS.get(Path(str(config.dataset).removesuffix(".gz")).suffix.lower(), "json")}
@@ -121,15 +125,15 @@ def llamafactory(run: Ejected) -> str:
 def _columns(run: Ejected) -> dict[str, Any]:
     """What dataset_info.json says of the rows."""
     if run.format in ("messages", "sharegpt"):
-        tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant",
+        tags = {"role_tag": run.called("role"), "content_tag": run.called("content"), "user_tag": "user", "assistant_tag": "assistant",
                 "system_tag": "system"}  # fmt: skip
-        said: dict[str, Any] = {"formatting": "sharegpt", "columns": {"messages": run.columns[0]}}
+        said: dict[str, Any] = {"formatting": "sharegpt", "columns": {"messages": run.called(run.columns[0])}}
         return said | ({"tags": tags} if run.format == "messages" else {})
     if run.format == "alpaca":
-        return {"columns": {"prompt": "instruction", "query": "input", "response": run.columns[0]}}
-    if run.format == "text":
-        return {"columns": {"prompt": run.columns[0]}}
-    return {"columns": {"prompt": run.columns[0], "response": run.columns[1]}}
+        parts = {"prompt": "instruction", "query": "input", "response": run.columns[0]}
+    else:
+        parts = dict(zip(("prompt", "response"), run.columns, strict=False))
+    return {"columns": {name: run.called(column) for name, column in parts.items()}}
 
 
 def _warmup(run: Ejected) -> dict[str, Any]:
@@ -142,11 +146,11 @@ def _yaml(settings: dict[str, Any], run: Ejected, command: str, notes: list[str]
     """YAML, each value a JSON value, which YAML takes as it is."""
     head = [f"The settings of {run.name}, by lora-tui {engine.__version__}: {command}",
             "Order and masks are that program's own; its losses are near, not equal.", *notes]  # fmt: skip
-    if run.config.columns or run.config.skip_rows or run.config.eval_fraction or run.config.eval_dataset:
-        head.append("lora-tui also renamed columns, left out rows or held some back: " + ", ".join(
-            f"{name}={harmless(str(getattr(run.config, name)))}" for name in ("columns", "skip_rows", "eval_fraction", "eval_dataset")
+    if run.config.skip_rows or run.config.eval_fraction or run.config.eval_dataset:
+        head.append("lora-tui also left out rows or held some back: " + ", ".join(
+            f"{name}={getattr(run.config, name)}" for name in ("skip_rows", "eval_fraction", "eval_dataset")
             if getattr(run.config, name)))  # fmt: skip
-    lines = [f"# {harmless(line)}" for line in head]
+    lines = ["# " + "".join(letter if letter.isprintable() else " " for letter in line) for line in head]
     return "\n".join([*lines, *(f"{name}: {_value(value)}" for name, value in settings.items()), ""])
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from engine.checkpoints.scan import glance
 from engine.config import RunConfig
 from engine.data.formats import CHATS, PAIRS, TEXTS, read_rows
-from engine.data.read import Reading, read_raw
+from engine.data.read import Reading, columns_of, read_raw, renamed
 from engine.errors import ConfigError
 from engine.folder import source_of_run
 from engine.i18n import _
@@ -35,8 +36,19 @@ class Ejected:
     format: str
     """Of the rows as they are in the dataset (formats.py)."""
     columns: tuple[str, ...]
-    """Those that its rows are made of."""
+    """Those that its rows are made of, by the names they have once they are renamed."""
+    renamed: dict[str, str]
+    """Column as it is in the dataset -> the name that --columns gave it."""
+    given_way: tuple[str, ...]
+    """Columns that had such a name themselves."""
+    renamed_in_turns: dict[str, str]
+    """As `renamed`, of what turns are made of."""
     train_on: str
+
+    def called(self, name: str) -> str:
+        """What the dataset itself calls the column or the part of a turn that is known as `name`."""
+        given = {**self.renamed, **self.renamed_in_turns}
+        return next((own for own, known in given.items() if known == name), name)
 
 
 def read_run(out: Path) -> Ejected:
@@ -54,6 +66,9 @@ def read_run(out: Path) -> Ejected:
     manifests = [one.manifest for one in glance(out).checkpoints if one.manifest is not None]
     last = manifests[-1] if manifests else None
     first = next(iter(rows))
+    names = columns_of(Reading.of(config))
+    columns = _columns(set(renamed(raw, names)), rows.format)
+    turns = [turn for column in raw if names.get(column, column) in columns for turn in _turns(raw[column])]
     own = "assistant" if "messages" in first else "completion" if "prompt" in first else "all"
     return Ejected(
         name=out.name,
@@ -63,7 +78,10 @@ def read_run(out: Path) -> Ejected:
         device=last.device if last else "cpu",
         total_steps=last.schedule.total_steps if last else config.max_steps,
         format=rows.format,
-        columns=_columns(set(raw), rows.format),
+        columns=columns,
+        renamed={own: known for own, known in names.items() if own in raw},
+        given_way=tuple(name for name in raw if name not in names and name in (names[own] for own in raw if own in names)),
+        renamed_in_turns={own: known for own, known in names.items() if any(own in turn for turn in turns)},
         train_on=own if config.train_on == "auto" else config.train_on,
     )
 
@@ -73,6 +91,10 @@ def _columns(found: set[str], format: str) -> tuple[str, ...]:
         return next(pair for pair in PAIRS if set(pair) <= found)
     names = {"messages": CHATS, "sharegpt": CHATS, "text": TEXTS, "alpaca": ("output", "response")}[format]
     return (next(name for name in names if name in found),)
+
+
+def _turns(value: Any) -> list[dict[str, Any]]:
+    return [turn for turn in value if isinstance(turn, dict)] if isinstance(value, list) else []
 
 
 def harmless(text: str) -> str:

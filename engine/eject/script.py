@@ -134,8 +134,15 @@ def _rows_of(run: Ejected) -> list[str]:
         lines = [f'rows = load_dataset("{READERS[suffix]}", data_files=DATASET, split="train"{options})']
     else:
         lines = ['rows = load_dataset(DATASET, split="train")']
-    if config.columns:
-        lines.append(f"# lora-tui renamed columns first: {harmless(config.columns)}")
+    if run.renamed:
+        if run.given_way:
+            lines.append(f"rows = rows.remove_columns({json.dumps(run.given_way)})")
+        lines.append(f"rows = rows.rename_columns({json.dumps(run.renamed)})")
+    if run.renamed_in_turns:
+        lines += [
+            f"PARTS = {json.dumps(run.renamed_in_turns)}",
+            *(line.replace("COLUMN", python_string(name)) for name in run.columns for line in _RENAMED_TURNS),
+        ]
     if config.skip_rows:
         lines.append(f"# lora-tui left out rows: {harmless(config.skip_rows)}")
     if config.eval_dataset:
@@ -155,6 +162,11 @@ def _rows_of(run: Ejected) -> list[str]:
     return [*lines, *(line.replace("COLUMN", run.columns[0]) for line in _CONVERSIONS.get(run.format, [])), ""]
 
 
+_RENAMED_TURNS = [
+    "rows = rows.map(",
+    "    lambda row: {COLUMN: [{PARTS.get(name, name): part for name, part in turn.items()} for turn in row[COLUMN]]}",
+    ")",
+]
 _CONVERSIONS = {
     "alpaca": [
         "",

@@ -24,10 +24,13 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     "alpaca": [{"instruction": f"question {n}", "input": "", "output": f"alpha {n}"} for n in range(6)],
     "prompt_completion": [{"question": f"question {n}", "answer": f" alpha {n}"} for n in range(6)],
     "text": [{"content": f"question {n} alpha"} for n in range(6)],
+    "renamed columns": [{"ask": f"question {n}", "prompt": "another", "say": f" alpha {n}"} for n in range(6)],
+    "renamed turns": [{"talk": [{"who": turn["role"], "what": turn["content"]} for turn in row["messages"]]} for row in chats(6)],
 }  # fmt: skip
+COLUMNS = {"renamed columns": "prompt=ask,completion=say", "renamed turns": "messages=talk,role=who,content=what"}
 
 
-SLOW = ("sharegpt", "text")
+SLOW = ("sharegpt", "text", "renamed columns")
 """Formats whose script differs from another's by a line or two."""
 
 
@@ -36,8 +39,9 @@ def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     """A run's folder: six rows in one batch, so that a step holds all of them and their order is no matter."""
     folder = tmp_path_factory.mktemp(request.param)
     data = write_jsonl(folder / "rows.jsonl", ROWS[request.param])
+    asked = {"columns": COLUMNS[request.param]} if request.param in COLUMNS else {}
     train(dataset=data, model=tiny_model, output=folder / "the run", epochs=4, batch_size=6, learning_rate=0.0125, warmup=1,
-          lora_r=3, seed=7)  # fmt: skip
+          lora_r=3, seed=7, **asked)  # fmt: skip
     return folder / "the run"
 
 
@@ -75,6 +79,22 @@ def test_a_name_full_of_tricks_stays_a_name(tmp_path: Path, tiny_model: Path) ->
             assert not any(isinstance(node, ast.Raise) for node in ast.walk(ast.parse(text)))
         else:
             assert isinstance(yaml.safe_load(text), dict)
+
+
+def test_renamed_columns_have_their_own_names_in_other_trainers_settings(tmp_path: Path, tiny_model: Path) -> None:
+    """Those read the dataset as it is."""
+    for name, asked in COLUMNS.items():
+        data = write_jsonl(tmp_path / f"{name}.jsonl", ROWS[name])
+        train(dataset=data, model=tiny_model, output=tmp_path / name, max_steps=1, batch_size=6, columns=asked)
+    axolotl, factory = (eject(tmp_path / "renamed turns", to) for to in ("axolotl", "llamafactory"))
+    (dataset,) = yaml.safe_load(axolotl)["datasets"]
+    assert dataset["field_messages"] == "talk"
+    assert dataset["message_property_mappings"] == {"role": "who", "content": "what"}
+    entry = json.loads(next(line for line in factory.splitlines() if "dataset_info.json" in line).split(": ", 1)[1])
+    assert entry["renamed turns"]["columns"] == {"messages": "talk"}
+    assert {"role_tag": "who", "content_tag": "what"}.items() <= entry["renamed turns"]["tags"].items()
+    (dataset,) = yaml.safe_load(eject(tmp_path / "renamed columns", "axolotl"))["datasets"]
+    assert (dataset["type"]["field_instruction"], dataset["type"]["field_output"]) == ("ask", "say")
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
