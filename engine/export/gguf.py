@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.chat import Chat, Sampling, question
+from engine.checkpoints.durable import STAGING_PREFIX
 from engine.checkpoints.verified import private_copy
 from engine.errors import ModelError
 from engine.export.card import model_card
@@ -87,7 +88,7 @@ def export_gguf(
     with (
         staged(into, name, 3 * merged_bytes(source) + 2 * source.adapter.bytes) as (staging, target),
         private_copy(source.adapter, into) as copy,
-        tempfile.TemporaryDirectory(dir=into, prefix=".merged-") as temporary,
+        tempfile.TemporaryDirectory(dir=into, prefix=f"{STAGING_PREFIX}merged-") as temporary,
     ):
         seen: list[tuple[Any, Samples, list[Expected], str | None]] = []
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from engine.checkpoints.commit import leftovers
 from engine.errors import ConfigError, ModelError, OutputError
 from engine.export import gguf as writing
 from engine.export.gguf import export_gguf, read_header
@@ -96,7 +97,23 @@ def test_a_refusal_is_told_in_the_converters_words_and_leaves_nothing(
     monkeypatch.setattr(writing, "_make_plain", unknown)
     with pytest.raises(ModelError, match="NobodyKnowsForCausalLM is not supported"):
         export_gguf(find_source(trained), trained / "export", None, llama_cpp)
-    assert not list((trained / "export").glob("*gguf*")) and not list((trained / "export").glob(".merged*"))
+    assert not list((trained / "export").glob("*gguf*")) and not list((trained / "export").glob(".staging*"))
+
+
+def test_whatever_a_killed_export_leaves_the_next_one_sweeps_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = build(tmp_path / "base", "llama")
+    source = find_source(adapter_on(base, tmp_path / "out"), model=str(base))
+    left: list[str] = []
+
+    def killed(*_words: Any) -> None:
+        entries = set((tmp_path / "to").iterdir()) - set(leftovers(tmp_path / "to"))
+        left.extend(entry.name for entry in entries)
+        raise SystemExit(137)
+
+    monkeypatch.setattr(writing, "write_merged", killed)
+    with pytest.raises(SystemExit):
+        export_gguf(source, tmp_path / "to", None, LlamaCpp(tmp_path, False))
+    assert set(left) <= {".lock", ".lock.holder"}
 
 
 @pytest.mark.slow
