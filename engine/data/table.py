@@ -3,7 +3,8 @@
 A table is found by a key over everything that makes its content: the bytes of the data files, how they are read, the tokenizer, the
 template, what is trained on, and VERSION. It appears under its name by one rename when it is whole; beside it stands the SHA-256 of
 its bytes, which is checked whenever it is taken up, so a damaged or foreign file is made anew and never trusted. The cache is a
-convenience: where it cannot be written the rows are tokenised in memory, and that is said.
+convenience: where it cannot be written, or no file says what the dataset is (datasets loads small ones into memory where it is told
+to), the rows are tokenised in memory, and that is said.
 """
 
 from __future__ import annotations
@@ -67,21 +68,24 @@ def token_table(
 
     Raises DatasetError and ModelError as `tokens.tokenized`.
     """
-    key = table_key(rows, reading, tokenizer_digest, train_on, max_length)
-    path = cache_folder() / f"{key}.arrow"
-    found = _taken_up(path)
-    if found is not None:
-        return Made(found, True, "")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path.parent)
-        written = _written(path, rows, tokenizer, train_on, max_length, tell)
-        _keep_digests(path.parent / f"{data_key(rows, reading)}.digests", *written.everything)
-        return Made(written, False, "")
-    except OSError as error:
-        note = _("the token table could not be kept in {folder} ({why}); it was made in memory").format(
-            folder=path.parent, why=error.strerror or str(error)
-        )
+    if not rows.raw.files:
+        note = _("the token table is not kept: the dataset is in memory, and has no files by which it could be known again")
+    else:
+        key = table_key(rows, reading, tokenizer_digest, train_on, max_length)
+        path = cache_folder() / f"{key}.arrow"
+        found = _taken_up(path)
+        if found is not None:
+            return Made(found, True, "")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _sweep(path.parent)
+            written = _written(path, rows, tokenizer, train_on, max_length, tell)
+            _keep_digests(path.parent / f"{data_key(rows, reading)}.digests", *written.everything)
+            return Made(written, False, "")
+        except OSError as error:
+            note = _("the token table could not be kept in {folder} ({why}); it was made in memory").format(
+                folder=path.parent, why=error.strerror or str(error)
+            )
     notes = Notes()
     batches = list(tokenized(rows.numbered(), tokenizer, train_on, max_length, notes, _progress(None, tell)))
     return Made(TokenTable(batches, notes), False, note)
@@ -96,6 +100,8 @@ def cache_folder() -> Path:
 
 def row_digests(rows: Rows, reading: Reading) -> tuple[npt.NDArray[np.int64], Digests]:
     """(numbers, digests) of all rows: from the cache for data that was read before, else by reading it. Raises DatasetError."""
+    if not rows.raw.files:
+        return _digests_of(rows)
     path = cache_folder() / f"{data_key(rows, reading)}.digests"
     with contextlib.suppress(OSError, ValueError):
         content = path.read_bytes()
@@ -103,13 +109,17 @@ def row_digests(rows: Rows, reading: Reading) -> tuple[npt.NDArray[np.int64], Di
             found = np.frombuffer(content[32:], dtype=_RECORD)
             os.utime(path)
             return found["number"].astype(np.int64), np.ascontiguousarray(found["digest"])
-    parts = [(number, row_digest(row)) for number, row in rows.numbered()]
-    numbers = np.array([number for number, _digest in parts], dtype=np.int64)
-    digests = np.frombuffer(b"".join(digest for _number, digest in parts), dtype=np.uint8).reshape(-1, 32)
+    numbers, digests = _digests_of(rows)
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         _keep_digests(path, numbers, digests)
     return numbers, digests
+
+
+def _digests_of(rows: Rows) -> tuple[npt.NDArray[np.int64], Digests]:
+    parts = [(number, row_digest(row)) for number, row in rows.numbered()]
+    numbers = np.array([number for number, _digest in parts], dtype=np.int64)
+    return numbers, np.frombuffer(b"".join(digest for _number, digest in parts), dtype=np.uint8).reshape(-1, 32)
 
 
 _RECORD = np.dtype([("number", "<i8"), ("digest", "u1", (32,))])

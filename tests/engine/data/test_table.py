@@ -14,7 +14,7 @@ from engine.data.formats import read_rows
 from engine.data.identity import row_digest, template_digest, tokenizer_digest
 from engine.data.read import Reading
 from engine.data.report import dataset_report
-from engine.data.table import Made, cache_folder, token_table
+from engine.data.table import Made, cache_folder, row_digests, token_table
 from engine.data.tokens import tokenize
 from engine.training.model import load_tokenizer
 from tests.conftest import chats, write_jsonl
@@ -105,6 +105,23 @@ def test_a_cache_that_cannot_be_written_costs_a_note_and_nothing_else(file: Path
     found = made(file, tokenizer)
     assert len(found.table) == 30
     assert str(tmp_path / "cache") in found.note
+
+
+def test_a_dataset_that_was_loaded_into_memory_is_read_anew_each_time(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """datasets then names no files, so nothing would tell changed rows from those of the table."""
+    import datasets
+
+    monkeypatch.setattr("datasets.config.IN_MEMORY_MAX_SIZE", 1 << 30)
+    for count, first_word in ((8, "alpha"), (9, "beta")):
+        folder = tmp_path / f"{count}" / "saved"
+        rows = [{"text": f"{first_word} lamp {number}"} for number in range(count)]
+        datasets.Dataset.from_list(rows).save_to_disk(str(folder))
+        found = made(folder, tokenizer)
+        assert len(found.table) == count and not found.from_cache and "in memory" in found.note
+        digests = [bytes(one) for one in row_digests(read_rows(str(folder)), Reading())[1]]
+        assert digests == [row_digest(row) for row in rows]
 
 
 def test_nothing_half_made_is_left_where_rows_are_bad(file: Path, tokenizer: Any) -> None:
