@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from engine.checkpoints.verified import private_copy
+from engine.data.rendering import Endless, rendered
 from engine.errors import ConfigError, DatasetError
 from engine.export.loading import load_adapted
 from engine.export.source import ExportSource
@@ -54,7 +55,8 @@ class Chat:
         self, said: Messages, side: Side, sampling: Sampling, tell: Callable[[str], None] = lambda piece: None
     ) -> str:
         """What `side` says to the conversation `said`, whose last turn is the user's; pieces go to `tell` as they come. Without a chat
-        template that turn is continued. Raises DatasetError where the template refuses the conversation."""
+        template that turn is continued. Raises DatasetError where the template refuses the conversation, ModelError where it does not
+        come to an end."""
         import torch
         from transformers import TextStreamer
 
@@ -82,7 +84,9 @@ class Chat:
         if self.tokenizer.chat_template is None:
             return self.tokenizer(said[-1]["content"], return_tensors="pt")["input_ids"]
         try:
-            text = self.tokenizer.apply_chat_template(list(said), add_generation_prompt=True, tokenize=False)
+            text = rendered(self.tokenizer, said, prompt=True)
+        except Endless:
+            raise
         except Exception as error:  # templates raise whatever they like
             raise DatasetError(_("the model's chat template refuses this conversation"), str(error)) from error
         return self.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from engine.data.time_limit import TooLong, time_limit
-from engine.data.turns import SECONDS, Span, Writer, runaway, turn_span, unmaskable, without_marks
+from engine.data.rendering import Endless, bounded
+from engine.data.turns import Span, Writer, runaway, turn_span, unmaskable, without_marks
 from engine.errors import DatasetError, ModelError
 from engine.i18n import _
 
@@ -133,11 +133,11 @@ def _marked(messages: Sequence[dict[str, Any]], writer: Writer, text: str) -> tu
     from transformers.utils.chat_template_utils import render_jinja_template
 
     try:
-        with time_limit(SECONDS):
-            rendered, spans = render_jinja_template(
+        with bounded():
+            written, spans = render_jinja_template(
                 conversations=[list(messages)], tools=writer.tools, chat_template=template, return_assistant_tokens_mask=True,
                 **writer.tokenizer.special_tokens_map,
             )  # fmt: skip
-    except TooLong:
-        raise runaway(writer.number, _("It ran for more than {limit:g} s.").format(limit=SECONDS)) from None
-    return tuple((int(low), int(high)) for low, high in spans[0]) if rendered[0] == text else ()
+    except Endless as error:
+        raise runaway(writer.number, error) from None
+    return tuple((int(low), int(high)) for low, high in spans[0]) if written[0] == text else ()

@@ -8,7 +8,6 @@ come out as Arrow batches, so that a million of them need no more room than a th
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,9 +31,6 @@ IGNORED = -100
 """The label of a token that the loss does not count (torch's cross_entropy default)."""
 CHUNK = 4096
 """Rows tokenised at a time."""
-_RENDERING = threading.Lock()
-"""transformers keeps one compiled template with its marks for all threads ("AssistantTracker should not be reused"): the wizard's
-preview of one model and the run of another must take turns."""
 
 Numbered = Iterable[tuple[int, dict[str, Any]]]
 """(row number from 1, normalised row)."""
@@ -103,8 +99,7 @@ def tokenize_chunk(chunk: Sequence[tuple[int, dict[str, Any]]], tokenizer: Any, 
     rendered: dict[int, Rendered] = {}
     for place, (number, row) in enumerate(chunk):
         try:
-            with _RENDERING:
-                rendered[place] = render(row, tokenizer, train_on, number)
+            rendered[place] = render(row, tokenizer, train_on, number)
         except DatasetError as error:
             refused.add(_refused(error, number))
     if refused.count:

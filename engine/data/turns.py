@@ -17,18 +17,13 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
-from engine.data.time_limit import TooLong, time_limit
+from engine.data.rendering import Endless, rendered
 from engine.errors import DatasetError, ModelError
 from engine.i18n import _
 
 Span = tuple[int, int]
 """Characters from the first, included, to the second, excluded."""
 Messages = Sequence[dict[str, Any]]
-
-SECONDS = 5.0
-"""For one rendering; a conversation of a book's length takes a tenth of one."""
-LONGEST = 64 << 20
-"""Characters one rendering may give."""
 
 _MARKER = "\u27e6lora-tui\u27e7"
 """Stands for a turn's words; printable, so that no template strips it."""
@@ -66,14 +61,9 @@ class Writer:
         """
         template = self.template
         try:
-            with time_limit(SECONDS):
-                text = str(
-                    self.tokenizer.apply_chat_template(
-                        list(turns), tools=self.tools, chat_template=template, tokenize=False, add_generation_prompt=prompt
-                    )
-                )
-        except TooLong:
-            raise runaway(self.number, _("It ran for more than {limit:g} s.").format(limit=SECONDS)) from None
+            return rendered(self.tokenizer, turns, prompt, self.tools, template)
+        except Endless as error:
+            raise runaway(self.number, error) from None
         except Exception as error:
             # A template may raise anything: jinja's errors, its own raise_exception, or a TypeError over an odd message.
             raise DatasetError(
@@ -81,9 +71,6 @@ class Writer:
                 str(error).splitlines()[0] if str(error) else type(error).__name__,
                 _("Often a system turn, or two turns of one side in a row, that this model does not know. Change the row."),
             ) from None
-        if len(text) > LONGEST:
-            raise runaway(self.number, _("It wrote {count} characters.").format(count=len(text)))
-        return text
 
     def attempt(self, turns: Messages, prompt: bool = False) -> str | None:
         """As `write`; None where the template refuses: a part of a conversation need not be one."""
@@ -93,13 +80,10 @@ class Writer:
             return None
 
 
-def runaway(number: int, what: str) -> ModelError:
-    """The error of a template without an end."""
-    return ModelError(
-        _("row {row}: the model's chat template does not come to an end").format(row=number),
-        what,
-        _("Do not use this template: take the model from another source, or mend its chat_template.jinja."),
-    )
+def runaway(number: int, endless: Endless) -> ModelError:
+    """The error of a template without an end, with the row at which it was seen."""
+    title = _("row {row}: the model's chat template does not come to an end").format(row=number)
+    return ModelError(title, endless.detail, endless.fix)
 
 
 def turn_span(messages: Messages, index: int, writer: Writer, text: str) -> Span:

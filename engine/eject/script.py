@@ -9,6 +9,7 @@ from pathlib import Path
 import engine
 from engine.config import RunConfig
 from engine.data.formats import SPEAKERS
+from engine.data.rendering import rendered
 from engine.eject.run import READERS, Ejected, harmless
 from engine.export.turns import Messages, find_turns
 from engine.training.model import load_tokenizer, model_folder
@@ -109,7 +110,7 @@ def _template(run: Ejected) -> list[str]:
         return []
 
     def render(messages: Messages) -> str:
-        return str(tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False))
+        return rendered(tokenizer, messages, prompt=True)
 
     marks = [*tokenizer.all_special_tokens, *(str(token) for token in tokenizer.added_tokens_decoder.values())]
     turns = find_turns(render, marks)

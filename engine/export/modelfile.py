@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from engine.data.rendering import rendered
 from engine.export.samples import Samples
 from engine.export.source import ExportSource
 from engine.export.turns import Messages, agrees, find_turns
@@ -61,8 +62,7 @@ def serving(source: ExportSource, tokenizer: Any, samples: Samples, model: Model
     bos = tokenizer.bos_token if adds_bos and tokenizer.bos_token else ""
 
     def render(messages: Messages) -> str:
-        text = str(tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False))
-        return text.removeprefix(bos)
+        return rendered(tokenizer, messages, prompt=True).removeprefix(bos)
 
     marks = [*tokenizer.all_special_tokens, *(str(token) for token in tokenizer.added_tokens_decoder.values())]
     turns = find_turns(render, marks)

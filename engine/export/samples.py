@@ -10,6 +10,7 @@ from typing import Any
 from engine.data.formats import read_rows
 from engine.data.masks import render
 from engine.data.read import Reading
+from engine.data.rendering import rendered
 from engine.data.tokens import IGNORED, tokenize
 from engine.errors import ConfigError, LoraTuiError
 from engine.export.source import ExportSource
@@ -88,11 +89,11 @@ def row_of(source: ExportSource, number: int) -> tuple[Messages, str]:
 def _samples(rows: list[tuple[int, dict[str, Any]]], tokenizer: Any, train_on: str) -> tuple[Sample, ...]:
     made = []
     for number, row in rows:
-        rendered = render(row, tokenizer, train_on, number)
+        whole = render(row, tokenizer, train_on, number)
         table = tokenize([(number, row)], tokenizer, train_on, 1 << 30)
         tokens = table.row(0)
         made.append(
-            Sample(rendered.text, rendered.add_special_tokens, tokens["input_ids"][:MAX_TOKENS], tokens["labels"][:MAX_TOKENS],
+            Sample(whole.text, whole.add_special_tokens, tokens["input_ids"][:MAX_TOKENS], tokens["labels"][:MAX_TOKENS],
                    _messages(row))
         )  # fmt: skip
     usable = [one for one in made if any(label != IGNORED for label in one.labels[1:])]
@@ -114,7 +115,7 @@ def _fixed(tokenizer: Any) -> tuple[Sample, ...]:
             text, special, messages = asked, True, None
         else:
             messages = [{"role": "user", "content": asked}]
-            text, special = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False), False
+            text, special = rendered(tokenizer, messages, prompt=True), False
         ids = tokenizer(text, add_special_tokens=special)["input_ids"]
         made.append(Sample(text, special, ids, ids, messages))
     return tuple(made)

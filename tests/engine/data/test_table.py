@@ -175,8 +175,7 @@ def test_a_template_without_an_end_is_stopped(
 ) -> None:
     from engine.errors import ModelError
 
-    monkeypatch.setattr("engine.data.turns.SECONDS", 0.3)
-    monkeypatch.setattr("engine.data.masks.SECONDS", 0.3)
+    monkeypatch.setattr("engine.data.rendering.SECONDS", 0.3)
     tokenizer.chat_template = template
     with pytest.raises(ModelError, match="does not come to an end"):
         made(file, tokenizer)

@@ -1,0 +1,60 @@
+"""A chat template at work. It comes with a model and is foreign code: it runs in transformers' sandbox, and here within bounds.
+
+Whoever renders one does it through this module: rows for training, samples of an export, a question of a chat, an ejected script.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from engine.data.time_limit import TooLong, time_limit
+from engine.errors import ModelError
+from engine.i18n import _
+
+SECONDS = 5.0
+"""For one rendering; a conversation of a book's length takes a tenth of one."""
+LONGEST = 64 << 20
+"""Characters one rendering may give."""
+_RENDERING = threading.Lock()
+"""transformers keeps one compiled template with its marks for all threads ("AssistantTracker should not be reused"): the wizard's
+preview of one model and the run of another must take turns."""
+
+
+class Endless(ModelError):
+    """A template that takes too long or writes too much."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            _("the model's chat template does not come to an end"),
+            what,
+            _("Do not use this template: take the model from another source, or mend its chat_template.jinja."),
+        )
+
+
+def rendered(
+    tokenizer: Any, turns: Sequence[dict[str, Any]], prompt: bool = False, tools: Any = None, template: str | None = None
+) -> str:
+    """`turns` as the tokenizer's chat template writes them, or as `template` does; `prompt`: with the header of the assistant's next
+    turn. Raises Endless, and whatever the template raises."""
+    with bounded():
+        text = str(
+            tokenizer.apply_chat_template(
+                list(turns), tools=tools, chat_template=template, tokenize=False, add_generation_prompt=prompt
+            )
+        )
+    if len(text) > LONGEST:
+        raise Endless(_("It wrote {count} characters.").format(count=len(text)))
+    return text
+
+
+@contextlib.contextmanager
+def bounded() -> Iterator[None]:
+    """One rendering, in its turn and within its time. Raises Endless. Not nested."""
+    try:
+        with _RENDERING, time_limit(SECONDS):
+            yield
+    except TooLong:
+        raise Endless(_("It ran for more than {limit:g} s.").format(limit=SECONDS)) from None
