@@ -1,4 +1,5 @@
-"""Access tokens stay out of everything that is kept or shown: run.toml, events.jsonl, run.log, the terminal.
+"""Access tokens stay out of what is kept or shown: run.toml, events.jsonl, the terminal, and of run.log what Python code prints
+or logs. Native code and child processes write to the descriptors themselves, past this; what they say is in run.log as they said it.
 
 A token belongs into `hf auth login` or HF_TOKEN. One that is given as a setting is refused (config.py); one that a library prints, in
 an address or a header, is made unreadable here on its way.

@@ -2,6 +2,9 @@
 
 Python's streams are only half of it: tokenizers, CUDA and BLAS write to the descriptors themselves. So descriptors 1 and 2 are
 pointed at the file while training. Whoever wants to go on talking keeps a duplicate of them from before.
+
+Access tokens are hidden in what goes through Python's streams and loggers, and only there: what is written to the descriptors is
+in the file as it was written.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ class Surviving(io.TextIOWrapper):
 
 
 class _Discreet(Surviving):
-    """What libraries print, without the access tokens in it."""
+    """What libraries print by way of Python, without the access tokens in it."""
 
     def write(self, text: str) -> int:
         super().write(redact(text))
