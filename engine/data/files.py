@@ -13,6 +13,8 @@ import gzip
 import io
 import json
 import os
+import re
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -209,8 +211,12 @@ def _parsed(text: str, path: Path, place: Place, cut_off: bool = False) -> Any:
         _bad(path, where, _("is not JSON: {words}, column {column}").format(words=error.msg, column=error.colno))
     except RecursionError:
         _bad(path, place, _("is nested too deeply"))
-    except ValueError as error:  # a number of too many digits
-        _bad(path, place, first_line(error))
+    except ValueError:  # all that is left: Python takes no whole number of more digits than it has a limit for
+        most = sys.get_int_max_str_digits()
+        long = re.search(rf"\d{{{most + 1},}}", text)
+        where = place if place != (None, None) or long is None else (None, text.count("\n", 0, long.start()) + 1)
+        what = _("holds a number of more than {most} digits").format(most=most)
+        _bad(path, where, what, _("Shorten it or make it text, or leave the row out with --skip-rows."))
 
 
 def _torn(path: Path, place: Place) -> NoReturn:
