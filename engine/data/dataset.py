@@ -22,6 +22,7 @@ from engine.data.identity import Digests, identify
 from engine.data.read import Reading
 from engine.data.split import Places, split
 from engine.data.table import row_digests
+from engine.i18n import _
 
 DATA_SETTINGS = ("format", "train_on", "max_length", "eval_fraction")
 """Settings that turn rows into tokens."""
@@ -59,6 +60,16 @@ def read_dataset(
     rows = rows if rows is not None else read_rows(config.dataset, reading)
     numbers, digests = known if known is not None else row_digests(rows, reading)
     return Dataset(numbers, digests, *split(digests, config.eval_fraction, config.seed))
+
+
+def held_back_notes(config: RunConfig, dataset: Dataset) -> tuple[str, ...]:
+    """What to know where rows were to be held back and there are none that could be."""
+    if not config.eval_fraction or len(dataset.eval):
+        return ()
+    words = _(
+        "--eval-fraction {share:g} holds back no row, and no eval loss is measured: the dataset has no two different rows"
+    )
+    return (words.format(share=config.eval_fraction),)
 
 
 def data_settings_digest(config: RunConfig) -> str:

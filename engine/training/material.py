@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.checkpoints.manifest import Identities
 from engine.config import RunConfig
-from engine.data.dataset import Dataset, data_settings_digest, read_dataset
+from engine.data.dataset import Dataset, data_settings_digest, held_back_notes, read_dataset
 from engine.data.formats import Rows, read_rows
 from engine.data.identity import Digests, identify, template_digest, tokenizer_digest
 from engine.data.problems import Notes
@@ -92,6 +92,7 @@ def load_material(
         eval_dataset=held_back,
         data_settings=data_settings_digest(config),
     )
+    measured = (*held_back_notes(config, dataset), *measured)
     notes = (*rows.notes, *measured, *([made.note] if made.note else []), *_notes(table.notes))
     return Material(folder, tokenizer, dataset, train, evaluated, identities, notes)
 

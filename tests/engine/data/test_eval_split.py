@@ -75,6 +75,12 @@ def test_rows_left_out_are_those_of_the_training_split(folder: Path, tmp_path: P
     assert found.eval_dataset is not None and (found.dataset.rows, found.eval_dataset.rows) == (10, 5)
 
 
+def test_a_run_that_can_measure_on_nothing_says_so(tiny_model: Path, tmp_path: Path) -> None:
+    data = write_jsonl(tmp_path / "one.jsonl", chats(1))
+    _outcome, events = train(dataset=data, model=tiny_model, output=tmp_path / "run", eval_fraction=0.5, max_steps=1)
+    assert any(isinstance(event, Warned) and "no eval loss" in event.message for event in events)
+
+
 def test_both_ways_to_measure_exclude_each_other(folder: Path, tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="excludes --eval-fraction"):
         train(dataset=folder, model=tiny_model, output=tmp_path / "run", eval_dataset="test", eval_fraction=0.1)

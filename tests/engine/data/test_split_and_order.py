@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.config import RunConfig
+from engine.data.dataset import held_back_notes, read_dataset
 from engine.data.identity import digests_of
 from engine.data.order import next_batch_digest, row_order
 from engine.data.split import split as split_digests
+from tests.conftest import write_jsonl
 
 
 def split(rows: list[dict[str, Any]], fraction: float, seed: int) -> tuple[list[int], list[int]]:
@@ -108,6 +112,14 @@ def test_copies_of_a_row_stay_on_one_side(numbers: list[int], fraction: float, s
 def test_both_sides_have_rows_where_two_rows_differ(count: int, fraction: float, seed: int) -> None:
     train, held = split(texts(count), min(fraction, 0.99), seed)
     assert train and held
+
+
+@pytest.mark.parametrize(("rows", "told"), [([{"text": "a"}], True), ([{"text": "a"}] * 4, True), (texts(2), False)])
+def test_where_nothing_can_be_held_back_that_is_told(tmp_path: Path, rows: list[dict[str, str]], told: bool) -> None:
+    config = RunConfig(dataset=str(write_jsonl(tmp_path / "rows.jsonl", rows)), eval_fraction=0.5)
+    notes = held_back_notes(config, read_dataset(config))
+    assert bool(notes) == told == ("no eval loss" in "".join(notes))
+    assert held_back_notes(config.model_copy(update={"eval_fraction": 0.0}), read_dataset(config)) == ()
 
 
 def test_rows_that_are_all_copies_are_all_trained_on() -> None:
