@@ -1,7 +1,8 @@
 """`lora-tui data PATH`: what a dataset is, its problems, and what will be trained on.
 
 The engine makes the report (engine/data/report.py); here it is printed, as JSON for scripts or for people. With --json a dataset
-that stops the start is still described, its fault among the problems; for people the fault is the error that every command shows.
+that stops the start is still described, its fault among the problems, and so it is beside a model that cannot be used; for people
+the fault is the error that every command shows.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 from engine.config import RunConfig
 from engine.data.read import Reading
 from engine.data.report import DatasetReport, dataset_report
+from engine.errors import ModelError
 from engine.i18n import _
 from tui.dataset_text import preview_texts, problem_lines, rows_words, summary_lines
 from tui.plain import visible
@@ -26,17 +28,24 @@ USABLE, UNUSABLE = 0, 4
 
 
 def run_data(config: RunConfig, as_json: bool, measure: bool) -> int:
-    """Print what the dataset of `config` is; the exit code. Raises DatasetError or ModelError for people, and ModelError for all where
-    the model itself cannot be found."""
+    """Print what the dataset of `config` is; the exit code. Raises DatasetError or ModelError, for people."""
     assert config.dataset is not None
     show = Show(sys.stderr)
-    tokenizer = _tokenizer(config.model) if config.model is not None else None
+    tokenizer, no_model = None, None
+    try:
+        tokenizer = _tokenizer(config.model) if config.model is not None else None
+    except ModelError as error:
+        if not as_json:
+            raise
+        no_model = error
 
     def tell(done: int, total: int | None, seconds: float) -> None:
         show.progress(rows_words(done, total, seconds), done / total if total else 0.0)
 
     with show:
         report = dataset_report(config.dataset, Reading.of(config), tokenizer, config.train_on, config.max_length, tell)
+    if no_model is not None:
+        report = report.stopped_by(no_model)
     trial = None
     if measure and report.table is not None and report.stopped is None:
         from engine.training.trial import measure_epoch

@@ -98,6 +98,10 @@ class DatasetReport:
     stopped: LoraTuiError | None
     """What a run on this dataset would end with; None where it would start."""
 
+    def stopped_by(self, error: LoraTuiError) -> DatasetReport:
+        """The same, with what stops a run beside the dataset among the problems."""
+        return replace(self, **_stopped(error, Notes(list(self.problems), dict(self.counts))))
+
     def to_json(self) -> dict[str, Any]:
         """The document of `data --json`."""
         return {

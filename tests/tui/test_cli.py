@@ -146,6 +146,14 @@ def test_a_failure_is_an_event_too(lora_tui: Any, bad: dict[str, list[object]]) 
     assert (record["type"], record["exit_code"]) == ("run_failed", 4)
 
 
+def test_a_model_that_cannot_be_found_is_a_problem_of_the_dataset_s_document(lora_tui: Any, chat_file: Path) -> None:
+    code, out, _err = lora_tui("data", chat_file, "--model", "./nope", "--json")
+    document = json.loads(out)
+    (stops,) = [one for one in document["problems"] if one["severity"] == "stops"]
+    assert (code, stops["code"], document["counts"]["model_unusable"]) == (4, "model_unusable", 1)
+    assert "nope" in stops["message"] and document["rows"] > 0
+
+
 def test_auto_with_nothing_else_goes_on_with_the_last_run_under_out(
     lora_tui: Any, tmp_path: Path, tiny_model: Path, chat_file: Path
 ) -> None:
