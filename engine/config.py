@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticKnownError
 
 from engine.i18n import _
 from engine.paths import path_of
@@ -194,7 +195,7 @@ class RunConfig(BaseModel):
     @classmethod
     def _host_and_port(cls, value: str | None) -> str | None:
         host, colon, port = (value or "").rpartition(":")
-        if value is not None and not (host and colon and port.isdigit() and 0 < int(port) < 65_536):
+        if value is not None and not (host and colon and port.isascii() and port.isdigit() and 0 < int(port) < 65_536):
             raise ValueError(_("is not HOST:PORT"))
         return value
 
@@ -204,10 +205,10 @@ class RunConfig(BaseModel):
         if value == "auto":
             return value
         try:
-            number = int(str(value))
+            number = int(str(value).encode("ascii"))  # of other digits than 0-9 it is told here as for other numbers
         except ValueError:
             raise ValueError(_("is neither auto nor a whole number")) from None
-        if isinstance(value, bool) or not 1 <= number <= 1_000_000:
+        if not 1 <= number <= 1_000_000:
             raise ValueError(_("must be auto or a whole number from 1 to 1000000"))
         return number
 
@@ -245,6 +246,8 @@ class RunConfig(BaseModel):
     @field_validator("accept", mode="before")
     @classmethod
     def _items(cls, value: Any) -> Any:
+        if not isinstance(value, str | list | tuple):
+            raise ValueError(_("is no list of items; these can be accepted: {known}").format(known=", ".join(ACCEPTABLE)))
         items = tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else tuple(value)
         unknown = [item for item in items if item not in ACCEPTABLE]
         if unknown:
@@ -302,6 +305,16 @@ class RunConfig(BaseModel):
                 _("holds an access token, which would be kept in run.toml; use `hf auth login` or HF_TOKEN instead")
             )
         return str(path_of(value)) if value is not None and value.startswith("~") else value
+
+    # Of those that come before, the last one here is asked first.
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """A TOML `true` is no 1, though Python takes it for one."""
+        kind = number_kind(str(info.field_name))
+        if isinstance(value, bool) and kind is not None:
+            raise PydanticKnownError("int_type" if kind is int else "float_type")
+        return value
 
 
 COLUMNS = (
@@ -383,6 +396,13 @@ def group_title(group: str) -> str:
 def is_switch(name: str) -> bool:
     """Whether a field is on or off (or auto)."""
     return RunConfig.model_fields[name].annotation in (bool, Literal["auto"] | bool)
+
+
+def number_kind(name: str) -> type[int] | type[float] | None:
+    """What kind of number a field is, one that may also be `auto` or nothing included; None where it is none."""
+    annotation = RunConfig.model_fields[name].annotation
+    kinds = {annotation, *get_args(annotation)}
+    return int if int in kinds else float if float in kinds else None
 
 
 def choices(name: str) -> tuple[str, ...]:

@@ -93,7 +93,9 @@ def resolve(sources: Sequence[Source]) -> Resolved:
 
 def _explain(key: str, item: Any) -> str:
     value, kind, context = item.get("input"), item["type"], item.get("ctx") or {}
-    shown = redact(repr(value) if not isinstance(value, str) else f"'{value}'")
+    shown = redact(
+        f"'{value}'" if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else repr(value)
+    )
     if kind == "value_error":
         return f"{shown} {context['error']}"
     words = choices(key)
@@ -143,7 +145,7 @@ def read_toml(path: Path, kind: Literal["config", "run", "remembered"] = "config
         raise ConfigError(_("{path}: is not TOML").format(path=path), str(error)) from None
     schema = document.pop("schema_version", SCHEMA_VERSION)
     document.pop("run_id", None)
-    if schema != SCHEMA_VERSION:
+    if type(schema) is not int or schema != SCHEMA_VERSION:  # true is 1 to Python
         raise ConfigError(
             _("{path}: schema_version {found} is not {known}").format(path=path, found=schema, known=SCHEMA_VERSION),
             fix=_("It was written by another version of lora-tui."),

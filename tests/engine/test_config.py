@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.config import RunConfig, flag
+from engine.config import RunConfig, flag, number_kind
 from engine.errors import ConfigError
 from engine.sources import Source, environment, read_toml, resolve, to_toml
 
@@ -50,6 +50,32 @@ def test_a_value_out_of_range_is_an_error_and_never_a_default(name: str, value: 
     with pytest.raises(ConfigError) as error:
         resolve([flags(**{name: value})])
     assert flag(name) in str(error.value)
+
+
+@pytest.mark.parametrize("name", [name for name in RunConfig.model_fields if number_kind(name)])
+def test_true_and_false_are_no_numbers(tmp_path: Path, name: str) -> None:
+    for word in ("true", "false"):
+        (tmp_path / "run.toml").write_text(f"{name} = {word}")
+        with pytest.raises(ConfigError, match=f"{name}: {word} is not a (whole )?number"):
+            resolve([read_toml(tmp_path / "run.toml")])
+
+
+def test_a_schema_version_that_is_true_is_not_ours(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("schema_version = true")
+    with pytest.raises(ConfigError, match="schema_version"):
+        read_toml(tmp_path / "run.toml")
+
+
+@pytest.mark.parametrize("name", ["batch_size", "save_steps", "nproc", "max_steps", "epochs"])
+def test_digits_of_other_scripts_are_no_number(name: str) -> None:
+    with pytest.raises(ConfigError, match=flag(name)):
+        resolve([flags(**{name: "５"})])
+
+
+@pytest.mark.parametrize("value", [5, True, 1.5])
+def test_items_that_are_no_list_are_refused_with_those_that_can_be(value: Any) -> None:
+    with pytest.raises(ConfigError, match="chat_template"):
+        resolve([Source("config", "run.toml", {"accept": value})])
 
 
 @pytest.mark.parametrize(
