@@ -1,7 +1,8 @@
 """The seam between whoever shows a run and whatever carries it out.
 
 A runner takes a plan, tells events and asks whether to stop; it blocks until the run has ended. The wizard calls it from a thread,
-the headless command from the main one. A run in a child process is another runner (engine/detached.py), and neither of them notices.
+the headless command from the main one. A run in a child process is another runner (engine/detached.py: one that outlives its
+terminal; engine/launch.py: several processes of one run), and neither of them notices.
 """
 
 from __future__ import annotations

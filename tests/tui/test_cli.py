@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import chats, write_jsonl
+from tui.cli import run_parser
 from tui.commands import COMMANDS
 
 HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "accelerate", "textual"}
@@ -152,6 +153,16 @@ def test_a_model_that_cannot_be_found_is_a_problem_of_the_dataset_s_document(lor
     (stops,) = [one for one in document["problems"] if one["severity"] == "stops"]
     assert (code, stops["code"], document["counts"]["model_unusable"]) == (4, "model_unusable", 1)
     assert "nope" in stops["message"] and document["rows"] > 0
+
+
+def test_the_readme_names_every_flag_and_every_field_of_runs(lora_tui: Any, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    options = {word for action in run_parser()._actions for word in action.option_strings if not word.startswith("--no-")}
+    assert [word for word in sorted(options - {"-h"}) if f"`{word}`" not in text and f"lora-tui {word}" not in text] == []
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "run.toml").write_text("schema_version = 1")
+    (run,) = json.loads(lora_tui("runs", tmp_path, "--json")[1])["runs"]
+    assert [name for name in run if f'"{name}"' not in text] == []
 
 
 def test_auto_with_nothing_else_goes_on_with_the_last_run_under_out(
