@@ -13,7 +13,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
@@ -215,9 +215,6 @@ class RunStopped(Event):
     reason: str
     checkpoint: str | None
     """The checkpoint that continuing will start from."""
-
-
-Emit = Callable[[Event], None]
 
 
 def as_record(event: Event, attempt: int, now: float) -> dict[str, Any]:

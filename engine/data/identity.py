@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -50,11 +49,6 @@ def compare(saved: DatasetIdentity, digests: Digests) -> Change:
     if now.rows < saved.rows:
         return "removed"
     return "reordered" if now.unordered == saved.unordered else "edited"
-
-
-def digests_of(rows: Iterable[dict[str, Any]]) -> Digests:
-    """(rows, 32) digests of normalised rows."""
-    return np.frombuffer(b"".join(row_digest(row) for row in rows), dtype=np.uint8).reshape(-1, 32)
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

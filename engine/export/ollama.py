@@ -12,7 +12,6 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +29,6 @@ PATIENCE, SILENCE = 10.0, 600.0
 
 Progress = Callable[[str, float], None]
 """(what, share done 0 to 1)"""
-
-
-@dataclass(frozen=True)
-class Served:
-    """A model that Ollama has."""
-
-    name: str
-    version: str
-    asked: str
-    answer: str
 
 
 class Server:

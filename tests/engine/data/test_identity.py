@@ -14,15 +14,15 @@ from engine.checkpoints.manifest import DatasetIdentity
 from engine.data import identity
 from engine.data.identity import row_digest
 from tests.conftest import chats, write_jsonl
-from tests.engine.data.rows import read_rows
+from tests.engine.data.rows import digests_of, read_rows
 
 
 def identify(rows: Sequence[dict[str, Any]]) -> DatasetIdentity:
-    return identity.identify(identity.digests_of(rows))
+    return identity.identify(digests_of(rows))
 
 
 def compare(saved: DatasetIdentity, rows: Sequence[dict[str, Any]]) -> str:
-    return identity.compare(saved, identity.digests_of(rows))
+    return identity.compare(saved, digests_of(rows))
 
 
 ROWS = chats(9)

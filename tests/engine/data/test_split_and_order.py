@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from engine.config import RunConfig
 from engine.data.dataset import held_back_notes, read_dataset
-from engine.data.identity import digests_of
 from engine.data.order import next_batch_digest, row_order
 from engine.data.split import split as split_digests
 from tests.conftest import write_jsonl
+from tests.engine.data.rows import digests_of
 
 
 def split(rows: list[dict[str, Any]], fraction: float, seed: int) -> tuple[list[int], list[int]]:
