@@ -12,7 +12,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -21,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from rich.console import Console, RenderableType
 from rich.text import Text
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
@@ -77,6 +80,9 @@ class LoraTui(App[int]):
     ) -> None:
         """`flags`: answers given on the command line. `log`: where the wizard's own faults are told."""
         super().__init__()
+        # What is to stay on the terminal goes there, not to sys.stderr, which is the log's (own_terminal); and it is not broken into
+        # lines, so that a long command can be copied.
+        self.error_console = Console(file=sys.__stderr__, markup=False, highlight=False, soft_wrap=True)
         known = remembered if remembered is not None else load_remembered()
         self.wizard = Wizard(demo=demo, answers=dict(flags or {}), remembered=known)
         self._take_start_from_flags()
@@ -288,6 +294,11 @@ class LoraTui(App[int]):
 
     # -- the way out ---------------------------------------------------------------------------------------------------
 
+    def exit(self, result: int | None = None, return_code: int = 0, message: RenderableType | None = None) -> None:
+        """Leave, once: who is already leaving (a key pressed twice, a signal meanwhile) has had the last words."""
+        if not self._exit:
+            super().exit(result, return_code, message)
+
     async def action_quit(self) -> None:
         self.action_leave()
 
@@ -367,12 +378,13 @@ class LoraTui(App[int]):
         if self.plan is not None:
             words.append(
                 _("Continue the run with: lora-tui --yes --output {folder} --resume auto").format(
-                    folder=self.plan.output_dir
+                    folder=shlex.quote(str(self.plan.output_dir))
                 )
             )
         self._stop = self._stop or "fault"
         if not self._exit_renderables:
-            self.panic(Text("\n".join(words)))
+            self._exit_renderables.append(Text(visible("\n".join(words), keep_lines=True)))
+            self._close_messages_no_wait()
 
     # -- palette and look ----------------------------------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.text import Text
 from textual.screen import Screen
 
 from engine.errors import LoraTuiError
@@ -47,7 +46,6 @@ class Watcher(LoraTui):
         return TrainingScreen()
 
     def on_mount(self) -> None:
-        super().on_mount()
         self._run = self.run_worker(self._watch, name="watch", group="run", thread=True)
 
     def _preload(self) -> None:
@@ -94,7 +92,7 @@ class Watcher(LoraTui):
     def _go(self, code: int) -> None:
         self._left = True
         running = self.live.ended is None
-        self.exit(code, return_code=code, message=self._goes_on() if running and not self.live.stopping else Text(""))
+        self.exit(code, return_code=code, message=self._goes_on() if running and not self.live.stopping else None)
 
 
 def run_watcher(folder: Path, read_only: bool) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -24,14 +25,22 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a pty")
 class Terminal:
     """lora-tui on a pty, its screen kept by a terminal emulator."""
 
-    def __init__(self, arguments: list[str], folder: Path, rows: int = 24, columns: int = 80, **environment: str) -> None:
+    def __init__(
+        self,
+        arguments: list[str],
+        folder: Path,
+        rows: int = 24,
+        columns: int = 80,
+        program: tuple[str, ...] = ("-m", "tui"),
+        **environment: str,
+    ) -> None:
         self.screen = pyte.Screen(columns, rows)
         self.stream = pyte.ByteStream(self.screen)
         self.raw = b""
         known = {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG", "LORA_TUI"))}
         self.child = pexpect.spawn(
             sys.executable,
-            ["-m", "tui", *arguments],
+            [*program, *arguments],
             dimensions=(rows, columns),
             cwd=str(folder),
             env={
@@ -77,6 +86,10 @@ class Terminal:
         self.child.close(force=True)
         return self.child.exitstatus
 
+    def left_behind(self) -> str:
+        """What was written once the alternate screen had been left: what stays on the terminal, its colours and line ends aside."""
+        return re.sub(r"\x1b\[[0-9;?]*[a-z]", "", self.raw.rpartition(b"\x1b[?1049l")[2].decode()).replace("\r\n", "\n")
+
     def restored(self) -> bool:
         """Whether the last word on the alternate screen, the cursor and the mouse was to leave them as they were."""
         return all(
@@ -104,7 +117,7 @@ def terminal(tmp_path: Path, tiny_model: Path, chat_file: Path) -> Iterator[Call
             one.child.close(force=True)
 
 
-def to_training(terminal: Terminal) -> None:
+def to_training(terminal: Terminal, seen: str = "left ") -> None:
     terminal.until("26 rows")
     terminal.press(CTRL_N)
     terminal.until("context 256")
@@ -120,7 +133,7 @@ def to_training(terminal: Terminal) -> None:
     terminal.press(CTRL_N)
     terminal.until("the same without the wizard")
     terminal.press(ENTER)
-    terminal.until("left ")
+    terminal.until(seen)
 
 
 @pytest.mark.slow
@@ -144,6 +157,7 @@ def test_hangup_in_the_middle_saves_and_the_next_start_continues(terminal: Calla
     second.press("\t" + ENTER)
     assert second.end() == 0
     assert second.restored()
+    assert second.left_behind().endswith("lora-tui --yes --output out/w --resume auto\n")
     # What libraries print lies in the log and never tore the screen.
     assert b"Loading weights" not in first.raw + second.raw
     assert "Loading weights" in (out / "run.log").read_text()
@@ -193,6 +207,7 @@ def test_a_run_that_was_detached_outlives_its_terminal_is_watched_from_another_a
     time.sleep(1)
     looking.press(CTRL_Q)
     assert looking.end() == 0
+    assert "the run goes on without this terminal in out/w" in looking.left_behind()
     assert is_held(out)
 
     second = Terminal(["watch", "out/w"], tmp_path)
@@ -207,6 +222,40 @@ def test_a_run_that_was_detached_outlives_its_terminal_is_watched_from_another_a
     assert (began["step"], began["pid"]) == (moved["step"], holder.pid)  # not a step was lost
     (receipt,) = [record for record in read_journal(out) if record["type"] == "resume_checked"]
     assert {item["verdict"] for item in receipt["items"]} == {"ok"}
+
+
+def test_what_was_reached_stays_on_the_terminal_once(terminal: Callable[..., Terminal]) -> None:
+    one = terminal("--epochs", "1")
+    to_training(one, "done · step 7")
+    one.press(ENTER)
+    assert one.end() == 0
+    said = one.left_behind()
+    assert said.count("done · step 7") == 1
+    assert "adapter: out/w/final" in said
+    assert "NOTE" not in said
+
+
+FAULT = """
+import sys
+from tui import app
+
+def fail(self):
+    raise RuntimeError("a fault of ours")
+
+app.LoraTui.on_key = fail
+sys.exit(app.run_wizard({}, False))
+"""
+
+
+def test_a_fault_of_the_wizard_is_told_on_the_terminal(tmp_path: Path) -> None:
+    one = Terminal([], tmp_path, program=("-c", FAULT))
+    one.until("What should the model learn from?")
+    one.press("\x07")  # no screen uses ctrl+g
+    assert one.end() == 1
+    said = one.left_behind()
+    assert "lora-tui failed: a fault of ours" in said
+    assert f"The details are in {tmp_path}/state/wizard.log." in said
+    assert "Traceback" not in said and "NOTE" not in said
 
 
 @pytest.mark.slow

@@ -389,7 +389,7 @@ async def test_a_run_that_fails_says_what_and_what_to_do(wizard: Make, flags: di
         hand = await training(app, pilot)
         await hand.arrive("ResultScreen")
         assert hand.shows(str(fault.args[0]) if not isinstance(fault, LoraTuiError) else fault.title)
-        assert hand.shows("run.log")
+        assert not hand.shows("run.log")  # there is none: this runner wrote nothing
         await hand.press("enter")
     assert app.return_code == (5 if isinstance(fault, OutputError) else 1)
 
@@ -554,13 +554,42 @@ async def test_a_small_terminal_shows_a_sparkline_with_the_numbers(wizard: Make,
 
 
 async def test_a_failed_run_can_be_copied_with_its_remedy(wizard: Make, flags: dict[str, Any]) -> None:
-    app = wizard(flags, runner=Scripted(started(), step(1, 1.0), OutputError("disk full", "no room", "make room")))
+    class Logging(Scripted):
+        def run(self, plan: ResumePlan, emit: Any, should_stop: Any) -> Outcome:
+            plan.output_dir.mkdir(parents=True)
+            (plan.output_dir / "run.log").touch()
+            return super().run(plan, emit, should_stop)
+
+    error = OutputError("disk full", "no room", "make room")
+    app = wizard({**flags, "output": "out/my run"}, runner=Logging(started(), step(1, 1.0), error))
     async with app.run_test(size=(80, 24)) as pilot:
         hand = await training(app, pilot)
         await hand.arrive("ResultScreen")
         await hand.press("y")
         await hand.until(lambda: app.clipboard)
-        assert all(words in app.clipboard for words in ("disk full", "no room", "make room", "run.log", "--resume auto"))
+        command = "lora-tui --yes --output 'out/my run' --resume auto"
+        assert all(words in app.clipboard for words in ("disk full", "no room", "make room", "run.log", command))
+
+
+async def test_a_key_pressed_once_is_one_step(wizard: Make, flags: dict[str, Any]) -> None:
+    app = wizard(flags, runner=Scripted(started(), OutputError("disk full")))
+    entered, left = [], []
+    app.go_to = lambda step, go_to=app.go_to: (entered.append(step), go_to(step))  # type: ignore[method-assign]
+    app.exit = lambda *given, leave=app.exit, **named: (left.append(given), leave(*given, **named))  # type: ignore[method-assign]
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.until(lambda: hand.shows("26 rows"))
+        for name, seen in (("ModelScreen", "26 rows"), ("OutputScreen", "context 256"), ("StartScreen", "are free there"),
+                           ("SettingsScreen", "a fresh run starts"), ("ReviewScreen", "learning rate")):  # fmt: skip
+            await hand.until(lambda seen=seen: hand.shows(seen))
+            await hand.press("enter")
+            await hand.arrive(name)
+        await hand.until(lambda: hand.shows("the same without the wizard"))
+        await hand.press("enter")
+        await hand.arrive("ResultScreen")
+        assert entered == [1, 2, 3, 4, 5, 6]
+        await hand.press("enter")
+        assert len(left) == 1
 
 
 async def test_the_detail_of_a_checkpoint_tells_its_files_and_whether_it_goes_on(

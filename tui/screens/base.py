@@ -123,6 +123,7 @@ class StepScreen(WizardScreen):
         self.owner.push_screen(HelpScreen(self))
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
+        """The buttons that every step has. Textual also calls the handler of a step of its own, before this one."""
         if event.button.id == "main":
             event.stop()
             self.action_next()

@@ -177,8 +177,6 @@ class DatasetScreen(StepScreen):
             for name in ("dataset", "model", "output"):
                 self.wizard.answer(name, None)
             self._build_demo()
-            return
-        super().on_button_pressed(event)
 
     def _build_demo(self) -> None:
         self.query_one("#demo", Button).disabled = True

@@ -14,6 +14,7 @@ from engine.errors import CannotContinue
 from engine.events import RunFailed, RunFinished, RunStopped
 from engine.folder import RUN_LOG
 from engine.i18n import _
+from engine.paths import is_file
 from tui.i18n import N_
 from tui.plain import visible
 from tui.screens.base import StepScreen
@@ -109,7 +110,6 @@ class ResultScreen(StepScreen):
             return
         steps = {"again": 3, "fresh": 4, "new": 0}
         if event.button.id not in steps:
-            super().on_button_pressed(event)
             return
         event.stop()
         self.wizard.start = Start("fresh") if event.button.id == "fresh" else Start("auto")
@@ -127,7 +127,7 @@ def outcome_text(app: LoraTui) -> Text:
         for more in (error.detail, error.fix):
             if more:
                 text.append("\n" + visible(more, keep_lines=True), style="not bold")
-        if plan is not None:
+        if plan is not None and is_file(plan.output_dir / RUN_LOG):
             text.append("\n" + _("log: {path}").format(path=visible(str(plan.output_dir / RUN_LOG))), style="not bold dim")
         return text
     if isinstance(ended, RunFinished):
@@ -159,5 +159,6 @@ def farewell(app: LoraTui) -> Text:
     """What stays on the terminal: the outcome and how to go on."""
     text = outcome_text(app)
     if app.plan is not None and not isinstance(app.live.ended, RunFinished):
-        text.append(f"\nlora-tui --yes --output {visible(str(app.plan.output_dir))} --resume auto", style="not bold")
+        command = shlex.join(["lora-tui", "--yes", "--output", str(app.plan.output_dir), "--resume", "auto"])
+        text.append("\n" + visible(command), style="not bold")
     return text

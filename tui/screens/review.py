@@ -112,8 +112,6 @@ class ReviewScreen(StepScreen):
             event.stop()
             self.wizard.start = Start("fresh")
             self.owner.go_to(4)
-        else:
-            super().on_button_pressed(event)
 
 
 def _expected_lines(found: Expected) -> list[tuple[str, str]]:

@@ -295,8 +295,6 @@ class StartScreen(StepScreen):
         if event.button.id in actions:
             event.stop()
             actions[event.button.id]()
-            return
-        super().on_button_pressed(event)
 
 
 def _move_to_trash(path: Path) -> tuple[bool, Path]:
