@@ -369,6 +369,23 @@ async def test_a_jump_of_the_loss_is_a_warning_with_ways_on(wizard: Make, flags:
         await hand.arrive("ResultScreen")
 
 
+async def test_one_enter_too_many_does_not_stop_a_run(wizard: Make, flags: dict[str, Any]) -> None:
+    app = wizard(flags, runner=Scripted(started(), step(1, 1.0)))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = await training(app, pilot)
+        await hand.arrive("TrainingScreen")
+        await hand.press("enter")
+        await hand.until(lambda: app.live.step is not None)
+        await hand.press("l")
+        await hand.arrive("LogScreen")
+        await hand.press("escape")
+        await hand.arrive("TrainingScreen")
+        await hand.press("enter")
+        assert app.running and not app.live.stopping
+        await pilot.click("#main")
+        await hand.arrive("ResultScreen")
+
+
 async def test_back_to_the_last_good_checkpoint_stops_and_offers_it(
     wizard: Make, flags: dict[str, Any], trained: Path
 ) -> None:

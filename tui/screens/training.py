@@ -54,6 +54,7 @@ class TrainingScreen(StepScreen):
 
     STEP = 5
     HEADING = ""
+    AUTO_FOCUS = ""  # nothing: one Enter too many on the way here, or in a watched run, must not stop it
     MAIN = N_("Stop and save")
     HELP_TEXT: ClassVar[str] = N_(
         "The thin line is the loss as logged, the thick one its smoothed course, o marks the loss on held-back rows. Left of the "
@@ -94,7 +95,6 @@ class TrainingScreen(StepScreen):
         self.query_one("#receipt").display = False
         self._look()
         self.set_interval(LOOK, self._look)
-        self.focus_main()
 
     def on_resize(self) -> None:
         self._painted = 0.0
