@@ -18,10 +18,12 @@ from engine.remembered import Remembered, load_remembered
 from engine.resume.plan import ResumePlan
 from engine.training.attempt import Outcome
 from tests.conftest import chats, write_jsonl
+from tests.engine.runs import train
 from tests.tui.conftest import Hand
 from tui.app import LoraTui
 from tui.cli import run_parser
 from tui.screens.settings import Setting
+from tui.widgets.checkpoint_table import CheckpointTable
 from tui.wizard import Start
 
 Make = Callable[..., LoraTui]
@@ -92,6 +94,40 @@ async def test_another_than_the_recommended_branches_off(wizard: Make, flags: di
         await hand.run_to_end()
     assert Path("out/w-2/checkpoint-14").is_dir()
     assert not Path("out/w/checkpoint-14").exists()
+
+
+async def test_the_cursor_is_never_on_the_line_of_a_run(wizard: Make, flags: dict[str, Any], trained: Path) -> None:
+    train(stop_at=5, **{**flags, "output": "out/other"})
+    Path("out/other/checkpoint-5").rename(trained / "checkpoint-5")
+    app = wizard(flags)
+    async with app.run_test(size=(140, 40)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.until(lambda: hand.shows("Continue from checkpoint-8"))
+        table = hand.screen.query_one("#table", CheckpointTable)
+        rows = [row.key.value or "" for row in table.ordered_rows]
+        headings = [number for number, key in enumerate(rows) if key.startswith("run:")]
+        assert headings == [0, len(rows) - 2]
+        for keys in (["up"], ["down"] * (len(rows) - 3), ["down"], ["up"], ["home"], ["end"], ["pageup"], ["pagedown"]):
+            await hand.press(*keys)
+            assert table.chosen is not None
+        await pilot.click("#table", offset=(5, 1 + headings[1]))
+        await pilot.click("#table", offset=(5, 1 + headings[1]))
+        assert hand.at("StartScreen")
+        await hand.until(lambda: hand.shows("Continue from checkpoint-5"))
+        await hand.press("enter")
+        await hand.to_review()
+        assert hand.shows("continuing from checkpoint-5")
+
+
+async def test_the_main_button_says_what_it_does_with_weights_from_elsewhere(
+    wizard: Make, flags: dict[str, Any], trained: Path
+) -> None:
+    app = wizard({**flags, "output": "out/new", "init_from": str(trained / "checkpoint-8")})
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.until(lambda: hand.shows("Start from these weights"))
 
 
 async def test_new_run_from_weights(wizard: Make, flags: dict[str, Any], trained: Path) -> None:

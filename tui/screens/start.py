@@ -181,15 +181,9 @@ class StartScreen(StepScreen):
 
     def on_checkpoint_table_highlighted(self, event: CheckpointTable.Highlighted) -> None:
         event.stop()
-        one = event.checkpoint
-        chart = self.query_one("#curve", LossChart)
-        if one is None:
-            self.query_one("#facts", Static).update("")
-            chart.show(Picture(()))
-        else:
-            choice = self._seen.choice if self._seen is not None else None
-            self.query_one("#facts", Static).update(facts(one, choice))
-            chart.show(curve(one))
+        choice = self._seen.choice if self._seen is not None else None
+        self.query_one("#facts", Static).update(facts(event.checkpoint, choice))
+        self.query_one("#curve", LossChart).show(curve(event.checkpoint))
         self._label_main()
         self.refresh_bindings()
 
@@ -203,12 +197,13 @@ class StartScreen(StepScreen):
     def _label_main(self) -> None:
         one = self.chosen
         main = self.query_one("#main", Button)
-        if one is None or not one.continuable:
-            main.label = _("Start fresh") if one is None else _("Continue")
-            main.disabled = one is not None
+        if one is None:
+            weights = self.wizard.start.how == "weights"
+            main.label = _("Start from these weights") if weights else _("Start fresh")
         else:
-            main.label = _("Continue from {name}").format(name=visible(one.name))
-            main.disabled = False
+            name = visible(one.name)
+            main.label = _("Continue from {name}").format(name=name) if one.continuable else _("Continue")
+        main.disabled = one is not None and not one.continuable
         main.refresh(layout=True)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:

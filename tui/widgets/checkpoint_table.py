@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from rich.cells import cell_len
 from rich.text import Text
+from textual.coordinate import Coordinate
 from textual.message import Message
 from textual.widgets import DataTable
 
@@ -32,9 +33,9 @@ class CheckpointTable(DataTable[Text]):
     """Checkpoints to choose from."""
 
     class Highlighted(Message):
-        """Another checkpoint is under the cursor; None on the line of a run."""
+        """Another checkpoint is under the cursor."""
 
-        def __init__(self, checkpoint: Checkpoint | None) -> None:
+        def __init__(self, checkpoint: Checkpoint) -> None:
             super().__init__()
             self.checkpoint = checkpoint
 
@@ -44,6 +45,9 @@ class CheckpointTable(DataTable[Text]):
         def __init__(self, checkpoint: Checkpoint) -> None:
             super().__init__()
             self.checkpoint = checkpoint
+
+    _headings: frozenset[int] = frozenset()
+    """Rows that name a run. The cursor is never on one: there would be nothing that Enter could mean."""
 
     def __init__(self, mark: Callable[[str], str], id: str | None = None) -> None:
         """`mark` gives a mark or its ASCII stand-in."""
@@ -60,11 +64,19 @@ class CheckpointTable(DataTable[Text]):
         key = self.coordinate_to_cell_key(self.cursor_coordinate).row_key.value
         return self._found.get(key or "")
 
+    def validate_cursor_coordinate(self, value: Coordinate) -> Coordinate:
+        """Where the cursor comes to stand: past the line of a run, in the direction it was going."""
+        place = super().validate_cursor_coordinate(value)
+        if place.row not in self._headings:
+            return place
+        return place.up() if 0 < place.row < self.cursor_coordinate.row else place.down()
+
     def show(self, found: Scan, choice: Choice, cursor: str | None = None) -> None:
         """Show `found`; the cursor goes to the checkpoint named `cursor`, else to the recommended one."""
         wide = self.app.size.width >= WIDE
         self._shown = (found, choice, wide)
         recommended = choice.checkpoint.name if choice.checkpoint is not None else None
+        self._headings = frozenset()
         self.clear(columns=True)
         self._found = {one.name: one for one in found.checkpoints}
         names = max((cell_len(visible(name)) for name in self._found), default=4)
@@ -73,11 +85,12 @@ class CheckpointTable(DataTable[Text]):
         for title, width in columns:  # given, not measured: a thousand rows need not be looked at for it
             self.add_column(title, width=width)
         runs = runs_of(found.checkpoints)
-        target, row = 0, 0
+        target, row, headings = 0, 0, set()
         for run, members in runs.items():
             if len(runs) > 1:
                 words = Text(_("run {run}").format(run=visible(run)), "dim italic")
                 self.add_row(Text(""), words, *[Text("")] * (len(self.columns) - 2), key=f"run:{run}")
+                headings.add(row)
                 row += 1
             for one in reversed(members):
                 self.add_row(
@@ -86,6 +99,7 @@ class CheckpointTable(DataTable[Text]):
                 if one.name == (cursor if cursor in self._found else recommended):
                     target = row
                 row += 1
+        self._headings = frozenset(headings)
         if row:
             self.move_cursor(row=target, animate=False)
 
@@ -126,7 +140,9 @@ class CheckpointTable(DataTable[Text]):
 
     def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
         event.stop()
-        self.post_message(self.Highlighted(self._found.get(event.row_key.value or "")))
+        one = self._found.get(event.row_key.value or "")
+        if one is not None:  # a table that is being filled begins at its first line
+            self.post_message(self.Highlighted(one))
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         event.stop()
