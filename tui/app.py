@@ -307,17 +307,16 @@ class LoraTui(App[int]):
         self.action_leave()
 
     def action_leave(self) -> None:
-        """Quit; while a run is at work, ask first."""
-        if not self.running:
-            self.leave_with_result()
-            return
-        if self.detached:
-            self._stop = LEFT
-            return
+        """Quit; while a run or an export is at work, ask first."""
+        from tui.screens.base import WizardScreen
         from tui.screens.dialogs import QuitScreen
 
-        if not isinstance(self.screen, QuitScreen):
-            self.push_screen(QuitScreen(), self._quit_answered)
+        if self.running and self.detached:
+            self._stop = LEFT
+        elif not self.running and not any(isinstance(one, WizardScreen) and one.at_work for one in self.screen_stack):
+            self.leave_with_result()
+        elif not isinstance(self.screen, QuitScreen):
+            self.push_screen(QuitScreen(self.running), self._quit_answered)
 
     def _quit_answered(self, answer: str | None) -> None:
         if answer == "stop" and self.running:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from textual.widgets import Button, Input, Select
 
+from engine.errors import OutputError
 from tests.tui.conftest import Hand
 from tui.app import LoraTui
+from tui.screens import export as export_screen
 
 Make = Callable[..., LoraTui]
 
@@ -42,5 +46,37 @@ async def test_what_is_chosen_is_exported_with_its_checks_and_a_refusal_can_be_m
         await hand.press("ctrl+n")
         await hand.until(lambda: hand.shows("logits differ by"), 60)
         assert list(Path("out/w/export/merged").glob("*.safetensors"))
+        await hand.press("escape")
+        await hand.arrive("ResultScreen")
+
+
+async def test_quitting_in_the_middle_of_an_export_asks_and_escape_goes_back(
+    wizard: Make, flags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = threading.Event()
+
+    def slow(*given: Any) -> Any:
+        done.wait(60)
+        raise OutputError("no room for it")
+
+    monkeypatch.setattr(export_screen, "carry_out", slow)
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await to_export(hand)
+        await hand.press("f1")
+        await hand.until(lambda: hand.shows("take a GGUF file"))
+        await hand.press("escape", "ctrl+n")
+        await hand.until(lambda: hand.shows("at work"))
+        await hand.press("ctrl+q")
+        await hand.arrive("QuitScreen")
+        assert hand.shows("The export is at work.")
+        await hand.press("enter", "escape")
+        assert hand.at("ExportScreen") and app.return_code is None
+        done.set()
+        await hand.until(lambda: hand.shows("no room for it"))
+        hand.screen.query_one("#to", Select).focus()
+        await hand.press("enter", "escape")
+        assert hand.at("ExportScreen")  # the list was open: that is what escape closed
         await hand.press("escape")
         await hand.arrive("ResultScreen")

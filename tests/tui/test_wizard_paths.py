@@ -13,7 +13,7 @@ import pytest
 from textual.widgets import Button, Input
 
 from engine.errors import LoraTuiError, OutputError
-from engine.events import LossJumped, RunFailed, RunStarted, Step, read_journal
+from engine.events import LossJumped, RunFailed, RunStarted, RunStopped, Step, read_journal
 from engine.remembered import Remembered, load_remembered
 from engine.resume.plan import ResumePlan
 from engine.training.attempt import Outcome
@@ -445,6 +445,25 @@ async def test_a_run_that_fails_says_what_and_what_to_do(wizard: Make, flags: di
         assert not hand.shows("run.log")  # there is none: this runner wrote nothing
         await hand.press("enter")
     assert app.return_code == (5 if isinstance(fault, OutputError) else 1)
+
+
+@pytest.mark.parametrize("end", [OutputError("disk full"), RunStopped("user", 0, 0.0, None)])
+async def test_the_result_offers_only_what_works_and_going_on_does_not_leave(
+    wizard: Make, flags: dict[str, Any], end: Any
+) -> None:
+    failed = isinstance(end, BaseException)
+    app = wizard(flags, runner=Scripted(started(), *([end] if failed else []), then=None if failed else end))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = await training(app, pilot)
+        if not failed:
+            await hand.until(lambda: app.live.started is not None)
+            await hand.press("s")
+        await hand.arrive("ResultScreen")
+        titles = {command.title for command in app.get_system_commands(hand.screen)}
+        assert not titles & {"Next", "Talk to it", "Export"}
+        assert not any(words in hand.text().splitlines()[-1] for words in ("Next", "Talk to it", "Export"))
+        await hand.press("ctrl+n", "t", "e")
+        assert hand.at("ResultScreen") and app.is_running and app.return_code is None
 
 
 async def test_a_failed_event_is_shown_too(wizard: Make, flags: dict[str, Any]) -> None:

@@ -28,7 +28,11 @@ from tui.wizard import Wizard
 
 
 class WizardScreen(Screen[Any]):
-    """A screen whose keys speak the installed language."""
+    """A screen whose keys speak the installed language, and that can be asked about."""
+
+    HELP_TEXT: ClassVar[str] = ""
+    at_work = False
+    """Whether something is under way here that quitting would cut short."""
 
     @property
     def owner(self) -> LoraTui:
@@ -44,6 +48,11 @@ class WizardScreen(Screen[Any]):
     def active_bindings(self) -> dict[str, ActiveBinding]:
         """As Textual finds them, with their descriptions translated now and not when the class was made."""
         return {key: one._replace(binding=_translated(one.binding)) for key, one in super().active_bindings.items()}
+
+    def action_help(self) -> None:
+        from tui.screens.dialogs import HelpScreen
+
+        self.owner.push_screen(HelpScreen(self))
 
 
 def _translated(binding: Binding) -> Binding:
@@ -63,7 +72,6 @@ class StepScreen(WizardScreen):
     STEP: ClassVar[int] = 0
     HEADING: ClassVar[str] = ""
     MAIN: ClassVar[str] = N_("Next")
-    HELP_TEXT: ClassVar[str] = ""
 
     def compose(self) -> ComposeResult:
         yield Rail(self.STEP)
@@ -116,11 +124,6 @@ class StepScreen(WizardScreen):
         self.take()
         if self.STEP:
             self.owner.go_to(self.STEP - 1)
-
-    def action_help(self) -> None:
-        from tui.screens.dialogs import HelpScreen
-
-        self.owner.push_screen(HelpScreen(self))
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         """The buttons that every step has. Textual also calls the handler of a step of its own, before this one."""

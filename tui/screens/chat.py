@@ -35,12 +35,17 @@ class ChatScreen(WizardScreen):
     """Both sides and a line to ask with."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "leave", N_("Back"), priority=True),
+        Binding("escape", "leave", N_("Back")),
         Binding("ctrl+r", "row", N_("Ask a row of the dataset"), priority=True),
         Binding("ctrl+l", "again", N_("Begin anew"), priority=True),
         Binding("ctrl+t", "sampling", N_("Sampling"), priority=True),
-        Binding("ctrl+q", "leave", show=False, priority=True),
+        Binding("f1", "help", N_("Help")),
     ]
+    HELP_TEXT: ClassVar[str] = N_(
+        "What you ask goes to the trained adapter and to the bare base, with the same settings: where the answers differ is what was "
+        "learned.\n\nctrl+r asks what the next row of the dataset asks, and shows the row's own answer too. ctrl+l makes both sides "
+        "forget what was said. ctrl+t shows how answers are drawn; with temperature 0 the likeliest token is always taken."
+    )
 
     def __init__(self, out: Path) -> None:
         super().__init__()

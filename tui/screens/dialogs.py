@@ -15,7 +15,7 @@ from textual.widgets import Button, Log, Static
 
 from engine.i18n import _
 from tui.plain import visible
-from tui.screens.base import StepScreen
+from tui.screens.base import WizardScreen
 
 TAIL = 200_000
 """Bytes of the log's end that are shown."""
@@ -26,7 +26,7 @@ class HelpScreen(ModalScreen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,f1,q", "app.pop_screen", show=False)]
 
-    def __init__(self, about: StepScreen) -> None:
+    def __init__(self, about: WizardScreen) -> None:
         super().__init__()
         focused = about.focused
         helped = [getattr(node, "help_text", "") for node in (focused.ancestors_with_self if focused is not None else ())]
@@ -62,18 +62,26 @@ class HelpScreen(ModalScreen[None]):
 
 
 class QuitScreen(ModalScreen[str | None]):
-    """A run is at work: what now?"""
+    """Something is at work, a run or an export: what now?"""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss_none", show=False)]
 
+    def __init__(self, training: bool) -> None:
+        super().__init__()
+        self._training = training
+
     def compose(self) -> ComposeResult:
+        words, keep, stop = (
+            (_("The run is at work. Quitting stops it after this step and saves a checkpoint first."),
+             _("Keep training"), _("Stop, save and quit"))
+            if self._training
+            else (_("The export is at work. If you quit now it may have to be begun again."), _("Keep exporting"), _("Quit"))
+        )  # fmt: skip
         with Vertical(id="dialog", classes="small"):
-            yield Static(
-                _("The run is at work. Quitting stops it after this step and saves a checkpoint first."), markup=False
-            )
+            yield Static(words, markup=False)
             with Horizontal(classes="answers"):
-                yield Button(_("Keep training"), id="keep", variant="primary", compact=True)
-                yield Button(_("Stop, save and quit"), id="stop", compact=True)
+                yield Button(keep, id="keep", variant="primary", compact=True)
+                yield Button(stop, id="stop", compact=True)
 
     def on_mount(self) -> None:
         self.query_one("#keep").focus()

@@ -30,14 +30,20 @@ class ExportScreen(WizardScreen):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+n", "export", N_("Export"), priority=True),
-        Binding("escape", "leave", N_("Back"), priority=True),
-        Binding("ctrl+q", "leave", show=False, priority=True),
+        Binding("escape", "leave", N_("Back")),
+        Binding("f1", "help", N_("Help")),
     ]
+    HELP_TEXT: ClassVar[str] = N_(
+        "Ollama and llama.cpp take a GGUF file, transformers and vLLM base and adapter merged into one model, PEFT the adapter "
+        "alone. What was written is read back and checked before it counts.\n\nThe number format says how many bits a weight has in "
+        "the GGUF file: q8_0 is half of f16 and loses hardly anything, q4_k_m a third and loses a little. The command below the "
+        "fields does the same without the wizard. What is exported lies in the folder export of the run; nothing there is "
+        "written over."
+    )
 
     def __init__(self, out: Path) -> None:
         super().__init__()
         self._out = out
-        self._at_work = False
 
     def compose(self) -> ComposeResult:
         yield Static(_("Export"), id="heading", markup=False)
@@ -113,14 +119,14 @@ class ExportScreen(WizardScreen):
         self.query_one("#command", Static).update(visible(shlex.join(command)))
 
     def action_export(self) -> None:
-        if not self._at_work:
-            self._at_work = True
+        if not self.at_work:
+            self.at_work = True
             self.query_one("#main", Button).disabled = True
             self._say(_("at work"), "dim")
             self._carry_out(self.wanted())
 
     def action_leave(self) -> None:
-        if self._at_work:
+        if self.at_work:
             self.notify(_("The export is at work; nothing half-written stays, so it is not cut short."), markup=False)
         else:
             self.dismiss()
@@ -143,7 +149,7 @@ class ExportScreen(WizardScreen):
             self.query_one("#found", Static).update(Text(visible(text, keep_lines=True), style=style))
 
     def _done(self, words: str, style: str) -> None:
-        self._at_work = False
+        self.at_work = False
         if self.is_mounted:
             self.query_one("#main", Button).disabled = False
             self._say(words, style)

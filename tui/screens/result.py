@@ -80,19 +80,24 @@ class ResultScreen(StepScreen):
     def action_back(self) -> None:
         self.owner.go_to(3)
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action in ("talk", "export"):
+            return self._adapter_is_there()
+        return action != "next"  # there is none, and a key that went on so far must not end the program
+
     def _adapter_is_there(self) -> bool:
         """Whether this run left something that can be talked to."""
         ended = self.owner.live.ended
         return isinstance(ended, RunFinished) or (isinstance(ended, RunStopped) and ended.checkpoint is not None)
 
     def action_talk(self) -> None:
-        if self._adapter_is_there() and self.owner.plan is not None:
+        if self.owner.plan is not None:
             from tui.screens.chat import ChatScreen
 
             self.owner.push_screen(ChatScreen(self.owner.plan.output_dir))
 
     def action_export(self) -> None:
-        if self._adapter_is_there() and self.owner.plan is not None:
+        if self.owner.plan is not None:
             from tui.screens.export import ExportScreen
 
             self.owner.push_screen(ExportScreen(self.owner.plan.output_dir))
