@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from textual.message import Message
 
 if TYPE_CHECKING:
+    from engine.chat import Side
     from engine.errors import LoraTuiError
     from engine.events import Event
     from engine.training.attempt import Outcome
@@ -51,11 +52,23 @@ class Found(Message):
         self.value = value
 
 
+class Said(Message):
+    """A piece of a conversation came."""
+
+    def __init__(self, asked: int, side: Side, words: str, style: str) -> None:
+        super().__init__()
+        self.asked = asked
+        """Of which conversation: one that was begun anew since is no longer shown."""
+        self.side = side
+        self.words = words
+        self.style = style
+
+
 class Progressed(Message):
     """Something that takes seconds is under way."""
 
-    def __init__(self, words: str, share: float) -> None:
+    def __init__(self, words: str, share: float = 0.0) -> None:
         super().__init__()
         self.words = words
         self.share = share
-        """0 to 1."""
+        """0 to 1; 0 also where it is not known."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine.chat import Sampling, open_chat, question
+from engine.chat import Chat, Sampling, open_chat, question
 from engine.export.source import find_source
 from tests.tui.conftest import Hand
 from tui.app import LoraTui
@@ -57,6 +57,32 @@ async def test_rows_of_the_dataset_are_asked_and_leaving_in_the_middle_is_at_onc
         await hand.press(*"again", "enter", "escape")
         await hand.arrive("ResultScreen")
         await hand.until(lambda: not [one for one in app.workers if one.name == "chat" and one.is_running], 20)
+
+
+async def test_an_answer_that_fails_ends_neither_the_wizard_nor_the_conversation(
+    wizard: Make, flags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer, room = Chat.answer, []
+
+    def short_of_memory(*given: Any, **named: Any) -> str:
+        if not room:
+            raise RuntimeError("CUDA out of memory")
+        return answer(*given, **named)
+
+    monkeypatch.setattr(Chat, "answer", short_of_memory)
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await to_chat(hand)
+        await hand.press(*"first", "enter")
+        await hand.until(lambda: hand.shows("RuntimeError: CUDA out of memory"))
+        room.append(True)
+        await hand.press(*"second", "enter")
+        await hand.until(lambda: hand.text().count("> second") == 2 and hand.shows("ready"), 60)
+        await hand.press("f1")
+        await hand.until(lambda: hand.shows("where the answers differ"))
+        await hand.press("escape", "escape")
+        await hand.arrive("ResultScreen")
 
 
 @pytest.mark.slow

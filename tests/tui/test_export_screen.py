@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from textual.widgets import Button, Input, Select
 
-from engine.errors import OutputError
 from tests.tui.conftest import Hand
 from tui.app import LoraTui
 from tui.screens import export as export_screen
@@ -57,7 +56,7 @@ async def test_quitting_in_the_middle_of_an_export_asks_and_escape_goes_back(
 
     def slow(*given: Any) -> Any:
         done.wait(60)
-        raise OutputError("no room for it")
+        raise MemoryError("no room for it")
 
     monkeypatch.setattr(export_screen, "carry_out", slow)
     app = wizard(flags)

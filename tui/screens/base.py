@@ -54,6 +54,22 @@ class WizardScreen(Screen[Any]):
 
         self.owner.push_screen(HelpScreen(self))
 
+    @work(thread=True, group="ask")
+    def ask(self, what: str, asked: Any, find: Callable[[], Any]) -> None:
+        """Find something out in a thread; the answer comes as Found, an error as its value."""
+        self.post_message(Found(what, asked, self.tried(what, find)))
+
+    def tried(self, what: str, find: Callable[[], Any]) -> Any:
+        """What `find` gives, or its error: also one that nobody foresaw, which must not end the wizard, and with it a run that may
+        be at work. For threads."""
+        try:
+            return find()
+        except LoraTuiError as error:
+            return error
+        except Exception as error:
+            logging.getLogger(__name__).exception("a question of %s failed: %s", type(self).__name__, what)
+            return LoraTuiError(f"{type(error).__name__}: {error}")
+
 
 def _translated(binding: Binding) -> Binding:
     if binding.action == "command_palette":
@@ -147,16 +163,3 @@ class StepScreen(WizardScreen):
     def focus_main(self) -> None:
         """Enter goes on."""
         self.query_one("#main", Button).focus()
-
-    @work(thread=True, group="ask")
-    def ask(self, what: str, asked: Any, find: Callable[[], Any]) -> None:
-        """Find something out in a thread; the answer comes as Found, an error as its value: also one that nobody foresaw, which must
-        not end the wizard, and with it a run that may be at work."""
-        try:
-            value = find()
-        except LoraTuiError as error:
-            value = error
-        except Exception as error:
-            logging.getLogger(__name__).exception("a question of %s failed: %s", type(self).__name__, what)
-            value = LoraTuiError(f"{type(error).__name__}: {error}")
-        self.post_message(Found(what, asked, value))

@@ -7,6 +7,8 @@ that is under way at its next token.
 from __future__ import annotations
 
 import queue
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,12 +25,25 @@ from engine.export.samples import row_of
 from engine.export.source import ExportSource, find_source
 from engine.i18n import _
 from tui.i18n import N_
+from tui.messages import Progressed, Said
 from tui.plain import visible
 from tui.screens.base import WizardScreen
 
 
-class _Left(Exception):
-    """The person has left in the middle of an answer."""
+class _Left(BaseException):
+    """The person has left in the middle of an answer. No Exception: what catches those must let it through."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question."""
+
+    words: str | int
+    """A number is a row of the dataset."""
+    sampling: Sampling
+    """How its answers are drawn."""
+    conversation: int
+    """Which it belongs to; another one has forgotten what was said before."""
 
 
 class ChatScreen(WizardScreen):
@@ -50,11 +65,11 @@ class ChatScreen(WizardScreen):
     def __init__(self, out: Path) -> None:
         super().__init__()
         self._out = out
-        self._asked: queue.Queue[tuple[str | int, Sampling] | None] = queue.Queue()
-        """Questions, and how their answers are drawn; numbers are rows of the dataset; None: leave."""
+        self._asked: queue.Queue[Asked | None] = queue.Queue()
+        """None: leave."""
         self._left = False
         self._row = 0
-        self._said: dict[Side, list[dict[str, str]]] = {side: [] for side in SIDES}
+        self._conversation = 0
         self._shown = {side: Text() for side in SIDES}
 
     def compose(self) -> ComposeResult:
@@ -87,12 +102,12 @@ class ChatScreen(WizardScreen):
             self.query_one("#question").focus()
         elif (asked := event.value.strip()) and (sampling := self._sampling()) is not None:
             event.input.value = ""
-            self._asked.put((asked, sampling))
+            self._asked.put(Asked(asked, sampling, self._conversation))
 
     def action_row(self) -> None:
         if (sampling := self._sampling()) is not None:
             self._row += 1
-            self._asked.put((self._row, sampling))
+            self._asked.put(Asked(self._row, sampling, self._conversation))
 
     def action_sampling(self) -> None:
         """Show or hide the settings of how answers are drawn: the same for both sides, the seed too."""
@@ -113,8 +128,8 @@ class ChatScreen(WizardScreen):
 
     def action_again(self) -> None:
         """Both sides forget what was said."""
+        self._conversation += 1
         for side in SIDES:
-            self._said[side] = []
             self._shown[side] = Text()
             self.query_one(f"#{side}", Static).update("")
 
@@ -130,53 +145,68 @@ class ChatScreen(WizardScreen):
 
     @work(thread=True, name="chat")
     def _answer_all(self) -> None:
+        """Its only ways out are messages."""
         try:
-            source = find_source(self._out)
-            with open_chat(source) as chat:
-                self._tell(self._state, _("ready · {name}").format(name=source.adapter.path.name))
-                while (asked := self._asked.get()) is not None:
-                    self._answer(chat, source, *asked)
+            failed = self.tried("chat", self._converse)
         except _Left:
-            pass
-        except LoraTuiError as error:
-            self._tell(self._state, " · ".join(part for part in (error.title, error.detail, error.fix) if part))
-
-    def _answer(self, chat: Chat, source: ExportSource, asked: str | int, sampling: Sampling) -> None:
-        try:
-            said, wanted = (question(asked), None) if isinstance(asked, str) else row_of(source, asked)
-        except LoraTuiError as error:
-            self._tell(self._state, error.title)
             return
-        self._tell(self._state, _("answering"))
+        if isinstance(failed, LoraTuiError):
+            self.post_message(Progressed(" · ".join(part for part in (failed.title, failed.detail, failed.fix) if part)))
+
+    def _converse(self) -> None:
+        """Answer until the person leaves. Raises LoraTuiError where there is nothing to talk to."""
+        source = find_source(self._out)
+        with open_chat(source) as chat:
+            self.post_message(Progressed(_("ready · {name}").format(name=source.adapter.path.name)))
+            conversation, said = 0, _nothing_said()
+            while (asked := self._asked.get()) is not None:
+                if asked.conversation != conversation:
+                    conversation, said = asked.conversation, _nothing_said()
+                # What one question cannot have, memory for a long answer perhaps, the next may.
+                failed = self.tried("answer", partial(self._answer, chat, source, asked, said))
+                if isinstance(failed, LoraTuiError):
+                    self.post_message(Progressed(failed.title))
+
+    def _answer(self, chat: Chat, source: ExportSource, asked: Asked, said: dict[Side, list[dict[str, str]]]) -> None:
+        """Answer on both sides, and keep it in `said`. Raises LoraTuiError."""
+        sampling = asked.sampling
+        words, wanted = (question(asked.words), None) if isinstance(asked.words, str) else row_of(source, asked.words)
+        self.post_message(Progressed(_("answering")))
         for side in SIDES:
-            before: Messages = [] if isinstance(asked, int) else self._said[side]
-            heard = [*before, *said]
-            self._tell(self._add, side, f"> {said[-1]['content']}\n", "bold")
-            answer = chat.answer(heard, side, sampling, lambda piece, side=side: self._piece(side, piece))  # type: ignore[misc]
-            self._said[side] = [*heard, {"role": "assistant", "content": answer}]
-            self._tell(self._add, side, "\n" + (f"({_('in the dataset')}: {wanted})\n" if wanted else "") + "\n", "dim")
+            before: Messages = [] if isinstance(asked.words, int) else said[side]
+            heard = [*before, *words]
+            tell = partial(self._piece, asked.conversation, side)
+            tell(f"> {words[-1]['content']}\n", "bold")
+            answer = chat.answer(heard, side, sampling, tell)
+            said[side] = [*heard, {"role": "assistant", "content": answer}]
+            tell("\n" + (f"({_('in the dataset')}: {wanted})\n" if wanted else "") + "\n", "dim")
         drawn = _("the likeliest tokens") if not sampling.temperature else _(
             "temperature {temperature:g}, top-p {top_p:g}, seed {seed}, on both sides").format(
                 temperature=sampling.temperature, top_p=sampling.top_p, seed=sampling.seed)  # fmt: skip
-        self._tell(self._state, _("ready · {drawn}").format(drawn=drawn))
+        self.post_message(Progressed(_("ready · {drawn}").format(drawn=drawn)))
 
-    def _piece(self, side: Side, piece: str) -> None:
+    def _piece(self, conversation: int, side: Side, piece: str, style: str = "") -> None:
         if self._left:
             raise _Left
-        self._tell(self._add, side, piece, "")
-
-    def _tell(self, what: object, *words: object) -> None:
-        if not self._left:
-            self.app.call_from_thread(what, *words)  # type: ignore[arg-type]
+        self.post_message(Said(conversation, side, piece, style))
 
     # -- in the app's thread ---------------------------------------------------------------------------------------------
+
+    def on_progressed(self, event: Progressed) -> None:
+        event.stop()
+        self._state(event.words)
+
+    def on_said(self, event: Said) -> None:
+        event.stop()
+        if event.asked == self._conversation and self.is_mounted:
+            self._shown[event.side].append(visible(event.words, keep_lines=True), style=event.style)
+            self.query_one(f"#{event.side}", Static).update(self._shown[event.side])
+            self.query_one(f"#{event.side}-scroll", VerticalScroll).scroll_end(animate=False)
 
     def _state(self, words: str) -> None:
         if self.is_mounted:
             self.query_one("#chat-state", Static).update(visible(words))
 
-    def _add(self, side: Side, words: str, style: str) -> None:
-        if self.is_mounted:
-            self._shown[side].append(visible(words, keep_lines=True), style=style)
-            self.query_one(f"#{side}", Static).update(self._shown[side])
-            self.query_one(f"#{side}-scroll", VerticalScroll).scroll_end(animate=False)
+
+def _nothing_said() -> dict[Side, list[dict[str, str]]]:
+    return {side: [] for side in SIDES}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 from rich.text import Text
-from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
@@ -19,8 +19,10 @@ from engine.export.place import EXPORTS
 from engine.i18n import _
 from tui.export import Wanted, carry_out
 from tui.i18n import N_
+from tui.messages import Found, Progressed
 from tui.plain import visible
 from tui.screens.base import WizardScreen
+from tui.screens.dataset import told
 
 AS_STORED = "as stored"
 
@@ -123,7 +125,7 @@ class ExportScreen(WizardScreen):
             self.at_work = True
             self.query_one("#main", Button).disabled = True
             self._say(_("at work"), "dim")
-            self._carry_out(self.wanted())
+            self.ask("export", None, partial(self._carry_out, self.wanted()))
 
     def action_leave(self) -> None:
         if self.at_work:
@@ -131,26 +133,28 @@ class ExportScreen(WizardScreen):
         else:
             self.dismiss()
 
-    @work(thread=True, name="export")
-    def _carry_out(self, wanted: Wanted) -> None:
-        try:
-            told = carry_out(self._out, None, None, wanted, lambda text: self._tell(text, "dim"))[1]
-            words, style = "\n".join(told.lines), ""
-        except LoraTuiError as error:
-            words, style = "\n".join(part for part in (error.title, error.detail, error.fix) if part), "bold red"
-        self.app.call_from_thread(self._done, words, style)
+    def _carry_out(self, wanted: Wanted) -> str:
+        """Export, in a thread; what is said of it. Raises LoraTuiError."""
+        _source, done = carry_out(self._out, None, None, wanted, self._aside)
+        return "\n".join(done.lines)
 
-    def _tell(self, text: str, style: str) -> None:
-        if text:
-            self.app.call_from_thread(self._say, text, style)
+    def _aside(self, text: str) -> None:
+        self.post_message(Progressed(text))
+
+    def on_progressed(self, event: Progressed) -> None:
+        event.stop()
+        if event.words:
+            self._say(event.words, "dim")
+
+    def on_found(self, event: Found) -> None:
+        event.stop()
+        self.at_work = False
+        self.query_one("#main", Button).disabled = False
+        if isinstance(event.value, LoraTuiError):
+            self._say(told(event.value), "bold red")
+        else:
+            self._say(event.value, "")
+        self.query_one("#back").focus()
 
     def _say(self, text: str, style: str) -> None:
-        if self.is_mounted:
-            self.query_one("#found", Static).update(Text(visible(text, keep_lines=True), style=style))
-
-    def _done(self, words: str, style: str) -> None:
-        self.at_work = False
-        if self.is_mounted:
-            self.query_one("#main", Button).disabled = False
-            self._say(words, style)
-            self.query_one("#back").focus()
+        self.query_one("#found", Static).update(Text(visible(text, keep_lines=True), style=style))
