@@ -13,7 +13,7 @@ import pytest
 from textual.widgets import Button, Input
 
 from engine.errors import LoraTuiError, OutputError
-from engine.events import LossJumped, RunFailed, RunStarted, RunStopped, Step, read_journal
+from engine.events import LossJumped, RunFailed, RunStarted, RunStopped, Step, Warned, read_journal
 from engine.remembered import Remembered, load_remembered
 from engine.resume.plan import ResumePlan
 from engine.training.attempt import Outcome
@@ -579,6 +579,51 @@ async def test_f1_explains_the_focused_field(wizard: Make, flags: dict[str, Any]
         await hand.until(lambda: hand.shows("The width of the adapter"))
         await hand.press("escape")
         await hand.arrive("SettingsScreen")
+
+
+async def test_what_is_longer_than_the_screen_is_scrolled_from_anywhere(
+    wizard: Make, flags: dict[str, Any], trained: Path
+) -> None:
+    (trained / "run.log").write_text("\n".join(f"line {number}." for number in range(200)))
+    script = [started(output_dir=str(trained)), *(Warned("x", f"word {number}.") for number in range(100))]
+    app = wizard(flags, runner=Scripted(*script))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.until(lambda: hand.shows("26 rows"))
+        body, offers = hand.screen.query_one("#body"), hand.screen.query_one("OptionList")
+        for focused in (hand.screen.query_one("#main"), hand.screen.query_one("Input"), offers):
+            focused.focus()
+            await hand.press("ctrl+end")
+            assert body.scroll_y == body.max_scroll_y > 0
+            await hand.press("pageup")
+            assert body.scroll_y < body.max_scroll_y
+            await hand.press("ctrl+home")
+            assert body.scroll_y == 0
+        await hand.press("f1")
+        await hand.arrive("HelpScreen")
+        text = hand.screen.query_one("VerticalScroll")
+        await hand.press("pagedown")
+        assert text.scroll_y > 0
+        await hand.press("enter")
+        await hand.to_start()
+        table = hand.screen.query_one("#table", CheckpointTable)
+        await hand.until(lambda: hand.shows("Continue from checkpoint-8"))
+        await hand.press("pagedown")  # a table turns its own pages
+        assert table.cursor_row == table.row_count - 1
+        await hand.press("ctrl+home", "ctrl+n")
+        await hand.to_review()
+        await hand.press("ctrl+n")
+        await hand.until(lambda: hand.shows("word 99."))
+        await hand.press("pageup")
+        assert not hand.shows("word 99.")
+        await hand.press("pagedown")
+        assert hand.shows("word 99.")
+        await hand.press("l")
+        await hand.until(lambda: hand.shows("line 199."))
+        await hand.press("pageup")
+        await hand.until(lambda: not hand.shows("line 199."))
+        await hand.press("escape", "s")
+        await hand.arrive("ResultScreen")
 
 
 async def test_words_of_the_dataset_are_neither_markup_nor_control(wizard: Make, tmp_path: Path) -> None:

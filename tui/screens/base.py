@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from textual import work
+from textual.actions import SkipAction
 from textual.app import ComposeResult
 from textual.binding import ActiveBinding, Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
@@ -30,7 +31,15 @@ from tui.wizard import Wizard
 class WizardScreen(Screen[Any]):
     """A screen whose keys speak the installed language, and that can be asked about."""
 
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("pageup", "turn('page_up')", show=False, priority=True),
+        Binding("pagedown", "turn('page_down')", show=False, priority=True),
+        Binding("ctrl+home", "turn('home')", show=False, priority=True),
+        Binding("ctrl+end", "turn('end')", show=False, priority=True),
+    ]
     HELP_TEXT: ClassVar[str] = ""
+    SCROLLED: ClassVar[str] = "#body"
+    """What the keys for a page scroll, wherever the focus is."""
     at_work = False
     """Whether something is under way here that quitting would cut short."""
 
@@ -53,6 +62,14 @@ class WizardScreen(Screen[Any]):
         from tui.screens.dialogs import HelpScreen
 
         self.owner.push_screen(HelpScreen(self))
+
+    def action_turn(self, way: str) -> None:
+        """Scroll what is longer than the screen. Where nothing is, and while a list lies over it, the key is the focused widget's."""
+        longer = [one for one in self.query(self.SCROLLED) if one.allow_vertical_scroll]
+        if not longer or (self.focused is not None and self.focused.styles.overlay == "screen"):
+            raise SkipAction
+        for one in longer:
+            getattr(one, f"scroll_{way}")(animate=False)
 
     @work(thread=True, group="ask")
     def ask(self, what: str, asked: Any, find: Callable[[], Any]) -> None:

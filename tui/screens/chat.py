@@ -56,6 +56,7 @@ class ChatScreen(WizardScreen):
         Binding("ctrl+t", "sampling", N_("Sampling"), priority=True),
         Binding("f1", "help", N_("Help")),
     ]
+    SCROLLED: ClassVar[str] = ".speaker VerticalScroll"
     HELP_TEXT: ClassVar[str] = N_(
         "What you ask goes to the trained adapter and to the bare base, with the same settings: where the answers differ is what was "
         "learned.\n\nctrl+r asks what the next row of the dataset asks, and shows the row's own answer too. ctrl+l makes both sides "
@@ -77,7 +78,7 @@ class ChatScreen(WizardScreen):
             for side, title in zip(SIDES, (_("the trained adapter"), _("the bare base")), strict=True):
                 with Vertical(classes="speaker"):
                     yield Static(title, classes="speaker-name", markup=False)
-                    with VerticalScroll(id=f"{side}-scroll", can_focus=False):
+                    with VerticalScroll(can_focus=False):
                         yield Static("", id=side, markup=False)
         with Horizontal(id="sampling"):
             for name, title, value in (
@@ -93,6 +94,8 @@ class ChatScreen(WizardScreen):
         yield Footer(compact=True)
 
     def on_mount(self) -> None:
+        for transcript in self.query(self.SCROLLED):
+            transcript.anchor()  # it follows what is said until somebody scrolls up
         self.query_one("#question").focus()
         self._answer_all()
 
@@ -201,7 +204,6 @@ class ChatScreen(WizardScreen):
         if event.asked == self._conversation and self.is_mounted:
             self._shown[event.side].append(visible(event.words, keep_lines=True), style=event.style)
             self.query_one(f"#{event.side}", Static).update(self._shown[event.side])
-            self.query_one(f"#{event.side}-scroll", VerticalScroll).scroll_end(animate=False)
 
     def _state(self, words: str) -> None:
         if self.is_mounted:

@@ -24,7 +24,8 @@ TAIL = 200_000
 class HelpScreen(ModalScreen[None]):
     """Help on what has the focus, on the step, and the keys that work now."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,f1,q", "app.pop_screen", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,f1,q,enter", "app.pop_screen", show=False)]
+    AUTO_FOCUS = "VerticalScroll"
 
     def __init__(self, about: WizardScreen) -> None:
         super().__init__()
@@ -47,14 +48,13 @@ class HelpScreen(ModalScreen[None]):
         for key, words in self._keys:
             text.append(f"{self.app.get_key_display(Binding(key, '', ''))!s:>12}  ", style="bold")
             text.append(words + "\n")
+        text.append(f"{'pgup pgdn':>12}  ", style="bold")
+        text.append(_("Scroll") + "\n")
         with Vertical(id="dialog"):
             with VerticalScroll():
                 yield Static(text, markup=False)
             with Horizontal(classes="answers"):
                 yield Button(_("Close"), id="close-help", variant="primary", compact=True)
-
-    def on_mount(self) -> None:
-        self.query_one("#close-help").focus()
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         event.stop()
@@ -97,7 +97,8 @@ class QuitScreen(ModalScreen[str | None]):
 class LogScreen(ModalScreen[None]):
     """The end of run.log, as the libraries wrote it."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,l,q", "app.pop_screen", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,l,q,enter", "app.pop_screen", show=False)]
+    AUTO_FOCUS = "Log"
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -112,7 +113,6 @@ class LogScreen(ModalScreen[None]):
                 yield Button(_("Close"), variant="primary", compact=True)
 
     def on_mount(self) -> None:
-        self.query_one(Button).focus()
         self._text = _tail(self._path)
 
     def on_resize(self) -> None:

@@ -54,6 +54,7 @@ class TrainingScreen(StepScreen):
 
     STEP = 5
     HEADING = ""
+    SCROLLED: ClassVar[str] = "#events-scroll"
     AUTO_FOCUS = ""  # nothing: one Enter too many on the way here, or in a watched run, must not stop it
     MAIN = N_("Stop and save")
     HELP_TEXT: ClassVar[str] = N_(
@@ -93,6 +94,7 @@ class TrainingScreen(StepScreen):
         self.query_one("#back").display = False
         self.query_one("#jump").display = False
         self.query_one("#receipt").display = False
+        self.query_one("#events-scroll").anchor()
         self._look()
         self.set_interval(LOOK, self._look)
 
@@ -117,7 +119,6 @@ class TrainingScreen(StepScreen):
         )
         if before is None or live.happenings is not before.happenings:
             self.query_one("#events", Static).update(_events(live.happenings))
-            self.query_one("#events-scroll", VerticalScroll).scroll_end(animate=False)
         if live.receipt is not None and (before is None or before.receipt is not live.receipt):
             receipt = self.query_one("#receipt", Static)
             receipt.update(receipt_text(live.receipt, self.owner.ascii_only))
