@@ -17,8 +17,7 @@ from engine.checkpoints.files import Unsound
 from engine.checkpoints.safetensors_header import Tensor, read_header
 from engine.errors import LoraTuiError, ModelError
 from engine.i18n import _
-from engine.paths import is_there, path_of
-from engine.training.model import model_folder, read_model_config
+from engine.training.model import is_hub_id, model_folder, read_model_config
 
 NOT_LINEAR = ("embed", "lm_head", "wte", "wpe", "norm", "output_layer")
 """Parts of the names of two-dimensional weights that `all-linear` leaves alone (PEFT excludes the output layer)."""
@@ -83,13 +82,12 @@ def model_report(model: str) -> ModelReport:
 
 def to_be_fetched(report: ModelReport) -> bool:
     """Whether it is a hub id that is not here yet: the run will fetch it."""
-    return report.folder is None and report.model.count("/") == 1 and not is_there(path_of(report.model))
+    return report.folder is None and is_hub_id(report.model)
 
 
 def model_folder_here(model: str) -> Path:
     """The folder of `model` on this machine. Raises ModelError where it is not here; asks no network."""
-    path = path_of(model)
-    if not is_there(path) and not path.is_absolute() and not model.startswith((".", "~")) and model.count("/") == 1:
+    if is_hub_id(model):
         raise ModelError(
             _("{model}: is not on this machine").format(model=model),
             _("It will be fetched from the hub when the run starts."),
@@ -100,7 +98,7 @@ def model_folder_here(model: str) -> Path:
 
 def cached_snapshot(model: str) -> Path | None:
     """The snapshot of a hub id in the local cache; None where there is none."""
-    if is_there(path_of(model)) or model.count("/") != 1:
+    if not is_hub_id(model):
         return None
     from huggingface_hub import try_to_load_from_cache
 

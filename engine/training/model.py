@@ -33,6 +33,12 @@ _BLOCKS = 64
 _WHOLE = 16 << 20
 
 
+def is_hub_id(model: str) -> bool:
+    """Whether `model` can only be meant as the hub's owner/name: nothing of that name is here, and it is not written as a path."""
+    path = path_of(model)
+    return not is_there(path) and not path.is_absolute() and not model.startswith((".", "~")) and model.count("/") == 1
+
+
 def model_folder(model: str) -> Path:
     """The local folder of `model`: itself, or the snapshot of a hub id, fetched where it is not there yet.
 
@@ -55,7 +61,7 @@ def model_folder(model: str) -> Path:
             _("{path}: is a file, not a model folder").format(path=path),
             fix=_("Give the folder that holds config.json. GGUF files cannot be trained."),
         )
-    if path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
+    if not is_hub_id(model):
         raise ModelError(
             _("{path}: there is no such model folder").format(path=model),
             fix=_("Give a folder with config.json, or a hub id such as Qwen/Qwen3-0.6B."),

@@ -277,6 +277,19 @@ async def test_a_model_folder_without_a_model_closes_the_way(wizard: Make, flags
         assert hand.at("ModelScreen")
 
 
+@pytest.mark.parametrize("model", ["./typo", "/nope", "~x/y"])
+async def test_a_path_that_is_not_there_is_not_taken_for_one_of_the_hub(
+    wizard: Make, flags: dict[str, Any], model: str
+) -> None:
+    app = wizard({**flags, "model": model})
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.go_on("ModelScreen", "26 rows")
+        await hand.until(lambda: hand.shows("there is no such model folder"))
+        await hand.press("ctrl+n")
+        assert hand.at("ModelScreen")
+
+
 async def test_an_output_that_is_a_file_closes_the_way(wizard: Make, flags: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     app = wizard({**flags, "output": "taken"})
