@@ -56,6 +56,8 @@ class Wizard:
     planned: Planned | None = None
     report: DatasetReport | None = None
     """What was found out about the dataset."""
+    trashed: list[Path] = field(default_factory=list)
+    """Places in the trash of checkpoints that were put there, the latest last."""
 
     def answer(self, name: str, value: Any) -> None:
         """Keep an answer; None takes it back."""

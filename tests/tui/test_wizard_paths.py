@@ -24,6 +24,7 @@ from tui.app import LoraTui
 from tui.cli import run_parser
 from tui.screens.settings import Setting
 from tui.widgets.checkpoint_table import CheckpointTable
+from tui.widgets.path_input import PathInput
 from tui.wizard import Start
 
 Make = Callable[..., LoraTui]
@@ -176,6 +177,28 @@ async def test_trash_and_undo_move_one_checkpoint_and_bring_it_back(
         assert (trained / "checkpoint-8" / "manifest.json").read_bytes() == whole
 
 
+async def test_what_was_put_into_the_trash_can_be_taken_back_after_going_elsewhere(
+    wizard: Make, flags: dict[str, Any], trained: Path
+) -> None:
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.until(lambda: hand.shows("checkpoint-8 is the furthest"))
+        await hand.press("d")
+        await hand.until(lambda: hand.shows("checkpoint-6 is the furthest"))
+        await hand.press("escape")
+        await hand.go_on("StartScreen", "are free there")
+        await hand.until(lambda: hand.shows("checkpoint-6 is the furthest"))
+        await hand.press("z")
+        await hand.until(lambda: hand.shows("checkpoint-8 is the furthest"))
+        app.wizard.answer("output", "out/elsewhere")
+        app.wizard.trashed.append(trained / ".trash" / "checkpoint-8.1")
+        app.go_to(3)
+        await hand.until(lambda: hand.shows("a fresh run starts"))
+        assert not hand.screen.query_one("#undo").display  # it lies in another folder
+
+
 async def test_a_broken_checkpoint_cannot_be_continued_and_says_why(
     wizard: Make, flags: dict[str, Any], trained: Path
 ) -> None:
@@ -243,6 +266,7 @@ async def test_a_bad_value_is_told_at_its_field_and_closes_the_way(wizard: Make,
         assert hand.at("SettingsScreen")
         assert hand.shows("learning rate: this value cannot be used")
         setting.query_one(Input).value = "1e-4"
+        await hand.until(lambda: not hand.shows("cannot be used") and not hand.shows("is not a number"))
         await hand.press("ctrl+n")
         await hand.arrive("ReviewScreen")
 
@@ -505,6 +529,46 @@ async def test_typing_a_path_shows_the_report_without_being_asked(wizard: Make, 
         await hand.press(*"a.jsonl")
         await hand.until(lambda: hand.shows("5 rows · messages"))
         assert hand.shows("assistant: ")
+
+
+@pytest.mark.parametrize("screen", ["DatasetScreen", "ModelScreen", "OutputScreen"])
+async def test_what_was_found_out_of_one_name_does_not_stand_below_another(
+    wizard: Make, flags: dict[str, Any], tmp_path: Path, screen: str
+) -> None:
+    (tmp_path / "taken").write_text("")
+    wrong, words, seen = {
+        "DatasetScreen": ("no.jsonl", "no.jsonl: there is no such file", "26 rows"),
+        "ModelScreen": ("./typo", "there is no such model folder", "context 256"),
+        "OutputScreen": ("taken", "cannot write here", "are free there"),
+    }[screen]
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        for name, last in (("DatasetScreen", "26 rows"), ("ModelScreen", "context 256")):
+            if screen != name and hand.at(name):
+                await hand.until(lambda last=last: hand.shows(last))
+                await hand.press("ctrl+n")
+                await hand.until(lambda name=name: not hand.at(name))
+        await hand.until(lambda: hand.at(screen) and hand.shows(seen))
+        field = hand.screen.query_one(PathInput)
+        field.focus_input()
+        await hand.press("end", "ctrl+u")
+        await hand.until(lambda: not hand.shows(seen))
+        await hand.press(*wrong, "enter")
+        await hand.until(lambda: hand.shows(words))
+        assert hand.screen.focused is field.query_one(Input)  # it is to be mended, Next would be refused
+        await hand.press("x")
+        await hand.until(lambda: not hand.shows(words))
+
+
+async def test_a_model_that_cannot_be_used_does_not_leave_the_tokens_being_counted(
+    wizard: Make, flags: dict[str, Any]
+) -> None:
+    app = wizard({**flags, "model": "./typo"})
+    async with app.run_test(size=(100, 40)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.until(lambda: hand.shows("The tokens cannot be counted: ./typo: there is no such model folder"))
+        assert hand.shows("26 rows") and not hand.shows("Counting tokens")
 
 
 async def test_last_answers_are_offered_again(wizard: Make, flags: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from engine.i18n import _
 from tui.app import LoraTui, wizard_app
 from tui.i18n import N_
 from tui.messages import Found
+from tui.widgets.path_input import PathInput
 from tui.widgets.rail import Rail, RailStep
 from tui.wizard import Wizard
 
@@ -180,3 +181,8 @@ class StepScreen(WizardScreen):
     def focus_main(self) -> None:
         """Enter goes on."""
         self.query_one("#main", Button).focus()
+
+    def back_to(self, field: PathInput) -> None:
+        """What was answered cannot be used: the cursor goes back to it, if it has gone on to the main button."""
+        if self.focused is self.query_one("#main"):
+            field.focus_input()

@@ -52,6 +52,8 @@ class DatasetScreen(StepScreen):
         self._asked: str | None = None
         self._going = False
         self._pause: Timer | None = None
+        self._uncounted = ""
+        """Why the tokens cannot be counted."""
 
     def compose_body(self) -> ComposeResult:
         yield PathInput("file", _("file, folder or hub id"), self.HELP_TEXT, id="dataset")
@@ -111,7 +113,8 @@ class DatasetScreen(StepScreen):
     # -- looking -------------------------------------------------------------------------------------------------------
 
     def on_path_input_typed(self, event: PathInput.Typed) -> None:
-        self._going = False
+        self._begin_anew(None)
+        self.query_one("#summary", Static).update("")
         if self._pause is not None:
             self._pause.stop()
         self._pause = self.set_timer(PAUSE, partial(self._typed, event.value))
@@ -128,16 +131,22 @@ class DatasetScreen(StepScreen):
     def _look(self, value: str) -> None:
         if self._asked == value and self._report is not None:
             return
-        self._asked, self._report = value, None
-        self.close("")
+        going = self._going
+        self._begin_anew(value)
+        self._going = going
         self.query_one("#summary", Static).update(_("Reading {path}").format(path=visible(value)))
-        for name in ("#problems", "#preview"):
-            self.query_one(name, Static).update("")
         model = self.wizard.answers.get("model")
         self.ask("report", value, partial(report_of, value, self.wizard.reading()))
         if model is not None:
             answers, reading = dict(self.wizard.answers), self.wizard.reading()
             self.ask("tokens", value, partial(report_with_model, value, model, answers, reading, self._counted))
+
+    def _begin_anew(self, asked: str | None) -> None:
+        """What was found out is of another dataset than the one that is named now."""
+        self._asked, self._report, self._going, self._uncounted = asked, None, False, ""
+        self.close("")
+        for name in ("#problems", "#preview"):
+            self.query_one(name, Static).update("")
 
     def on_found(self, event: Found) -> None:
         event.stop()
@@ -146,26 +155,42 @@ class DatasetScreen(StepScreen):
                 self._offer(event.value)
         elif event.what == "demo":
             self._demo_built(event.value)
-        elif event.asked != self._asked or isinstance(event.value, LoraTuiError):
+        elif event.asked != self._asked:
             return
+        elif isinstance(event.value, LoraTuiError):
+            self._failed(event.what, event.value)
         elif event.what == "tokens" or self._report is None or self._report.tokens is None:
             # The report with tokens may come before or after the one without; it always counts.
             self._show(event.value)
 
+    def _failed(self, what: str, error: LoraTuiError) -> None:
+        if what == "tokens":  # the report without them stands
+            self._uncounted = _("The tokens cannot be counted: {reason}").format(reason=visible(error.title))
+            if self._report is not None:
+                self._show(self._report)
+            return
+        self._going = False
+        self.query_one("#summary", Static).update("")
+        self.close(told(error))
+        self.back_to(self.query_one("#dataset", PathInput))
+
     def _show(self, report: DatasetReport) -> None:
         self._report = self.wizard.report = report
-        hint = (
+        counting = (
             _("Counting tokens")
             if self.wizard.answers.get("model")
             else _("Lengths in tokens are known once there is a model.")
         )
+        hint = self._uncounted or counting
         self.query_one("#summary", Static).update(lines_text(summary_lines(report, hint)))
         self.query_one("#problems", Static).update(lines_text(problem_lines(report)))
         plain = self.owner.no_color or self.owner.ascii_only
         self.query_one("#preview", Static).update(Text("\n").join(preview_texts(report, plain)))
         self.close(told(report.stopped) if report.stopped is not None else "")
-        if self._going and report.stopped is None:
-            self._going = False
+        going, self._going = self._going, False
+        if report.stopped is not None:
+            self.back_to(self.query_one("#dataset", PathInput))
+        elif going:
             self.action_next()
 
     # -- the demo ------------------------------------------------------------------------------------------------------
@@ -197,7 +222,8 @@ class DatasetScreen(StepScreen):
 
     def on_progressed(self, event: Progressed) -> None:
         event.stop()
-        self.query_one("#summary", Static).update(f"{event.words} · {event.share:.0%}")
+        if self._asked is not None or self.query_one("#demo", Button).disabled:
+            self.query_one("#summary", Static).update(f"{event.words} · {event.share:.0%}")
 
     def _demo_built(self, value: Any) -> None:
         self.query_one("#demo", Button).disabled = False

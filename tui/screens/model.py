@@ -113,7 +113,7 @@ class ModelScreen(StepScreen):
         super().action_next()
 
     def on_path_input_typed(self, event: PathInput.Typed) -> None:
-        self._going = False
+        self._begin_anew(None)
         if self._pause is not None:
             self._pause.stop()
         self._pause = self.set_timer(PAUSE, partial(self._typed, event.value))
@@ -130,18 +130,27 @@ class ModelScreen(StepScreen):
     def _look(self, value: str) -> None:
         if self._asked == value and self._report is not None:
             return
-        self._asked, self._report = value, None
+        going = self._going
+        self._begin_anew(value)
+        self._going = going
+        self.ask("report", value, partial(model_report, value))
+
+    def _begin_anew(self, asked: str | None) -> None:
+        """What was found out is of another model than the one that is named now."""
+        self._asked, self._report, self._going = asked, None, False
         self.close("")
         for name in ("#summary", "#fit", "#seen"):
             self.query_one(name, Static).update("")
-        self.ask("report", value, partial(model_report, value))
 
     def on_found(self, event: Found) -> None:
         event.stop()
         if event.what == "cache":
-            self._offer(event.value)
+            if not isinstance(event.value, LoraTuiError):
+                self._offer(event.value)
         elif event.asked != self._asked:
             return
+        elif isinstance(event.value, LoraTuiError) and event.what == "report":
+            self.close(told(event.value))
         elif event.what == "report":
             self._show(event.value)
         elif event.what == "fit" and isinstance(event.value, Fit):
@@ -159,8 +168,10 @@ class ModelScreen(StepScreen):
             if dataset:
                 find = partial(report_with_model, dataset, report.model, dict(self.wizard.answers), self.wizard.reading())
                 self.ask("tokens", report.model, find)
-        if self._going and (report.stopped is None or to_be_fetched(report)):
-            self._going = False
+        going, self._going = self._going, False
+        if report.stopped is not None and not to_be_fetched(report):
+            self.back_to(self.query_one("#model", PathInput))
+        elif going:
             self.action_next()
 
     def _show_tokens(self, value: Any) -> None:

@@ -68,7 +68,9 @@ class OutputScreen(StepScreen):
         super().action_next()
 
     def on_path_input_typed(self, event: PathInput.Typed) -> None:
-        self._going = False
+        self._asked, self._seen, self._going = None, None, False  # what was seen is another folder
+        self.close("")
+        self.query_one("#summary", Static).update("")
         if self._pause is not None:
             self._pause.stop()
         self._pause = self.set_timer(PAUSE, partial(self._look, event.value))
@@ -89,13 +91,16 @@ class OutputScreen(StepScreen):
         event.stop()
         if event.asked != self._asked:
             return
+        going, self._going = self._going, False
         if isinstance(event.value, LoraTuiError):
             self.close(told(event.value))
+            self.back_to(self.query_one("#output", PathInput))
             return
         seen: Seen = event.value
         self._seen = seen
         self.query_one("#summary", Static).update(lines_text(seen_lines(seen)))
         self.close(told(seen.place.problem) if seen.place.problem is not None else "")
-        if self._going:
-            self._going = False
+        if seen.place.problem is not None:
+            self.back_to(self.query_one("#output", PathInput))
+        elif going:
             self.action_next()

@@ -124,6 +124,12 @@ class SettingsScreen(StepScreen):
         if setting is not None:
             setting.check()
 
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """What was wrong may be right now; what is being typed for the first time is looked at when it is left."""
+        wrong = self.query(".-wrong").results(Setting)
+        if not any(one.check() is not None for one in wrong):
+            self.close("")
+
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
         self.focus_next()

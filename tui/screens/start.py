@@ -70,7 +70,6 @@ class StartScreen(StepScreen):
     def __init__(self) -> None:
         super().__init__()
         self._seen: Seen | None = None
-        self._trashed: list[Path] = []
         self._cursor: str | None = None
 
     def compose_body(self) -> ComposeResult:
@@ -92,14 +91,22 @@ class StartScreen(StepScreen):
         self.query_one("#reason", Static).update(_("Looking"))
         self._look()
 
+    @property
+    def _folder(self) -> Path:
+        return path_of(str(self.wizard.answers["output"]))
+
+    @property
+    def _trashed(self) -> list[Path]:
+        """What was put into this folder's trash, since the wizard was opened."""
+        return [place for place in self.wizard.trashed if place.parent.parent == self._folder]
+
     def _look(self) -> None:
-        folder = path_of(str(self.wizard.answers["output"]))
-        self.ask("seen", str(folder), partial(see, folder))
+        self.ask("seen", str(self._folder), partial(see, self._folder))
 
     def on_found(self, event: Found) -> None:
         event.stop()
         if event.what == "moved":
-            self._moved(event.value)
+            self._moved(event.asked, event.value)
             return
         if isinstance(event.value, LoraTuiError):
             self.close(told(event.value))
@@ -261,19 +268,19 @@ class StartScreen(StepScreen):
 
     def action_undo(self) -> None:
         if self._trashed:
-            self.ask("moved", None, partial(_take_back, self._trashed[-1]))
+            self.ask("moved", self._trashed[-1], partial(_take_back, self._trashed[-1]))
 
-    def _moved(self, value: Any) -> None:
+    def _moved(self, asked: Path, value: Any) -> None:
         if isinstance(value, LoraTuiError):
             self.close(told(value))
             return
         back, place = value
         if back:
-            self._trashed.pop()
+            self.wizard.trashed.remove(asked)
             self._cursor = place.name
             self.notify(_("{name} is back").format(name=visible(place.name)), markup=False)
         else:
-            self._trashed.append(place)
+            self.wizard.trashed.append(place)
             self._cursor = None
             name = visible(place.name.rpartition(".")[0])
             self.notify(_("{name} is in the trash of its folder; z takes it back").format(name=name), markup=False)
