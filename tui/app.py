@@ -33,7 +33,7 @@ from textual.worker import Worker
 
 from engine.errors import LoraTuiError
 from engine.i18n import _
-from engine.remembered import Remembered, after_run, load_remembered, save_remembered
+from engine.remembered import Remembered, load_remembered, save_remembered
 from engine.runner import LEFT
 from tui.i18n import N_
 from tui.live import Live, begun, fold
@@ -196,8 +196,7 @@ class LoraTui(App[int]):
             [(row.step, row.loss) for row in history if row.loss is not None],
             [(row.step, row.eval_loss) for row in history if row.eval_loss is not None],
         )
-        self.wizard.remembered = after_run(self.wizard.remembered, self.wizard.answers)
-        save_remembered(self.wizard.remembered)
+        self.wizard.remember(plan)
         self._run = self.run_worker(
             partial(self._carry_out, plan), name="run", group="run", thread=True, exit_on_error=False
         )

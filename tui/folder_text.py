@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 from engine.checkpoints.choose import Choice
 from engine.i18n import _, n_
 from engine.resume.seen import Seen
@@ -17,19 +20,27 @@ def seen_lines(seen: Seen) -> list[tuple[str, str]]:
     if seen.place.problem is not None:
         return []
     free = _("{free} are free there").format(free=size_words(seen.place.free))
+    held = [(held_words(seen.place.folder), "yellow")] if seen.held else []
     if not seen.place.occupied:
-        return [(_("A new folder") + f" · {free}", "")]
+        return [*held, (_("A new folder") + f" · {free}", "")]
     if seen.found is None or seen.choice is None:
-        return [(_("Something lies there, but no checkpoint. It stays as it is.") + f" · {free}", "yellow")]
+        return [*held, (_("Something lies there, but no checkpoint. It stays as it is.") + f" · {free}", "yellow")]
     count = len(seen.found.checkpoints)
     lines = [
+        *held,
         (
             n_("{count} checkpoint lies there", "{count} checkpoints lie there", count).format(count=count) + f" · {free}",
             "bold",
-        )
+        ),
     ]
     lines.append((visible(seen.choice.reason), ""))
     return lines
+
+
+def held_words(folder: Path) -> str:
+    """That a run is at work in `folder`, and what can be done about it."""
+    words = _("A run is at work in this folder. See it, or stop it: lora-tui watch {folder}")
+    return visible(words.format(folder=shlex.quote(str(folder))))
 
 
 def choice_lines(choice: Choice) -> list[tuple[str, str]]:

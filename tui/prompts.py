@@ -14,11 +14,11 @@ from typing import Any
 from engine.errors import LoraTuiError
 from engine.i18n import _
 from engine.paths import path_of
-from engine.remembered import after_run, load_remembered, save_remembered
+from engine.remembered import load_remembered
 from engine.resume.plan import ResumePlan
 from engine.sources import problem_of
 from tui.dataset_text import preview_texts, problem_lines, summary_lines
-from tui.folder_text import choice_lines, seen_lines
+from tui.folder_text import choice_lines, held_words, seen_lines
 from tui.headless import carry_out
 from tui.plain import visible
 from tui.show import Show, plan_lines
@@ -58,8 +58,7 @@ class Questions:
             return LEFT
         if planned is None:
             return 0
-        self.wizard.remembered = after_run(self.wizard.remembered, self.wizard.answers)
-        save_remembered(self.wizard.remembered)
+        self.wizard.remember(planned)
         return carry_out(planned, self.show)
 
     # -- asking --------------------------------------------------------------------------------------------------------
@@ -141,7 +140,7 @@ class Questions:
                 continue
             if self.seen.place.problem is None:
                 self.wizard.answer("output", word)
-                self.show.lines(seen_lines(self.seen)[:1])
+                self.show.lines(seen_lines(self.seen)[: 2 if self.seen.held else 1])
                 return
             self.told(self.seen.place.problem)
 
@@ -189,6 +188,8 @@ class Questions:
         """The plan that a person agreed to; None where not."""
         planned = self.wizard.planned = self.wizard.make_plan()
         self.show.lines(plan_lines(planned.plan))
+        if planned.held:
+            self.show.line(held_words(planned.plan.output_dir), "yellow")
         self.show.line(_("the same without the wizard:"), "dim")
         self.show.line(self.wizard.command_line())
         return planned.plan if self.agreed(_("Start training?"), kept=True) else None

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from engine.config import RunConfig, field_meta, flag
-from engine.remembered import Remembered
+from engine.paths import is_folder, path_of
+from engine.remembered import Remembered, after_run, save_remembered
 
 if TYPE_CHECKING:
     from engine.data.read import Reading
@@ -42,6 +43,8 @@ class Planned:
 
     plan: ResumePlan
     config: RunConfig
+    held: bool
+    """Whether another run is at work in the plan's folder."""
 
 
 @dataclass
@@ -72,7 +75,8 @@ class Wizard:
         person named stays."""
         if value == self.answers.get(name):
             return
-        if {"dataset", "model"} <= self.answers.keys() and self.answers.get("output") == self.proposed_output():
+        proposed = {"dataset", "model"} <= self.answers.keys() and (self.proposed_output(), self._named_after_them())
+        if proposed and self.answers.get("output") in proposed:
             self.answer("output", None)
         self.answer(name, value)
 
@@ -121,14 +125,28 @@ class Wizard:
     def make_plan(self) -> Planned:
         """What a run with these answers would do. Looks at folders, so it belongs in a thread. Raises LoraTuiError."""
         from engine.answers import gather
+        from engine.folder import is_held
         from engine.resume.plan import plan_run
 
         answers = gather(self.flags(), demo=self.weak(), environ={})
         plan = plan_run(answers.resolved, answers.found)
-        return Planned(plan, plan.config)
+        return Planned(plan, plan.config, is_held(plan.output_dir))
+
+    def remember(self, plan: ResumePlan) -> None:
+        """Keep the answers for the next start, once a run of `plan` begins: with the folder it really goes to."""
+        self.remembered = after_run(self.remembered, {**self.answers, "output": str(plan.output_dir)})
+        save_remembered(self.remembered)
 
     def proposed_output(self) -> str:
-        """The folder that is offered for the run."""
+        """The folder that is offered for the run: that of the last one where it learned the same from the same, to continue it."""
+        last = self.remembered.answers
+        same = all(self.answers.get(name) == last.get(name) for name in ("dataset", "model"))
+        if same and last.get("output") and is_folder(path_of(str(last["output"]))):
+            return str(last["output"])
+        return self._named_after_them()
+
+    def _named_after_them(self) -> str:
+        """The folder that has its name from the dataset and the model."""
         from engine.demo import demo_answers
         from engine.folder import proposed_output
 

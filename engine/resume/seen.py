@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engine.checkpoints.choose import Choice
 from engine.checkpoints.scan import Scan, glance
-from engine.folder import Place, look_at
+from engine.folder import Place, is_held, look_at
 from engine.resume.recommend import settle
 
 
@@ -20,6 +20,8 @@ class Seen:
     """None: it is not there yet, or nothing can be written to it."""
     choice: Choice | None
     """None: it holds no checkpoint."""
+    held: bool = False
+    """Whether a run is at work in it."""
 
 
 def see(folder: Path) -> Seen:
@@ -27,7 +29,7 @@ def see(folder: Path) -> Seen:
     place = look_at(folder)
     if place.problem is not None or not folder.is_dir():
         return Seen(place, None, None)
-    found = glance(folder)
+    found, held = glance(folder), is_held(folder)
     if not found.checkpoints:
-        return Seen(place, found, None)
-    return Seen(place, *settle(found))
+        return Seen(place, found, None, held)
+    return Seen(place, *settle(found), held)

@@ -14,6 +14,7 @@ from textual.widgets import Button, Input
 
 from engine.errors import LoraTuiError, OutputError
 from engine.events import LossJumped, RunFailed, RunStarted, RunStopped, Step, Warned, read_journal
+from engine.folder import locked
 from engine.remembered import Remembered, load_remembered
 from engine.resume.plan import ResumePlan
 from engine.training.attempt import Outcome
@@ -592,6 +593,49 @@ async def test_a_started_run_is_remembered_for_the_next_time(wizard: Make, flags
     found = load_remembered()
     assert found.datasets == (flags["dataset"],)
     assert found.answers["epochs"] == "2"
+
+
+async def test_the_next_start_offers_to_continue_where_the_last_run_really_went(
+    wizard: Make, flags: dict[str, Any], trained: Path
+) -> None:
+    app = wizard(flags)
+    app.wizard.start = Start("fresh")
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.press("f")
+        await hand.to_review()
+        assert hand.shows("starting fresh in out/w-2")
+        await hand.run_to_end()
+    again = wizard(remembered=load_remembered())
+    async with again.run_test(size=(80, 24)) as pilot:
+        hand = Hand(again, pilot)
+        await hand.to_start()
+        assert again.wizard.answers["output"] == "out/w-2"
+        again.wizard.choose("dataset", "other.jsonl")
+        assert "output" not in again.wizard.answers  # it was that of the former dataset
+
+
+async def test_a_run_at_work_in_the_folder_is_said_where_it_matters(
+    wizard: Make, flags: dict[str, Any], trained: Path
+) -> None:
+    app = wizard(flags)
+    words = "lora-tui watch out/w"
+    with locked(trained):
+        async with app.run_test(size=(100, 30)) as pilot:
+            hand = Hand(app, pilot)
+            await hand.go_on("ModelScreen", "26 rows")
+            await hand.go_on("OutputScreen", "context 256 tokens")
+            await hand.go_on("StartScreen", words)
+            await hand.until(lambda: hand.shows(words))
+            await hand.press("c")
+            await hand.to_review()
+            await hand.until(lambda: hand.shows(words))
+            assert hand.screen.query_one("#main", Button).disabled
+            await pilot.click("#fresh")
+            await hand.until(lambda: hand.at("SettingsScreen"))
+            await hand.to_review()
+            assert hand.shows("starting fresh in out/w-2") and not hand.shows(words)
 
 
 async def test_the_theme_is_remembered(wizard: Make) -> None:

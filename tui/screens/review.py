@@ -14,6 +14,7 @@ from engine.errors import CannotContinue, LoraTuiError
 from engine.i18n import _
 from engine.training.estimate import TIGHT
 from engine.training.expect import Expected, expect
+from tui.folder_text import held_words
 from tui.i18n import N_
 from tui.messages import Found
 from tui.plain import visible
@@ -79,6 +80,11 @@ class ReviewScreen(StepScreen):
         self.query_one("#command", Static).update(
             Text.assemble((_("the same without the wizard:") + "\n", "dim"), visible(self.wizard.command_line()))
         )
+        if value.held:  # what is planned here would be refused, and be another plan once that run has ended
+            self.close(held_words(plan.output_dir))
+            self.query_one("#fresh").display = True
+            self.query_one("#back", Button).focus()
+            return
         main = self.query_one("#main", Button)
         main.disabled = False
         if plan.mode == "complete":

@@ -26,7 +26,7 @@ from engine.folder import free_sibling, locked, unwritable
 from engine.i18n import _, n_
 from engine.paths import path_of
 from engine.resume.seen import Seen, see
-from tui.folder_text import choice_lines
+from tui.folder_text import choice_lines, held_words
 from tui.i18n import N_
 from tui.messages import Found
 from tui.plain import visible
@@ -172,12 +172,13 @@ class StartScreen(StepScreen):
         return good.name if good is not None else None
 
     def _reason(self, seen: Seen) -> Text:
-        if seen.choice is None:
-            words = _("No checkpoint is there yet: a fresh run starts.")
-            if self.wizard.start.how == "weights":
-                words = _("A new run starts from the weights of {path}.").format(path=self.wizard.start.path)
-            return Text(visible(words))
-        return lines_text(choice_lines(seen.choice))
+        held = [(held_words(seen.place.folder), "yellow")] if seen.held else []
+        if seen.choice is not None:
+            return lines_text([*held, *choice_lines(seen.choice)])
+        words = _("No checkpoint is there yet: a fresh run starts.")
+        if self.wizard.start.how == "weights":
+            words = _("A new run starts from the weights of {path}.").format(path=self.wizard.start.path)
+        return lines_text([*held, (visible(words), "")])
 
     # -- the chosen one ------------------------------------------------------------------------------------------------
 
