@@ -57,9 +57,9 @@ def weights_fallback(found: Sequence[Checkpoint]) -> Checkpoint | None:
     return max((checkpoint for checkpoint in found if _has_weights(checkpoint)), key=distance, default=None)
 
 
-def last_good(found: Sequence[Checkpoint], run: str, before: int) -> Checkpoint | None:
-    """The furthest checkpoint of `run` that can be continued and was saved before step `before`: where to go back to after a jump."""
-    good = [one for one in found if one.run == run and one.continuable and one.step is not None and one.step < before]
+def last_good(found: Sequence[Checkpoint], run: str, until: int) -> Checkpoint | None:
+    """The furthest checkpoint of `run` that can be continued and was saved up to step `until`: where to go back to after a jump."""
+    good = [one for one in found if one.run == run and one.continuable and one.step is not None and one.step <= until]
     return max(good, key=distance, default=None)
 
 

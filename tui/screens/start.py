@@ -164,11 +164,12 @@ class StartScreen(StepScreen):
         self.refresh_bindings()
 
     def _preferred(self, found: Scan) -> str | None:
-        """After a jump: the last checkpoint before it."""
+        """After a jump: the last checkpoint from before the loss left its path."""
         jump, plan = self.owner.live.jump, self.owner.plan
         if jump is None or plan is None or plan.output_dir != found.output_dir:
             return None
-        good = last_good(found.checkpoints, plan.run_id, jump.step)
+        until = jump.good_until if jump.good_until is not None else jump.step - 1
+        good = last_good(found.checkpoints, plan.run_id, until)
         return good.name if good is not None else None
 
     def _reason(self, seen: Seen) -> Text:
