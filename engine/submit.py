@@ -16,6 +16,7 @@ from pathlib import Path
 
 import engine
 from engine.errors import ConfigError
+from engine.folder import RUN_TOML
 from engine.i18n import _
 
 WARNING_SECONDS = 300
@@ -93,9 +94,12 @@ def minutes_of(time: str) -> float:
     return (int(days or 0) * 24 + hours) * 60 + minutes + seconds / 60
 
 
-def slurm_script(job: Job, output: Path, log: Path, where: Path, command: Sequence[str]) -> str:
+def slurm_script(
+    job: Job, output: Path, log: Path, where: Path, command: Sequence[str], again: Sequence[str] | None = None
+) -> str:
     """The text of a batch script that runs `command` (lora-tui and its flags) in the folder `where`, its output appended to `log`.
-    `output`: the run's folder. A job that left no new checkpoint in it is not sent again: the next one would not come further.
+    `output`: the run's folder; once the run has begun there, `again` is run instead, where it is given (`command` begins another
+    run each time). A job that left no new checkpoint in it is not sent again: the next one would not come further.
 
     On several nodes srun starts it once on each, with the node's rank and the first node's address. srun passes signals on.
     """
@@ -127,7 +131,8 @@ def slurm_script(job: Job, output: Path, log: Path, where: Path, command: Sequen
             f"saved() {{ ls -d {shlex.quote(str(output))}/checkpoint-* 2>/dev/null; }}",
             "before=$(saved)",
             *([job.setup] if job.setup else []),
-            *([f"{shlex.join(command)} &"] if job.nodes == 1 else _on_each_node(command)),
+            *(_addresses() if job.nodes > 1 else []),
+            *_started([_on_each_node(one) if job.nodes > 1 else shlex.join(one) for one in (command, again) if one], output),
             "run=$!",
             "trap 'kill -USR1 \"$run\"' USR1    # the time is nearly up: save and stop",
             "trap 'kill -TERM \"$run\"' TERM    # somebody ends it: save and stop",
@@ -150,20 +155,37 @@ def slurm_script(job: Job, output: Path, log: Path, where: Path, command: Sequen
     )
 
 
-def _on_each_node(command: Sequence[str]) -> list[str]:
+def _started(commands: Sequence[str], output: Path) -> list[str]:
+    """Lines of a batch script that begin the first of `commands`, or the second where the run has begun, and go on."""
+    if len(commands) == 1:
+        return [f"{commands[0]} &"]
+    return ["begin() {", *(f"    {line}" for line in _chosen(commands[0], commands[1], output)), "}", "begin &"]
+
+
+def _chosen(command: str, again: str, output: Path) -> list[str]:
+    begun = shlex.quote(str(output / RUN_TOML))
+    return [f"if [ -e {begun} ]; then exec {again}    # it has begun: go on", f"else exec {command}", "fi"]
+
+
+def _on_each_node(command: Sequence[str]) -> str:
     own = '--nnodes "$SLURM_NNODES" --node-rank "$SLURM_NODEID" --rendezvous "$LORA_TUI_MEET"'
+    return f"srun --kill-on-bad-exit=0 bash -c {shlex.quote(f'exec {shlex.join(command)} {own}')}"
+
+
+def _addresses() -> list[str]:
     return [
         'first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
         # The address by which Slurm itself reaches it: a node's name need not be known to the network.
         "address=$(scontrol --oneliner show node \"$first\" | grep -o 'NodeAddr=[^ ]*' | cut -d= -f2)",
         f'export LORA_TUI_MEET="$address:$(({PORTS.start} + SLURM_JOB_ID % {len(PORTS)}))"',
-        f"srun --kill-on-bad-exit=0 bash -c {shlex.quote(f'exec {shlex.join(command)} {own}')} &",
     ]
 
 
-def skypilot_task(job: Job, output: Path, command: Sequence[str], needs: Sequence[str]) -> str:
+def skypilot_task(
+    job: Job, output: Path, command: Sequence[str], needs: Sequence[str], again: Sequence[str] | None = None
+) -> str:
     """The text of a SkyPilot task. `output`: the run's folder, which must outlive a machine; `needs`: local paths that the command
-    names, which must reach it.
+    names, which must reach it; `again`: as for `slurm_script`.
 
     One machine keeps the folder in a bucket, written through a cache: the mounts without one cannot append to a file. What a cache
     holds other machines do not see, so several of them need a volume.
@@ -175,12 +197,11 @@ def skypilot_task(job: Job, output: Path, command: Sequence[str], needs: Sequenc
                 "volumes:", f"  {place}: YOUR-VOLUME"]  # fmt: skip
     else:
         kept = ["file_mounts:", f"  {place}:", "    name: YOUR-BUCKET", "    mode: MOUNT_CACHED"]
-    quoted = shlex.join(command)
-    if job.nodes > 1:
-        quoted += (
-            f' --nnodes "$SKYPILOT_NUM_NODES" --node-rank "$SKYPILOT_NODE_RANK"'
-            f' --rendezvous "$(echo "$SKYPILOT_NODE_IPS" | head -n 1):{PORTS.start}"'
-        )
+    several = (
+        f' --nnodes "$SKYPILOT_NUM_NODES" --node-rank "$SKYPILOT_NODE_RANK"'
+        f' --rendezvous "$(echo "$SKYPILOT_NODE_IPS" | head -n 1):{PORTS.start}"'
+    )
+    quoted = [shlex.join(one) + (several if job.nodes > 1 else "") for one in (command, again) if one]
     kind, _colon, count = job.gpus.rpartition(":")
     accelerators = [f"  accelerators: {kind or 'H100'}:{count}"] if job.devices else []
     guessed = not kind and bool(job.devices)
@@ -203,7 +224,7 @@ def skypilot_task(job: Job, output: Path, command: Sequence[str], needs: Sequenc
             "  pip install lora-tui",
             *([f"  {job.setup}"] if job.setup else []),
             "run: |",
-            f"  {quoted}",
+            *(f"  {line}" for line in (quoted if len(quoted) == 1 else _chosen(quoted[0], quoted[1], output))),
             "",
         ]
     )

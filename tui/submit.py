@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.answers import gather
+from engine.config import flag
 from engine.errors import ConfigError, OutputError
+from engine.folder import named, occupied
 from engine.i18n import _
 from engine.paths import is_there
 from engine.submit import Job, skypilot_task, slurm_script
@@ -24,17 +26,27 @@ def run_submit(to: str, job: Job, script: Path | None, dry_run: bool, flags: dic
         raise ConfigError(_("it is not known which run this is"), fix=_("Name --output, or --dataset and --model."))
     out = Path(config.output)
     here = Path.cwd()
-    resume = [] if "resume" in flags else ["--resume", "auto"]
+    # What begins a new run would begin one more each time the job is sent again.
+    anew = "init_from" in flags or flags.get("resume", "auto") != "auto"
+    if anew and occupied(named(out)):
+        raise ConfigError(
+            _("{folder}: is taken, so the new run would go elsewhere").format(folder=out), fix=_("Name a free --output.")
+        )
+    resume = [] if "resume" in flags or anew else ["--resume", "auto"]
     processes = ["--nproc", str(job.devices)] if job.devices > 1 and "nproc" not in flags else []
-    words = ["--yes", "--output", str(out), *_without_output(given), *processes, *resume]
+    place = ["--yes", "--output", str(out)]
+    words = [*place, *_without(("output",), given), *processes, *resume]
+    onwards = [*place, *_without(("output", "init_from", "resume"), given), *processes, "--resume", "auto"] if anew else []
     if to == "skypilot":
         needs = [str(path) for path in (config.dataset, config.model) if path and is_there(Path(path))]
-        text = skypilot_task(job, out, ["lora-tui", *words], needs)
+        text = skypilot_task(job, out, ["lora-tui", *words], needs, ["lora-tui", *onwards] if onwards else None)
         ending = ".sky.yaml"
     else:
         # The very installation that was asked: on a cluster, home and its environments are shared with the nodes.
-        command = [sys.executable, "-P", "-m", "tui", *words]
-        text = slurm_script(job, out, (here / out).with_name(f"{out.name}.slurm-%j.log"), here, command)
+        program = [sys.executable, "-P", "-m", "tui"]
+        again = [*program, *onwards] if onwards else None
+        log = (here / out).with_name(f"{out.name}.slurm-%j.log")
+        text = slurm_script(job, out, log, here, [*program, *words], again)
         ending = ".sbatch"
     if dry_run:
         sys.stdout.write(text)
@@ -65,15 +77,15 @@ def run_submit(to: str, job: Job, script: Path | None, dry_run: bool, flags: dic
     return 0
 
 
-def _without_output(given: Sequence[str]) -> list[str]:
-    """The flags as they were written, but for the output folder, which is told in full."""
-    left, skip = [], False
+def _without(names: Sequence[str], given: Sequence[str]) -> list[str]:
+    """The flags as they were written, but for those of `names`."""
+    left, skip, flags = [], False, [flag(name) for name in names]
     for word in given:
         if skip:
             skip = False
-        elif word == "--output":
+        elif word in flags:
             skip = True
-        elif not word.startswith("--output="):
+        elif not word.startswith(tuple(f"{one}=" for one in flags)):
             left.append(word)
     return left
 

@@ -183,3 +183,25 @@ def test_a_run_without_a_name_and_flags_that_cannot_go_are_refused(lora_tui: Any
     assert lora_tui("submit", "--dataset", "x")[0] == 2
     assert lora_tui("submit", "--slurm", "--demo")[0] == 2
     assert lora_tui("submit", "--slurm", "--nonsense", 1)[0] == 2
+
+
+def test_a_run_from_anothers_weights_goes_on_when_it_is_sent_again_and_begins_no_other(
+    lora_tui: Any, tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    from tests.engine.runs import train
+
+    flags = ["--dataset", chat_file, "--model", tiny_model]
+    train(dataset=chat_file, model=tiny_model, output=tmp_path / "old", max_steps=3)
+    asked = ["submit", "--slurm", "--gpus", 0, "--output", "out/mine", *RUN, *flags, "--init-from", "old/checkpoint-3"]
+    code, _said, error = lora_tui(*asked, PATH=str(tmp_path / "no-sbatch-here"))
+    assert code == 0, error
+    script, out = tmp_path / "out" / "mine.sbatch", tmp_path / "out" / "mine"
+    first = begin(script, tmp_path)
+    steps(out, 5, first)
+    first.send_signal(signal.SIGUSR1)
+    assert first.wait(timeout=60) == 138 and (tmp_path / "requeued").read_text() == "requeue 7\n"
+    second = begin(script, tmp_path)
+    assert second.wait(timeout=120) == 0
+    assert [step for step, _loss in losses(out)] == list(range(1, 141)) and not (tmp_path / "out" / "mine-2").exists()
+    code, _said, error = lora_tui(*asked, PATH=str(tmp_path / "no-sbatch-here"))
+    assert code == 2 and "is taken" in error
