@@ -245,7 +245,7 @@ class LoraTui(App[int]):
         if self._stop is None:
             self._stop = reason
         self._then = then
-        self.live = replace(self.live, stopping=True)
+        self.live = replace(self.live, stopping=True, moving=then == "process")
 
     @property
     def folder(self) -> Path | None:

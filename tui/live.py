@@ -90,6 +90,8 @@ class Live:
     """Step at which this attempt took over; None for a fresh run."""
     phase: Phase = "loading"
     stopping: bool = False
+    moving: bool = False
+    """Whether it stops only to go on in a process of its own."""
     tokenised: RowsTokenised | None = None
     """How far the rows have come on their way to tokens."""
     started: RunStarted | None = None
@@ -149,7 +151,7 @@ def fold(live: Live, event: Event, now: float) -> Live:
             return _happened(live, "warned", event)
         case RunFinished():
             return replace(live, phase="finished", ended=event)
-        case RunStopped():
+        case RunStopped() if not live.moving:
             return replace(live, phase="stopped", ended=event)
         case RunFailed():
             return replace(live, phase="failed", ended=event)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.events import LossJumped, ResumeChecked, RolledBack, RunFinished, Warned
+from engine.events import LossJumped, ResumeChecked, RolledBack, RunFinished, RunStopped, Warned
 from tests.tui.test_wizard_paths import started, step
 from tui.live import LINES, POINTS, Curve, begun, curve_of, fold
 
@@ -105,6 +106,14 @@ def test_a_receipt_and_a_jump_are_kept_until_they_are_answered() -> None:
 def test_the_end_is_the_end() -> None:
     end = RunFinished(100, 2.0, 0.21, None, 60.0, "out/w/final", {})
     assert (folded(started(), end).phase, folded(started(), end).ended) == ("finished", end)
+
+
+def test_a_run_that_moves_to_a_process_of_its_own_has_not_ended_by_stopping() -> None:
+    live = replace(folded(started(), step(1, 2.0)), stopping=True, moving=True)
+    live = fold(live, RunStopped(1, 0.1, "detach", "checkpoint-1"), 3.0)
+    assert live.ended is None and live.moving
+    live = fold(live, started(checkpoint="checkpoint-1", step=1), 4.0)
+    assert not live.moving and live.join == 1
 
 
 def test_a_rollback_turns_what_came_before_it_into_history_and_drops_what_came_after() -> None:

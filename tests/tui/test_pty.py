@@ -192,7 +192,10 @@ def test_a_run_that_was_detached_outlives_its_terminal_is_watched_from_another_a
     first = terminal()
     to_training(first)
     first.press("d")
+    first.until("Moving to a process of its own")
     first.until("Continued from checkpoint-")
+    first.until("detached, outlives this terminal")
+    assert b"stopped at step" not in first.raw
     holder = holder_of(out)
     assert holder is not None and holder.pid != first.child.pid
     first.child.ptyproc.fileobj.close()  # what a dropped ssh session does

@@ -113,7 +113,7 @@ class TrainingScreen(StepScreen):
             self._paint_curves(live)
 
     def _paint(self, live: Live, before: Live | None) -> None:
-        self.query_one("#heading", Static).update(_status(live))
+        self.query_one("#heading", Static).update(_status(live, self.owner.detached))
         self.query_one("#tiles", Static).update(
             _tiles(live, self.size.width - 5, self.owner.ascii_only, memory=not self.owner.watches)
         )
@@ -209,7 +209,17 @@ def picture(live: Live) -> Picture:
     )
 
 
-def _status(live: Live) -> Text:
+def _status(live: Live, detached: bool) -> Text:
+    if live.moving and live.ended is None:
+        return Text(_("Moving to a process of its own: stopping, saving, continuing there"), style="bold yellow")
+    status = _status_here(live)
+    if not detached or live.ended is not None:
+        return status
+    words = _("{status} · detached, outlives this terminal").format(status=status.plain)
+    return Text(words, style=status.style)
+
+
+def _status_here(live: Live) -> Text:
     match live.ended:
         case RunFinished() as ended:
             return Text(_("Finished at step {step}").format(step=ended.step), style="bold green")
