@@ -27,8 +27,10 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.command import CommandPalette
 from textual.dom import DOMNode
 from textual.screen import Screen
+from textual.theme import ThemeProvider
 from textual.worker import Worker
 
 from engine.errors import LoraTuiError
@@ -385,6 +387,15 @@ class LoraTui(App[int]):
             self._close_messages_no_wait()
 
     # -- palette and look ----------------------------------------------------------------------------------------------
+
+    def action_command_palette(self) -> None:
+        """Textual's, in the installed language."""
+        if not isinstance(self.screen, CommandPalette):
+            self.push_screen(CommandPalette(placeholder=_("Search for a command"), id="--command-palette"))
+
+    def search_themes(self) -> None:
+        """As above."""
+        self.push_screen(CommandPalette(providers=[ThemeProvider], placeholder=_("Search for a theme")))
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Every key of the screen, and the themes and languages."""

@@ -51,14 +51,14 @@ def run_chat(out: str, checkpoint: str | None, model: str | None, asked: Asked) 
             _converse(chat, source, asked)
             return 0
         if not asked.as_json and asked.row is not None:
-            sys.stdout.write(
-                f"── {_('row {row}').format(row=asked.row)}\n{visible(said[-1]['content'], keep_lines=True)}\n\n"
-            )
+            title = _("row {row}").format(row=asked.row)
+            sys.stdout.write(f"── {title}\n{visible(said[-1]['content'], keep_lines=True)}\n\n")
         answers = _both(chat, source, {side: list(said) for side in SIDES}, asked)
     if asked.as_json:
         _print_json(said, source, asked.sampling, answers, wanted)
     elif wanted is not None:
-        sys.stdout.write(f"── {_('in the dataset')}\n{visible(wanted, keep_lines=True)}\n")
+        title = _("in the dataset")
+        sys.stdout.write(f"── {title}\n{visible(wanted, keep_lines=True)}\n")
     return 0
 
 

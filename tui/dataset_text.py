@@ -49,6 +49,7 @@ def problem_lines(report: DatasetReport, stops_too: bool = False) -> Iterator[tu
             continue
         first = found[0]
         style = {"stops": "bold red", "costs": "yellow"}.get(first.severity, "")
+        severity = {"stops": _("stops"), "costs": _("costs"), "info": _("info")}[first.severity]
         others = ""
         if count > 1:
             rows = ", ".join(str(problem.row) for problem in found[1 : 1 + LISTED] if problem.row is not None)
@@ -56,7 +57,8 @@ def problem_lines(report: DatasetReport, stops_too: bool = False) -> Iterator[tu
             others = " " + n_("(and {count} more row: {rows})", "(and {count} more rows: {rows})", count - 1).format(
                 count=count - 1, rows=rows
             )
-        yield f"{first.severity:5} {visible(first.message)}{others}. {visible(first.fix)}".rstrip(), style
+        what = visible(first.message) + others
+        yield f"{severity:5} " + _("{what}. {fix}").format(what=what, fix=visible(first.fix)).rstrip(), style
 
 
 def rows_words(done: int, total: int | None, seconds: float) -> str:

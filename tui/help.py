@@ -13,7 +13,8 @@ def field_help(name: str) -> str:
     """The help of a setting."""
     short = _(str(RunConfig.model_fields[name].description))
     long = _long().get(name)
-    return f"{short}.\n\n{long}" if long else f"{short}."
+    sentence = _("{what}.").format(what=short)
+    return f"{sentence}\n\n{long}" if long else sentence
 
 
 def _long() -> dict[str, str]:

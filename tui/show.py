@@ -18,6 +18,7 @@ from rich.text import Text
 
 from engine.events import (
     LOSS_JUMPED,
+    PARENT_GONE,
     CheckpointSaved,
     Evaluated,
     Event,
@@ -32,6 +33,7 @@ from engine.events import (
     Step,
     Warned,
 )
+from engine.folder import WATCHER
 from engine.i18n import _
 from engine.redact import redact
 from engine.resume.plan import ResumePlan
@@ -269,8 +271,14 @@ def rolled_back_words(event: RolledBack) -> str:
 
 
 def stop_words(reason: str) -> str:
-    """Why a run stopped."""
-    return _("the loss jumped") if reason == LOSS_JUMPED else reason
+    """Why a run stopped; a signal by its name."""
+    return {
+        LOSS_JUMPED: _("the loss jumped"),
+        PARENT_GONE: _("who started it has gone"),
+        WATCHER: _("asked for from elsewhere"),
+        "user": _("asked for"),
+        "detach": _("moved to a process of its own"),
+    }.get(reason, reason)
 
 
 def plan_lines(plan: ResumePlan) -> list[tuple[str, str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import gettext
 import re
 from pathlib import Path
 
@@ -10,6 +12,17 @@ from babel.messages.catalog import Message
 from babel.messages.extract import extract_from_dir
 from babel.messages.mofile import read_mo
 from babel.messages.pofile import read_po
+
+from engine.data.read import Reading
+from engine.data.report import dataset_report
+from engine.i18n import install
+from engine.remembered import Remembered
+from tests.conftest import chats, write_jsonl
+from tests.tui.conftest import Hand
+from tui.app import LoraTui
+from tui.dataset_text import problem_lines
+from tui.help import field_help
+from tui.show import stop_words
 
 ROOT = Path(__file__).parents[2]
 CATALOGUE = ROOT / "tui" / "locale" / "zh_CN" / "LC_MESSAGES" / "lora-tui.po"
@@ -37,6 +50,41 @@ def first(text: object) -> str:
 def test_everything_that_is_said_is_translated() -> None:
     there = {first(message.id) for message in translated() if first(message.string) and not message.fuzzy}
     assert not said() - there
+
+
+def test_no_word_hides_in_an_f_string_where_it_would_not_be_extracted() -> None:
+    for path in (*(ROOT / "engine").rglob("*.py"), *(ROOT / "tui").rglob("*.py")):
+        for text in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(text, ast.JoinedStr):
+                called = [node.func for node in ast.walk(text) if isinstance(node, ast.Call)]
+                assert not [one for one in called if isinstance(one, ast.Name) and one.id in KEYWORDS], (
+                    f"{path}:{text.lineno}"
+                )
+
+
+class Marked(gettext.NullTranslations):
+    """A language that shows what was translated."""
+
+    def gettext(self, message: str) -> str:
+        return f"«{message}»"
+
+
+async def test_what_other_libraries_ask_and_what_was_raw_is_translated(tmp_path: Path) -> None:
+    install(Marked())
+    for reason in ("user", "watcher", "detach", "parent_gone", "loss_jumped"):
+        assert stop_words(reason).startswith("«")
+    assert stop_words("SIGHUP") == "SIGHUP"
+    assert field_help("epochs").startswith("««")  # the words, and the stop that ends them
+    write_jsonl(tmp_path / "twice.jsonl", chats(2) + chats(1))
+    report = dataset_report(str(tmp_path / "twice.jsonl"), Reading(), None, "auto", 64)
+    assert next(line for line, _style in problem_lines(report)).startswith("«info» ")
+    app = LoraTui({"dataset": "none"}, remembered=Remembered())
+    async with app.run_test(size=(100, 30)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.press("ctrl+p")
+        await hand.until(lambda: hand.shows("«Search for a command»"))
+        await hand.press("escape", "ctrl+o")
+        await hand.until(lambda: hand.shows("«Open»") and hand.shows("«Cancel»"))
 
 
 def test_nothing_is_translated_that_is_no_longer_said() -> None:

@@ -182,7 +182,8 @@ class ChatScreen(WizardScreen):
             tell(f"> {words[-1]['content']}\n", "bold")
             answer = chat.answer(heard, side, sampling, tell)
             said[side] = [*heard, {"role": "assistant", "content": answer}]
-            tell("\n" + (f"({_('in the dataset')}: {wanted})\n" if wanted else "") + "\n", "dim")
+            there = "(" + _("in the dataset") + f": {wanted})\n" if wanted else ""
+            tell(f"\n{there}\n", "dim")
         drawn = _("the likeliest tokens") if not sampling.temperature else _(
             "temperature {temperature:g}, top-p {top_p:g}, seed {seed}, on both sides").format(
                 temperature=sampling.temperature, top_p=sampling.top_p, seed=sampling.seed)  # fmt: skip
