@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.command import CommandPalette
 from textual.dom import DOMNode
+from textual.filter import LineFilter
 from textual.screen import Screen
 from textual.theme import ThemeProvider
 from textual.worker import Worker
@@ -37,6 +38,7 @@ from engine.errors import LoraTuiError
 from engine.i18n import _
 from engine.remembered import Remembered, load_remembered, save_remembered
 from engine.runner import LEFT
+from tui.ascii import AsciiFilter, ascii_drawn
 from tui.i18n import N_
 from tui.live import Live, begun, fold
 from tui.messages import Followed, RunEnded, Told
@@ -54,7 +56,6 @@ SIGNALS = {"SIGHUP": 129, "SIGINT": 130, "SIGTERM": 143}
 RARELY = (10_000, 4, 100)
 """Python's collector, told to go through everything less often: each time it does, keys wait for a tenth of a second. What a screen
 leaves behind in circles is small, and what is young is still collected."""
-PLAIN_MARKS = {"▸": ">", "✓": "*", "●": "*", "·": "-", "!": "!", "✗": "x", "…": "..."}
 
 
 class LoraTui(App[int]):
@@ -95,6 +96,7 @@ class LoraTui(App[int]):
         self.outcome: Outcome | None = None
         self.log_path = log
         self.ascii_only = ascii_only
+        self._ascii = [AsciiFilter()] if ascii_only else []
         self._stop: str | None = None
         self._run: Worker[None] | None = None
         self._exit_after: int | None = None
@@ -151,9 +153,9 @@ class LoraTui(App[int]):
         else:
             self.push_screen(screen)
 
-    def mark(self, mark: str) -> str:
-        """`mark`, or its stand-in where the terminal knows only ASCII."""
-        return PLAIN_MARKS.get(mark, mark) if self.ascii_only else mark
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """What every line passes before it is drawn."""
+        return [*super().get_line_filters(), *self._ascii]
 
     def _settle(self) -> None:
         """After the first frame: what was put off for it."""
@@ -298,6 +300,8 @@ class LoraTui(App[int]):
     def exit(self, result: int | None = None, return_code: int = 0, message: RenderableType | None = None) -> None:
         """Leave, once: who is already leaving (a key pressed twice, a signal meanwhile) has had the last words."""
         if not self._exit:
+            if self.ascii_only and isinstance(message, Text):
+                message.plain = ascii_drawn(message.plain)
             super().exit(result, return_code, message)
 
     async def action_quit(self) -> None:

@@ -34,7 +34,9 @@ def run_prompts(flags: dict[str, Any], demo: bool) -> int:
     if os.environ.get("TERM") != "dumb":  # there readline would hide the beginning of a long line
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 - makes `input` editable
-    return Questions(Wizard(demo=demo, answers=flags, remembered=load_remembered()), Show(duplicate(2))).run()
+    return Questions(
+        Wizard(demo=demo, answers=flags, remembered=load_remembered()), Show(duplicate(2), lines_only=True)
+    ).run()
 
 
 class Questions:

@@ -16,6 +16,8 @@ from engine.watch import Standing, runs_under
 from tui.plain import visible
 from tui.show import number, stop_words
 
+WIDE = 120
+"""Columns from which on the runs are a table, and below which each has two lines."""
 STYLES = {"running": "bold green", "failed": "red", "died": "bold red", "stopped": "yellow", "empty": "dim"}
 
 
@@ -47,6 +49,12 @@ def _print(found: list[Standing]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    console = Console(markup=False, highlight=False, emoji=False)
+    if console.width < WIDE:  # beside so much a name would have no room
+        for one in found:
+            console.print(Text(visible(str(one.folder)), style="bold"), soft_wrap=True)
+            console.print(Text(visible("  " + " · ".join(_narrow(one))), style=STYLES.get(one.state, "")), soft_wrap=True)
+        return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column(_("run"), overflow="fold")
     table.add_column(_("state"), no_wrap=True)
@@ -58,14 +66,30 @@ def _print(found: list[Standing]) -> None:
         cells = (
             str(one.folder),
             state_words(one),
-            f"{one.step if one.step is not None else '-'}/{one.total_steps if one.total_steps is not None else '-'}",
+            _step(one),
             f"{one.epoch:.2f}" if one.epoch is not None else "-",
             number(one.loss),
             _moment(one.told),
             _why(one),
         )
         table.add_row(*(Text(visible(cell)) for cell in cells), style=STYLES.get(one.state, ""))
-    Console(markup=False, highlight=False, emoji=False).print(table)
+    console.print(table)
+
+
+def _narrow(one: Standing) -> list[str]:
+    """How it stands, what is not known left out."""
+    words = [state_words(one)]
+    if one.step is not None:
+        words.append(_("step {step}").format(step=_step(one)))
+    if one.epoch is not None:
+        words.append(_("epoch {epoch:.2f}").format(epoch=one.epoch))
+    if one.loss is not None:
+        words.append(_("loss {loss}").format(loss=number(one.loss)))
+    return [*words, *(part for part in (_moment(one.told) if one.told is not None else "", _why(one)) if part)]
+
+
+def _step(one: Standing) -> str:
+    return f"{one.step if one.step is not None else '-'}/{one.total_steps if one.total_steps is not None else '-'}"
 
 
 def state_words(one: Standing) -> str:

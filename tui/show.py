@@ -50,8 +50,12 @@ STYLES = {"ok": "green", "changed": "yellow", "failed": "bold red", "unknown": "
 class Show:
     """Shows one run on one stream. Use as a context: the live bar must end before the terminal is given back."""
 
-    def __init__(self, stream: IO[str]) -> None:
-        self.console = Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=not stream.isatty())
+    def __init__(self, stream: IO[str], lines_only: bool = False) -> None:
+        """`lines_only`: whole lines that stay, on a terminal too; what is drawn again and again cannot be listened to."""
+        soft_wrap = lines_only or not stream.isatty()
+        self.console = Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=soft_wrap)
+        self._drawn = self.console.is_terminal and not lines_only
+        self._lines_only = lines_only
         self._bar: Progress | None = None
         self._task: Any = None
         self._said = 0.0
@@ -75,7 +79,7 @@ class Show:
     def progress(self, what: str, share: float) -> None:
         """Something before the run takes its time. `share`: 0 to 1."""
         now = time.monotonic()
-        if self.console.is_terminal:
+        if self._drawn:
             if self._bar is None:
                 self._start_bar(100, what)
             assert self._bar is not None
@@ -150,7 +154,7 @@ class Show:
         for name, reason in event.choices.items():
             self.line(f"  {name} {reason}", "dim")
         self._total = event.total_steps
-        if self.console.is_terminal:
+        if self._drawn:
             self._start_bar(event.total_steps, _("loading"), event.step)
 
     def _start_bar(self, total: int, text: str, done: int = 0) -> None:
@@ -185,6 +189,21 @@ class Show:
             self.line(_("step {step}/{total} · {text}").format(step=event.step, total=self._total, text=text))
 
     def _receipt(self, event: ResumeChecked) -> None:
+        if self._lines_only:
+            for item in event.items:
+                verdict = str(item["verdict"])
+                detail = f" · {item['detail']}" if item["detail"] and verdict != "ok" else ""
+                words = f"{MARKS[verdict]} {item['item']}: {item['expected']} → {item['found']}{detail}"
+                self.line(words, STYLES[verdict])
+        else:
+            self._receipt_table(event)
+        assumed = sum(1 for item in event.items if item["verdict"] == "unknown")
+        if assumed:
+            proven = sum(1 for item in event.items if item["verdict"] == "ok")
+            self.line(_("proven: {proven} items · assumed: {assumed}, for which nothing was kept to compare with").format(
+                proven=proven, assumed=assumed), "dim")  # fmt: skip
+
+    def _receipt_table(self, event: ResumeChecked) -> None:
         table = Table(box=None, padding=(0, 1), show_edge=False, pad_edge=False)
         for title in ("", _("restored"), _("saved"), _("now")):
             table.add_column(title)
@@ -201,11 +220,6 @@ class Show:
             if item["detail"] and verdict != "ok":
                 table.add_row("", "", Text(visible(str(item["detail"])), "dim"), "")
         self.console.print(table)
-        assumed = sum(1 for item in event.items if item["verdict"] == "unknown")
-        if assumed:
-            proven = sum(1 for item in event.items if item["verdict"] == "ok")
-            self.line(_("proven: {proven} items · assumed: {assumed}, for which nothing was kept to compare with").format(
-                proven=proven, assumed=assumed), "dim")  # fmt: skip
 
     def _jumped(self, event: LossJumped) -> None:
         self.line(

@@ -63,7 +63,7 @@ class ResultScreen(StepScreen):
         receipt = self.query_one("#receipt", Static)
         receipt.display = failed
         if failed and live.receipt is not None:
-            receipt.update(receipt_text(live.receipt, self.owner.ascii_only))
+            receipt.update(receipt_text(live.receipt))
         self.query_one("#fresh").display = error is not None
         self.query_one("#talk").display = self.query_one("#export").display = self._adapter_is_there()
         if isinstance(error, CannotContinue):

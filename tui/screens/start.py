@@ -75,7 +75,7 @@ class StartScreen(StepScreen):
     def compose_body(self) -> ComposeResult:
         yield Static("", id="reason", markup=False)
         with Horizontal(id="browser"):
-            yield CheckpointTable(self.owner.mark, id="table")
+            yield CheckpointTable(id="table")
             with Vertical(id="detail"):
                 with VerticalScroll(id="facts-scroll"):
                     yield Static("", id="facts", markup=False)

@@ -114,14 +114,12 @@ class TrainingScreen(StepScreen):
 
     def _paint(self, live: Live, before: Live | None) -> None:
         self.query_one("#heading", Static).update(_status(live, self.owner.detached))
-        self.query_one("#tiles", Static).update(
-            _tiles(live, self.size.width - 5, self.owner.ascii_only, memory=not self.owner.watches)
-        )
+        self.query_one("#tiles", Static).update(_tiles(live, self.size.width - 5, memory=not self.owner.watches))
         if before is None or live.happenings is not before.happenings:
             self.query_one("#events", Static).update(_events(live.happenings))
         if live.receipt is not None and (before is None or before.receipt is not live.receipt):
             receipt = self.query_one("#receipt", Static)
-            receipt.update(receipt_text(live.receipt, self.owner.ascii_only))
+            receipt.update(receipt_text(live.receipt))
             receipt.display = True
         if before is None or live.jump is not before.jump:
             self._warn(live.jump)
@@ -242,7 +240,7 @@ def _status_here(live: Live) -> Text:
     return Text(_("Training"), style="bold")
 
 
-def _tiles(live: Live, width: int, ascii_only: bool, memory: bool = True) -> Text:
+def _tiles(live: Live, width: int, memory: bool = True) -> Text:
     """The numbers of now, as many as fit a line, and how far the run has come. `width`: columns."""
     step, started = live.step, live.started
     total = started.total_steps if started is not None else None
@@ -269,8 +267,8 @@ def _tiles(live: Live, width: int, ascii_only: bool, memory: bool = True) -> Tex
         columns = max(10, width - 5)
         filled = min(columns, round(columns * done / total))
         text.append("\n")
-        text.append(("#" if ascii_only else "█") * filled, style="green")
-        text.append(("-" if ascii_only else "─") * (columns - filled), style="dim")
+        text.append("█" * filled, style="green")
+        text.append("─" * (columns - filled), style="dim")
         text.append(f" {done / total:4.0%}")
     return text
 
@@ -322,25 +320,23 @@ def _event_line(one: Happening) -> Text:
     return Text("")
 
 
-def receipt_text(receipt: ResumeChecked, ascii_only: bool) -> Text:
+def receipt_text(receipt: ResumeChecked) -> Text:
     """The receipt: how many items are as they were, and each that is not; the losses that prove it, always."""
     counts = verdicts(receipt)
     head = _("{ok} of {all} items restored as saved").format(ok=counts.get("ok", 0), all=len(receipt.items))
     bad = counts.get("failed", 0)
     text = Text(head, style="bold red" if bad else "bold green")
-    plain = {"ok": "ok", "changed": "~", "failed": "x", "unknown": "?"}
     for item in items(receipt):
         verdict = str(item["verdict"])
-        mark = plain[verdict] if ascii_only else MARKS[verdict]
         if verdict == "ok" and item["item"] != "probe_loss":
             continue
-        text.append(f"\n{mark} ", style=STYLES[verdict])
+        text.append(f"\n{MARKS[verdict]} ", style=STYLES[verdict])
         text.append(visible(f"{item['item']}: {item['expected']} → {item['found']}"), style="not bold")
         if verdict != "ok" and item["detail"]:
             text.append(visible(f" · {item['detail']}"), style="not bold dim")
     fine = [visible(str(item["item"])) for item in receipt.items if item["verdict"] == "ok" and item["item"] != "probe_loss"]
     if fine:
-        text.append(f"\n{plain['ok'] if ascii_only else MARKS['ok']} ", style=STYLES["ok"])
+        text.append(f"\n{MARKS['ok']} ", style=STYLES["ok"])
         text.append(", ".join(fine), style="not bold dim")
     return text
 

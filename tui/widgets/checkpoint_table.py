@@ -6,8 +6,6 @@ checkpoints are to be chosen from.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from rich.cells import cell_len
 from rich.text import Text
 from textual.coordinate import Coordinate
@@ -49,10 +47,8 @@ class CheckpointTable(DataTable[Text]):
     _headings: frozenset[int] = frozenset()
     """Rows that name a run. The cursor is never on one: there would be nothing that Enter could mean."""
 
-    def __init__(self, mark: Callable[[str], str], id: str | None = None) -> None:
-        """`mark` gives a mark or its ASCII stand-in."""
+    def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id, cursor_type="row", zebra_stripes=False, header_height=1)
-        self._mark = mark
         self._found: dict[str, Checkpoint] = {}
         self._shown: tuple[Scan, Choice, bool] | None = None
 
@@ -126,13 +122,13 @@ class CheckpointTable(DataTable[Text]):
     def _cells(self, one: Checkpoint, recommended: bool, wide: bool, judged: bool) -> list[Text]:
         style = "bold" if recommended else "" if one.continuable else "dim"
         cells = [
-            Text(self._mark("▸") if recommended else " ", "bold green"),
+            Text("▸" if recommended else " ", "bold green"),
             Text(visible(one.name), style),
             _right(f"{one.epoch:.2f}" if one.epoch is not None else "-", 6, style),
             _right(str(one.step) if one.step is not None else "-", 6, style),
             _right(number(one.loss), 6, style),
             _right(number(one.eval_loss), 5, style),
-            Text(str(one.grade), STYLES[one.grade]) if judged else Text(self._mark("…"), "dim"),
+            Text(str(one.grade), STYLES[one.grade]) if judged else Text("…", "dim"),
         ]
         if wide:
             cells += [Text(saved_words(one), style), _right(size_words(one.bytes), 7, style)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.cells import cell_len
 from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.message import Message
@@ -24,17 +25,14 @@ class RailStep(Static):
             self.number = number
 
     def __init__(self, number: int, current: int) -> None:
-        state = "current" if number == current else "done" if number < current else "ahead"
-        mark = {"current": "▸", "done": "✓", "ahead": " "}[state]
-        super().__init__("", classes=state, markup=False)
+        self.state = "current" if number == current else "done" if number < current else "ahead"
         self.number = number
-        self._words, self._mark = _(STEPS[number]), mark
+        self.words = {"current": "▸", "done": "✓", "ahead": " "}[self.state] + f"{number + 1} {_(STEPS[number])}"
+        super().__init__(self.words, classes=self.state, markup=False)
 
-    def on_mount(self) -> None:
-        from tui.app import wizard_app
-
-        app = wizard_app(self)
-        self.update(f"{app.mark(self._mark)}{self.number + 1} {self._words}")
+    def shorten(self, short: bool) -> None:
+        """Leave the name out, but for where one is."""
+        self.update(self.words[:2] if short and self.state != "current" else self.words)
 
     def on_click(self) -> None:
         self.post_message(self.Chosen(self.number))
@@ -50,3 +48,10 @@ class Rail(Horizontal):
     def compose(self) -> ComposeResult:
         for number in range(len(STEPS)):
             yield RailStep(number, self.current)
+
+    def on_resize(self) -> None:
+        """Where the names do not fit, the steps before and after lose theirs: where one is must be seen."""
+        steps = list(self.query(RailStep))
+        wide = sum(cell_len(one.words) + one.gutter.width for one in steps)
+        for one in steps:
+            one.shorten(wide > self.content_size.width)

@@ -1,0 +1,126 @@
+"""Terminals that show only ASCII, that are narrow, or that are listened to."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.cells import cell_len
+
+from engine.events import CheckpointSaved, LossJumped, ResumeChecked, RowsTokenised, RunFinished
+from engine.training.advice import advise
+from tests.tui.conftest import Hand
+from tests.tui.test_snapshots import RECEIPT
+from tests.tui.test_wizard_paths import Scripted, started, step
+from tui import i18n
+from tui.app import LoraTui
+from tui.ascii import ascii_drawn
+from tui.runs import run_runs
+from tui.show import Show
+
+Make = Callable[..., LoraTui]
+
+
+@pytest.mark.parametrize("size", [(80, 24), (140, 40)])
+async def test_only_ascii_is_drawn_on_every_screen(
+    wizard: Make, flags: dict[str, Any], trained: Path, size: tuple[int, int]
+) -> None:
+    finished = RunFinished(100, 2.0, 0.21, None, 60.0, "out/w/final", asdict(advise([0.21] * 10)))
+    saved = CheckpointSaved("checkpoint-30", 30, 1.2, 1.9, None, 1_500_000, 0.1)
+    jump = LossJumped(20, "divergence", 0.5, 4.0, 8.0, False)
+    script = [started(checkpoint="checkpoint-8", step=8), RECEIPT, *(step(n, 4 / n) for n in range(9, 20)), saved, jump]
+    app = wizard(flags, runner=Scripted(*script, then=finished), ascii_only=True)
+    async with app.run_test(size=size) as pilot:
+        hand = Hand(app, pilot)
+
+        async def drawn(*keys: str, seen: str) -> None:
+            await hand.press(*keys)
+            await hand.until(lambda: hand.shows(seen))
+            assert hand.text().isascii(), [one for one in hand.text() if not one.isascii()]
+
+        await drawn(seen="26 rows")
+        await drawn("ctrl+p", seen="Search for a command")
+        await drawn("escape", "f1", seen="Keys")
+        await hand.press("escape")
+        for seen in (
+            "26 rows",
+            "context 256",
+            "are free there",
+            "checkpoint-8 is the furthest",
+            "learning rate",
+            "without the wiz",
+        ):
+            await drawn(seen=seen)
+            await hand.press("enter" if "furthest" in seen else "ctrl+n")
+        await hand.arrive("TrainingScreen")
+        await drawn(seen="WARNING")
+        await drawn("ctrl+q", seen="Keep training")
+        await drawn("escape", "l", seen="Close")
+        await hand.press("escape", "s")
+        await drawn(seen="Leave")
+        await drawn("e", seen="Number format")
+        await drawn("escape", "t", seen="Ask something")
+        await hand.press("escape")
+        await hand.arrive("ResultScreen")
+        await hand.press("ctrl+q")
+    assert app._exit_renderables == [] and not app.is_running
+
+
+def test_words_of_another_script_stay_words_and_stand_ins_are_as_wide() -> None:
+    drawn = ascii_drawn("训练：é ╭·╮ 🔎 ⣿")
+    assert drawn == "训练：é +-+    ?"
+    assert cell_len(drawn) == cell_len("训练：é ╭·╮ 🔎 ⣿")
+
+
+@pytest.mark.parametrize("language", ["en", "zh_CN"])
+async def test_a_narrow_terminal_shows_where_one_is(
+    wizard: Make, flags: dict[str, Any], trained: Path, language: str
+) -> None:
+    i18n.install(language)
+    app = wizard(flags)
+    async with app.run_test(size=(40, 24)) as pilot:
+        hand = Hand(app, pilot)
+        for number in range(7):
+            app.go_to(number)
+            await hand.until(lambda number=number: getattr(hand.screen, "STEP", -1) == number)
+            rail = hand.text().splitlines()[0]
+            assert f"▸{number + 1} {i18n.i18n._(RAIL[number])}" in rail
+        await pilot.resize_terminal(100, 24)
+        await hand.until(lambda: i18n.i18n._("Dataset") in hand.text().splitlines()[0])
+
+
+RAIL = ("Dataset", "Model", "Output", "Start", "Settings", "Training", "Result")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_what_is_listened_to_are_whole_lines_that_stay() -> None:
+    stream = Terminal()
+    detail = "what was asked " * 10
+    items = ({"item": "schedule", "expected": "14", "found": "100", "verdict": "changed", "detail": detail},)
+    with Show(stream, lines_only=True) as show:
+        for event in (RowsTokenised(5, 10, 1.0), started(total_steps=20), ResumeChecked("checkpoint-8", items),
+                      *(step(number, 1.0) for number in range(1, 21))):  # fmt: skip
+            show.event(event)
+    said = stream.getvalue()
+    assert "\r" not in said and "\x1b[2K" not in said and "\x1b[1A" not in said and "\x1b[?25l" not in said
+    assert any("schedule: 14" in line and line.count("what was asked") == 10 for line in said.splitlines())
+    assert "step 20/20" in said
+
+
+def test_a_run_has_its_whole_name_in_a_narrow_terminal(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for columns in ("80", "200"):
+        monkeypatch.setenv("COLUMNS", columns)
+        run_runs(trained.parent, as_json=False)
+        said = capsys.readouterr().out
+        assert "out/w" in said.split() and "8/14" in said
+        assert all(len(line) <= int(columns) for line in said.splitlines())
