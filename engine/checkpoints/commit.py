@@ -24,10 +24,10 @@ from pathlib import Path
 from engine.checkpoints.durable import STAGING_PREFIX, sync_file, sync_folder
 from engine.checkpoints.manifest import MANIFEST_NAME, FileRecord, Manifest, dump_manifest
 from engine.checkpoints.retain import Kept, surplus
+from engine.checkpoints.trash import from_trash, to_trash
 from engine.i18n import _
 
 TRASH_PREFIX = ".trash-"
-TRASH = ".trash"
 
 Complete = Callable[[dict[str, FileRecord]], Manifest]
 """Makes the manifest once every file's size and digest are known."""
@@ -168,26 +168,6 @@ def remove(path: Path) -> None:
     path.rename(doomed)
     sync_folder(path.parent)
     shutil.rmtree(doomed)
-
-
-def to_trash(path: Path) -> Path:
-    """Move `path` into the folder's `.trash`, from where a person can take it back. Returns its new place. Raises OSError."""
-    trash = path.parent / TRASH
-    trash.mkdir(exist_ok=True)
-    target = trash / f"{path.name}.{time.time_ns()}"
-    path.rename(target)
-    sync_folder(path.parent)
-    return target
-
-
-def from_trash(place: Path) -> Path:
-    """Undo `to_trash`: give what lies at `place` its name back. Raises OSError, where that name is taken again too."""
-    original = place.parent.parent / place.name.rpartition(".")[0]
-    if os.path.lexists(original):
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(original))
-    place.rename(original)
-    sync_folder(original.parent)
-    return original
 
 
 def sweep(output_dir: Path) -> tuple[str, ...]:

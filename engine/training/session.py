@@ -104,7 +104,7 @@ class Session:
     def _left(self, good_until: int | None) -> Outcome:
         """The loss left its path: what was saved since is put into the trash, so that nothing goes on from it unasked. Where nothing
         that was good is left, what this attempt saved; where it began is all that there is to go back to."""
-        from engine.checkpoints.commit import to_trash
+        from engine.checkpoints.trash import to_trash
 
         trainer, kept = self.trainer, self.saver.committer.kept
         last = good(kept, good_until)

@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from engine.checkpoints.commit import TRASH, sweep
+from engine.checkpoints.commit import sweep
+from engine.checkpoints.trash import TRASH
 from engine.errors import LoraTuiError
 from engine.events import (
     LOSS_JUMPED,

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from engine.checkpoints.checkpoint import Grade
-from engine.checkpoints.commit import Committer, from_trash, sweep, to_trash
+from engine.checkpoints.commit import Committer, sweep
 from engine.checkpoints.manifest import MANIFEST_NAME, Manifest
 from engine.checkpoints.retain import Kept
 from engine.checkpoints.scan import scan
+from engine.checkpoints.trash import from_trash, to_trash
 from engine.config import RunConfig
 from engine.errors import LoraTuiError
 from engine.events import Journal, RunStopped, read_journal

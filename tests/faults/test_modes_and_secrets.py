@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from engine.checkpoints.commit import to_trash
+from engine.checkpoints.trash import to_trash
 from engine.redact import redact
 from tests.engine.runs import train
 

@@ -18,11 +18,10 @@ from textual.widgets import Button, Static
 
 from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.choose import Choice, distance, grade_words, last_good, weights_fallback
-from engine.checkpoints.commit import from_trash, to_trash
 from engine.checkpoints.inspect import inspect_folder
 from engine.checkpoints.scan import Scan, verified
-from engine.errors import LoraTuiError, OutputError
-from engine.folder import free_sibling, locked, unwritable
+from engine.checkpoints.trash import put_away, take_back
+from engine.errors import LoraTuiError
 from engine.i18n import _, n_
 from engine.paths import path_of
 from engine.resume.seen import Seen, see
@@ -105,7 +104,7 @@ class StartScreen(StepScreen):
 
     def on_found(self, event: Found) -> None:
         event.stop()
-        if event.what == "moved":
+        if event.what in ("put away", "taken back"):
             self._moved(event.asked, event.value)
             return
         if isinstance(event.value, LoraTuiError):
@@ -266,25 +265,24 @@ class StartScreen(StepScreen):
     def action_trash(self) -> None:
         one = self.chosen
         if one is not None:
-            self.ask("moved", one.path, partial(_move_to_trash, one.path))
+            self.ask("put away", one.path, partial(put_away, one.path))
 
     def action_undo(self) -> None:
         if self._trashed:
-            self.ask("moved", self._trashed[-1], partial(_take_back, self._trashed[-1]))
+            self.ask("taken back", self._trashed[-1], partial(take_back, self._trashed[-1]))
 
     def _moved(self, asked: Path, value: Any) -> None:
         if isinstance(value, LoraTuiError):
             self.close(told(value))
             return
-        back, place = value
-        if back:
+        if asked in self.wizard.trashed:
             self.wizard.trashed.remove(asked)
-            self._cursor = place.name
-            self.notify(_("{name} is back").format(name=visible(place.name)), markup=False)
+            self._cursor = value.name
+            self.notify(_("{name} is back").format(name=visible(value.name)), markup=False)
         else:
-            self.wizard.trashed.append(place)
+            self.wizard.trashed.append(value)
             self._cursor = None
-            name = visible(place.name.rpartition(".")[0])
+            name = visible(asked.name)
             self.notify(_("{name} is in the trash of its folder; z takes it back").format(name=name), markup=False)
         self.close("")
         self._look()
@@ -299,31 +297,6 @@ class StartScreen(StepScreen):
         if event.button.id in actions:
             event.stop()
             actions[event.button.id]()
-
-
-def _move_to_trash(path: Path) -> tuple[bool, Path]:
-    """(False, its place in the trash). Raises OutputError."""
-    try:
-        with locked(path.parent):
-            return False, to_trash(path)
-    except OSError as error:
-        raise unwritable(path.parent, error) from error
-
-
-def _take_back(place: Path) -> tuple[bool, Path]:
-    """(True, its own place again). Raises OutputError."""
-    folder = place.parent.parent
-    try:
-        with locked(folder):
-            return True, from_trash(place)
-    except FileExistsError as error:
-        raise OutputError(
-            _("{path}: cannot take it back").format(path=place),
-            _("Another checkpoint of that name is there now."),
-            _("Move that one away first, for example to {path}.").format(path=free_sibling(Path(str(error.filename)))),
-        ) from error
-    except OSError as error:
-        raise unwritable(folder, error) from error
 
 
 def facts(one: Checkpoint, choice: Choice | None) -> Text:

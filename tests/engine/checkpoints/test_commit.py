@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from engine.checkpoints import commit as module
-from engine.checkpoints.commit import Committer, from_trash, place, remove, sweep, to_trash
+from engine.checkpoints.commit import Committer, place, remove, sweep
 from engine.checkpoints.retain import Kept, surplus
+from engine.checkpoints.trash import from_trash, to_trash
 
 
 def test_the_furthest_and_the_best_stay() -> None:

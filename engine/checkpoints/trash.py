@@ -1,0 +1,60 @@
+"""A folder's `.trash`: what was put away there can be taken back (C7: `d`, `z`). Nothing in it is ever scanned or swept."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from pathlib import Path
+
+from engine.checkpoints.durable import sync_folder
+from engine.errors import OutputError
+from engine.folder import free_sibling, locked, unwritable
+from engine.i18n import _
+
+TRASH = ".trash"
+
+
+def to_trash(path: Path) -> Path:
+    """Move `path` into the folder's `.trash`, from where a person can take it back. Returns its new place. Raises OSError."""
+    trash = path.parent / TRASH
+    trash.mkdir(exist_ok=True)
+    target = trash / f"{path.name}.{time.time_ns()}"
+    path.rename(target)
+    sync_folder(path.parent)
+    return target
+
+
+def from_trash(place: Path) -> Path:
+    """Undo `to_trash`: give what lies at `place` its name back. Raises OSError, where that name is taken again too."""
+    original = place.parent.parent / place.name.rpartition(".")[0]
+    if os.path.lexists(original):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(original))
+    place.rename(original)
+    sync_folder(original.parent)
+    return original
+
+
+def put_away(path: Path) -> Path:
+    """`to_trash` by a person, where no run is at work in the folder. Raises OutputError."""
+    try:
+        with locked(path.parent):
+            return to_trash(path)
+    except OSError as error:
+        raise unwritable(path.parent, error) from error
+
+
+def take_back(place: Path) -> Path:
+    """`from_trash` by a person, where no run is at work in the folder. Raises OutputError."""
+    folder = place.parent.parent
+    try:
+        with locked(folder):
+            return from_trash(place)
+    except FileExistsError as error:
+        raise OutputError(
+            _("{path}: cannot take it back").format(path=place),
+            _("Another checkpoint of that name is there now."),
+            _("Move that one away first, for example to {path}.").format(path=free_sibling(Path(str(error.filename)))),
+        ) from error
+    except OSError as error:
+        raise unwritable(folder, error) from error
