@@ -17,6 +17,9 @@ from engine.redact import redact
 
 ACCEPTABLE = ("dataset", "tokenizer", "chat_template", "optimizer", "scheduler", "rng", "versions")
 """Receipt items that `--accept` may wave through (C1); adapter items and probe_loss never."""
+TOO_LOW, REACHED, NEARLY = 0.1, 0.3, 0.5
+"""Losses that the advice goes by, where nobody sets others: below the first the rows are known by heart, or the loss counts tokens
+that are always the same; up to the second the model is worth a try; above the third the run is to go on."""
 TRACKERS = ("tensorboard", "wandb", "trackio", "swanlab", "mlflow")
 """What `--report-to` knows: Trainer's own callbacks for them, each an extra of this package."""
 
@@ -104,13 +107,13 @@ class RunConfig(BaseModel):
         0.0, "Finish once the loss, smoothed over 10 logs, is this low; 0: never", "Watching", "LOSS", ge=0, le=1000
     )
     loss_too_low: float = _field(
-        0.1, "Below this loss the advice is to look at the data", "Watching", "LOSS", more=True, ge=0, le=1000
+        TOO_LOW, "Below this loss the advice is to look at the data", "Watching", "LOSS", more=True, ge=0, le=1000
     )
     loss_reached: float = _field(
-        0.3, "From this loss down the advice is to try the model", "Watching", "LOSS", more=True, ge=0, le=1000
+        REACHED, "From this loss down the advice is to try the model", "Watching", "LOSS", more=True, ge=0, le=1000
     )
     loss_nearly: float = _field(
-        0.5, "Above this loss the advice is to keep going", "Watching", "LOSS", more=True, ge=0, le=1000
+        NEARLY, "Above this loss the advice is to keep going", "Watching", "LOSS", more=True, ge=0, le=1000
     )
 
     report_to: str | None = _field(

@@ -13,17 +13,13 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
-from engine.config import RunConfig
+from engine.config import NEARLY, REACHED, TOO_LOW, RunConfig
 from engine.i18n import _
 
 LAST = 10
 """Logged losses that are smoothed over (their median)."""
 LEAST = 3
 """Logs before a goal can be reached."""
-TOO_LOW = 0.1
-"""Below: the rows are known by heart, or the loss counts tokens that are always the same."""
-REACHED = 0.3
-NEARLY = 0.5
 EVAL_RISE = 1.1
 """An eval loss this factor above its lowest, twice in a row, is rising."""
 

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.events import LossJumped, ResumeChecked, RolledBack, RunFinished, RunStopped, Warned
+from engine.events import LossJumped, ResumeChecked, RolledBack, RunFinished, RunStarted, RunStopped, Warned
 from tests.tui.test_wizard_paths import started, step
 from tui.live import LINES, POINTS, Curve, begun, curve_of, fold
 
@@ -124,3 +124,12 @@ def test_a_rollback_turns_what_came_before_it_into_history_and_drops_what_came_a
     assert live.history.points == ((1, 2.0), (2, 1.0)) and live.loss_curve.points == ((3, 0.9),)
     assert live.join == 2 and live.jump is None
     assert [one.kind for one in live.happenings] == ["started", "jumped", "rolled_back", "started"]
+
+
+def test_the_band_of_the_chart_is_what_the_run_aims_for() -> None:
+    from tui.screens.training import picture
+
+    assert picture(begun()).band == (0.1, 0.3)
+    config = {"loss_too_low": 0.5, "loss_reached": 1.5}
+    started = RunStarted("r", "out", None, 0, 0.0, 9, 1.0, 9, 9, {}, config)
+    assert picture(fold(begun(), started, 0.0)).band == (0.5, 1.5)

@@ -21,6 +21,7 @@ from engine.checkpoints.choose import Choice, distance, grade_words, last_good, 
 from engine.checkpoints.inspect import inspect_folder
 from engine.checkpoints.scan import Scan, verified
 from engine.checkpoints.trash import put_away, take_back
+from engine.config import REACHED, TOO_LOW
 from engine.errors import LoraTuiError
 from engine.i18n import _, n_
 from engine.paths import path_of
@@ -335,4 +336,4 @@ def curve(one: Checkpoint) -> Picture:
     """The loss up to a checkpoint."""
     losses = tuple((row.step, row.loss) for row in one.history if row.loss is not None)
     evals = tuple((row.step, row.eval_loss) for row in one.history if row.eval_loss is not None)
-    return Picture((Line(losses, "loss", "*"), Line(evals, "eval", "o", joined=False)), band=(0.1, 0.3))
+    return Picture((Line(losses, "loss", "*"), Line(evals, "eval", "o", joined=False)), band=(TOO_LOW, REACHED))

@@ -16,6 +16,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.widgets import Button, Sparkline, Static
 
+from engine.config import REACHED, TOO_LOW
 from engine.events import (
     CheckpointSaved,
     Evaluated,
@@ -45,8 +46,6 @@ CHART = 1.0
 """Seconds between two paintings of the chart."""
 SMALLEST = (44, 5)
 """Columns and rows below which the chart with axes gives way to a sparkline with the numbers."""
-BAND = (0.1, 0.3)
-"""The losses one aims for (engine/training/advice.py)."""
 
 
 class TrainingScreen(StepScreen):
@@ -201,10 +200,17 @@ def picture(live: Live) -> Picture:
             Line(live.smooth.points, "smooth", "#"),
             Line(live.eval_curve.points, "eval", "o", joined=False),
         ),
-        band=BAND,
+        band=_band(live),
         join=live.join,
         last_step=live.started.total_steps if live.started is not None else None,
     )
+
+
+def _band(live: Live) -> tuple[float, float]:
+    """The losses that the run aims for."""
+    asked = live.started.config if live.started is not None else {}
+    low, high = asked.get("loss_too_low"), asked.get("loss_reached")
+    return (low, high) if isinstance(low, float) and isinstance(high, float) and low < high else (TOO_LOW, REACHED)
 
 
 def _status(live: Live, detached: bool) -> Text:
