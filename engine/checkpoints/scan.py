@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engine.checkpoints.checkpoint import Checkpoint, LogRow
+from engine.checkpoints.checkpoint import Checkpoint, Grade, LogRow
 from engine.checkpoints.choose import distance
 from engine.checkpoints.files import Unsound, list_folder
 from engine.checkpoints.inspect import glimpse, inspect_folder, recall
@@ -55,7 +55,7 @@ class Scan:
 def scan(output_dir: Path) -> Scan:
     """Look through `output_dir` and judge every checkpoint. Raises ConfigError where it is no folder that can be read."""
     found, ignored = _listed(output_dir)
-    return Scan(output_dir, assign_runs([inspect_folder(output_dir / name) for name in found]), ignored)
+    return Scan(output_dir, assign_runs(_there([inspect_folder(output_dir / name) for name in found])), ignored)
 
 
 def scan_many(output_dir: Path, full: bool = False) -> Scan:
@@ -75,7 +75,7 @@ def scan_many(output_dir: Path, full: bool = False) -> Scan:
         if checkpoint.continuable and not checkpoint.problems and seal is not None:
             known.found_sound(checkpoint.name, seal)
     known.keep()
-    checkpoints = assign_runs([recalled.get(name) or judged[name][0] for name in found])
+    checkpoints = assign_runs(_there([recalled.get(name) or judged[name][0] for name in found]))
     furthest: dict[str, Checkpoint] = {}
     for one in sorted(checkpoints, key=distance):
         if one.name not in judged:
@@ -126,10 +126,16 @@ def glance(output_dir: Path) -> Scan:
     # Only where some have no manifest do the logged losses tell whose they are (lineage.py).
     foreign = any(not (output_dir / name / MANIFEST_NAME).is_file() for name in found)
     seen = {name: glimpse(output_dir / name, history=foreign) for name in found}
-    checkpoints = tuple(seen[name] or inspect_folder(output_dir / name) for name in found)
+    checkpoints = _there([seen[name] or inspect_folder(output_dir / name) for name in found])
     return Scan(
         output_dir, assign_runs(checkpoints), ignored, frozenset(name for name, one in seen.items() if one is not None)
     )
+
+
+def _there(judged: list[Checkpoint]) -> list[Checkpoint]:
+    """`judged` without those that went while they were looked at, as retention of a run that is going on takes them: they are not
+    broken but gone."""
+    return [one for one in judged if one.grade is not Grade.BROKEN or os.path.lexists(one.path)]
 
 
 def verify(found: Scan, name: str) -> Scan:

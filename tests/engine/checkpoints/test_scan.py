@@ -8,15 +8,16 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.checkpoints import scan as module
 from engine.checkpoints.choose import choose
-from engine.checkpoints.scan import glance, scan
+from engine.checkpoints.scan import Scan, glance, scan, scan_many
 from engine.errors import ConfigError
 from engine.resume.recommend import recommend, settle
 from tests.engine.checkpoints.folders import seal, write_checkpoint, write_torch_files
@@ -98,6 +99,23 @@ def test_one_that_goes_while_the_folder_is_listed_is_none_of_it(tmp_path: Path, 
     monkeypatch.setattr("engine.checkpoints.scan.os.scandir", retained_meanwhile)
     found = glance(tmp_path)
     assert ([one.name for one in found.checkpoints], found.ignored) == (["checkpoint-20"], ())
+
+
+@pytest.mark.parametrize("look", [scan, scan_many, glance])
+def test_one_that_goes_while_it_is_judged_is_gone_and_not_broken(
+    tmp_path: Path, look: Callable[[Path], Scan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (10, 20):
+        seal(write_checkpoint(tmp_path / f"checkpoint-{step}", step, step / 100, torch_files=None))
+    listed = module._listed
+
+    def retained_meanwhile(folder: Path) -> tuple[list[str], tuple[module.Ignored, ...]]:
+        found = listed(folder)
+        shutil.rmtree(folder / "checkpoint-10")
+        return found
+
+    monkeypatch.setattr(module, "_listed", retained_meanwhile)
+    assert [one.name for one in look(tmp_path).checkpoints] == ["checkpoint-20"]
 
 
 def test_no_such_folder_is_a_usage_error(tmp_path: Path) -> None:
