@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tests.faults.fuzz import Run, Target, mutate, targets, try_one
 
 NAMES = ["trainer_state.json", "manifest.json", "adapter_config.json", "safetensors", "torch zip", "names", "run.toml",
-         "events.jsonl", "dataset.jsonl", "dataset.json", "dataset.csv"]  # fmt: skip
+         "events.jsonl", "manifest.json, used", "trainer_state.json, used", "events.jsonl, shown", "dataset.jsonl",
+         "dataset.json", "dataset.csv"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
