@@ -18,7 +18,7 @@ from engine.data.read import Reading
 from engine.data.report import DatasetReport, dataset_report
 from engine.errors import ModelError
 from engine.i18n import _
-from tui.dataset_text import preview_texts, problem_lines, rows_words, summary_lines
+from tui.dataset_text import batch_of, preview_texts, problem_lines, rows_words, summary_lines
 from tui.plain import visible
 from tui.show import Show
 from tui.words import duration
@@ -43,7 +43,9 @@ def run_data(config: RunConfig, as_json: bool, measure: bool) -> int:
         show.progress(rows_words(done, total, seconds), done / total if total else 0.0)
 
     with show:
-        report = dataset_report(config.dataset, Reading.of(config), tokenizer, config.train_on, config.max_length, tell)
+        report = dataset_report(
+            config.dataset, Reading.of(config), tokenizer, config.train_on, config.max_length, tell, batch_of(config)
+        )
     if no_model is not None:
         report = report.stopped_by(no_model)
     trial = None

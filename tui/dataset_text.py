@@ -15,6 +15,7 @@ from tui.plain import visible
 from tui.words import duration
 
 if TYPE_CHECKING:
+    from engine.config import RunConfig
     from engine.data.report import DatasetReport
 
 LISTED = 12
@@ -25,6 +26,13 @@ BAR = 32
 """Columns of the longest bar of lengths."""
 OPEN, CLOSE = "[[", "]]"
 """Around what is trained on where nothing can be underlined."""
+
+
+def batch_of(config: RunConfig) -> tuple[int, int]:
+    """The batch that a report tells steps for: (rows, batches of a step)."""
+    from engine.data.report import BATCH
+
+    return (BATCH if config.batch_size == "auto" else config.batch_size), config.grad_accum
 
 
 def summary_lines(report: DatasetReport, without_tokens: str) -> Iterator[tuple[str, str]]:
@@ -117,7 +125,7 @@ def _length_lines(report: DatasetReport) -> Iterator[tuple[str, str]]:
         yield (
             _("an epoch: {steps} steps of {rows} rows, {tokens} tokens, {share:.0%} of them trained on · padding {grouped:.2f} "
               "times the tokens, {random:.2f} without grouping by length").format(
-                steps=report.epoch.steps, rows=report.epoch.batch_size, tokens=report.epoch.tokens,
+                steps=report.epoch.steps, rows=report.epoch.rows_a_step, tokens=report.epoch.tokens,
                 share=(trained or 0) / max(1, report.epoch.tokens), grouped=report.epoch.padding_grouped,
                 random=report.epoch.padding_random,
             ),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from engine.data.read import Reading
     from engine.data.report import DatasetReport
     from engine.resume.plan import ResumePlan
+    from engine.sources import Source
 
 SETTINGS = tuple(name for name in RunConfig.model_fields if field_meta(name)["group"] not in ("What", "Continue"))
 """Fields of the settings step."""
@@ -59,6 +60,8 @@ class Wizard:
     planned: Planned | None = None
     report: DatasetReport | None = None
     """What was found out about the dataset."""
+    counted_for: str | None = None
+    """The model whose tokens it counts."""
     trashed: list[Path] = field(default_factory=list)
     """Places in the trash of checkpoints that were put there, the latest last."""
 
@@ -105,6 +108,22 @@ class Wizard:
         if self.is_demo():
             return dict(demo_answers())
         return {name: value for name, value in self.remembered.answers.items() if name in SETTINGS}
+
+    def so_far(self) -> list[Source]:
+        """The answers there are, and what applies where there is none: to be resolved where it may take its time and may fail."""
+        from engine.sources import Source
+
+        return [Source("flag", "", dict(self.answers)), Source("demo", "", self.weak())]
+
+    def keep(self, report: DatasetReport, model: str | None) -> None:
+        """Keep what was found out about the dataset. `model`: whose tokens it counts."""
+        self.report, self.counted_for = report, model if report.tokens is not None else None
+
+    def report_by(self, model: str) -> DatasetReport | None:
+        """What is known of the dataset; the lengths of its rows only as `model` counts them."""
+        if self.report is None or self.counted_for == model:
+            return self.report
+        return replace(self.report, tokens=None)
 
     def reading(self) -> Reading:
         """How the dataset is to be read. Raises ConfigError for answers that are wrong."""

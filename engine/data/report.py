@@ -31,7 +31,7 @@ SCHEMA = 1
 PREVIEWED = 3
 """Rows shown as the model will see them."""
 BATCH = 8
-"""Rows at a time that steps and padding are told for."""
+"""Rows at a time that steps and padding are told for where the batch is yet to be found."""
 
 Piece = tuple[str, bool]
 """(text, whether it is trained on): tokens in a row that are treated alike, decoded together, as characters may span tokens."""
@@ -56,6 +56,8 @@ class Epoch:
 
     tokens: int
     batch_size: int
+    rows_a_step: int
+    """Of as many batches as are added up for one step."""
     steps: int
     padding_grouped: float
     """Tokens with padding over tokens, in batches of rows of like length, as they are trained on."""
@@ -144,9 +146,10 @@ def dataset_report(
     train_on: str,
     max_length: int,
     tell: Tell = lambda done, total, seconds: None,
+    batch: tuple[int, int] = (BATCH, 1),
 ) -> DatasetReport:
-    """Read and check `dataset`; with a tokenizer, also what of it is trained on. Never raises for what is wrong with the dataset
-    or with the tokenizer's template: that is in `problems` and `stopped`."""
+    """Read and check `dataset`; with a tokenizer, also what of it is trained on. `batch`: (rows, batches of a step). Never
+    raises for what is wrong with the dataset or with the tokenizer's template: that is in `problems` and `stopped`."""
     path = str(path_of(dataset).absolute()) if is_there(path_of(dataset)) else dataset
     empty = DatasetReport(path, None, "", None, (), {}, None, None, None, (), (), max_length, None, None)
     try:
@@ -180,7 +183,7 @@ def dataset_report(
         notes=(*rows.notes, *([made.note] if made.note else [])),
         tokens=_lengths(table.uncut),
         trained_tokens=int(table.trained.sum()),
-        epoch=_epoch(table.lengths),
+        epoch=_epoch(table.lengths, *batch),
         table=table,
         preview=tuple(
             Preview(int(table.source_row[index]), _pieces(table, index, tokenizer))
@@ -215,16 +218,16 @@ def _other_splits(dataset: str, rows: Rows, reading: Reading, checker: Checker) 
             checker.other_split(name, row)
 
 
-def _epoch(lengths: npt.NDArray[np.int64]) -> Epoch:
-    grouped = _padding(lengths, row_order(0, 0, lengths))
-    shuffled = _padding(lengths, row_order(0, 0, np.ones_like(lengths)))
-    return Epoch(int(lengths.sum()), BATCH, -(-len(lengths) // BATCH), grouped, shuffled)
+def _epoch(lengths: npt.NDArray[np.int64], rows: int, batches: int) -> Epoch:
+    grouped = _padding(lengths, row_order(0, 0, lengths), rows)
+    shuffled = _padding(lengths, row_order(0, 0, np.ones_like(lengths)), rows)
+    return Epoch(int(lengths.sum()), rows, rows * batches, -(-len(lengths) // (rows * batches)), grouped, shuffled)
 
 
-def _padding(lengths: npt.NDArray[np.int64], order: npt.NDArray[np.int64]) -> float:
-    """Tokens with padding over tokens, in batches of BATCH rows in this order."""
+def _padding(lengths: npt.NDArray[np.int64], order: npt.NDArray[np.int64], rows: int) -> float:
+    """Tokens with padding over tokens, in batches of `rows` in this order."""
     padded = sum(
-        int(lengths[batch].max()) * len(batch) for batch in (order[at : at + BATCH] for at in range(0, len(order), BATCH))
+        int(lengths[batch].max()) * len(batch) for batch in (order[at : at + rows] for at in range(0, len(order), rows))
     )
     return round(padded / max(1, int(lengths.sum())), 4)
 

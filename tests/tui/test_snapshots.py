@@ -59,7 +59,9 @@ def fixed(played: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORA_TUI_CACHE", "no-cache")
     monkeypatch.setattr(model_screen, "cached_models", tuple)
     memory = Memory(1_200_000, 400_000, 30_000_000, 12_000_000, 700_000_000)
-    monkeypatch.setattr(model_screen, "fit", lambda *_: model_screen.Fit(memory, 12_000_000_000, 16_000_000_000, "cpu"))
+    monkeypatch.setattr(
+        model_screen, "fit", lambda *_: model_screen.Fit(memory, 12_000_000_000, 16_000_000_000, "cpu", 4, 46)
+    )
     fitted = Fitted(4, "as set", False, "it fits without", memory)
     hardware = Hardware("cpu", "no GPU", "float32", "exact")
     monkeypatch.setattr(

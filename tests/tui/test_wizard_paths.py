@@ -6,6 +6,7 @@ import asyncio
 import json
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.engine.runs import train
 from tests.tui.conftest import Hand
 from tui.app import LoraTui
 from tui.cli import run_parser
+from tui.screens import review as review_screen
 from tui.screens.settings import Setting
 from tui.widgets.checkpoint_table import CheckpointTable
 from tui.widgets.path_input import PathInput
@@ -745,6 +747,39 @@ async def test_what_is_longer_than_the_screen_is_scrolled_from_anywhere(
         await hand.until(lambda: not hand.shows("line 199."))
         await hand.press("escape", "s")
         await hand.arrive("ResultScreen")
+
+
+async def test_steps_and_memory_are_told_for_the_batch_that_was_asked(wizard: Make, flags: dict[str, Any]) -> None:
+    app = wizard({**flags, "batch_size": "2", "grad_accum": "3"})
+    async with app.run_test(size=(100, 40)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.until(lambda: hand.shows("an epoch: 5 steps of 6 rows"))
+        await hand.press("ctrl+n")
+        assert app.wizard.report is not None and app.wizard.report.tokens is not None
+        longest = min(64, app.wizard.report.tokens.max)
+        await hand.until(lambda: hand.shows(f"2 rows of {longest} tokens"))
+
+
+async def test_what_a_run_takes_does_not_depend_on_how_fast_one_goes_on(
+    wizard: Make, flags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    expect = review_screen.expect
+    monkeypatch.setattr(review_screen, "expect", lambda plan, report: (asked.append(report), expect(plan, report))[1])
+    app = wizard(flags)
+    async with app.run_test(size=(100, 40)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.press("ctrl+n")
+        assert app.wizard.report is not None
+        app.wizard.keep(replace(app.wizard.report, tokens=None), None)  # who was too fast for the count
+        await hand.to_review()
+        await hand.until(lambda: len(asked) == 2)
+        assert asked[1].tokens.max > 0
+        app.wizard.keep(asked[1], "another model")
+        known = app.wizard.report_by("another model")
+        assert known is asked[1]
+        assert (other := app.wizard.report_by(flags["model"])) is not None and other.tokens is None
 
 
 async def test_words_of_the_dataset_are_neither_markup_nor_control(wizard: Make, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,7 +17,8 @@ from engine.data.read import Reading
 from engine.errors import LoraTuiError
 from engine.i18n import _
 from engine.paths import is_there, path_of
-from tui.dataset_text import preview_texts, problem_lines, rows_words, summary_lines
+from engine.sources import Source, resolve
+from tui.dataset_text import batch_of, preview_texts, problem_lines, rows_words, summary_lines
 from tui.i18n import N_
 from tui.messages import Found, Progressed
 from tui.plain import visible
@@ -138,8 +140,7 @@ class DatasetScreen(StepScreen):
         model = self.wizard.answers.get("model")
         self.ask("report", value, partial(report_of, value, self.wizard.reading()))
         if model is not None:
-            answers, reading = dict(self.wizard.answers), self.wizard.reading()
-            self.ask("tokens", value, partial(report_with_model, value, model, answers, reading, self._counted))
+            self.ask("tokens", value, partial(report_with_model, value, model, self.wizard.so_far(), self._counted))
 
     def _begin_anew(self, asked: str | None) -> None:
         """What was found out is of another dataset than the one that is named now."""
@@ -175,7 +176,8 @@ class DatasetScreen(StepScreen):
         self.back_to(self.query_one("#dataset", PathInput))
 
     def _show(self, report: DatasetReport) -> None:
-        self._report = self.wizard.report = report
+        self._report = report
+        self.wizard.keep(report, self.wizard.answers.get("model"))
         counting = (
             _("Counting tokens")
             if self.wizard.answers.get("model")
@@ -247,18 +249,19 @@ def report_of(dataset: str, reading: Reading) -> DatasetReport:
 
 
 def report_with_model(
-    dataset: str, model: str, answers: dict[str, Any], reading: Reading, tell: Tell = lambda done, total, seconds: None
+    dataset: str, model: str, answers: Sequence[Source], tell: Tell = lambda done, total, seconds: None
 ) -> DatasetReport:
-    """The report with the tokens of `model`. Waits for transformers, so it belongs in a thread. Raises ModelError."""
+    """The report with the tokens of `model`, for a run with these answers. Waits for transformers, so it belongs in a thread. Raises
+    ConfigError and ModelError."""
     from engine.data.report import dataset_report
     from engine.hardware import load_libraries
     from engine.models.report import cached_snapshot, model_folder_here
     from engine.training.model import load_tokenizer
 
     load_libraries()
+    config = resolve(answers).config
     tokenizer = load_tokenizer(cached_snapshot(model) or model_folder_here(model))
-    length = int(answers.get("max_length") or 1024)
-    return dataset_report(dataset, reading, tokenizer, str(answers.get("train_on", "auto")), length, tell)
+    return dataset_report(dataset, Reading.of(config), tokenizer, config.train_on, config.max_length, tell, batch_of(config))
 
 
 def lines_text(lines: Any) -> Text:

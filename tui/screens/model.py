@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,8 +20,9 @@ from engine.i18n import _
 from engine.models.local import LocalModel, cached_models
 from engine.models.report import ModelReport, model_report, to_be_fetched
 from engine.paths import is_file, path_of
+from engine.sources import Source, resolve
 from engine.training.estimate import TIGHT, Memory, estimate_memory
-from tui.dataset_text import preview_texts, problem_lines, summary_lines
+from tui.dataset_text import batch_of, preview_texts, problem_lines, summary_lines
 from tui.i18n import N_
 from tui.messages import Found
 from tui.plain import visible
@@ -32,9 +34,6 @@ from tui.words import size_words
 if TYPE_CHECKING:
     from engine.data.report import DatasetReport
 
-ROWS = 8
-"""Rows at a time that the first estimate assumes; the review knows the real ones."""
-
 
 @dataclass(frozen=True)
 class Fit:
@@ -44,6 +43,10 @@ class Fit:
     free: int
     total: int
     device: str
+    rows: int
+    """At a time, as far as that is known: the review knows better."""
+    length: int
+    """Of the longest row, in tokens."""
 
 
 class ModelScreen(StepScreen):
@@ -163,11 +166,11 @@ class ModelScreen(StepScreen):
         self.query_one("#summary", Static).update(lines_text(_model_lines(report)))
         self.close(told(report.stopped) if report.stopped is not None else "")
         if report.folder is not None and report.stopped is None:
-            self.ask("fit", report.model, partial(fit, report, self.wizard.report))
+            so_far = self.wizard.so_far()
+            self.ask("fit", report.model, partial(fit, report, self.wizard.report_by(report.model), so_far))
             dataset = self.wizard.answers.get("dataset")
             if dataset:
-                find = partial(report_with_model, dataset, report.model, dict(self.wizard.answers), self.wizard.reading())
-                self.ask("tokens", report.model, find)
+                self.ask("tokens", report.model, partial(report_with_model, dataset, report.model, so_far))
         going, self._going = self._going, False
         if report.stopped is not None and not to_be_fetched(report):
             self.back_to(self.query_one("#model", PathInput))
@@ -179,9 +182,9 @@ class ModelScreen(StepScreen):
         if isinstance(value, LoraTuiError):
             seen.update(Text(told(value), style="bold red"))
         else:
-            self.wizard.report = value
+            self.wizard.keep(value, self._asked)
             if self._report is not None:  # now the length of the rows is known
-                self.ask("fit", self._report.model, partial(fit, self._report, value))
+                self.ask("fit", self._report.model, partial(fit, self._report, value, self.wizard.so_far()))
             plain = self.owner.no_color or self.owner.ascii_only
             lines = [*summary_lines(value, ""), *problem_lines(value, stops_too=True)]
             seen.update(Text("\n").join([lines_text(lines), *preview_texts(value, plain)]))
@@ -212,25 +215,29 @@ def _model_lines(report: ModelReport) -> list[tuple[str, str]]:
     return lines
 
 
-def fit(report: ModelReport, data: DatasetReport | None) -> Fit:
-    """The model's memory beside the machine's, with the defaults of a run. Imports torch, so it belongs in a thread."""
+def fit(report: ModelReport, data: DatasetReport | None, answers: Sequence[Source]) -> Fit:
+    """The model's memory beside the machine's, for a run with these answers. Imports torch, so it belongs in a thread. Raises
+    ConfigError."""
     from engine.hardware import choose_hardware, free_memory, load_libraries
 
     load_libraries()
-    config = RunConfig()
+    config = resolve(answers).config
     hardware = choose_hardware(config, report)
     free, total = free_memory(hardware.device)
-    longest = data.tokens.max if data is not None and data.tokens is not None else config.max_length
-    return Fit(estimate_memory(report, config, hardware.precision, ROWS, longest), free, total, hardware.device)
+    longest = min(config.max_length, data.tokens.max if data is not None and data.tokens is not None else config.max_length)
+    rows, _batches = batch_of(config)
+    memory = estimate_memory(report, config, hardware.precision, rows, longest)
+    return Fit(memory, free, total, hardware.device, rows, longest)
 
 
 def _fit_text(found: Fit) -> Text:
     if found.memory is None:
         return Text(_("Its memory cannot be estimated from what its files say."), style="dim")
     need = found.memory.total
-    words = _("about {need} of memory for {rows} rows of the greatest length; {free} of {total} are free ({device})").format(
-        need=size_words(need), rows=ROWS, free=size_words(found.free), total=size_words(found.total), device=found.device
-    )
+    words = _("about {need} of memory for {rows} rows of {length} tokens; {free} of {total} are free ({device})").format(
+        need=size_words(need), rows=found.rows, length=found.length, free=size_words(found.free),
+        total=size_words(found.total), device=found.device,
+    )  # fmt: skip
     parts = _("weights {weights}, adapter and optimizer {adapter}, activations {activations}, logits {logits}").format(
         weights=size_words(found.memory.weights), adapter=size_words(found.memory.adapter),
         activations=size_words(found.memory.activations), logits=size_words(found.memory.logits),

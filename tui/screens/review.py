@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.text import Text
 from textual.app import ComposeResult
@@ -12,6 +13,7 @@ from textual.widgets import Button, Static
 from engine.config import RunConfig
 from engine.errors import CannotContinue, LoraTuiError
 from engine.i18n import _
+from engine.sources import Source
 from engine.training.estimate import TIGHT
 from engine.training.expect import Expected, expect
 from tui.folder_text import held_words
@@ -19,10 +21,13 @@ from tui.i18n import N_
 from tui.messages import Found
 from tui.plain import visible
 from tui.screens.base import StepScreen
-from tui.screens.dataset import lines_text, told
+from tui.screens.dataset import lines_text, report_with_model, told
 from tui.show import plan_lines
 from tui.wizard import SETTINGS, Planned, Start
 from tui.words import duration, size_words
+
+if TYPE_CHECKING:
+    from engine.resume.plan import ResumePlan
 
 
 class ReviewScreen(StepScreen):
@@ -41,6 +46,8 @@ class ReviewScreen(StepScreen):
     def __init__(self) -> None:
         super().__init__()
         self._planned: Planned | None = None
+        self._counted = False
+        """Whether what is expected knows the lengths of the rows."""
 
     def compose_body(self) -> ComposeResult:
         yield Static(_("Looking"), id="plan", markup=False)
@@ -62,8 +69,10 @@ class ReviewScreen(StepScreen):
         if event.what == "plan":
             self._show_plan(event.value)
         elif isinstance(event.value, Expected):
-            self.query_one("#expected", Static).update(lines_text(_expected_lines(event.value)))
-        elif isinstance(event.value, LoraTuiError):
+            self._counted = self._counted or event.what == "counted"
+            if event.what == "counted" or not self._counted:
+                self.query_one("#expected", Static).update(lines_text(_expected_lines(event.value)))
+        elif isinstance(event.value, LoraTuiError) and event.what != "counted":
             self.close(told(event.value))
 
     def _show_plan(self, value: Any) -> None:
@@ -94,8 +103,10 @@ class ReviewScreen(StepScreen):
         if plan.mode == "complete":
             return
         self.query_one("#expected", Static).update(_("Looking at this machine"))
-        report = self.wizard.report
+        report = self.wizard.report_by(str(plan.config.model))
         self.ask("expected", None, lambda: expect(plan, report))
+        if report is None or report.tokens is None:  # who came here before they were counted is told no less
+            self.ask("counted", None, partial(_expect_counted, plan))
 
     def action_next(self) -> None:
         if self._planned is not None and not self.query_one("#main", Button).disabled:
@@ -118,6 +129,13 @@ class ReviewScreen(StepScreen):
             event.stop()
             self.wizard.start = Start("fresh")
             self.owner.go_to(4)
+
+
+def _expect_counted(plan: ResumePlan) -> Expected:
+    """What `plan` will take, its rows counted first. For a thread. Raises LoraTuiError."""
+    config = plan.config
+    answers = [Source("run", "", config.model_dump())]
+    return expect(plan, report_with_model(str(config.dataset), str(config.model), answers))
 
 
 def _expected_lines(found: Expected) -> list[tuple[str, str]]:
