@@ -16,17 +16,16 @@ import threading
 import time
 from functools import partial
 
+from tui.signals import heeded
+
 PATIENCE = 5.0
 """Seconds that threads have to end once there is an exit code. What had to be saved is saved by then."""
 
 
 def main() -> int:
     """Run the command line of this process; returns the exit code."""
-    for name, code in (("SIGHUP", 129), ("SIGINT", 130), ("SIGTERM", 143)):
-        number = getattr(signal, name, None)
-        # What nohup, or a shell's `&`, told this process to ignore stays ignored.
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, partial(_leave, code))
+    for _name, number, code in heeded():
+        signal.signal(number, partial(_leave, code))
     from tui.cli import main as run
 
     code = run()

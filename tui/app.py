@@ -13,7 +13,6 @@ import contextlib
 import logging
 import os
 import shlex
-import signal
 import sys
 import threading
 import time
@@ -43,6 +42,7 @@ from tui.i18n import N_
 from tui.live import Live, begun, fold
 from tui.messages import Followed, RunEnded, Told
 from tui.plain import visible
+from tui.signals import heeded
 from tui.wizard import Start, Wizard
 
 if TYPE_CHECKING:
@@ -51,8 +51,6 @@ if TYPE_CHECKING:
     from engine.runner import Runner
     from engine.training.attempt import Outcome
 
-SIGNALS = {"SIGHUP": 129, "SIGINT": 130, "SIGTERM": 143}
-"""Exit codes of the contract (C1)."""
 RARELY = (10_000, 4, 100)
 """Python's collector, told to go through everything less often: each time it does, keys wait for a tenth of a second. What a screen
 leaves behind in circles is small, and what is young is still collected."""
@@ -330,17 +328,15 @@ class LoraTui(App[int]):
             self.leave_with_result()
 
     def _listen_to_signals(self) -> None:
-        """INT, TERM and HUP save first. Textual itself would die of them and leave the terminal as it is."""
+        """A signal saves first. Textual itself would die of them and leave the terminal as it is."""
         if threading.current_thread() is not threading.main_thread():
             return
         import asyncio
 
         loop = asyncio.get_running_loop()
-        for name, code in SIGNALS.items():
-            number = getattr(signal, name, None)
-            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-                with contextlib.suppress(NotImplementedError, RuntimeError):
-                    loop.add_signal_handler(number, self._signalled, name, code)
+        for name, number, code in heeded():
+            with contextlib.suppress(NotImplementedError, RuntimeError):
+                loop.add_signal_handler(number, self._signalled, name, code)
 
     def _signalled(self, name: str, code: int) -> None:
         if self._exit_after is not None:

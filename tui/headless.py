@@ -27,13 +27,8 @@ from engine.launch import runner_of
 from engine.resume.plan import ResumePlan, plan_run
 from engine.runner import InThisProcess
 from tui.show import Show, plan_lines
+from tui.signals import SIGNALS, heeded
 from tui.streams import duplicate
-
-SIGNALS = {"SIGHUP": 129, "SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 138, "SIGUSR2": 140}
-"""Signals that stop a run after saving, and the exit code of each (C1): 128 and the signal's number. USR1 and USR2 are what batch
-systems warn with before the time is up (Slurm's --signal, SGE's -notify); left alone they would kill the run. torchelastic,
-Kubernetes and machines that are taken away send TERM."""
-
 
 AT_ONCE = 1.0
 """Seconds within which the same signal is the same request. Batch systems send one to every process of a job, and whoever started this
@@ -66,10 +61,8 @@ class StopRequest:
 
     def install(self) -> None:
         """Take over the signals. Only in the main thread, as the system demands."""
-        for name in SIGNALS:
-            number = getattr(signal, name, None)
-            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores HUP on purpose
-                signal.signal(number, self._received)
+        for _name, number, _code in heeded():
+            signal.signal(number, self._received)
 
     def _received(self, number: int, frame: FrameType | None) -> None:
         name, now = signal.Signals(number).name, time.monotonic()

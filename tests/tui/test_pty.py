@@ -261,6 +261,14 @@ def test_a_fault_of_the_wizard_is_told_on_the_terminal(tmp_path: Path) -> None:
     assert "Traceback" not in said and "NOTE" not in said
 
 
+def test_the_warning_of_a_batch_system_leaves_the_terminal_as_it_was(tmp_path: Path) -> None:
+    one = Terminal([], tmp_path)
+    one.until("What should the model learn from?")
+    one.child.kill(signal.SIGUSR1)
+    assert one.end(10) == 138
+    assert one.restored()
+
+
 @pytest.mark.slow
 def test_ascii_and_no_colour_on_a_plain_terminal(terminal: Callable[..., Terminal]) -> None:
     one = terminal(LORA_TUI_ASCII="1", NO_COLOR="1")
