@@ -74,7 +74,7 @@ catalogue: $(VENV)/.installed-dev
 # After changing user-facing text: collect it, merge it into the catalogues, compile them.
 messages: $(VENV)/.installed-dev
 	$(BIN)/pybabel -q extract -k n_:1,2 -k _field:2 -k N_ --no-location --sort-output --project lora-tui -o tui/locale/lora-tui.pot engine tui
-	$(BIN)/pybabel -q update --no-fuzzy-matching -D lora-tui -i tui/locale/lora-tui.pot -d tui/locale -l zh_CN
+	$(BIN)/pybabel -q update --no-fuzzy-matching --ignore-obsolete -D lora-tui -i tui/locale/lora-tui.pot -d tui/locale -l zh_CN
 	$(BIN)/pybabel -q compile -D lora-tui -d tui/locale
 
 # The README's pictures, from the real app at work, and the chart of docs/speed.md from its table.
