@@ -16,7 +16,7 @@ from rich.text import Text
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.containers import Horizontal, Vertical
 from textual.widgets import Footer, Input, Static
 
 from engine.chat import SIDES, Chat, Messages, Sampling, Side, open_chat, question
@@ -28,6 +28,7 @@ from tui.i18n import N_
 from tui.messages import Progressed, Said
 from tui.plain import visible
 from tui.screens.base import WizardScreen
+from tui.widgets.growing import Growing
 
 
 class _Left(BaseException):
@@ -56,7 +57,7 @@ class ChatScreen(WizardScreen):
         Binding("ctrl+t", "sampling", N_("Sampling"), priority=True),
         Binding("f1", "help", N_("Help")),
     ]
-    SCROLLED: ClassVar[str] = ".speaker VerticalScroll"
+    SCROLLED: ClassVar[str] = "Growing"
     HELP_TEXT: ClassVar[str] = N_(
         "What you ask goes to the trained adapter and to the bare base, with the same settings: where the answers differ is what was "
         "learned.\n\nctrl+r asks what the next row of the dataset asks, and shows the row's own answer too. ctrl+l makes both sides "
@@ -78,7 +79,7 @@ class ChatScreen(WizardScreen):
             for side, title in zip(SIDES, (_("the trained adapter"), _("the bare base")), strict=True):
                 with Vertical(classes="speaker"):
                     yield Static(title, classes="speaker-name", markup=False)
-                    with VerticalScroll(can_focus=False):
+                    with Growing(id=f"{side}-scroll", can_focus=False):
                         yield Static("", id=side, markup=False)
         with Horizontal(id="sampling"):
             for name, title, value in (
@@ -94,8 +95,6 @@ class ChatScreen(WizardScreen):
         yield Footer(compact=True)
 
     def on_mount(self) -> None:
-        for transcript in self.query(self.SCROLLED):
-            transcript.anchor()  # it follows what is said until somebody scrolls up
         self.query_one("#question").focus()
         self._answer_all()
 
@@ -205,6 +204,7 @@ class ChatScreen(WizardScreen):
         if event.asked == self._conversation and self.is_mounted:
             self._shown[event.side].append(visible(event.words, keep_lines=True), style=event.style)
             self.query_one(f"#{event.side}", Static).update(self._shown[event.side])
+            self.query_one(f"#{event.side}-scroll", Growing).grown()
 
     def _state(self, words: str) -> None:
         if self.is_mounted:

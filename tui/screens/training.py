@@ -13,7 +13,7 @@ from typing import ClassVar
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.containers import Horizontal, Vertical
 from textual.widgets import Button, Sparkline, Static
 
 from engine.config import REACHED, TOO_LOW
@@ -38,6 +38,7 @@ from tui.plain import visible
 from tui.screens.base import StepScreen
 from tui.show import MARKS, STYLES, jump_words, number, rolled_back_words
 from tui.widgets.chart import Line, LossChart, Picture
+from tui.widgets.growing import Growing
 from tui.words import duration
 
 LOOK = 0.25
@@ -86,14 +87,13 @@ class TrainingScreen(StepScreen):
                 yield Static("", id="span", markup=False)
             with Vertical(id="side"):
                 yield Static("", id="receipt", markup=False)
-                with VerticalScroll(id="events-scroll", can_focus=False):
+                with Growing(id="events-scroll", can_focus=False):
                     yield Static("", id="events", markup=False)
 
     def fill(self) -> None:
         self.query_one("#back").display = False
         self.query_one("#jump").display = False
         self.query_one("#receipt").display = False
-        self.query_one("#events-scroll").anchor()
         self._look()
         self.set_interval(LOOK, self._look)
 
@@ -116,6 +116,7 @@ class TrainingScreen(StepScreen):
         self.query_one("#tiles", Static).update(_tiles(live, self.size.width - 5, memory=not self.owner.watches))
         if before is None or live.happenings is not before.happenings:
             self.query_one("#events", Static).update(_events(live.happenings))
+            self.query_one(Growing).grown()
         if live.receipt is not None and (before is None or before.receipt is not live.receipt):
             receipt = self.query_one("#receipt", Static)
             receipt.update(receipt_text(live.receipt))
