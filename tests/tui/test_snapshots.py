@@ -73,12 +73,7 @@ def fixed(played: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module in (start_screen, checkpoint_table):  # a manifest is as long as the path of the model
         monkeypatch.setattr(module, "size_words", lambda count: "1.5 MB")
-
-    class Hour(checkpoint_table.datetime):
-        def strftime(self, form: str) -> str:
-            return "2026-11-24 09:41"
-
-    monkeypatch.setattr(checkpoint_table, "datetime", Hour)
+        monkeypatch.setattr(module, "saved_words", lambda one: "2026-11-24 09:41")
 
 
 RECEIPT = ResumeChecked(
