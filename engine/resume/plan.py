@@ -93,18 +93,19 @@ def plan_run(resolved: Resolved, found: Scan | None = None) -> ResumePlan:
     """
     resolved = replace(resolved, config=placed(_rooted(resolved.config)))
     config = resolved.config
-    for path in (config.init_from, config.resume if config.resume not in ("auto", "never") else None):
+    named = config.resume if config.resume not in ("auto", "never") else None
+    if config.init_from is not None and named is not None:
+        raise ConfigError(
+            _("--resume PATH and --init-from exclude each other"),
+            fix=_("--resume continues a run; --init-from starts a new one from its weights."),
+        )
+    for path in (config.init_from, named):
         if path is not None:  # told before what else may be missing: it would have told that
             _need_checkpoint(Path(path))
     _need(config)
     assert config.dataset is not None and config.model is not None
     asked = Path(config.output) if config.output else None
     if config.init_from is not None:
-        if config.resume not in ("auto", "never"):
-            raise ConfigError(
-                _("--resume PATH and --init-from exclude each other"),
-                fix=_("--resume continues a run; --init-from starts a new one from its weights."),
-            )
         return _from_weights(config, asked or proposed_output(config.dataset, config.model), Path(config.init_from))
     if config.resume == "never":
         return _fresh(config, free_sibling(asked or proposed_output(config.dataset, config.model)), _("as asked"))

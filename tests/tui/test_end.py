@@ -28,8 +28,8 @@ def test_a_pool_that_has_nothing_to_do_is_not_waited_for() -> None:
 
 
 def test_work_that_is_being_done_is_finished() -> None:
-    done = end("ThreadPoolExecutor().submit(lambda: (time.sleep(0.5), print('pool')))\n"
-               "threading.Thread(target=lambda: (time.sleep(0.5), print('thread'))).start()", LONG)  # fmt: skip
+    done = end("ThreadPoolExecutor().submit(lambda: (time.sleep(0.5), sys.stdout.write('pool\\n')))\n"
+               "threading.Thread(target=lambda: (time.sleep(0.5), sys.stdout.write('thread\\n'))).start()", LONG)  # fmt: skip
     assert done.returncode == 7
     assert sorted(done.stdout.split()) == ["pool", "thread"]
 

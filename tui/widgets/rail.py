@@ -27,7 +27,8 @@ class RailStep(Static):
     def __init__(self, number: int, current: int) -> None:
         self.state = "current" if number == current else "done" if number < current else "ahead"
         self.number = number
-        self.words = {"current": "▸", "done": "✓", "ahead": " "}[self.state] + f"{number + 1} {_(STEPS[number])}"
+        name = _(STEPS[number])
+        self.words = {"current": "▸", "done": "✓", "ahead": " "}[self.state] + f"{number + 1} {name}"
         super().__init__(self.words, classes=self.state, markup=False)
 
     def shorten(self, short: bool) -> None:
