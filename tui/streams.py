@@ -12,7 +12,6 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import IO
 
@@ -41,6 +40,8 @@ def own_terminal(log: Path) -> Iterator[None]:
     try:
         with library_output_to(log):
             if os.name == "posix":
+                from multiprocessing import resource_tracker
+
                 resource_tracker.ensure_running()
             yield
     finally:
