@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import Any
 
 from engine.answers import gather
 from engine.errors import LoraTuiError
@@ -101,8 +101,30 @@ def run_headless(
             out.write(json.dumps(record, allow_nan=False) + "\n")
         show.event(event)
 
+    def work() -> int:
+        try:
+            answers = gather(flags, config_file, _demo(show) if demo else None)
+            plan = plan_run(answers.resolved, answers.found)
+            show.lines(plan_lines(plan))
+            if dry_run:
+                if as_json:
+                    out.write(json.dumps(_plan_record(plan), allow_nan=False) + "\n")
+                return REFUSED if plan.refused else 0
+            if plan.mode == "complete":
+                InThisProcess().run(plan, emit, stop)
+                return 0
+        except LoraTuiError as error:
+            failed = RunFailed(None, error.title, error.detail, error.fix, error.exit_code)
+            emit(failed, as_record(failed, 0, time.time()))
+            return error.exit_code
+        except Exception as error:  # a fault of ours: whoever reads the events is told too
+            failed = RunFailed(None, f"{type(error).__name__}: {error}", "", _("This is a fault of lora-tui."), 1)
+            emit(failed, as_record(failed, 0, time.time()))
+            raise
+        return _detach(plan, emit, show) if detach else _train(plan, emit, stop)
+
     with show:
-        return _or_left(show, lambda: _run(flags, config_file, demo, as_json, dry_run, detach, show, out, emit, stop))
+        return _or_left(show, work)
 
 
 def _or_left(show: Show, work: Callable[[], int]) -> int:
@@ -112,40 +134,6 @@ def _or_left(show: Show, work: Callable[[], int]) -> int:
     except Leave as signalled:
         show.line(_("{signal}: nothing was trained yet").format(signal=signalled))
         return SIGNALS[str(signalled)]
-
-
-def _run(
-    flags: Mapping[str, Any],
-    config_file: Path | None,
-    demo: bool,
-    as_json: bool,
-    dry_run: bool,
-    detach: bool,
-    show: Show,
-    out: IO[str],
-    emit: Callable[[Event, Mapping[str, Any]], None],
-    stop: StopRequest,
-) -> int:
-    try:
-        answers = gather(flags, config_file, _demo(show) if demo else None)
-        plan = plan_run(answers.resolved, answers.found)
-        show.lines(plan_lines(plan))
-        if dry_run:
-            if as_json:
-                out.write(json.dumps(_plan_record(plan), allow_nan=False) + "\n")
-            return REFUSED if plan.refused else 0
-        if plan.mode == "complete":
-            InThisProcess().run(plan, emit, stop)
-            return 0
-    except LoraTuiError as error:
-        failed = RunFailed(None, error.title, error.detail, error.fix, error.exit_code)
-        emit(failed, as_record(failed, 0, time.time()))
-        return error.exit_code
-    except Exception as error:  # a fault of ours: whoever reads the events is told too
-        failed = RunFailed(None, f"{type(error).__name__}: {error}", "", _("This is a fault of lora-tui."), 1)
-        emit(failed, as_record(failed, 0, time.time()))
-        raise
-    return _detach(plan, emit, show) if detach else _train(plan, emit, stop)
 
 
 def _detach(plan: ResumePlan, emit: Callable[[Event, Mapping[str, Any]], None], show: Show) -> int:
@@ -262,6 +250,7 @@ def _plan_record(plan: ResumePlan) -> dict[str, Any]:
         "differences": [asdict(difference) for difference in plan.differences],
         "step": checkpoint.step if checkpoint else 0,
         "epoch": checkpoint.epoch if checkpoint else 0.0,
+        "epochs_left": plan.epochs_left,
         "loss": checkpoint.loss if checkpoint else None,
         "total_steps": plan.length.total_steps if plan.length else None,
         "total_epochs": plan.length.total_epochs if plan.length else None,
