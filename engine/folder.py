@@ -277,12 +277,14 @@ def named(output_dir: Path) -> Path:
 
 
 def occupied(output_dir: Path) -> bool:
-    """Whether anything a person could miss lies in `output_dir`. A lock or an empty folder does not count."""
+    """Whether anything a person could miss lies in `output_dir`. A lock or an empty folder does not count, nor does the log of a start
+    that was killed before its run began."""
     if output_dir.is_symlink() or output_dir.is_file():
         return True
     if not output_dir.is_dir():
         return False
-    return any(entry.name not in (_LOCK, f"{_LOCK}.soft", _HOLDER, _STOP, ".gitkeep") for entry in output_dir.iterdir())
+    none = (_LOCK, f"{_LOCK}.soft", _HOLDER, _STOP, RUN_LOG, ".gitkeep")
+    return any(entry.name not in none for entry in output_dir.iterdir())
 
 
 @dataclass(frozen=True)
@@ -315,6 +317,8 @@ def free_sibling(output_dir: Path) -> Path:
     """`output_dir` if it is free, else the first of OUT-2, OUT-3, ... that is."""
     if not occupied(named(output_dir)):
         return output_dir
+    if output_dir.name in ("", ".."):  # `.` has no name that a sibling could have
+        output_dir = output_dir.resolve()
     number = 2
     while occupied(sibling := named(output_dir.with_name(f"{output_dir.name}-{number}"))):
         number += 1

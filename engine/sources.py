@@ -24,6 +24,10 @@ from engine.redact import redact
 SCHEMA_VERSION = 1
 ENV_PREFIX = "LORA_TUI_"
 MAX_TOML_BYTES = 1_000_000
+RIVALS = {"max_steps": "epochs", "eval_dataset": "eval_fraction", "eval_fraction": "eval_dataset"}
+"""Settings that do not count beside another one."""
+NOTHING = (None, "", 0, "0", "0.0")
+"""What says that a setting is not used."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,8 @@ class Resolved:
 def resolve(sources: Sequence[Source]) -> Resolved:
     """Lay `sources` over each other, strongest first. Raises ConfigError naming every bad value.
 
-    Epochs that were asked for are not overruled by a number of steps from a weaker source: a run that was begun with --max-steps is
-    extended with --epochs as any other.
+    Where two settings exclude each other, the stronger source's counts, and a weaker one's word on its rival does not: a run that was
+    begun with --max-steps is extended with --epochs as any other.
     """
     values: dict[str, Any] = {}
     owner: dict[str, Source] = {}
@@ -70,7 +74,7 @@ def resolve(sources: Sequence[Source]) -> Resolved:
         for key, value in source.values.items():
             if key not in RunConfig.model_fields:
                 problems.append(_("{name}: there is no such setting").format(name=source.name(key)))
-            elif key == "max_steps" and "epochs" in owner and owner["epochs"] is not source:
+            elif (rival := RIVALS.get(key)) in owner and owner[rival] is not source and values[rival] not in NOTHING:
                 continue
             elif key not in values:
                 values[key], owner[key] = value, source

@@ -41,7 +41,15 @@ from engine.resume.recommend import settle
 from engine.sources import Resolved
 from engine.training.advice import has_reached
 from engine.training.monitor import LossMonitor
-from engine.training.steps import Length, Position, chosen_batch_size, kept_geometry, learning_rate_at, run_length
+from engine.training.steps import (
+    Length,
+    Position,
+    chosen_batch_size,
+    kept_geometry,
+    learning_rate_at,
+    position_at,
+    run_length,
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ class ResumePlan:
     passed_over: tuple[PassedOver, ...] = ()
     differences: tuple[Difference, ...] = ()
     position: Position | None = None
-    """Where it goes on; None where the rows must be counted first (checkpoints of other tools)."""
+    """Where it goes on; None for a run that begins, or where a checkpoint of another tool does not say."""
     length: Length | None = None
     epochs_left: float | None = None
     """From `position` on, as far as it is known."""
@@ -194,13 +202,33 @@ def _begun_from(resolved: Resolved, output_dir: Path) -> ResumePlan | None:
     if own is None or run_id is None:
         return None
     if own.init_from is not None:
+        _need_source(output_dir, Path(own.init_from))
         return _weights_plan(resolved.config, output_dir, Path(own.init_from), run_id)
     if own.resume not in ("auto", "never") and Path(own.resume).parent.resolve() != output_dir.resolve():
+        _need_source(output_dir, Path(own.resume))
         placed, _furthest = _asked_for(resolved, Path(own.resume))
         reason = _("the run in {folder} began from it and had saved nothing yet").format(folder=output_dir)
         resolved = replace(resolved, config=resolved.config.model_copy(update={"resume": own.resume}))
         return _continue(resolved, output_dir, run_id, f"{placed.run}/{placed.name}", Choice(placed, reason, ()))
     return None
+
+
+def _need_source(output_dir: Path, path: Path) -> None:
+    if not is_folder(path):
+        raise CannotContinue(
+            _("{folder}: its run began from {path} and had saved nothing yet, and that is no longer there").format(
+                folder=output_dir, path=path
+            ),
+            fix=_("Ways on: {ways}.").format(
+                ways="; ".join(
+                    (
+                        _("bring it back"),
+                        _("start a new run from sound weights: --init-from {path}").format(path="PATH"),
+                        _("start fresh in a new folder: --resume never"),
+                    )
+                )
+            ),
+        )
 
 
 def _from_weights(config: RunConfig, output_dir: Path, path: Path) -> ResumePlan:
@@ -339,11 +367,18 @@ def _continue(resolved: Resolved, output_dir: Path, run_id: str, parent: str | N
     else:
         epochs_asked = resolved.asked("epochs") or resolved.asked("max_steps")
         complete = not epochs_asked and checkpoint.max_steps is not None and (checkpoint.step or 0) >= checkpoint.max_steps
-        if not complete and not resolved.asked("grad_accum") and not resolved.asked("batch_size"):
+        if not complete:
             dataset = read_dataset(config)
-            times = logged_accumulation(checkpoint, config, len(dataset.train))
-            config = config.model_copy(update={"grad_accum": times})
-            differences += logged_geometry_difference(checkpoint, config, len(dataset.train))
+            rows = len(dataset.train)
+            if not resolved.asked("grad_accum") and not resolved.asked("batch_size"):
+                times = logged_accumulation(checkpoint, config, rows)
+                config = config.model_copy(update={"grad_accum": times})
+                differences += logged_geometry_difference(checkpoint, config, rows)
+            if checkpoint.step is not None and checkpoint.epoch is not None:
+                position = position_at(checkpoint.step, checkpoint.epoch, rows)
+                batch_size, _reason = chosen_batch_size(config, rows, checkpoint.batch_size)
+                length = run_length(config, rows, batch_size * config.grad_accum * config.world, position)
+                left = max(0.0, length.total_epochs - position.epochs(rows))
     return ResumePlan(
         "complete" if complete else "continue",
         config,

@@ -109,7 +109,11 @@ def check_material(manifest: Manifest | None, material: Material, named_base: st
             unknown("base_model", now.base_model, _("It was saved for {name}.").format(name=named_base or "?")),
             unknown("tokenizer", now.tokenizer),
             unknown("chat_template", now.chat_template),
-            unknown("dataset", f"{now.dataset.rows} rows"),
+            unknown(
+                "dataset",
+                f"{now.dataset.rows} rows",
+                _("Nothing says which rows it learned, nor which of their tokens; what --train-on says is assumed."),
+            ),
         ]
     saved = manifest.identities
     return [

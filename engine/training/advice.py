@@ -131,6 +131,8 @@ def likely_causes(
         causes.append(_("Not as it was saved: {items}.").format(items=", ".join(changed)))
     if rate is not None and rate_before is not None and rate > RAISED * rate_before:
         causes.append(_("The learning rate went up from {before:.2g} to {now:.2g}.").format(before=rate_before, now=rate))
+    if "dataset" in unknown and kind == "reset_at_resume":
+        causes.append(_("Other tokens may be learned than before: TRL, for one, learns all of a chat (--train-on all)."))
     if unknown and kind == "reset_at_resume":
         causes.append(_("Could not be compared when continuing: {items}.").format(items=", ".join(unknown)))
     if kind == "reset_at_resume":

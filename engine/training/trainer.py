@@ -201,6 +201,8 @@ class Trainer:
         """Plan the next attempt: from the last good checkpoint, or from where this one began, at half the rate."""
         self.plan = self.ranks.share(roll_back(self.plan, outcome.good) if self.ranks.first else None)
         self.config = self.plan.config
+        if self.ranks.first:  # a run that is killed now goes on at the rate that is told
+            write_run_toml(self.plan.output_dir, self.config, self.plan.run_id)
         checkpoint = self.plan.checkpoint if self.plan.mode == "continue" else None
         self._tell(
             RolledBack(
@@ -221,6 +223,10 @@ class Trainer:
         attempt = self._attempt = decide(plan, material, self.ranks)
         start, length, rows = attempt.start, attempt.length, len(material.train)
         name = plan.checkpoint.name if plan.checkpoint is not None and plan.mode == "continue" else None
+        if self.ranks.first and not is_there(plan.output_dir / RUN_TOML):
+            # What is there is replaced once the receipt has passed; where nothing is, a run that ends before could not be gone on
+            # with. Before it is told of: who hears that it began may end it at once.
+            write_run_toml(plan.output_dir, attempt.config, plan.run_id)
         self._tell(
             RunStarted(
                 plan.run_id,
@@ -236,10 +242,6 @@ class Trainer:
                 attempt.config.model_dump(mode="json"),
             )
         )
-        if self.ranks.first and not is_there(plan.output_dir / RUN_TOML):
-            # What is there is replaced once the receipt has passed; where nothing is, a run that ends before could not be gone on
-            # with.
-            write_run_toml(plan.output_dir, attempt.config, plan.run_id)
         early = self._check_early(material)
         if reason := should_stop():
             self._tell(RunStopped(start.step, start.epochs(rows), reason, name))

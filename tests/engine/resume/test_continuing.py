@@ -316,3 +316,42 @@ def test_a_run_begun_with_a_number_of_steps_is_extended_with_epochs(run: Path) -
     assert plan(output=run).mode == "complete"
     extended = plan(output=run, epochs=2)
     assert extended.mode == "continue" and extended.length is not None and extended.length.total_steps == 14
+
+
+@pytest.mark.parametrize("output", [".", "./"])
+def test_a_new_run_beside_the_folder_one_stands_in_has_its_name(
+    output: str, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run)
+    assert plan(output=output, resume="never").output_dir == run.with_name("run-2")
+    assert plan(resume="checkpoint-4").output_dir == run.with_name("run-2")
+
+
+def test_a_folder_with_nothing_but_the_log_of_a_killed_start_is_free(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    out.mkdir()
+    (out / "run.log").write_text("loading\n")
+    config = plan(output=run).config
+    assert plan(dataset=config.dataset, model=config.model, output=out, init_from=run / "checkpoint-4").output_dir == out
+
+
+def test_what_a_run_is_started_with_is_on_the_disk_before_it_is_said_to_have_begun(
+    tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    out, there = tmp_path / "run", []
+
+    def watch(event: Any) -> None:
+        if isinstance(event, RunStarted):
+            there.append((out / "run.toml").is_file())
+
+    train(dataset=chat_file, model=tiny_model, output=out, max_steps=1, watch=watch, batch_size=4)
+    assert there == [True]
+
+
+def test_a_stronger_way_to_hold_rows_back_wins_over_the_runs_own(run: Path, tmp_path: Path) -> None:
+    measured = write_jsonl(tmp_path / "measured.jsonl", chats(30)[27:])
+    out = Path(shutil.copytree(run, tmp_path / "copy"))
+    train(output=out, eval_dataset=measured, stop_at=6)
+    assert plan(output=out).config.eval_dataset == str(measured)
+    asked = plan(output=out, eval_fraction=0.2, accept="dataset").config
+    assert (asked.eval_dataset, asked.eval_fraction) == (None, 0.2)

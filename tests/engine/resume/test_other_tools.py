@@ -153,3 +153,12 @@ def test_what_is_expected_of_a_continued_run_are_the_steps_that_are_left(
     report = dataset_report(str(trainers / "data.jsonl"), Reading(), None, "all", 256)
     decided = plan(output=run, dataset=trainers / "data.jsonl", model=taught_model, train_on="all")
     assert expect(decided, report).steps == 7
+
+
+def test_a_run_that_was_limited_says_what_is_left_of_that(run: Path, trainers: Path, taught_model: Path) -> None:
+    for state in run.glob("checkpoint-*/trainer_state.json"):
+        told = json.loads(state.read_text())
+        state.write_text(json.dumps(told | {"max_steps": 16}))
+    decided = plan(output=run, dataset=trainers / "data.jsonl", model=taught_model, train_on="all")
+    assert decided.length is not None and decided.length.total_steps == 16
+    assert decided.epochs_left == pytest.approx(2 / 7, abs=0.01)

@@ -158,3 +158,18 @@ def test_a_run_that_is_killed_between_two_rollbacks_has_only_the_rest_of_them(ru
     again = Journal(run)
     assert again.rolled_back == 0  # it came to its end; whoever begins it again has all of them
     again.close()
+
+
+def test_a_run_that_is_killed_right_after_a_rollback_goes_on_at_the_rate_that_was_told(run: Path) -> None:
+    from engine.folder import source_of_run
+
+    rates = []
+
+    def watch(event: Any) -> None:
+        if isinstance(event, RolledBack):
+            own = source_of_run(run)
+            assert own is not None
+            rates.append((event.learning_rate, own.values["learning_rate"]))
+
+    train(output=run, on_jump="rollback", watch=watch, **EXPLODES)
+    assert rates == [(0.5, 0.5), (0.25, 0.25), (0.125, 0.125)]
