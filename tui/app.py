@@ -34,6 +34,7 @@ from textual.theme import ThemeProvider
 from textual.worker import Worker
 
 from engine.errors import LoraTuiError
+from engine.events import RunStopped
 from engine.i18n import _
 from engine.remembered import Remembered, load_remembered, save_remembered
 from engine.runner import LEFT
@@ -286,9 +287,9 @@ class LoraTui(App[int]):
 
     def _announce(self, state: str) -> None:
         """The end of a run, for who has turned to something else: the bell, and OSC 9, which terminals show as a notification."""
-        words = {"finished": _("the run has finished"), "stopped": _("the run was stopped and saved")}.get(
-            state, _("the run has failed")
-        )
+        saved = isinstance(self.live.ended, RunStopped) and self.live.ended.checkpoint is not None
+        stopped = _("the run was stopped and saved") if saved else _("the run was stopped")
+        words = {"finished": _("the run has finished"), "stopped": stopped}.get(state, _("the run has failed"))
         self.bell()
         if self._driver is not None:
             self._driver.write(f"\x1b]9;lora-tui: {words}\x07")

@@ -91,8 +91,9 @@ class Watcher(LoraTui):
 
     def _go(self, code: int) -> None:
         self._left = True
-        running = self.live.ended is None
-        self.exit(code, return_code=code, message=self._goes_on() if running and not self.live.stopping else None)
+        from tui.screens.result import farewell
+
+        self.exit(code, return_code=code, message=self._goes_on() if self.live.ended is None else farewell(self))
 
 
 def run_watcher(folder: Path, read_only: bool) -> int:

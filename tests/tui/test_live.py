@@ -133,3 +133,11 @@ def test_the_band_of_the_chart_is_what_the_run_aims_for() -> None:
     config = {"loss_too_low": 0.5, "loss_reached": 1.5}
     started = RunStarted("r", "out", None, 0, 0.0, 9, 1.0, 9, 9, {}, config)
     assert picture(fold(begun(), started, 0.0)).band == (0.5, 1.5)
+
+
+def test_an_ended_run_has_no_time_left() -> None:
+    from tui.screens.training import _tiles
+
+    live = fold(fold(begun(), started(), 0.0), step(3, 1.0), 1.0)
+    assert "left" in _tiles(live, 140).plain
+    assert "left" not in _tiles(fold(live, RunStopped(3, 1.0, "user", None), 2.0), 140).plain

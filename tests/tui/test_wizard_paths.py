@@ -904,3 +904,38 @@ async def test_the_demo_goes_where_the_command_line_says(wizard: Make) -> None:
         await hand.go_on("ModelScreen", "232 rows")
         await hand.go_on("OutputScreen", "context 512")
         await hand.until(lambda: hand.shows("out/elsewhere"))
+
+
+async def test_one_enter_too_many_does_not_leave_before_the_result_was_read(
+    wizard: Make, flags: dict[str, Any], trained: Path
+) -> None:
+    train(**flags)
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.press("ctrl+n")
+        await hand.to_review()
+        await hand.press("enter")
+        await hand.arrive("ResultScreen")
+        await hand.press("enter")
+        await pilot.pause()
+        assert hand.at("ResultScreen") and app.return_code is None
+        await hand.until(lambda: hand.screen.focused is hand.screen.query_one("#main"))
+        assert hand.shows("longer: lora-tui --yes --output out/w --epochs 4")
+
+
+async def test_after_one_is_put_away_the_cursor_is_on_its_neighbour(
+    wizard: Make, flags: dict[str, Any], trained: Path
+) -> None:
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.until(lambda: hand.shows("checkpoint-8 is the furthest"))
+        await hand.press("down")
+        await hand.until(lambda: hand.shows("Continue from checkpoint-6"))
+        await hand.press("d")
+        await hand.until(lambda: hand.shows("Continue checkpoint-3"))
+        await hand.press("d")
+        await hand.until(lambda: not (trained / "checkpoint-3").exists() and hand.shows("Continue checkpoint-8"))

@@ -51,7 +51,7 @@ class ChatScreen(WizardScreen):
     """Both sides and a line to ask with."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "leave", N_("Back")),
+        Binding("escape", "back", N_("Back")),
         Binding("ctrl+r", "row", N_("Ask a row of the dataset"), priority=True),
         Binding("ctrl+l", "again", N_("Begin anew"), priority=True),
         Binding("ctrl+t", "sampling", N_("Sampling"), priority=True),
@@ -135,7 +135,7 @@ class ChatScreen(WizardScreen):
             self._shown[side] = Text()
             self.query_one(f"#{side}", Static).update("")
 
-    def action_leave(self) -> None:
+    def action_back(self) -> None:
         self.dismiss()
 
     def on_unmount(self) -> None:

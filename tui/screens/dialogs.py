@@ -75,7 +75,8 @@ class QuitScreen(ModalScreen[str | None]):
             (_("The run is at work. Quitting stops it after this step and saves a checkpoint first."),
              _("Keep training"), _("Stop, save and quit"))
             if self._training
-            else (_("The export is at work. If you quit now it may have to be begun again."), _("Keep exporting"), _("Quit"))
+            else (_("The export is at work. The program ends once the step under way has; the export may have to be begun again."),
+                  _("Keep exporting"), _("Quit"))
         )  # fmt: skip
         with Vertical(id="dialog", classes="small"):
             yield Static(words, markup=False)

@@ -32,7 +32,7 @@ class ExportScreen(WizardScreen):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+n", "export", N_("Export"), priority=True),
-        Binding("escape", "leave", N_("Back")),
+        Binding("escape", "back", N_("Back")),
         Binding("f1", "help", N_("Help")),
     ]
     HELP_TEXT: ClassVar[str] = N_(
@@ -94,7 +94,7 @@ class ExportScreen(WizardScreen):
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         event.stop()
-        self.action_export() if event.button.id == "main" else self.action_leave()
+        self.action_export() if event.button.id == "main" else self.action_back()
 
     def wanted(self) -> Wanted:
         """What is asked for on the screen."""
@@ -127,7 +127,7 @@ class ExportScreen(WizardScreen):
             self._say(_("at work"), "dim")
             self.ask("export", None, partial(self._carry_out, self.wanted()))
 
-    def action_leave(self) -> None:
+    def action_back(self) -> None:
         if self.at_work:
             self.notify(_("The export is at work; nothing half-written stays, so it is not cut short."), markup=False)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from typing import TYPE_CHECKING, ClassVar
 
@@ -27,10 +28,15 @@ if TYPE_CHECKING:
     from tui.app import LoraTui
 
 
+READ = 1.5
+"""Seconds for which Enter does nothing where nobody had to wait for the result."""
+
+
 class ResultScreen(StepScreen):
     """How it ended."""
 
     STEP = 6
+    AUTO_FOCUS = ""  # `fill` says when
     HEADING = N_("Result")
     MAIN = N_("Leave")
     HELP_TEXT: ClassVar[str] = N_(
@@ -69,7 +75,9 @@ class ResultScreen(StepScreen):
         if isinstance(error, CannotContinue):
             self.query_one("#again", Button).label = _("Choose another checkpoint")
             self.query_one("#again", Button).refresh(layout=True)
-        self.focus_main()
+        plan = self.owner.plan
+        # A complete run's result comes at once: one Enter too many must not leave before it was read.
+        self.set_timer(READ if plan is not None and plan.mode == "complete" else 0.001, self.focus_main)
 
     def may_leave(self) -> bool:
         return True
@@ -126,14 +134,14 @@ class ResultScreen(StepScreen):
 
 def outcome_text(app: LoraTui) -> Text:
     """How the run ended, in words."""
-    ended, error, plan = app.live.ended, app.error, app.plan
+    ended, error, folder = app.live.ended, app.error, app.folder
     if error is not None:
         text = Text(visible(error.title), style="bold red")
         for more in (error.detail, error.fix):
             if more:
                 text.append("\n" + visible(more, keep_lines=True), style="not bold")
-        if plan is not None and is_file(plan.output_dir / RUN_LOG):
-            text.append("\n" + _("log: {path}").format(path=visible(str(plan.output_dir / RUN_LOG))), style="not bold dim")
+        if folder is not None and is_file(folder / RUN_LOG):
+            text.append("\n" + _("log: {path}").format(path=visible(str(folder / RUN_LOG))), style="not bold dim")
         return text
     if isinstance(ended, RunFinished):
         evaluated = _(" · eval loss {loss}").format(loss=number(ended.eval_loss)) if ended.eval_loss is not None else ""
@@ -143,10 +151,12 @@ def outcome_text(app: LoraTui) -> Text:
         text = Text(words, style="bold green")
         text.append("\n" + visible(ended.advice["message"]), style="not bold")
         text.append("\n" + _("adapter: {path}").format(path=visible(ended.adapter)), style="not bold")
-        if plan is not None:
-            command = shlex.join(["lora-tui", "export", str(plan.output_dir), "--to", "ollama"])
+        if folder is not None:
+            command = shlex.join(["lora-tui", "export", str(folder), "--to", "ollama"])
             text.append("\n" + _("into Ollama: {command}").format(command=visible(command)), style="not bold")
-        text.append("\n" + _("Longer: choose Continue this run and raise the epochs."), style="not bold dim")
+            more = str(max(2, 2 * math.ceil(ended.epoch)))
+            command = shlex.join(["lora-tui", "--yes", "--output", str(folder), "--epochs", more])
+            text.append("\n" + _("longer: {command}").format(command=visible(command)), style="not bold")
         return text
     if isinstance(ended, RunStopped):
         words = _("stopped at step {step}, epoch {epoch:.2f}").format(step=ended.step, epoch=ended.epoch)
@@ -163,7 +173,7 @@ def outcome_text(app: LoraTui) -> Text:
 def farewell(app: LoraTui) -> Text:
     """What stays on the terminal: the outcome and how to go on."""
     text = outcome_text(app)
-    if app.plan is not None and not isinstance(app.live.ended, RunFinished):
-        command = shlex.join(["lora-tui", "--yes", "--output", str(app.plan.output_dir), "--resume", "auto"])
+    if app.folder is not None and not isinstance(app.live.ended, RunFinished):
+        command = shlex.join(["lora-tui", "--yes", "--output", str(app.folder), "--resume", "auto"])
         text.append("\n" + visible(command), style="not bold")
     return text

@@ -83,6 +83,7 @@ class ReviewScreen(StepScreen):
             self.query_one("#back", Button).focus()
             return
         self._planned = self.wizard.planned = value
+        self.refresh_bindings()
         plan = value.plan
         self.query_one("#plan", Static).update(lines_text(plan_lines(plan)))
         self.query_one("#settings", Static).update(_settings_text(plan.config, self.wizard.answers))
@@ -116,8 +117,11 @@ class ReviewScreen(StepScreen):
     def action_back(self) -> None:
         self.owner.go_to(4)
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return action != "copy" or self._planned is not None
+
     def action_copy(self) -> None:
-        if self._planned is not None:
+        if self._planned is not None:  # the button, too
             self.owner.copy_to_clipboard(self.wizard.command_line())
             self.notify(_("The command is in the clipboard."), markup=False)
 
@@ -181,6 +185,6 @@ def _settings_text(config: RunConfig, answers: dict[str, Any]) -> Text:
         value = answers.get(name, getattr(config, name)) if name in ("dataset", "model", "output") else getattr(config, name)
         chosen = name in answers
         shown = f"{value:g}" if isinstance(value, float) else str(value)
-        text.append(f"\n{'* ' if chosen else '  '}{name.replace('_', ' '):24}", style="not bold")
+        text.append(f"\n{'* ' if chosen else '  '}{name.replace('_', ' '):25}", style="not bold")
         text.append(visible(shown), style="bold" if chosen else "not bold")
     return text

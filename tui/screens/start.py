@@ -38,6 +38,8 @@ from tui.widgets.checkpoint_table import CheckpointTable, saved_words
 from tui.wizard import Start
 from tui.words import size_words
 
+ROOMY = 100
+"""Columns from which on the main button has room for all of its words beside all others, the one that takes back too."""
 FILES = 30
 """Files of a checkpoint that are listed."""
 JUDGED = 8
@@ -211,7 +213,8 @@ class StartScreen(StepScreen):
             main.label = _("Start from these weights") if weights else _("Start fresh")
         else:
             name = visible(one.name)
-            main.label = _("Continue from {name}").format(name=name) if one.continuable else _("Continue")
+            words = _("Continue {name}") if self._trashed and self.size.width < ROOMY else _("Continue from {name}")
+            main.label = words.format(name=name) if one.continuable else _("Continue")
         main.disabled = one is not None and not one.continuable
         main.refresh(layout=True)
 
@@ -282,7 +285,7 @@ class StartScreen(StepScreen):
             self.notify(_("{name} is back").format(name=visible(value.name)), markup=False)
         else:
             self.wizard.trashed.append(value)
-            self._cursor = None
+            self._cursor = self.query_one("#table", CheckpointTable).beside(asked.name)
             name = visible(asked.name)
             self.notify(_("{name} is in the trash of its folder; z takes it back").format(name=name), markup=False)
         self.close("")

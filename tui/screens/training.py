@@ -113,7 +113,8 @@ class TrainingScreen(StepScreen):
 
     def _paint(self, live: Live, before: Live | None) -> None:
         self.query_one("#heading", Static).update(_status(live, self.owner.detached))
-        self.query_one("#tiles", Static).update(_tiles(live, self.size.width - 5, memory=not self.owner.watches))
+        here = not (self.owner.watches or self.owner.detached)
+        self.query_one("#tiles", Static).update(_tiles(live, self.size.width - 5, memory=here))
         if before is None or live.happenings is not before.happenings:
             self.query_one("#events", Static).update(_events(live.happenings))
             self.query_one(Growing).grown()
@@ -258,8 +259,9 @@ def _tiles(live: Live, width: int, memory: bool = True) -> Text:
         tiles.append((_("loss"), number(step.loss)))
         if live.eval_curve.points:
             tiles.append((_("eval"), number(live.eval_curve.points[-1][1])))
-        left = live.seconds_left
-        tiles.append((_("left"), duration(left) if left is not None else "-"))
+        if live.ended is None:
+            left = live.seconds_left
+            tiles.append((_("left"), duration(left) if left is not None else "-"))
         tiles.append((_("rate"), f"{step.learning_rate:.2e}"))
         tiles.append((_("tokens/s"), f"{step.tokens_per_second:.0f}"))
     if memory:  # this process's, which says nothing of a run that is elsewhere
