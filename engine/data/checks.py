@@ -27,6 +27,9 @@ NEARLY = 0.7
 """Share of common shingles (Jaccard) from which on two rows are nearly equal."""
 COMPARED = 20_000
 """Rows that are compared for being nearly equal."""
+BESIDE = 8
+"""Earlier rows that one is compared with for each band they share. Rows made from a pattern share bands with thousands and are near to
+none of them; without a bound 20,000 such rows took 45 s."""
 SHINGLE = 3
 """Words of a shingle; characters where a script has no spaces."""
 BANDS, IN_BAND = 16, 4
@@ -165,9 +168,11 @@ class _NearCopies:
             other = self._shingles[one]
             if len(shingles & other) >= NEARLY * len(shingles | other):
                 return one
-        for band, key in zip(self._bands, keys, strict=True):
-            band.setdefault(key, []).append(number)
-        self._shingles[number] = shingles
+        beside = [band.setdefault(key, []) for band, key in zip(self._bands, keys, strict=True)]
+        for some in beside:
+            if len(some) < BESIDE:
+                some.append(number)
+                self._shingles[number] = shingles
         return None
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from engine.data.read import Reading
 from engine.data.report import DatasetReport, dataset_report
-from tests.conftest import chats, write_jsonl
+from tests.conftest import WORDS, chats, write_jsonl
 
 
 def chat(*turns: str, roles: tuple[str, ...] = ("user", "assistant")) -> dict[str, Any]:
@@ -107,3 +107,19 @@ def test_a_template_that_drops_the_system_turn_or_never_ends_a_turn_is_told(tmp_
     rows = [chat("Be short.", "Who?", "We.", roles=("system", "user", "assistant"))]
     found = dataset_report(str(write_jsonl(tmp_path / "rows.jsonl", rows)), Reading(), tokenizer, "auto", 1024)
     assert {problem.code for problem in found.problems} == {"system_dropped", "stop_not_trained"}
+
+
+def test_rows_of_one_pattern_are_each_compared_with_a_few_others_and_near_ones_are_still_found() -> None:
+    from engine.data.checks import BESIDE, _NearCopies
+
+    known = _NearCopies()
+    words = WORDS[:17]
+    rows = [
+        {"text": " ".join(words[(index * 7 + step * 3) % len(words)] for step in range(4 + index % 9)) + f" {index}"}
+        for index in range(600)
+    ]
+    for number, row in enumerate(rows, 1):
+        known.like(number, row)
+    assert max(len(some) for band in known._bands for some in band.values()) == BESIDE
+    known.like(601, {"text": "gulls sleep " + " ".join(words)})
+    assert known.like(602, {"text": "gulls sleep " + " ".join([*words, "again"])}) == 601
