@@ -255,9 +255,8 @@ def source_of_run(output_dir: Path) -> Source | None:
 
 def own_start(output_dir: Path) -> RunConfig | None:
     """All of the run.toml in `output_dir`, also how that very start was asked for. None and raises as `source_of_run`."""
-    if source_of_run(output_dir) is None:
-        return None
-    return resolve([read_toml(output_dir / RUN_TOML, "run")]).config
+    path = output_dir / RUN_TOML
+    return resolve([read_toml(path, "run")]).config if os.path.lexists(path) else None
 
 
 def write_run_toml(output_dir: Path, config: RunConfig, run_id: str) -> None:

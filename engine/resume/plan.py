@@ -14,41 +14,27 @@ from pathlib import Path
 from typing import Literal
 
 from engine.checkpoints.checkpoint import Checkpoint, Grade
-from engine.checkpoints.choose import Choice, PassedOver, choose, weights_fallback
-from engine.checkpoints.inspect import inspect_folder
-from engine.checkpoints.manifest import Geometry
-from engine.checkpoints.scan import EXACT, Scan, glance, verify
+from engine.checkpoints.choose import Choice, PassedOver
+from engine.checkpoints.scan import EXACT, Scan, glance
 from engine.config import RunConfig, flag
-from engine.data.dataset import Dataset, read_dataset
+from engine.data.dataset import Dataset
 from engine.devices import placed
 from engine.errors import CannotContinue, ConfigError
-from engine.folder import RUN_TOML, free_sibling, own_start, proposed_output, run_id_of
+from engine.folder import free_sibling, own_start, proposed_output, run_id_of
 from engine.i18n import _
-from engine.paths import is_file, is_folder, is_there
+from engine.paths import is_folder, is_there
+from engine.resume.asked import asked_for, inspected, need_checkpoint, need_continuable, problems_of, ways_on
 from engine.resume.differences import (
-    RESTARTING,
     Difference,
     contradiction,
-    geometry_difference,
-    logged_geometry_difference,
-    material_differences,
-    precision_difference,
-    schedule_differences,
-    settings_differences,
 )
-from engine.resume.logged import logged_accumulation
+from engine.resume.onwards import onwards
 from engine.resume.recommend import settle
 from engine.sources import Resolved
-from engine.training.advice import has_reached
 from engine.training.monitor import LossMonitor
 from engine.training.steps import (
     Length,
     Position,
-    chosen_batch_size,
-    kept_geometry,
-    learning_rate_at,
-    position_at,
-    run_length,
 )
 
 
@@ -109,7 +95,7 @@ def plan_run(resolved: Resolved, found: Scan | None = None) -> ResumePlan:
         )
     for path in (config.init_from, named):
         if path is not None:  # told before what else may be missing: it would have told that
-            _need_checkpoint(Path(path))
+            need_checkpoint(Path(path))
     _need(config)
     assert config.dataset is not None and config.model is not None
     asked = Path(config.output) if config.output else None
@@ -117,8 +103,8 @@ def plan_run(resolved: Resolved, found: Scan | None = None) -> ResumePlan:
         return _from_weights(config, asked or proposed_output(config.dataset, config.model), Path(config.init_from))
     if config.resume == "never":
         return _fresh(config, free_sibling(asked or proposed_output(config.dataset, config.model)), _("as asked"))
-    if config.resume != "auto":
-        return _from_path(resolved, asked, Path(config.resume))
+    if named is not None:
+        return _from_path(resolved, asked, Path(named))
     output_dir = asked or proposed_output(config.dataset, config.model)
     if not is_folder(output_dir):
         return _fresh(config, output_dir, _("nothing is there yet"))
@@ -153,7 +139,7 @@ def _nothing_to_continue(found: Scan, choice: Choice) -> CannotContinue:
         return CannotContinue(
             _("{folder}: none of its checkpoints can be continued").format(folder=found.output_dir),
             told,
-            _ways_on(found.checkpoints),
+            ways_on(found.checkpoints),
         )
     return CannotContinue(
         _("{folder}: these settings contradict what was trained there").format(folder=found.output_dir),
@@ -198,15 +184,15 @@ def _begun_from(resolved: Resolved, output_dir: Path) -> ResumePlan | None:
     """The plan of the run in `output_dir` where it began from another's checkpoint and ended before it had saved one of its own: begin
     there once more. To start fresh would silently be another run."""
     own = own_start(output_dir)
-    run_id = run_id_of(output_dir)
-    if own is None or run_id is None:
+    if own is None:
         return None
+    run_id = run_id_of(output_dir) or new_run_id()
     if own.init_from is not None:
         _need_source(output_dir, Path(own.init_from))
         return _weights_plan(resolved.config, output_dir, Path(own.init_from), run_id)
     if own.resume not in ("auto", "never") and Path(own.resume).parent.resolve() != output_dir.resolve():
         _need_source(output_dir, Path(own.resume))
-        placed, _furthest = _asked_for(resolved, Path(own.resume))
+        placed, _furthest = asked_for(resolved.config, Path(own.resume))
         reason = _("the run in {folder} began from it and had saved nothing yet").format(folder=output_dir)
         resolved = replace(resolved, config=resolved.config.model_copy(update={"resume": own.resume}))
         return _continue(resolved, output_dir, run_id, f"{placed.run}/{placed.name}", Choice(placed, reason, ()))
@@ -236,11 +222,11 @@ def _from_weights(config: RunConfig, output_dir: Path, path: Path) -> ResumePlan
 
 
 def _weights_plan(config: RunConfig, output_dir: Path, path: Path, run_id: str) -> ResumePlan:
-    checkpoint = _inspected(path)
+    checkpoint = inspected(path)
     if checkpoint.grade is Grade.BROKEN or checkpoint.adapter is None:
         raise CannotContinue(
             _("{path}: holds no sound adapter").format(path=path),
-            _told(checkpoint),
+            problems_of(checkpoint),
             _("Choose another checkpoint; lora-tui check {folder} lists them.").format(folder=path.parent),
         )
     against = contradiction(checkpoint, config)
@@ -258,7 +244,7 @@ def _weights_plan(config: RunConfig, output_dir: Path, path: Path, run_id: str) 
 
 
 def _from_path(resolved: Resolved, asked: Path | None, path: Path) -> ResumePlan:
-    placed, furthest = _asked_for(resolved, path)
+    placed, furthest = asked_for(resolved.config, path)
     here = placed.path.parent
     # A copy under another name lies anywhere; beside that no run has its place.
     beside = (
@@ -274,128 +260,27 @@ def _from_path(resolved: Resolved, asked: Path | None, path: Path) -> ResumePlan
     return _continue(resolved, output_dir, new_run_id(), f"{placed.run}/{placed.name}", choice)
 
 
-def _asked_for(resolved: Resolved, path: Path) -> tuple[Checkpoint, bool]:
-    """The checkpoint at `path`, with the run it belongs to, and whether it is the furthest of it. Raises CannotContinue."""
-    checkpoint = _inspected(path)
-    if not checkpoint.continuable:
-        raise CannotContinue(_("{path}: cannot be continued").format(path=path), _told(checkpoint), _ways_on((checkpoint,)))
-    against = contradiction(checkpoint, resolved.config)
-    if against:
-        raise CannotContinue(
-            _("{path}: cannot be continued with these settings").format(path=path),
-            against,
-            _("Leave the setting out to go on as it was started, or begin a new run with --resume never."),
-        )
-    found = glance(checkpoint.path.parent)
-    run = next((other.run for other in found.checkpoints if other.name == checkpoint.name), checkpoint.run)
-    furthest = _furthest_of(found, run)
-    return replace(checkpoint, run=run), furthest is not None and furthest.name == checkpoint.name
-
-
-def _furthest_of(found: Scan, run: str) -> Checkpoint | None:
-    while True:
-        furthest = choose(found.checkpoints, run=run).checkpoint
-        if furthest is None or furthest.name not in found.unverified:
-            return furthest
-        found = verify(found, furthest.name)
-
-
-def _need_checkpoint(path: Path) -> None:
-    if not is_folder(path):
-        raise CannotContinue(
-            _("{path}: there is no such checkpoint").format(path=path), fix=_("lora-tui check FOLDER lists what is there.")
-        )
-    if is_file(path / RUN_TOML):
-        raise CannotContinue(
-            _("{path}: is the folder of a run, not a checkpoint").format(path=path),
-            fix=_(
-                "Go on with that run by --output {path}, or name one of its checkpoints; lora-tui check lists them."
-            ).format(path=path),
-        )
-
-
-def _inspected(path: Path) -> Checkpoint:
-    _need_checkpoint(path)
-    return inspect_folder(path.resolve() if path.name in ("", "..") else path)
-
-
 def _continue(resolved: Resolved, output_dir: Path, run_id: str, parent: str | None, choice: Choice) -> ResumePlan:
     checkpoint = choice.checkpoint
     assert checkpoint is not None
-    config = _at(resolved.config, output_dir)
-    differences: list[Difference] = []
-    position = length = before = after = dataset = None
-    left, reached = checkpoint.remaining_epochs, False
-    if checkpoint.manifest is not None:
-        saved = checkpoint.manifest
-        if config.seed != saved.cursor.seed:
-            differences.append(
-                Difference(
-                    "data_position",
-                    f"seed {saved.cursor.seed}",
-                    f"seed {config.seed}",
-                    "saved",
-                    _("the order of the rows under way depends on it"),
-                )
-            )
-            config = config.model_copy(update={"seed": saved.cursor.seed})
-        if saved.geometry.world_size != config.world and not (resolved.asked("batch_size") or resolved.asked("grad_accum")):
-            kept = kept_geometry(saved.geometry.rows, saved.geometry.batch_size, config.world)
-            config = config.model_copy(update=dict(zip(("batch_size", "grad_accum"), kept, strict=True)))
-        batch_size, _reason = chosen_batch_size(config, saved.cursor.rows, saved.geometry.batch_size)
-        geometry = Geometry(batch_size=batch_size, grad_accum=config.grad_accum, world_size=config.world)
-        differences += geometry_difference(saved.geometry, geometry)
-        batch_rows = geometry.rows
-        rows = saved.cursor.rows
-        position = Position(saved.step, saved.cursor.epoch, saved.cursor.rows_consumed, saved.cursor.given_up)
-        length = run_length(config, rows, batch_rows, position)
-        reached = length.total_steps > saved.step and _reached(checkpoint, config)
-        complete = length.total_steps <= saved.step or reached
-        if not complete:
-            dataset = read_dataset(config)
-            material = material_differences(checkpoint, config, dataset)
-            differences += material
-            if any(found.item in RESTARTING and found.winner == "asked" for found in material):
-                position, rows = position.begun_anew(rows), len(dataset.train)
-                length = run_length(config, rows, batch_rows, position)
-        left = max(0.0, length.total_epochs - position.epochs(rows))
-        before = saved.schedule.next_learning_rate
-        after = learning_rate_at(config, length.total_steps, saved.step)
-        differences += schedule_differences(checkpoint, config, length)
-        differences += precision_difference(checkpoint, resolved)
-        differences += settings_differences(resolved, checkpoint)
-    else:
-        epochs_asked = resolved.asked("epochs") or resolved.asked("max_steps")
-        complete = not epochs_asked and checkpoint.max_steps is not None and (checkpoint.step or 0) >= checkpoint.max_steps
-        if not complete:
-            dataset = read_dataset(config)
-            rows = len(dataset.train)
-            if not resolved.asked("grad_accum") and not resolved.asked("batch_size"):
-                times = logged_accumulation(checkpoint, config, rows)
-                config = config.model_copy(update={"grad_accum": times})
-                differences += logged_geometry_difference(checkpoint, config, rows)
-            if checkpoint.step is not None and checkpoint.epoch is not None:
-                position = position_at(checkpoint.step, checkpoint.epoch, rows)
-                batch_size, _reason = chosen_batch_size(config, rows, checkpoint.batch_size)
-                length = run_length(config, rows, batch_size * config.grad_accum * config.world, position)
-                left = max(0.0, length.total_epochs - position.epochs(rows))
+    ahead = onwards(replace(resolved, config=_at(resolved.config, output_dir)), checkpoint)
     return ResumePlan(
-        "complete" if complete else "continue",
-        config,
+        "complete" if ahead.complete else "continue",
+        ahead.config,
         output_dir,
         run_id,
         parent,
         checkpoint,
         choice.reason + _off_path(checkpoint),
         choice.passed_over,
-        tuple(differences),
-        position,
-        length,
-        left,
-        before,
-        after,
-        dataset,
-        reached,
+        ahead.differences,
+        ahead.position,
+        ahead.length,
+        ahead.epochs_left,
+        ahead.saved_learning_rate,
+        ahead.next_learning_rate,
+        ahead.dataset,
+        ahead.reached,
     )
 
 
@@ -410,9 +295,8 @@ def roll_back(plan: ResumePlan, good: str | None) -> ResumePlan:
         path, run, parent = plan.checkpoint.path, plan.checkpoint.run, plan.parent
     else:
         return replace(plan, config=config)
-    checkpoint = replace(_inspected(path), run=run)
-    if not checkpoint.continuable:
-        raise CannotContinue(_("{path}: cannot be continued").format(path=path), _told(checkpoint), _ways_on((checkpoint,)))
+    checkpoint = replace(inspected(path), run=run)
+    need_continuable(checkpoint)
     return _continue(Resolved(config, {}), plan.output_dir, plan.run_id, parent, Choice(checkpoint, reason, ()))
 
 
@@ -438,24 +322,6 @@ def _off_path(checkpoint: Checkpoint) -> str:
     told = _("The loss had left its path when it was saved; it was good until step {step}.")
     good = monitor.good_before if monitor.good_before is not None else monitor.good_until
     return " " + told.format(step=good if good is not None else 0)
-
-
-def _reached(checkpoint: Checkpoint, config: RunConfig) -> bool:
-    """Whether the loss was already where --stop-at-loss wants it."""
-    return has_reached([row.loss for row in checkpoint.history if row.loss is not None], config.stop_at_loss)
-
-
-def _told(checkpoint: Checkpoint) -> str:
-    return "\n".join(problem.message for problem in checkpoint.problems)
-
-
-def _ways_on(checkpoints: tuple[Checkpoint, ...]) -> str:
-    weights = weights_fallback(checkpoints)
-    ways = [_("mend or restore the checkpoint's files and try again")]
-    if weights is not None:
-        ways.append(_("start a new run from sound weights: --init-from {path}").format(path=weights.path))
-    ways.append(_("start fresh in a new folder: --resume never"))
-    return _("Ways on: {ways}.").format(ways="; ".join(ways))
 
 
 def _at(config: RunConfig, output_dir: Path) -> RunConfig:

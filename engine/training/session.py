@@ -157,7 +157,7 @@ class Session:
         """Whether an eval loss of `checkpoint` may be compared with this attempt's. Another tool's: as far as is known."""
         manifest = checkpoint.manifest
         before, now = (manifest.identities.eval_dataset if manifest else None), self.material.identities.eval_dataset
-        return before is None or before == now
+        return before is None or now is None or before == now
 
     def _build(self) -> Any:
         """Base model, adapter and trainer, nothing restored yet except the weights of --init-from."""

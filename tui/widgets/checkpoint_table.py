@@ -102,8 +102,11 @@ class CheckpointTable(DataTable[Text]):
     def beside(self, name: str) -> str | None:
         """The checkpoint below `name`, else the one above it."""
         names = [row.key.value for row in self.ordered_rows if row.key.value in self._found]
-        place = names.index(name) if name in names else -1
-        return next(iter([*names[place + 1 : place + 2], *names[max(0, place - 1) : place]]), None) if place >= 0 else None
+        if name not in names:
+            return None
+        place = names.index(name)
+        near = names[place + 1 :] or names[:place][::-1]
+        return near[0] if near else None
 
     def judge(self, found: Scan) -> None:
         """Show what has been found out about checkpoints that were only glanced at."""

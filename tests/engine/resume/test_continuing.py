@@ -263,6 +263,10 @@ def test_a_run_from_anothers_checkpoint_that_ends_before_its_first_save_begins_t
     train(**flags, **data, watch=lambda event: None)
     for path in [*out.glob("checkpoint-*"), out / "final"]:
         shutil.rmtree(path)
+    text = (out / "run.toml").read_text()
+    (out / "run.toml").write_text("\n".join(line for line in text.splitlines() if not line.startswith("run_id")))
+    assert plan(output=out).checkpoint is not None  # without its id it began there all the same
+    (out / "run.toml").write_text(text)
     again = plan(output=out)
     assert again.checkpoint is not None and again.checkpoint.path == source
     assert again.mode == ("weights" if how == "init_from" else "continue") and again.output_dir == out

@@ -1,0 +1,137 @@
+"""What going on from a checkpoint comes to: what differs and who wins, where it stands, how long it is, the rate after the join.
+
+Told before anything is loaded, from the manifest of a checkpoint made here, or from what another tool logged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.checkpoints.checkpoint import Checkpoint
+from engine.checkpoints.manifest import Geometry, Manifest
+from engine.config import RunConfig
+from engine.data.dataset import Dataset, read_dataset
+from engine.i18n import _
+from engine.resume.differences import (
+    RESTARTING,
+    Difference,
+    geometry_difference,
+    logged_geometry_difference,
+    material_differences,
+    precision_difference,
+    schedule_differences,
+    settings_differences,
+)
+from engine.resume.logged import logged_accumulation
+from engine.sources import Resolved
+from engine.training.advice import has_reached
+from engine.training.steps import (
+    Length,
+    Position,
+    chosen_batch_size,
+    kept_geometry,
+    learning_rate_at,
+    position_at,
+    run_length,
+)
+
+
+@dataclass(frozen=True)
+class Onwards:
+    """The rest of a run, as far as it is known; what each means stands at ResumePlan."""
+
+    config: RunConfig
+    complete: bool
+    reached: bool
+    differences: tuple[Difference, ...]
+    position: Position | None
+    length: Length | None
+    epochs_left: float | None
+    saved_learning_rate: float | None
+    next_learning_rate: float | None
+    dataset: Dataset | None
+
+
+def onwards(resolved: Resolved, checkpoint: Checkpoint) -> Onwards:
+    """What going on from `checkpoint` with these answers comes to. Raises DatasetError and ModelError for rows or a tokenizer that
+    cannot be read."""
+    manifest = checkpoint.manifest
+    return _as_saved(resolved, checkpoint, manifest) if manifest is not None else _as_logged(resolved, checkpoint)
+
+
+def _as_saved(resolved: Resolved, checkpoint: Checkpoint, saved: Manifest) -> Onwards:
+    config, dataset = resolved.config, None
+    differences: list[Difference] = []
+    if config.seed != saved.cursor.seed:
+        differences.append(
+            Difference(
+                "data_position",
+                f"seed {saved.cursor.seed}",
+                f"seed {config.seed}",
+                "saved",
+                _("the order of the rows under way depends on it"),
+            )
+        )
+        config = config.model_copy(update={"seed": saved.cursor.seed})
+    if saved.geometry.world_size != config.world and not (resolved.asked("batch_size") or resolved.asked("grad_accum")):
+        kept = kept_geometry(saved.geometry.rows, saved.geometry.batch_size, config.world)
+        config = config.model_copy(update=dict(zip(("batch_size", "grad_accum"), kept, strict=True)))
+    batch_size, _reason = chosen_batch_size(config, saved.cursor.rows, saved.geometry.batch_size)
+    geometry = Geometry(batch_size=batch_size, grad_accum=config.grad_accum, world_size=config.world)
+    differences += geometry_difference(saved.geometry, geometry)
+    batch_rows = geometry.rows
+    rows = saved.cursor.rows
+    position = Position(saved.step, saved.cursor.epoch, saved.cursor.rows_consumed, saved.cursor.given_up)
+    length = run_length(config, rows, batch_rows, position)
+    reached = length.total_steps > saved.step and _reached(checkpoint, config)
+    complete = length.total_steps <= saved.step or reached
+    if not complete:
+        dataset = read_dataset(config)
+        material = material_differences(checkpoint, config, dataset)
+        differences += material
+        if any(found.item in RESTARTING and found.winner == "asked" for found in material):
+            position, rows = position.begun_anew(rows), len(dataset.train)
+            length = run_length(config, rows, batch_rows, position)
+    left = max(0.0, length.total_epochs - position.epochs(rows))
+    after = learning_rate_at(config, length.total_steps, saved.step)
+    differences += schedule_differences(checkpoint, config, length)
+    differences += precision_difference(checkpoint, resolved)
+    differences += settings_differences(resolved, checkpoint)
+    return Onwards(
+        config,
+        complete,
+        reached,
+        tuple(differences),
+        position,
+        length,
+        left,
+        saved.schedule.next_learning_rate,
+        after,
+        dataset,
+    )
+
+
+def _as_logged(resolved: Resolved, checkpoint: Checkpoint) -> Onwards:
+    config, position, length, dataset = resolved.config, None, None, None
+    left = checkpoint.remaining_epochs
+    differences: list[Difference] = []
+    epochs_asked = resolved.asked("epochs") or resolved.asked("max_steps")
+    complete = not epochs_asked and checkpoint.max_steps is not None and (checkpoint.step or 0) >= checkpoint.max_steps
+    if not complete:
+        dataset = read_dataset(config)
+        rows = len(dataset.train)
+        if not resolved.asked("grad_accum") and not resolved.asked("batch_size"):
+            times = logged_accumulation(checkpoint, config, rows)
+            config = config.model_copy(update={"grad_accum": times})
+            differences += logged_geometry_difference(checkpoint, config, rows)
+        if checkpoint.step is not None and checkpoint.epoch is not None:
+            position = position_at(checkpoint.step, checkpoint.epoch, rows)
+            batch_size, _reason = chosen_batch_size(config, rows, checkpoint.batch_size)
+            length = run_length(config, rows, batch_size * config.grad_accum * config.world, position)
+            left = max(0.0, length.total_epochs - position.epochs(rows))
+    return Onwards(config, complete, False, tuple(differences), position, length, left, None, None, dataset)
+
+
+def _reached(checkpoint: Checkpoint, config: RunConfig) -> bool:
+    """Whether the loss was already where --stop-at-loss wants it."""
+    return has_reached([row.loss for row in checkpoint.history if row.loss is not None], config.stop_at_loss)
