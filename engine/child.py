@@ -22,8 +22,9 @@ from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any
 
 from engine.errors import ConfigError, LoraTuiError
-from engine.events import LOSS_JUMPED, PARENT_GONE, RunFailed, RunFinished, RunStarted, RunStopped, as_record, record_of
+from engine.events import LOSS_JUMPED, PARENT_GONE, RunFailed, RunFinished, RunStarted, RunStopped, as_record
 from engine.i18n import _
+from engine.journal import record_of
 from engine.runner import LEFT
 from engine.watch import LOOK, died, event_of
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic_core import PydanticKnownError
 
 from engine.i18n import _
+from engine.named import parse_columns, parse_rows
 from engine.paths import path_of
 from engine.redact import redact
 
@@ -318,56 +319,6 @@ class RunConfig(BaseModel):
         if isinstance(value, bool) and kind is not None:
             raise PydanticKnownError("int_type" if kind is int else "float_type")
         return value
-
-
-COLUMNS = (
-    "messages",
-    "role",
-    "content",
-    "prompt",
-    "completion",
-    "text",
-    "instruction",
-    "input",
-    "output",
-    "system",
-    "tools",
-)
-"""What a column may stand for."""
-MAX_SKIPPED = 1_000_000
-
-
-def parse_columns(value: str) -> dict[str, str]:
-    """`prompt=question,completion=answer` -> {"question": "prompt", "answer": "completion"}. Raises ValueError."""
-    found: dict[str, str] = {}
-    for part in value.split(","):
-        name, equals, column = (side.strip() for side in part.partition("="))
-        if not equals or not column or name not in COLUMNS:
-            raise ValueError(
-                _("has a part {part} that is not NAME=COLUMN; names are {names}").format(
-                    part=repr(part), names=", ".join(COLUMNS)
-                )
-            )
-        if column in found or name in found.values():
-            raise ValueError(_("names {part} twice").format(part=repr(part)))
-        found[column] = name
-    return found
-
-
-def parse_rows(value: str) -> frozenset[int]:
-    """`7,100-120` -> the row numbers, from 1. Raises ValueError."""
-    found: set[int] = set()
-    for part in value.split(","):
-        low, dash, high = (side.strip() for side in part.partition("-"))
-        if not (low.isascii() and low.isdigit()) or (dash and not (high.isascii() and high.isdigit())):
-            raise ValueError(
-                _("has a part {part} that is no row number and no range such as 100-120").format(part=repr(part))
-            )
-        first, last = int(low), int(high if dash else low)
-        if not 1 <= first <= last or last - first + len(found) > MAX_SKIPPED:
-            raise ValueError(_("has a part {part} that is no range of rows; they count from 1").format(part=repr(part)))
-        found.update(range(first, last + 1))
-    return frozenset(found)
 
 
 def flag(name: str) -> str:

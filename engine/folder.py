@@ -24,8 +24,9 @@ from engine.checkpoints.durable import open_plain_file, write_durably
 from engine.clock import moment
 from engine.config import RunConfig
 from engine.errors import ConfigError, OutputError
-from engine.events import JOURNAL_NAME, Warned, read_journal
+from engine.events import Warned
 from engine.i18n import _
+from engine.journal import JOURNAL_NAME, read_journal
 from engine.paths import is_file, is_folder
 from engine.sources import Source, read_toml, resolve, to_toml, toml_text
 

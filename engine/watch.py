@@ -18,9 +18,7 @@ from typing import Any, Literal
 
 from engine.checkpoints.durable import open_plain_file
 from engine.events import (
-    JOURNAL_NAME,
     JUMPS,
-    MAX_LINE,
     VERDICTS,
     Event,
     LossJumped,
@@ -31,11 +29,10 @@ from engine.events import (
     RunStopped,
     Step,
     as_record,
-    read_journal,
-    record_of,
 )
 from engine.folder import RUN_TOML, Holder, holder_of, is_held
 from engine.i18n import _
+from engine.journal import JOURNAL_NAME, MAX_LINE, read_journal, record_of
 from engine.paths import is_file
 
 LOOK = 0.5

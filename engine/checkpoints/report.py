@@ -21,7 +21,7 @@ from engine.errors import ConfigError
 from engine.folder import source_of_run
 from engine.sources import resolve
 from engine.training.advice import advise_by
-from engine.training.monitor import jumps_in
+from engine.training.jumps import jumps_in
 
 SCHEMA = 1
 

@@ -14,12 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engine.config import RunConfig, parse_columns, parse_rows
+from engine.config import RunConfig
 from engine.data.encoding import find_encoding
 from engine.data.files import SUFFIXES, Numbered, first_line, kind, read_file, suffix_of
 from engine.errors import DatasetError
 from engine.hub import hub
 from engine.i18n import _
+from engine.named import parse_columns, parse_rows
 from engine.paths import is_file, is_folder, is_there, path_of
 
 __all__ = ["Raw", "Reading", "kind", "read_raw"]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import engine
-from engine.events import fold, read_journal
 from engine.export.source import ExportSource
+from engine.journal import fold, read_journal
 from engine.paths import is_folder, path_of
 
 SETTINGS = (

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.data.report import DatasetReport
-from engine.events import RunStarted, Step, read_journal
+from engine.events import RunStarted, Step
 from engine.folder import look_at
 from engine.hardware import Hardware, choose_hardware, free_memory, load_libraries
+from engine.journal import read_journal
 from engine.models.report import model_report
 from engine.resume.plan import ResumePlan
 from engine.training.estimate import Fitted, checkpoint_bytes, fit_batch

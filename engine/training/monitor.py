@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from engine.checkpoints.checkpoint import LogRow
 from engine.events import LossJumped
 
 WINDOW = 64
@@ -419,32 +418,3 @@ def _usual(logs: Sequence[float], noise: float) -> float:
     """What nearly all `logs` stay below by `noise`; minus infinity where there are none."""
     known = sorted(logs)
     return known[len(known) - 1 - int(NOT_UNUSUAL * len(known))] + noise if known else -math.inf
-
-
-def jumps_in(history: Sequence[LogRow]) -> list[LossJumped]:
-    """The jumps in a finished log. Where a run was continued is not written there: the epoch going back, or the learning rate
-    leaping up after it had fallen, are taken for a join."""
-    monitor, found = LossMonitor(), []
-    rows = [row for row in history if row.loss is not None or (row.learning_rate is not None and row.eval_loss is None)]
-    since_join = LOGS_AT_JOIN
-    peak = 0.0
-    before: LogRow | None = None
-    for row in rows:
-        since_join += 1
-        if before is not None and _joined(before, row, peak):
-            since_join, peak = 0, 0.0
-        peak = max(peak, row.learning_rate or 0.0)
-        loss = row.loss if row.loss is not None else math.nan
-        jump = monitor.observe(row.step, loss, row.learning_rate or 0.0, since_join < LOGS_AT_JOIN)
-        if jump is not None:
-            found.append(jump)
-        before = row
-    return found
-
-
-def _joined(before: LogRow, row: LogRow, peak: float) -> bool:
-    if before.epoch is not None and row.epoch is not None and row.epoch < before.epoch - 1e-6:
-        return True
-    if before.learning_rate is None or row.learning_rate is None:
-        return False
-    return before.learning_rate < 0.9 * peak and row.learning_rate > max(2 * before.learning_rate, 0.05 * peak)

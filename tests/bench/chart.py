@@ -14,7 +14,7 @@ TIMES = 200
 
 
 def main() -> None:
-    from tests.tui.test_wizard_paths import started, step
+    from tests.tui.scripted import started, step
 
     live = begun((number, 4 * math.exp(-number / 800) + 0.2) for number in range(1, 2 * POINTS))
     live = fold(live, started(checkpoint="checkpoint-1023", step=1023, epoch=1.0), 0.0)

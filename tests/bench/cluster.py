@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from engine.events import read_journal
+from engine.journal import read_journal
 
 COUNTS = (1, 2, 3)
 REPEATS = 3

@@ -17,7 +17,8 @@ from typing import Any
 
 from engine.checkpoints.state import read_state
 from engine.events import LossJumped
-from engine.training.monitor import LOGS_AT_JOIN, LossMonitor, jumps_in
+from engine.training.jumps import jumps_in
+from engine.training.monitor import LOGS_AT_JOIN, LossMonitor
 
 HISTORIES = Path(__file__).parents[2].parent / "shared" / "histories"
 NOT_QUIET = ("008", "099")

@@ -15,7 +15,7 @@ from typing import Any
 
 PARTS = {
     "monitor": ("engine.training.monitor", "LossMonitor.observe"),
-    "Journal": ("engine.events", "Journal.write"),
+    "Journal": ("engine.journal", "Journal.write"),
     "probe": ("engine.training.probe", "score"),
     "probe, bare base": ("engine.training.probe", "score_base"),
     "receipt": ("engine.training.proving", "Proof.check_memory"),

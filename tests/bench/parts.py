@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from engine.events import read_journal
+from engine.journal import read_journal
 
 HIDDEN, LAYERS = 2048, 5
 STEPS = 8

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from engine.events import JOURNAL_NAME
+from engine.journal import JOURNAL_NAME
 
 STEPS = int(os.environ.get("STEPS", "100000"))
 LOOKS = tuple(count for count in (1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000) if count <= STEPS)

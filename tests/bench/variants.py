@@ -37,7 +37,7 @@ def prepare(folder: Path) -> None:
 
 def ours(folder: Path) -> tuple[float, float]:
     """The command, as a person starts it."""
-    from engine.events import read_journal
+    from engine.journal import read_journal
 
     shutil.rmtree(folder / "run", ignore_errors=True)
     command = [

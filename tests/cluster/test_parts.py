@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from engine.checkpoints.scan import scan
-from engine.events import read_journal
+from engine.journal import read_journal
 from tests.cluster.world import KILL, Run, flags, steps_told, wait_until
 from tests.conftest import build_tiny_model
 from tests.engine.runs import adapter_bytes, losses, receipt, train

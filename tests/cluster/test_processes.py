@@ -13,7 +13,8 @@ import pytest
 
 from engine.checkpoints.proof import read_manifest
 from engine.checkpoints.scan import scan
-from engine.events import Warned, read_journal
+from engine.events import Warned
+from engine.journal import read_journal
 from tests.cluster.world import KILL, Run, all_gone, flags, steps_told, wait_until
 from tests.engine.runs import adapter_bytes, losses, receipt, train
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from engine.checkpoints.scan import scan
-from engine.events import read_journal
+from engine.journal import read_journal
 from tests.cluster.test_processes import SETTINGS, TOLERANCE, flags
 from tests.cluster.world import Run, steps_told
 from tests.engine.runs import adapter_bytes, losses

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from engine.events import JOURNAL_NAME, read_journal
+from engine.journal import JOURNAL_NAME, read_journal
 
 PATIENCE = 120
 

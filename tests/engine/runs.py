@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.answers import gather
-from engine.events import Event, RunStarted, fold, read_journal
+from engine.events import Event, RunStarted
+from engine.journal import fold, read_journal
 from engine.resume.plan import ResumePlan, plan_run
 from engine.training.attempt import Outcome
 from engine.training.trainer import Trainer

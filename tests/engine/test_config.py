@@ -139,7 +139,7 @@ def test_epochs_that_are_asked_for_are_not_overruled_by_steps_of_an_earlier_star
 
 
 def test_rows_to_leave_out_are_bounded_in_all_not_each_range_alone() -> None:
-    from engine.config import MAX_SKIPPED, parse_rows
+    from engine.named import MAX_SKIPPED, parse_rows
 
     assert len(parse_rows(f"1-{MAX_SKIPPED}")) == MAX_SKIPPED
     with pytest.raises(ValueError, match="range of rows"):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.events import read_journal
+from engine.journal import read_journal
 from tests.conftest import chats, write_jsonl
 from tests.engine.mirror import Mirror, mirror
 

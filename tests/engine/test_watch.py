@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from engine.events import JOURNAL_NAME, Event, Journal, RunStopped, Step, Warned, as_record, read_journal
+from engine.events import Event, RunStopped, Step, Warned, as_record
 from engine.folder import ask_to_stop, is_held, locked, stop_asked
+from engine.journal import JOURNAL_NAME, Journal, read_journal
 from engine.watch import Tail, event_of, standing
 from tests.engine.runs import train
 

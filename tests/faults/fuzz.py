@@ -42,7 +42,6 @@ from engine.data.read import Reading
 from engine.data.report import dataset_report
 from engine.errors import LoraTuiError
 from engine.events import (
-    JOURNAL_NAME,
     CheckpointSaved,
     Evaluated,
     LossJumped,
@@ -55,12 +54,11 @@ from engine.events import (
     Step,
     Warned,
     as_record,
-    fold,
-    read_journal,
 )
 from engine.export.card import model_card
 from engine.export.source import ExportSource
 from engine.folder import RUN_TOML, last_run, run_id_of, source_of_run
+from engine.journal import JOURNAL_NAME, fold, read_journal
 from engine.resume.plan import plan_run
 from engine.sources import Resolved, read_toml, resolve
 from engine.training.expect import pace_of

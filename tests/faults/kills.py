@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.checkpoints.scan import scan
-from engine.events import CheckpointSaved, RunStarted, Step, read_journal
+from engine.events import CheckpointSaved, RunStarted, Step
 from engine.folder import FINAL
+from engine.journal import read_journal
 from engine.resume.recommend import settle
 from tests.conftest import build_tiny_model, chats, run_lora_tui, write_jsonl
 from tests.engine.runs import adapter_bytes, losses

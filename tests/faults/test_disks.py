@@ -18,8 +18,9 @@ import pytest
 from engine.checkpoints.commit import need_room
 from engine.checkpoints.scan import scan
 from engine.errors import LoraTuiError, OutputError
-from engine.events import Journal, RunStopped, read_journal
+from engine.events import RunStopped
 from engine.folder import locked
+from engine.journal import Journal, read_journal
 from tests.engine.runs import adapter_bytes, losses, train
 
 FLAGS: dict[str, Any] = {"epochs": 1, "batch_size": 4, "save_steps": 2}

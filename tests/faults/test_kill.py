@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from engine.checkpoints.scan import scan
-from engine.events import JOURNAL_NAME
+from engine.journal import JOURNAL_NAME
 from tests.engine.runs import adapter_bytes, losses
 
 FLAGS = ["--yes", "--epochs", 2, "--batch-size", 4, "--learning-rate", 0.01, "--save-steps", 2, "--lora-dropout", 0.1,

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from engine.checkpoints.scan import scan
-from engine.events import read_journal
+from engine.journal import read_journal
 from tests.engine.runs import losses
 from tests.faults.test_kill import journal_lines, wait_for
 

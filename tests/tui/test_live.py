@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.events import LossJumped, ResumeChecked, RolledBack, RunFinished, RunStarted, RunStopped, Warned
-from tests.tui.test_wizard_paths import started, step
+from tests.tui.scripted import started, step
 from tui.live import LINES, POINTS, Curve, begun, curve_of, fold
 
 

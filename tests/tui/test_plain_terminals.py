@@ -14,8 +14,8 @@ from rich.cells import cell_len
 from engine.events import CheckpointSaved, LossJumped, ResumeChecked, RowsTokenised, RunFinished
 from engine.training.advice import advise
 from tests.tui.conftest import Hand
+from tests.tui.scripted import Scripted, started, step
 from tests.tui.test_snapshots import RECEIPT
-from tests.tui.test_wizard_paths import Scripted, started, step
 from tui import i18n
 from tui.app import LoraTui
 from tui.ascii import ascii_drawn

@@ -13,27 +13,34 @@ from typing import Any
 import pexpect
 import pytest
 
+from engine.journal import read_journal
 from engine.remembered import Remembered
 from tui.prompts import LEFT, Questions
 from tui.show import Show
 from tui.wizard import Start, Wizard
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a pty")
-def test_a_run_is_begun_with_enter_alone_and_takes_over_no_screen(flags: dict[str, Any], tmp_path: Path) -> None:
+def agreed_to_all(flags: dict[str, Any], folder: Path) -> Any:
+    """A real terminal on which every question of a run with `flags` was answered with Enter alone."""
     words = [part for name, value in flags.items() for part in ("--" + name.replace("_", "-"), str(value))]
     environment = {
         **os.environ,
         "TERM": "dumb",
-        "LORA_TUI_STATE": str(tmp_path),
+        "LORA_TUI_STATE": str(folder),
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     child = pexpect.spawn(
-        sys.executable, ["-m", "tui", *words], cwd=str(tmp_path), env=environment, timeout=60, encoding="utf-8"
+        sys.executable, ["-m", "tui", *words], cwd=str(folder), env=environment, timeout=60, encoding="utf-8"
     )
     for question in ("Dataset.*: ", "Model.*: ", "Folder of the run.*: ", "Change settings.*: ", "Start training.*: "):
         child.expect(question)
         child.send("\r")
+    return child
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pty")
+def test_a_run_is_begun_with_enter_alone_and_takes_over_no_screen(flags: dict[str, Any], tmp_path: Path) -> None:
+    child = agreed_to_all(flags, tmp_path)
     child.expect("done · step 14")
     child.expect(pexpect.EOF)
     child.close()
@@ -44,32 +51,17 @@ def test_a_run_is_begun_with_enter_alone_and_takes_over_no_screen(flags: dict[st
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pty")
 def test_ctrl_c_saves_and_says_so(flags: dict[str, Any], tmp_path: Path) -> None:
-    from engine.events import read_journal
-
-    words = [part for name, value in {**flags, "epochs": 1500, "save_steps": 5000}.items()
-             for part in ("--" + name.replace("_", "-"), str(value))]  # fmt: skip
-    environment = {
-        **os.environ,
-        "TERM": "dumb",
-        "LORA_TUI_STATE": str(tmp_path),
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
-    child = pexpect.spawn(
-        sys.executable, ["-m", "tui", *words], cwd=str(tmp_path), env=environment, timeout=60, encoding="utf-8"
-    )
-    for question in ("Dataset.*: ", "Model.*: ", "Folder of the run.*: ", "Change settings.*: ", "Start training.*: "):
-        child.expect(question)
-        child.send("\r")
+    child, out = agreed_to_all({**flags, "epochs": 1500, "save_steps": 5000}, tmp_path), tmp_path / "out/w"
     child.expect("lora_kernel")
-    while not any(record["type"] == "step" for record in read_journal(tmp_path / "out/w")):
+    while not any(record["type"] == "step" for record in read_journal(out)):
         time.sleep(0.1)
     child.sendintr()
     child.expect("continue from checkpoint-")
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 130
-    (stopped,) = [record for record in read_journal(tmp_path / "out/w") if record["type"] == "run_stopped"]
-    assert (tmp_path / "out/w" / stopped["checkpoint"] / "manifest.json").is_file()
+    (stopped,) = [record for record in read_journal(out) if record["type"] == "run_stopped"]
+    assert (out / stopped["checkpoint"] / "manifest.json").is_file()
 
 
 class Talk:

@@ -26,7 +26,7 @@ from engine.training.expect import Expected
 from tests.conftest import chats, write_jsonl
 from tests.engine.runs import train
 from tests.tui.conftest import RUN, Hand
-from tests.tui.test_wizard_paths import Scripted, started, step
+from tests.tui.scripted import Scripted, started, step
 from tui import i18n
 from tui.app import LoraTui
 from tui.screens import model as model_screen

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.config import parse_rows
 from engine.data.encoding import encoding_of
 from engine.errors import ConfigError, DatasetError
+from engine.named import parse_rows
 from engine.sources import Source, resolve
 from tests.conftest import write_jsonl
 from tests.engine.data.rows import read_rows

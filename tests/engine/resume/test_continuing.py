@@ -252,7 +252,7 @@ def test_an_accepted_template_goes_on_with_the_epoch_anew(run: Path, tiny_model:
 def test_a_run_from_anothers_checkpoint_that_ends_before_its_first_save_begins_there_again(
     how: str, run: Path, tmp_path: Path
 ) -> None:
-    from engine.events import read_journal
+    from engine.journal import read_journal
 
     source, out = run / "checkpoint-4", tmp_path / "out"
     flags = {how: source, "output": out, "max_steps": 9, "save_steps": 9}

@@ -10,7 +10,8 @@ import pytest
 
 from engine.checkpoints.scan import scan
 from engine.errors import CannotContinue, ConfigError
-from engine.events import LossJumped, RolledBack, RunStarted, Step, read_journal
+from engine.events import LossJumped, RolledBack, RunStarted, Step
+from engine.journal import read_journal
 from tests.conftest import chats, taught, write_jsonl
 from tests.engine.runs import losses, plan, receipt, train
 
@@ -147,7 +148,7 @@ def test_the_last_good_checkpoint_stays_however_long_the_run_goes_on_after_a_war
 
 
 def test_a_run_that_is_killed_between_two_rollbacks_has_only_the_rest_of_them(run: Path) -> None:
-    from engine.events import Journal
+    from engine.journal import Journal
 
     journal = Journal(run)
     for number in (1, 2):

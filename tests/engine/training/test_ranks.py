@@ -17,7 +17,8 @@ from engine.child import handed_over
 from engine.config import RunConfig
 from engine.devices import placed, visible_gpus
 from engine.errors import CannotContinue, ConfigError, LoraTuiError, ModelError
-from engine.events import Event, read_journal
+from engine.events import Event
+from engine.journal import read_journal
 from engine.launch import InSeveralProcesses, runner_of
 from engine.resume.plan import ResumePlan
 from engine.runner import InThisProcess

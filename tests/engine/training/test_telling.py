@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ModelError
-from engine.events import Event, read_journal
+from engine.events import Event
 from engine.folder import is_held
+from engine.journal import read_journal
 from tests.engine.runs import train
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.events import JOURNAL_NAME, Journal, RunStarted, Step, Warned, fold, read_journal
+from engine.events import RunStarted, Step, Warned
+from engine.journal import JOURNAL_NAME, Journal, fold, read_journal
 
 
 def started(step: int = 0) -> RunStarted:

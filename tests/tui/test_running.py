@@ -1,0 +1,200 @@
+"""A run on its screen and what is shown of its end: stopping, jumping, failing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.errors import LoraTuiError, OutputError
+from engine.events import LossJumped, RunFailed, RunStopped
+from engine.journal import read_journal
+from engine.resume.plan import ResumePlan
+from engine.training.attempt import Outcome
+from tests.engine.runs import train
+from tests.tui.conftest import Hand
+from tests.tui.scripted import Scripted, started, step, training
+from tui.app import LoraTui
+
+Make = Callable[..., LoraTui]
+
+
+async def test_stop_and_save_keeps_the_step_and_can_be_continued(wizard: Make, flags: dict[str, Any]) -> None:
+    app = wizard({**flags, "epochs": "400"})
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.press("ctrl+n")
+        await hand.to_review()
+        await hand.press("ctrl+n")
+        await hand.arrive("TrainingScreen")
+        await hand.until(lambda: app.live.step is not None and app.live.step.step >= 4)
+        await hand.press("s")
+        await hand.arrive("ResultScreen")
+        assert hand.shows("stopped at step")
+        stopped = app.live.ended.step  # type: ignore[union-attr]
+        await hand.press("enter")
+    assert app.return_code == 0
+    assert Path(f"out/w/checkpoint-{stopped}/manifest.json").is_file()
+
+
+async def test_quitting_while_it_trains_asks_and_saves(wizard: Make, flags: dict[str, Any]) -> None:
+    app = wizard({**flags, "epochs": "400"})
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.press("ctrl+n")
+        await hand.to_review()
+        await hand.press("ctrl+n")
+        await hand.arrive("TrainingScreen")
+        await hand.until(lambda: app.live.step is not None)
+        await hand.press("ctrl+q")
+        await hand.arrive("QuitScreen")
+        await hand.press("escape")
+        await hand.arrive("TrainingScreen")
+        assert app.running
+        await hand.press("ctrl+q")
+        await hand.arrive("QuitScreen")
+        await hand.press("tab", "enter")
+        await hand.until(lambda: not app.running)
+    assert app.return_code == 0
+    (last,) = [record for record in read_journal(Path("out/w")) if record["type"] == "run_stopped"]
+    assert Path(f"out/w/checkpoint-{last['step']}").is_dir()
+
+
+async def test_a_jump_of_the_loss_is_a_warning_with_ways_on(wizard: Make, flags: dict[str, Any]) -> None:
+    jump = LossJumped(20, "divergence", 0.5, 4.0, 8.0, False, causes=("The learning rate is too high for this model.",))
+    script = [started(), *(step(n, 0.5) for n in range(1, 20)), jump]
+    app = wizard(flags, runner=Scripted(*script))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = await training(app, pilot)
+        await hand.until(lambda: hand.shows("the loss is rising and stays up"))
+        assert hand.shows("The learning rate is too high")
+        assert hand.shows("b back to the last good checkpoint")
+        await hand.press("g")
+        await hand.until(lambda: not hand.shows("The learning rate is too high"))
+        assert app.running
+        await hand.press("s")
+        await hand.arrive("ResultScreen")
+
+
+async def test_one_enter_too_many_does_not_stop_a_run(wizard: Make, flags: dict[str, Any]) -> None:
+    app = wizard(flags, runner=Scripted(started(), step(1, 1.0)))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = await training(app, pilot)
+        await hand.arrive("TrainingScreen")
+        await hand.press("enter")
+        await hand.until(lambda: app.live.step is not None)
+        await hand.press("l")
+        await hand.arrive("LogScreen")
+        await hand.press("escape")
+        await hand.arrive("TrainingScreen")
+        await hand.press("enter")
+        assert app.running and not app.live.stopping
+        await pilot.click("#main")
+        await hand.arrive("ResultScreen")
+
+
+async def test_back_to_the_last_good_checkpoint_stops_and_offers_it(
+    wizard: Make, flags: dict[str, Any], trained: Path
+) -> None:
+    jump = LossJumped(7, "divergence", 0.5, 4.0, 8.0, False)
+    app = wizard(flags, runner=Scripted(started(checkpoint="checkpoint-8", step=8), step(9, 4.0), jump))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = await training(app, pilot)
+        await hand.until(lambda: hand.shows("WARNING"))
+        await hand.press("b")
+        await hand.arrive("StartScreen")
+        await hand.until(lambda: hand.shows("Continue from checkpoint-6"))
+
+
+@pytest.mark.parametrize("fault", [OutputError("disk full", "no room", "make room"), RuntimeError("a fault of ours")])
+async def test_a_run_that_fails_says_what_and_what_to_do(wizard: Make, flags: dict[str, Any], fault: BaseException) -> None:
+    app = wizard(flags, runner=Scripted(started(), step(1, 1.0), fault))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = await training(app, pilot)
+        await hand.arrive("ResultScreen")
+        assert hand.shows(str(fault.args[0]) if not isinstance(fault, LoraTuiError) else fault.title)
+        assert not hand.shows("run.log")  # there is none: this runner wrote nothing
+        await hand.press("enter")
+    assert app.return_code == (5 if isinstance(fault, OutputError) else 1)
+
+
+@pytest.mark.parametrize("end", [OutputError("disk full"), RunStopped("user", 0, 0.0, None)])
+async def test_the_result_offers_only_what_works_and_going_on_does_not_leave(
+    wizard: Make, flags: dict[str, Any], end: Any
+) -> None:
+    failed = isinstance(end, BaseException)
+    app = wizard(flags, runner=Scripted(started(), *([end] if failed else []), then=None if failed else end))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = await training(app, pilot)
+        if not failed:
+            await hand.until(lambda: app.live.started is not None)
+            await hand.press("s")
+        await hand.arrive("ResultScreen")
+        titles = {command.title for command in app.get_system_commands(hand.screen)}
+        assert not titles & {"Next", "Talk to it", "Export"}
+        assert not any(words in hand.text().splitlines()[-1] for words in ("Next", "Talk to it", "Export"))
+        await hand.press("ctrl+n", "t", "e")
+        assert hand.at("ResultScreen") and app.is_running and app.return_code is None
+
+
+async def test_a_failed_event_is_shown_too(wizard: Make, flags: dict[str, Any]) -> None:
+    error = OutputError("disk full")
+    app = wizard(flags, runner=Scripted(started(), RunFailed(1, "disk full", "", "", 5), error))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = await training(app, pilot)
+        await hand.arrive("ResultScreen")
+        assert app.live.phase == "failed"
+
+
+async def test_a_small_terminal_shows_a_sparkline_with_the_numbers(wizard: Make, flags: dict[str, Any]) -> None:
+    app = wizard(flags, runner=Scripted(started(), *(step(n, 4 / n) for n in range(1, 20))))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = await training(app, pilot)
+        await hand.until(lambda: hand.screen.query_one("#chart").display and hand.shows("┤"))
+        await pilot.resize_terminal(44, 16)
+        await hand.until(lambda: hand.shows("loss 4.00 to 0.21 · lowest 0.21"))
+        assert not hand.screen.query_one("#chart").display
+        await pilot.resize_terminal(100, 30)
+        await hand.until(lambda: hand.screen.query_one("#chart").display)
+        await hand.press("s")
+
+
+async def test_a_failed_run_can_be_copied_with_its_remedy(wizard: Make, flags: dict[str, Any]) -> None:
+    class Logging(Scripted):
+        def run(self, plan: ResumePlan, emit: Any, should_stop: Any) -> Outcome:
+            plan.output_dir.mkdir(parents=True)
+            (plan.output_dir / "run.log").touch()
+            return super().run(plan, emit, should_stop)
+
+    error = OutputError("disk full", "no room", "make room")
+    app = wizard({**flags, "output": "out/my run"}, runner=Logging(started(), step(1, 1.0), error))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = await training(app, pilot)
+        await hand.arrive("ResultScreen")
+        await hand.press("y")
+        await hand.until(lambda: app.clipboard)
+        command = "lora-tui --yes --output 'out/my run' --resume auto"
+        assert all(words in app.clipboard for words in ("disk full", "no room", "make room", "run.log", command))
+
+
+async def test_one_enter_too_many_does_not_leave_before_the_result_was_read(
+    wizard: Make, flags: dict[str, Any], trained: Path
+) -> None:
+    train(**flags)
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.press("ctrl+n")
+        await hand.to_review()
+        await hand.press("enter")
+        await hand.arrive("ResultScreen")
+        await hand.press("enter")
+        await pilot.pause()
+        assert hand.at("ResultScreen") and app.return_code is None
+        await hand.until(lambda: hand.screen.focused is hand.screen.query_one("#main"))
+        assert hand.shows("longer: lora-tui --yes --output out/w --epochs 4")

@@ -1,0 +1,198 @@
+"""The checkpoint browser: choosing, branching off, the trash, with real checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from textual.widgets import Button
+
+from tests.engine.runs import train
+from tests.tui.conftest import Hand
+from tui.app import LoraTui
+from tui.widgets.checkpoint_table import CheckpointTable
+
+Make = Callable[..., LoraTui]
+
+
+async def test_another_than_the_recommended_branches_off(wizard: Make, flags: dict[str, Any], trained: Path) -> None:
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.until(lambda: hand.shows("checkpoint-6"))
+        await hand.press("down", "c")
+        await hand.to_review()
+        assert hand.shows("continuing from checkpoint-6")
+        await hand.run_to_end()
+    assert Path("out/w-2/checkpoint-14").is_dir()
+    assert not Path("out/w/checkpoint-14").exists()
+
+
+async def test_the_cursor_is_never_on_the_line_of_a_run(wizard: Make, flags: dict[str, Any], trained: Path) -> None:
+    train(stop_at=5, **{**flags, "output": "out/other"})
+    Path("out/other/checkpoint-5").rename(trained / "checkpoint-5")
+    app = wizard(flags)
+    async with app.run_test(size=(140, 40)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.until(lambda: hand.shows("Continue from checkpoint-8"))
+        table = hand.screen.query_one("#table", CheckpointTable)
+        rows = [row.key.value or "" for row in table.ordered_rows]
+        headings = [number for number, key in enumerate(rows) if key.startswith("run:")]
+        assert headings == [0, len(rows) - 2]
+        for keys in (["up"], ["down"] * (len(rows) - 3), ["down"], ["up"], ["home"], ["end"], ["pageup"], ["pagedown"]):
+            await hand.press(*keys)
+            assert table.chosen is not None
+        await pilot.click("#table", offset=(5, 1 + headings[1]))
+        await pilot.click("#table", offset=(5, 1 + headings[1]))
+        assert hand.at("StartScreen")
+        await hand.until(lambda: hand.shows("Continue from checkpoint-5"))
+        await hand.press("enter")
+        await hand.to_review()
+        assert hand.shows("continuing from checkpoint-5")
+
+
+async def test_the_main_button_says_what_it_does_with_weights_from_elsewhere(
+    wizard: Make, flags: dict[str, Any], trained: Path
+) -> None:
+    app = wizard({**flags, "output": "out/new", "init_from": str(trained / "checkpoint-8")})
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.until(lambda: hand.shows("Start from these weights"))
+
+
+async def test_new_run_from_weights(wizard: Make, flags: dict[str, Any], trained: Path) -> None:
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.until(lambda: hand.shows("checkpoint-8"))
+        await hand.press("w")
+        await hand.to_review()
+        assert hand.shows("from the weights of")
+        await hand.run_to_end()
+        assert app.live.join is None
+    assert Path("out/w-2/final").is_dir()
+
+
+async def test_fresh_beside_a_run_goes_to_a_new_folder(wizard: Make, flags: dict[str, Any], trained: Path) -> None:
+    before = sorted(path.name for path in trained.iterdir())
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.until(lambda: hand.shows("checkpoint-8"))
+        await hand.press("f")
+        await hand.to_review()
+        assert hand.shows("starting fresh in out/w-2")
+        await hand.press("escape")
+        await hand.arrive("SettingsScreen")
+    assert sorted(path.name for path in trained.iterdir()) == before
+
+
+async def test_trash_and_undo_move_one_checkpoint_and_bring_it_back(
+    wizard: Make, flags: dict[str, Any], trained: Path
+) -> None:
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.until(lambda: hand.shows("checkpoint-8 is the furthest"))
+        whole = (trained / "checkpoint-8" / "manifest.json").read_bytes()
+        await hand.press("d")
+        await hand.until(lambda: hand.shows("checkpoint-6 is the furthest"))
+        assert not (trained / "checkpoint-8").exists()
+        await hand.press("z")
+        await hand.until(lambda: hand.shows("checkpoint-8 is the furthest"))
+        assert (trained / "checkpoint-8" / "manifest.json").read_bytes() == whole
+
+
+async def test_what_was_put_into_the_trash_can_be_taken_back_after_going_elsewhere(
+    wizard: Make, flags: dict[str, Any], trained: Path
+) -> None:
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.until(lambda: hand.shows("checkpoint-8 is the furthest"))
+        await hand.press("d")
+        await hand.until(lambda: hand.shows("checkpoint-6 is the furthest"))
+        await hand.press("escape")
+        await hand.go_on("StartScreen", "are free there")
+        await hand.until(lambda: hand.shows("checkpoint-6 is the furthest"))
+        await hand.press("z")
+        await hand.until(lambda: hand.shows("checkpoint-8 is the furthest"))
+        app.wizard.answer("output", "out/elsewhere")
+        app.wizard.trashed.append(trained / ".trash" / "checkpoint-8.1")
+        app.go_to(3)
+        await hand.until(lambda: hand.shows("a fresh run starts"))
+        assert not hand.screen.query_one("#undo").display  # it lies in another folder
+
+
+async def test_a_broken_checkpoint_cannot_be_continued_and_says_why(
+    wizard: Make, flags: dict[str, Any], trained: Path
+) -> None:
+    weights = trained / "checkpoint-8" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    app = wizard(flags)
+    async with app.run_test(size=(140, 40)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.until(lambda: hand.shows("Continue from checkpoint-6"))
+        assert hand.shows("Passed over checkpoint-8")
+        await hand.press("up")
+        await hand.until(lambda: hand.shows("broken: It is broken."))
+        assert hand.screen.query_one("#main", Button).disabled
+        await hand.press("c")
+        await hand.press("ctrl+n")
+        assert hand.at("StartScreen")
+        assert hand.shows("This one cannot be continued")
+
+
+async def test_hundreds_of_checkpoints_open_without_a_visible_wait(
+    wizard: Make, flags: dict[str, Any], trained: Path
+) -> None:
+    import shutil
+
+    for number in range(1000, 1300):
+        shutil.copytree(trained / "checkpoint-3" if (trained / "checkpoint-3").is_dir() else trained / "checkpoint-6",
+                        trained / f"checkpoint-{number}", copy_function=lambda a, b: Path(b).hardlink_to(a))  # fmt: skip
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.until(lambda: hand.screen.query_one("#table").row_count > 300)
+        await hand.press("end", "home", "down")
+
+
+async def test_the_detail_of_a_checkpoint_tells_its_files_and_whether_it_goes_on(
+    wizard: Make, flags: dict[str, Any], trained: Path
+) -> None:
+    (trained / "checkpoint-6" / "optimizer.pt").unlink()
+    app = wizard(flags)
+    async with app.run_test(size=(140, 50)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.until(lambda: hand.shows("It can be continued."))
+        assert hand.shows("adapter_model.safetensors")
+        await hand.press("down")
+        await hand.until(lambda: hand.shows("It cannot be continued here."))
+
+
+async def test_after_one_is_put_away_the_cursor_is_on_its_neighbour(
+    wizard: Make, flags: dict[str, Any], trained: Path
+) -> None:
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.until(lambda: hand.shows("checkpoint-8 is the furthest"))
+        await hand.press("down")
+        await hand.until(lambda: hand.shows("Continue from checkpoint-6"))
+        await hand.press("d")
+        await hand.until(lambda: hand.shows("Continue checkpoint-3"))
+        await hand.press("d")
+        await hand.until(lambda: not (trained / "checkpoint-3").exists() and hand.shows("Continue checkpoint-8"))
