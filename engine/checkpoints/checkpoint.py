@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from engine.checkpoints.manifest import Manifest
 
@@ -28,8 +28,7 @@ class Problem:
     fix: str = ""
 
 
-@dataclass(frozen=True)
-class LogRow:
+class LogRow(NamedTuple):
     """One row of a Trainer's log_history. Numbers that were missing or not finite are None."""
 
     step: int

@@ -198,6 +198,11 @@ def refuse_pointer(name: str, start: bytes) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`, strictly read. Raises Unsound."""
+    return parse_json(read_bounded(path), path.name)
+
+
+def read_bounded(path: Path) -> bytes:
+    """The content of `path`, which is to be parsed. Raises Unsound where it has more than MAX_JSON_BYTES."""
     with open_plain(path) as file:
         size = size_of(file)
         if size > MAX_JSON_BYTES:
@@ -207,8 +212,7 @@ def read_json(path: Path) -> dict[str, Any]:
                     name=path.name, size=size // 10**6, limit=MAX_JSON_BYTES // 10**6
                 ),
             )
-        with _PARSING:
-            return parse_json(file.read(MAX_JSON_BYTES + 1), path.name)
+        return file.read(MAX_JSON_BYTES + 1)
 
 
 def parse_json(data: bytes, name: str) -> dict[str, Any]:
@@ -219,7 +223,8 @@ def parse_json(data: bytes, name: str) -> dict[str, Any]:
             "empty", _("{name} is empty or holds only zero bytes: its content never reached the disk.").format(name=name)
         )
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_each_key_once)
+        with _PARSING:
+            value = json.loads(data.decode("utf-8"), object_pairs_hook=_each_key_once)
     except RecursionError:
         raise Unsound("not_json", _("{name} is nested too deeply to be read.").format(name=name)) from None
     except ValueError as error:

@@ -30,7 +30,7 @@ def made_by(folder: Path, entries: Mapping[str, Entry], adapter: AdapterShape | 
     """The program's name; unknown where nothing tells. A checkpoint with a manifest is ours and not asked about here."""
     card = _card(folder, entries)
     for word, name in TAGS:
-        if re.search(rf"(?<![\w-]){word}(?![\w-])", card):
+        if word in card and re.search(rf"(?<![\w-]){word}(?![\w-])", card):
             return name
     if adapter is not None and (adapter.base_model or "").startswith("unsloth/"):
         return "Unsloth"
@@ -38,7 +38,7 @@ def made_by(folder: Path, entries: Mapping[str, Entry], adapter: AdapterShape | 
         return "Axolotl"
     if (folder.parent / "trainer_log.jsonl").is_file() or (folder.parent / "llamaboard_config.yaml").is_file():
         return "LLaMA-Factory"
-    if state is not None and state.log_keys & LOGGED_BY_TRL:
+    if state is not None and state.log.keys & LOGGED_BY_TRL:
         return "TRL"
     return "Trainer" if state is not None or "training_args.bin" in entries else "unknown"
 

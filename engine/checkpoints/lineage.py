@@ -10,7 +10,7 @@ planned alike (same length, same steps to an epoch), or stands alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from engine.checkpoints.checkpoint import Checkpoint
 
@@ -18,7 +18,8 @@ SAME_LOSS = 1e-3
 SAME_RATIO = 0.02
 """Steps to an epoch may differ by this share and still be the same plan (epochs are rounded in old logs)."""
 
-Losses = tuple[tuple[int, float | None], ...]
+Losses = tuple[tuple[int, float], ...]
+_Plan = tuple[int, float]
 
 
 def assign_runs(found: Sequence[Checkpoint]) -> tuple[Checkpoint, ...]:
@@ -34,28 +35,48 @@ def assign_runs(found: Sequence[Checkpoint]) -> tuple[Checkpoint, ...]:
     return tuple(replace(checkpoint, run=ids[checkpoint.name]) for checkpoint in found)
 
 
+@dataclass
+class _Run:
+    """The checkpoints of one run that were found so far."""
+
+    members: list[Checkpoint]
+    losses: Losses
+    """The longest of theirs."""
+    plans: set[_Plan]
+
+    def add(self, checkpoint: Checkpoint, own: Losses) -> None:
+        self.members.append(checkpoint)
+        self.losses = max(self.losses, own, key=len)
+        if (plan := _plan(checkpoint)) is not None:
+            self.plans.add(plan)
+
+
 def group(found: Sequence[Checkpoint]) -> list[list[Checkpoint]]:
     """`found` sorted into runs, the run that came furthest first, each in order of step."""
-    by_id: dict[str, list[Checkpoint]] = {}
-    groups: list[list[Checkpoint]] = []
-    without: list[Checkpoint] = []
+    by_id: dict[str, _Run] = {}
+    runs: list[_Run] = []
+    without: list[tuple[Checkpoint, Losses]] = []
     for checkpoint in found:
+        own = losses(checkpoint)
         if checkpoint.manifest is None:
-            without.append(checkpoint)
-        elif checkpoint.manifest.run_id in by_id:
-            by_id[checkpoint.manifest.run_id].append(checkpoint)
-        else:
-            by_id[checkpoint.manifest.run_id] = [checkpoint]
-            groups.append(by_id[checkpoint.manifest.run_id])
-    for checkpoint in sorted(without, key=lambda one: (len(losses(one)), _distance(one)), reverse=True):
-        home = max((members for members in groups if _belongs(checkpoint, members)), key=_length, default=None)
+            without.append((checkpoint, own))
+            continue
+        run = by_id.get(checkpoint.manifest.run_id)
+        if run is None:
+            run = by_id[checkpoint.manifest.run_id] = _Run([], (), set())
+            runs.append(run)
+        run.add(checkpoint, own)
+    for checkpoint, own in sorted(without, key=lambda one: (len(one[1]), _distance(one[0])), reverse=True):
+        home = max((run for run in runs if _belongs(checkpoint, own, run)), key=lambda run: len(run.losses), default=None)
         if home is None:
-            groups.append([checkpoint])
-        else:
-            home.append(checkpoint)
-    for members in groups:
-        members.sort(key=lambda one: (one.step or 0, one.name))
-    return sorted(groups, key=lambda members: max(_distance(member) for member in members), reverse=True)
+            home = _Run([], (), set())
+            runs.append(home)
+        home.add(checkpoint, own)
+    for run in runs:
+        run.members.sort(key=lambda one: (one.step or 0, one.name))
+    return sorted(
+        (run.members for run in runs), key=lambda members: max(_distance(member) for member in members), reverse=True
+    )
 
 
 def losses(checkpoint: Checkpoint) -> Losses:
@@ -65,28 +86,32 @@ def losses(checkpoint: Checkpoint) -> Losses:
 
 def is_beginning(shorter: Losses, longer: Losses) -> bool:
     """Whether `longer` begins with `shorter`: the same steps, losses equal within 1e-3."""
-    return len(shorter) <= len(longer) and all(
-        step == other_step and loss is not None and other is not None and abs(loss - other) <= SAME_LOSS
-        for (step, loss), (other_step, other) in zip(shorter, longer, strict=False)
-    )
-
-
-def _belongs(checkpoint: Checkpoint, members: Sequence[Checkpoint]) -> bool:
-    own = losses(checkpoint)
-    if own:
-        return is_beginning(own, max((losses(member) for member in members), key=len))
-    return checkpoint.step is not None and any(_planned_alike(checkpoint, member) for member in members)
-
-
-def _planned_alike(one: Checkpoint, other: Checkpoint) -> bool:
-    if one.max_steps is None or one.max_steps != other.max_steps or not one.epoch or not other.epoch:
+    if len(shorter) > len(longer) or (shorter and not _same(shorter[0], longer[0])):
         return False
-    ratio = (one.step or 0) / one.epoch
-    return abs(ratio - (other.step or 0) / other.epoch) <= SAME_RATIO * ratio
+    # Mostly they are the very same numbers, which is compared at once.
+    return longer[: len(shorter)] == shorter or all(map(_same, shorter, longer))
 
 
-def _length(members: Sequence[Checkpoint]) -> int:
-    return max(len(losses(member)) for member in members)
+def _same(one: tuple[int, float], other: tuple[int, float]) -> bool:
+    return one[0] == other[0] and abs(one[1] - other[1]) <= SAME_LOSS
+
+
+def _belongs(checkpoint: Checkpoint, own: Losses, run: _Run) -> bool:
+    if own:
+        return is_beginning(own, run.losses)
+    plan = _plan(checkpoint)
+    return plan is not None and any(_planned_alike(plan, other) for other in run.plans)
+
+
+def _plan(checkpoint: Checkpoint) -> _Plan | None:
+    """How many steps its run was to have, and how many make an epoch."""
+    if checkpoint.max_steps is None or checkpoint.step is None or not checkpoint.epoch:
+        return None
+    return checkpoint.max_steps, checkpoint.step / checkpoint.epoch
+
+
+def _planned_alike(one: _Plan, other: _Plan) -> bool:
+    return one[0] == other[0] and abs(one[1] - other[1]) <= SAME_RATIO * one[1]
 
 
 def _distance(checkpoint: Checkpoint) -> tuple[float, int]:

@@ -28,6 +28,8 @@ EXACT = re.compile(r"checkpoint-(0|[1-9][0-9]{0,17})", re.ASCII)
 FOR_A_PROCESS = 32
 """Checkpoints that are worth a process. Threads would wait for each other's interpreter lock: small files take more looking than
 reading."""
+CHUNK = 32
+"""Checkpoints that a process is given at a time: what they have in common is handed back once."""
 MAX_IGNORED = 1_000
 """Look-alikes that are listed one by one."""
 
@@ -55,7 +57,8 @@ class Scan:
 def scan(output_dir: Path) -> Scan:
     """Look through `output_dir` and judge every checkpoint. Raises ConfigError where it is no folder that can be read."""
     found, ignored = _listed(output_dir)
-    return Scan(output_dir, assign_runs(_there([inspect_folder(output_dir / name) for name in found])), ignored)
+    judged = [inspect_folder(output_dir / name) for name in reversed(found)]
+    return Scan(output_dir, assign_runs(_there(judged[::-1])), ignored)
 
 
 def scan_many(output_dir: Path, full: bool = False) -> Scan:
@@ -68,8 +71,9 @@ def scan_many(output_dir: Path, full: bool = False) -> Scan:
     known = Verdicts(output_dir)
     # Only where some have no manifest do the logged losses tell whose they are (lineage.py).
     foreign = any(not (output_dir / name / MANIFEST_NAME).is_file() for name in found)
-    recalled = {} if full else {name: _recall(output_dir / name, known, foreign) for name in found}
-    unknown = [output_dir / name for name in found if recalled.get(name) is None]
+    # The furthest first: its log holds all others' (trainer_log.py).
+    recalled = {} if full else {name: _recall(output_dir / name, known, foreign) for name in reversed(found)}
+    unknown = [output_dir / name for name in reversed(found) if recalled.get(name) is None]
     judged = {one.name: (one, seal) for one, seal in _judge_all(unknown)}
     for checkpoint, seal in judged.values():
         if checkpoint.continuable and not checkpoint.problems and seal is not None:
@@ -107,8 +111,13 @@ def _judge_all(folders: list[Path]) -> list[tuple[Checkpoint, str | None]]:
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
-    with ProcessPoolExecutor(processes, mp_context=get_context("fork")) as pool:
-        return list(pool.map(_judge, folders, chunksize=8))
+    with ProcessPoolExecutor(processes, mp_context=get_context("fork"), initializer=_begin_process) as pool:
+        return list(pool.map(_judge, folders, chunksize=CHUNK))
+
+
+def _begin_process() -> None:
+    """numpy begins as many threads as there are processors, which a look at numbers has no use for."""
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 
 def _judge(folder: Path) -> tuple[Checkpoint, str | None]:
@@ -125,7 +134,7 @@ def glance(output_dir: Path) -> Scan:
     found, ignored = _listed(output_dir)
     # Only where some have no manifest do the logged losses tell whose they are (lineage.py).
     foreign = any(not (output_dir / name / MANIFEST_NAME).is_file() for name in found)
-    seen = {name: glimpse(output_dir / name, history=foreign) for name in found}
+    seen = {name: glimpse(output_dir / name, history=foreign) for name in reversed(found)}
     checkpoints = _there([seen[name] or inspect_folder(output_dir / name) for name in found])
     return Scan(
         output_dir, assign_runs(checkpoints), ignored, frozenset(name for name, one in seen.items() if one is not None)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.checkpoints.checkpoint import LogRow
-from engine.checkpoints.files import Unsound, count, number, read_json
+from engine.checkpoints.files import Unsound, count, number, parse_json, read_bounded
+from engine.checkpoints.trainer_log import KEY, Log, keep_log, known_log, log_of, stands_in
 from engine.i18n import _
 
 STATE_NAME = "trainer_state.json"
@@ -28,20 +29,41 @@ class TrainerState:
     epoch: float | None
     max_steps: int | None
     total_epochs: float | None
-    history: tuple[LogRow, ...]
-    log_keys: frozenset[str]
-    """Every key of any log row; they tell which trainer wrote it."""
+    log: Log
     batch_size: int | None
     """Rows at a time on a device (train_batch_size)."""
+
+    @property
+    def history(self) -> tuple[LogRow, ...]:
+        return self.log.rows
 
 
 def read_state(path: Path) -> TrainerState:
     """The state in the file `path`. Raises Unsound."""
-    return parse_state(read_json(path))
+    data = read_bounded(path)
+    known = known_log(data)
+    if known is not None:
+        try:
+            raw = parse_json(known[0], path.name)
+        except Unsound:  # to be told of the file as it is
+            raw = {}
+        if stands_in(raw.get(KEY)):
+            return _state(raw, known[1])
+    raw = parse_json(data, path.name)
+    state = parse_state(raw)
+    keep_log(data, raw.get(KEY, []), state.log)
+    return state
 
 
 def parse_state(raw: dict[str, Any]) -> TrainerState:
     """The state that the parsed file holds. Raises Unsound where step or epoch are not what Trainer writes."""
+    rows = raw.get(KEY, [])
+    if not isinstance(rows, list):
+        raise Unsound("history_invalid", _("{name}: log_history is not a list.").format(name=STATE_NAME))
+    return _state(raw, log_of(rows))
+
+
+def _state(raw: dict[str, Any], log: Log) -> TrainerState:
     step = count(raw.get("global_step"))
     if step is None:
         raise Unsound(
@@ -56,29 +78,14 @@ def parse_state(raw: dict[str, Any]) -> TrainerState:
             "epoch_invalid",
             _("{name}: epoch is {value}, not a number from 0 on.").format(name=STATE_NAME, value=_short(raw.get("epoch"))),
         )
-    rows = raw.get("log_history", [])
-    if not isinstance(rows, list):
-        raise Unsound("history_invalid", _("{name}: log_history is not a list.").format(name=STATE_NAME))
-    rows = [row for row in rows if isinstance(row, dict)]
     total = number(raw.get("num_train_epochs"))
     return TrainerState(
         step=step,
         epoch=epoch,
         max_steps=count(raw.get("max_steps")) or None,
         total_epochs=total if total is not None and 0 < total < ENDLESS else None,
-        history=tuple(_row(row) for row in rows if count(row.get("step")) is not None),
-        log_keys=frozenset(key for row in rows for key in row),
+        log=log,
         batch_size=count(raw.get("train_batch_size")) or None,
-    )
-
-
-def _row(row: dict[str, Any]) -> LogRow:
-    return LogRow(
-        step=row["step"],
-        epoch=number(row.get("epoch")),
-        loss=number(row.get("loss")),
-        eval_loss=number(row.get("eval_loss")),
-        learning_rate=number(row.get("learning_rate")),
     )
 
 

@@ -38,8 +38,8 @@ class _Layout:
     rest: bytes
     """All other bytes."""
     pickle: tuple[int, int]
-    checksum: int
-    """Where the pickle's checksum stands in the list of entries."""
+    contents: tuple[tuple[int, int, int], ...]
+    """(begin, end) of each entry's contents, and where their checksum stands in the list of entries; the pickle's come first."""
     listing: Listing
     parts: tuple[tuple[str | None, int], ...]
     """Number format and first byte of each storage."""
@@ -54,7 +54,7 @@ def check_torch_file(path: Path, contents: bool, checksums: bool = True) -> List
     """What the file would build, if it is sound; with `contents` also whether its numbers are finite and, with `checksums`, the ones
     that were written; where a digest of the whole file was compared they say nothing new. Raises Unsound."""
     with open_plain(path) as file:
-        known = None if checksums else _laid_out_alike(file, path.name)
+        known = _laid_out_alike(file, path.name, contents and checksums)
         if known is not None and (not contents or surely_finite(file, known.parts)):
             return known.listing
         _refuse_other_kinds(file, path.name)
@@ -97,39 +97,42 @@ def check_torch_file(path: Path, contents: bool, checksums: bool = True) -> List
     return listing
 
 
-def _laid_out_alike(file: BinaryIO, name: str) -> _Layout | None:
-    """The layout of `file`, held in memory, where it is one that was found sound before."""
+def _laid_out_alike(file: BinaryIO, name: str, checksums: bool) -> _Layout | None:
+    """The layout of `file`, held in memory, where it is one that was found sound before and, with `checksums`, its own hold."""
     if not isinstance(file, BytesIO):
         return None
     data = file.getvalue()
     known = _layouts.get(len(data))
     if known is None or without(data, known.holes) != known.rest:
         return None
-    pickle = data[slice(*known.pickle)]
-    if zlib.crc32(pickle) != int.from_bytes(data[known.checksum : known.checksum + 4], "little"):
-        return None
-    return known if list_pickle(pickle, name) is known.listing else None
+    seen = memoryview(data)
+    for begin, end, checksum in known.contents if checksums else known.contents[:1]:
+        if zlib.crc32(seen[begin:end]) != int.from_bytes(seen[checksum : checksum + 4], "little"):
+            return None
+    return known if list_pickle(data[slice(*known.pickle)], name) is known.listing else None
 
 
 def _keep_layout(
     data: bytes, directory: int, begins: Mapping[zipfile.ZipInfo, int], listing: Listing, parts: tuple[tuple[str | None, int], ...],
 ) -> None:  # fmt: skip
     """Keep how `data` is laid out, whose list of entries begins at `directory`; where it is as torch lays it out."""
-    holes, pickle, checksum = [], (0, 0), 0
+    holes, pickle, contents = [], (0, 0), []
     for entry, begin in begins.items():  # in the order of the list of entries
         end = begin + entry.file_size
         holes += [(entry.header_offset + 14, entry.header_offset + 18), (begin, end), (directory + 16, directory + 20)]
         if entry.flag_bits & 8:  # the checksum once more, behind the contents (APPNOTE 4.3.9)
             holes.append((end + 4, end + 8))
+        contents.append((begin, end, directory + 16))
         if entry.filename.partition("/")[2] == "data.pkl":
-            pickle, checksum = (begin, end), directory + 16
+            pickle = (begin, end)
         directory += 46 + sum(struct.unpack("<HHH", data[directory + 28 : directory + 34]))
     holes.sort()
     if any(one[1] > other[0] for one, other in pairwise(holes)) or len(rest := without(data, holes)) > MAX_REST:
         return
     if len(_layouts) >= MAX_LAYOUTS:
         _layouts.clear()
-    _layouts[len(data)] = _Layout(tuple(holes), rest, pickle, checksum, listing, parts)
+    contents.sort(key=lambda one: one[:2] != pickle)
+    _layouts[len(data)] = _Layout(tuple(holes), rest, pickle, tuple(contents), listing, parts)
 
 
 def _refuse_other_kinds(file: BinaryIO, name: str) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from engine.checkpoints import lineage
 from engine.checkpoints.checkpoint import Checkpoint, Grade, LogRow
-from engine.checkpoints.lineage import assign_runs, group
+from engine.checkpoints.lineage import assign_runs, group, losses
 from engine.checkpoints.scan import scan
 
 
@@ -67,3 +68,11 @@ def test_one_saved_before_the_first_log_goes_to_the_run_planned_alike() -> None:
 def test_the_run_that_came_furthest_is_the_first_and_a_recorded_id_is_kept() -> None:
     named = assign_runs((made("a", [3]), made("b", [5, 4, 3]), made("c", [1], "run-1")))
     assert [checkpoint.run for checkpoint in named] == ["run-3", "run-2", "run-1"]
+
+
+def test_a_history_is_looked_through_once_however_many_checkpoints_carry_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    monkeypatch.setattr(lineage, "losses", lambda one: (looked.append(one.name), losses(one))[1])
+    found = [made(f"{number}", [3 - step / 100 for step in range(number)]) for number in range(60)]
+    assert len(group(found)) == 2  # the one before anything was logged was planned for another ratio
+    assert sorted(looked) == sorted(one.name for one in found)

@@ -24,13 +24,13 @@ def forget() -> None:
         kept.clear()
 
 
-def verdict(path: Path) -> Any:
+def verdict(path: Path, checksums: bool = False) -> Any:
     """What is found in `path`, or what is wrong with it."""
     try:
         with reading_once():
             if path.suffix == ".safetensors":
                 return check_safetensors(path, finite=True)
-            return check_torch_file(path, contents=True, checksums=False)
+            return check_torch_file(path, contents=True, checksums=checksums)
     except Unsound as wrong:
         return wrong.problem
 
@@ -55,10 +55,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("seen")
 
 
-@pytest.mark.parametrize("kind", [".pt", ".safetensors"])
+@pytest.mark.parametrize(("kind", "checksums"), [(".pt", False), (".pt", True), (".safetensors", False)])
 @settings(deadline=None, max_examples=300)
 @given(data=st.data())
-def test_what_was_seen_before_changes_no_verdict(kind: str, folder: Path, data: st.DataObject) -> None:
+def test_what_was_seen_before_changes_no_verdict(kind: str, checksums: bool, folder: Path, data: st.DataObject) -> None:
     first = sound(folder, kind)
     changed = bytearray(first)
     for at in data.draw(st.lists(st.integers(0, len(first) - 1), min_size=1, max_size=3)):
@@ -67,10 +67,10 @@ def test_what_was_seen_before_changes_no_verdict(kind: str, folder: Path, data: 
     for name, content in (("first", first), ("other", bytes(changed[: len(changed) - cut]))):
         (folder / f"{name}{kind}").write_bytes(content)
     forget()
-    alone = verdict(folder / f"other{kind}")
+    alone = verdict(folder / f"other{kind}", checksums)
     forget()
-    assert not isinstance(verdict(folder / f"first{kind}"), Problem)
-    assert verdict(folder / f"other{kind}") == alone
+    assert not isinstance(verdict(folder / f"first{kind}", checksums), Problem)
+    assert verdict(folder / f"other{kind}", checksums) == alone
 
 
 @pytest.mark.parametrize("kind", [".pt", ".safetensors"])
@@ -99,6 +99,26 @@ def test_a_number_that_is_none_is_found_in_a_file_like_one_that_was_sound(kind: 
     begin = _a_number(first, kind)
     (folder / f"other{kind}").write_bytes(first[:begin] + torch.tensor([bad]).numpy().tobytes() + first[begin + 4 :])
     assert verdict(folder / f"other{kind}").code == "non_finite"
+
+
+def test_the_next_optimizer_of_a_run_is_held_against_its_checksums_without_being_taken_apart(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "first.pt").write_bytes(sound(folder, ".pt"))
+    state = torch.load(folder / "first.pt")
+    for moments in state["state"].values():
+        moments["exp_avg"].mul_(0.5)
+    torch.save(state, folder / "sound.pt")  # the name is in the file
+    forget()
+    verdict(folder / "first.pt", checksums=True)
+    next_one = (folder / "sound.pt").read_bytes()
+    at = _a_number(next_one, ".pt")
+    torn = next_one[:at] + bytes([next_one[at] ^ 1]) + next_one[at + 1 :]
+    for name, content in (("next.pt", next_one), ("torn.pt", torn)):
+        (folder / name).write_bytes(content)
+    assert verdict(folder / "torn.pt", checksums=True).code == "torch_file_invalid"
+    monkeypatch.setattr(torch_file, "_entries", lambda *_arguments: pytest.fail("taken apart again"))
+    assert not isinstance(verdict(folder / "next.pt", checksums=True), Problem)
 
 
 def _a_number(content: bytes, kind: str) -> int:

@@ -97,7 +97,7 @@ def test_whatever_is_touched_is_judged_again(touch: Callable[[Path], None], out:
     touch(out / "checkpoint-20")
     read.clear()
     found = {one.name: one for one in scan_many(out).checkpoints}
-    assert read == ["checkpoint-20", "checkpoint-50"]
+    assert read == ["checkpoint-50", "checkpoint-20"]
     assert found["checkpoint-20"].problems
 
 
