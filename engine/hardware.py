@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib.metadata
 import importlib.util
 import os
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
+from engine.collector import collecting_later
 from engine.config import RunConfig
 from engine.devices import show_one_gpu, visible_gpus
 from engine.errors import ConfigError
@@ -165,20 +165,6 @@ def signals_later() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
-def collecting_later() -> Iterator[None]:
-    """For imports: what they make is never garbage. Looking through it for some, again and again, is a third of their time; and a full
-    collection that went through it later held the interpreter for up to 0.7 s, and with it whoever waited for an answer to a key."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        if collecting:
-            gc.enable()
 
 
 def _need_bitsandbytes(device: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from engine.hardware import collecting_later
+from engine.collector import collecting_later
 
 if TYPE_CHECKING:  # what plans and what trains is imported when there is something to plan and to train
     from engine.resume.plan import ResumePlan

@@ -6,6 +6,7 @@ guessed at but named with the reason, so that nobody wonders why theirs is missi
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import stat
@@ -21,6 +22,7 @@ from engine.checkpoints.lineage import assign_runs
 from engine.checkpoints.manifest import MANIFEST_NAME
 from engine.checkpoints.state import STATE_NAME, read_state
 from engine.checkpoints.verdicts import Verdicts, seal_before
+from engine.collector import collecting_later
 from engine.errors import ConfigError
 from engine.i18n import _
 
@@ -67,6 +69,11 @@ def scan_many(output_dir: Path, full: bool = False) -> Scan:
 
     For a process without threads: it forks. Raises ConfigError as `scan`.
     """
+    with collecting_later():
+        return _scan_many(output_dir, full)
+
+
+def _scan_many(output_dir: Path, full: bool) -> Scan:
     found, ignored = _listed(output_dir)
     known = Verdicts(output_dir)
     # Only where some have no manifest do the logged losses tell whose they are (lineage.py).
@@ -118,6 +125,7 @@ def _judge_all(folders: list[Path]) -> list[tuple[Checkpoint, str | None]]:
 def _begin_process() -> None:
     """numpy begins as many threads as there are processors, which a look at numbers has no use for."""
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    gc.enable()
 
 
 def _judge(folder: Path) -> tuple[Checkpoint, str | None]:

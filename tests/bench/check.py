@@ -1,7 +1,7 @@
 """`check` of a folder of many checkpoints, 2 MB of state each: wall and CPU seconds of the whole process, and its peak memory.
 
-The checkpoints are one real checkpoint of a short run, each copy with its own step and the losses logged up to it; ours with a manifest
-that is true of them, another tool's without one. 10,000 of them take 17 GB of disk for some minutes, under TMPDIR.
+The checkpoints are one real checkpoint of a short run, each copy with its own step and the losses logged up to it; ours with a
+manifest that is true of them, another tool's without one. 10,000 of them take 17 GB of disk for some minutes, under TMPDIR.
 """
 
 from __future__ import annotations
