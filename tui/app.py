@@ -16,6 +16,7 @@ import shlex
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -41,7 +42,7 @@ from engine.runner import LEFT
 from tui.ascii import AsciiFilter, ascii_drawn
 from tui.i18n import N_
 from tui.live import Live, begun, fold
-from tui.messages import Followed, RunEnded, Told
+from tui.messages import Followed, RunEnded
 from tui.plain import visible
 from tui.signals import heeded
 from tui.wizard import Start, Wizard
@@ -97,6 +98,8 @@ class LoraTui(App[int]):
         self.ascii_only = ascii_only
         self._ascii = [AsciiFilter()] if ascii_only else []
         self._stop: str | None = None
+        self._told: deque[tuple[Event, float]] = deque()
+        """What the run's thread has told and nobody has taken in yet, with the seconds of the monotonic clock."""
         self._run: Worker[None] | None = None
         self._exit_after: int | None = None
         self._then: str = "result"
@@ -195,6 +198,7 @@ class LoraTui(App[int]):
         history = plan.checkpoint.history if plan.checkpoint is not None and plan.mode != "weights" else ()
         self.plan, self.error, self.outcome = plan, None, None
         self._stop, self._then, self.detached = None, "result", False
+        self._told.clear()
         self.live = begun(
             [(row.step, row.loss) for row in history if row.loss is not None],
             [(row.step, row.eval_loss) for row in history if row.eval_loss is not None],
@@ -206,7 +210,7 @@ class LoraTui(App[int]):
         self.go_to(5)
 
     def _carry_out(self, plan: ResumePlan) -> None:
-        """The body of the run's thread. Its only ways out are messages."""
+        """The body of the run's thread. Its only ways out are what it tells, and the message that it has ended."""
         from engine.hardware import load_libraries
 
         outcome, failed = None, None
@@ -231,14 +235,23 @@ class LoraTui(App[int]):
         return InItsOwnProcess().run(plan, self._tell, lambda: self._stop)
 
     def _tell(self, event: Event, record: Mapping[str, Any]) -> None:
-        self._post(Told(event, time.monotonic()))
+        self._told.append((event, time.monotonic()))
+
+    def take_in(self) -> None:
+        """Fold what the run has told since the last time. Whoever shows the run asks a few times a second: a message for each event
+        would wake this thread a hundred times a second where steps are short, and take from them what it costs."""
+        while self._told:
+            event, at = self._told.popleft()
+            self.live = fold(self.live, event, at)
+            if self.detached and event.type == "run_started":
+                self.live = replace(self.live, stopping=self._stop is not None)
 
     def _runner_of_choice(self, plan: ResumePlan) -> Runner:
         from engine.launch import runner_of
 
         return self._runner if self._runner is not None else runner_of(plan)
 
-    def _post(self, message: Told | RunEnded | Followed) -> None:
+    def _post(self, message: RunEnded | Followed) -> None:
         with contextlib.suppress(Exception):  # the app has gone: the run ends by itself, there is nobody to tell
             self.post_message(message)
 
@@ -264,14 +277,9 @@ class LoraTui(App[int]):
         code = self.error.exit_code if self.error is not None else 0
         self.exit(code, return_code=code, message=self._farewell())
 
-    def on_told(self, message: Told) -> None:
-        message.stop()
-        self.live = fold(self.live, message.event, message.at)
-        if self.detached and message.event.type == "run_started":
-            self.live = replace(self.live, stopping=self._stop is not None)
-
     def on_run_ended(self, message: RunEnded) -> None:
         message.stop()
+        self.take_in()
         self.outcome, self.error, self._run = message.outcome, message.error, None
         if self._stop == LEFT:
             self.exit(self._exit_after or 0, return_code=self._exit_after or 0, message=self._goes_on())

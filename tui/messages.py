@@ -1,4 +1,4 @@
-"""The messages of the wizard: everything that comes from a thread, in the past tense."""
+"""The messages of the wizard: what comes from a thread, in the past tense. (What a run tells is fetched: `App.take_in`.)"""
 
 from __future__ import annotations
 
@@ -9,19 +9,8 @@ from textual.message import Message
 if TYPE_CHECKING:
     from engine.chat import Side
     from engine.errors import LoraTuiError
-    from engine.events import Event
     from engine.training.attempt import Outcome
     from tui.live import Live
-
-
-class Told(Message):
-    """The engine told an event of the run."""
-
-    def __init__(self, event: Event, at: float) -> None:
-        super().__init__()
-        self.event = event
-        self.at = at
-        """Seconds of the monotonic clock."""
 
 
 class Followed(Message):

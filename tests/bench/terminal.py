@@ -1,4 +1,5 @@
-"""The wizard on a real pty: time to the first frame, and from a key to its paint while the demo trains."""
+"""The wizard on a real pty: time to the first frame, and from a key to its paint while the demo trains; how much of a processor the
+screen takes meanwhile, when nobody touches it."""
 
 from __future__ import annotations
 
@@ -13,6 +14,8 @@ from pathlib import Path
 import pexpect
 
 STARTS, KEYS = 9, 100
+WATCHED = 20.0
+"""Seconds for which nobody touches the training screen."""
 
 
 def spawn(folder: str, *arguments: str) -> pexpect.spawn:
@@ -36,8 +39,9 @@ def first_frame(folder: str) -> float:
     return seconds
 
 
-def key_to_paint(folder: str) -> dict[str, list[float]]:
-    """Seconds from a key to its paint while the demo trains: `l` until the log is on the screen, `l` again until it is gone."""
+def while_training(folder: str) -> tuple[dict[str, list[float]], float]:
+    """Seconds from a key to its paint while the demo trains: `l` until the log is on the screen, `l` again until it is gone. And the
+    share of one processor that the screen's thread takes while nobody touches it."""
     child = spawn(folder, "--demo", "--epochs", "5000", "--save-steps", "100000")
     for words in ("trained on", "context", "are free there", "No checkpoint", "learning rate", "the same without"):
         child.expect(words)
@@ -45,6 +49,11 @@ def key_to_paint(folder: str) -> dict[str, list[float]]:
         child.send("\x0e")
     child.expect("Detach")
     time.sleep(6)
+    _drained(child)
+    begin, spent = time.perf_counter(), _seconds_of_main_thread(child.pid)
+    while time.perf_counter() < begin + WATCHED:
+        _drained(child)
+    share = (_seconds_of_main_thread(child.pid) - spent) / (time.perf_counter() - begin)
     seconds: dict[str, list[float]] = {"open": [], "close": []}
     for _key in range(KEYS):
         for name, answer in (("open", rb"run\.log"), ("close", rb"Detach")):
@@ -57,7 +66,14 @@ def key_to_paint(folder: str) -> dict[str, list[float]]:
     child.send("s")
     child.expect("stopped|Result")
     child.close(force=True)
-    return seconds
+    return seconds, share
+
+
+def _seconds_of_main_thread(pid: int) -> float:
+    """Seconds of a processor that the first thread of the process has used (proc(5), fields 14 and 15): Textual's loop runs there, the
+    training in another."""
+    fields = Path(f"/proc/{pid}/task/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _drained(child: pexpect.spawn) -> None:
@@ -73,7 +89,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         starts = [first_frame(folder) for _start in range(STARTS)]
         print(f"first frame: median {statistics.median(starts):.2f} s, worst of {STARTS} {max(starts):.2f} s")
-        for name, keys in key_to_paint(folder).items():
+        answers, share = while_training(folder)
+        print(f"the training screen takes {share:.2%} of a processor while nobody touches it")
+        for name, keys in answers.items():
             keys.sort()
             p99 = keys[int(len(keys) * 0.99)] * 1000
             median = statistics.median(keys) * 1000

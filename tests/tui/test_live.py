@@ -139,5 +139,5 @@ def test_an_ended_run_has_no_time_left() -> None:
     from tui.screens.training import _tiles
 
     live = fold(fold(begun(), started(), 0.0), step(3, 1.0), 1.0)
-    assert "left" in _tiles(live, 140).plain
-    assert "left" not in _tiles(fold(live, RunStopped(3, 1.0, "user", None), 2.0), 140).plain
+    assert "left" in _tiles(live, 140, None).plain
+    assert "left" not in _tiles(fold(live, RunStopped(3, 1.0, "user", None), 2.0), 140, None).plain

@@ -198,3 +198,27 @@ async def test_one_enter_too_many_does_not_leave_before_the_result_was_read(
         assert hand.at("ResultScreen") and app.return_code is None
         await hand.until(lambda: hand.screen.focused is hand.screen.query_one("#main"))
         assert hand.shows("longer: lora-tui --yes --output out/w --epochs 4")
+
+
+async def test_a_step_repaints_its_numbers_and_lays_out_nothing(
+    wizard: Make, flags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What the screen costs is taken from the training: building the footer anew and laying out everything took a sixth of a processor.
+    app = wizard(flags, runner=Scripted(started(), step(1, 0.5)))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = await training(app, pilot)
+        await hand.arrive("TrainingScreen")
+        await hand.until(lambda: hand.shows("1/100"))
+        await pilot.pause(1.2)  # what is due at the beginning has been done
+        done: list[str] = []
+        screen = app.screen
+        monkeypatch.setattr(screen, "refresh_bindings", lambda: done.append("footer"))
+        layout = type(screen)._refresh_layout
+        monkeypatch.setattr(type(screen), "_refresh_layout", lambda *all, **more: (done.append("layout"), layout(*all, **more)))
+        for number in (2, 3, 4):
+            app._tell(step(number, 0.5), {})
+            await hand.until(lambda number=number: hand.shows(f"{number}/100"))  # type: ignore[misc]
+        monkeypatch.undo()
+        await hand.press("s")
+        await hand.arrive("ResultScreen")
+    assert done == []

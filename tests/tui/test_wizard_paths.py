@@ -18,7 +18,6 @@ from tests.tui.conftest import Hand
 from tests.tui.scripted import Scripted, started
 from tui.app import LoraTui
 from tui.cli import run_parser
-from tui.messages import Told
 from tui.screens.settings import Setting
 from tui.widgets.checkpoint_table import CheckpointTable
 from tui.wizard import Start
@@ -230,12 +229,12 @@ async def test_what_is_longer_than_the_screen_is_scrolled_from_anywhere(
         await hand.press("pageup")
         assert not hand.shows("word 99.")
         for number in range(100, 105):  # it is not pulled away from who reads
-            app.post_message(Told(Warned("x", f"word {number}."), 0.0))
+            app._tell(Warned("x", f"word {number}."), {})
         await hand.until(lambda: len(app.live.happenings) == 106)
         assert not hand.shows("word 104.")
         await hand.press("ctrl+end")
         await hand.until(lambda: hand.shows("word 104."))
-        app.post_message(Told(Warned("x", "word 105."), 0.0))
+        app._tell(Warned("x", "word 105."), {})
         await hand.until(lambda: hand.shows("word 105."))
         await hand.press("l")
         await hand.until(lambda: hand.shows("line 199."))

@@ -1,4 +1,4 @@
-"""Step 6: the run, live. It looks at the app's snapshot a few times a second and paints what differs; it computes nothing.
+"""Step 6: the run, live. It looks at the app's snapshot twice a second and paints what differs; it computes nothing.
 
 The chart is painted at most once a second: what the screen costs is time taken from the training.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from typing import ClassVar
+from functools import cache
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
 from textual.app import ComposeResult
@@ -39,9 +40,12 @@ from tui.screens.base import StepScreen
 from tui.show import MARKS, STYLES, jump_words, number, rolled_back_words
 from tui.widgets.chart import Line, LossChart, Picture
 from tui.widgets.growing import Growing
-from tui.words import duration
+from tui.words import duration, size_words
 
-LOOK = 0.25
+if TYPE_CHECKING:
+    import psutil
+
+LOOK = 0.5
 """Seconds between two looks at the snapshot."""
 CHART = 1.0
 """Seconds between two paintings of the chart."""
@@ -76,6 +80,10 @@ class TrainingScreen(StepScreen):
         super().__init__()
         self._shown: Live | None = None
         self._painted = 0.0
+        self._offered: tuple[bool, ...] = ()
+        """Of the keys, which could be used when it was looked last."""
+        self._written: dict[str, Text] = {}
+        self._weighed = (-CHART, "")
 
     def compose_body(self) -> ComposeResult:
         yield Static("", id="jump", markup=False)
@@ -103,6 +111,7 @@ class TrainingScreen(StepScreen):
     # -- looking -------------------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
+        self.owner.take_in()
         live, now = self.owner.live, time.monotonic()
         if live is not self._shown:
             before, self._shown = self._shown, live
@@ -112,9 +121,8 @@ class TrainingScreen(StepScreen):
             self._paint_curves(live)
 
     def _paint(self, live: Live, before: Live | None) -> None:
-        self.query_one("#heading", Static).update(_status(live, self.owner.detached))
-        here = not (self.owner.watches or self.owner.detached)
-        self.query_one("#tiles", Static).update(_tiles(live, self.size.width - 5, memory=here))
+        self._write("heading", _status(live, self.owner.detached))
+        self._write("tiles", _tiles(live, self.size.width - 5, self._memory_words()))
         if before is None or live.happenings is not before.happenings:
             self.query_one("#events", Static).update(_events(live.happenings))
             self.query_one(Growing).grown()
@@ -127,7 +135,30 @@ class TrainingScreen(StepScreen):
         self.query_one("#main", Button).disabled = live.stopping or live.ended is not None or not self.owner.may_stop
         if self.owner.watches and isinstance(live.ended, RunFailed):
             self.close(visible(f"{live.ended.detail} {live.ended.fix}".strip()))
-        self.refresh_bindings()
+        offered = tuple(
+            bool(self.check_action(binding.action, ())) for binding in self.BINDINGS if isinstance(binding, Binding)
+        )
+        if offered != self._offered:  # a footer is built anew for it
+            self._offered = offered
+            self.refresh_bindings()
+
+    def _memory_words(self) -> str | None:
+        """What this process takes, looked up once a second; None where the run is elsewhere."""
+        if self.owner.watches or self.owner.detached:
+            return None
+        now = time.monotonic()
+        if now - self._weighed[0] >= CHART:
+            self._weighed = now, _memory()
+        return self._weighed[1]
+
+    def _write(self, name: str, text: Text) -> None:
+        """Show `text` in the place `name`, if it is other than what stands there; the screen is laid out anew only where it has
+        another number of lines, or may wrap."""
+        before = self._written.get(name)
+        if before is None or (text, text.style) != (before, before.style):
+            self._written[name] = text
+            same = before is not None and text.no_wrap and text.plain.count("\n") == before.plain.count("\n")
+            self.query_one(f"#{name}", Static).update(text, layout=not same)
 
     def _warn(self, jump: LossJumped | None) -> None:
         note = self.query_one("#jump", Static)
@@ -135,7 +166,6 @@ class TrainingScreen(StepScreen):
         if jump is not None:
             note.update(_jump_text(jump))
             self.owner.bell()
-        self.refresh_bindings()
 
     def _paint_curves(self, live: Live) -> None:
         chart, spark = self.query_one("#chart", LossChart), self.query_one("#sparkline", Sparkline)
@@ -248,8 +278,8 @@ def _status_here(live: Live) -> Text:
     return Text(_("Training"), style="bold")
 
 
-def _tiles(live: Live, width: int, memory: bool = True) -> Text:
-    """The numbers of now, as many as fit a line, and how far the run has come. `width`: columns."""
+def _tiles(live: Live, width: int, memory: str | None) -> Text:
+    """The numbers of now, as many as fit a line, and how far the run has come. `width`: columns; `memory`: in words, if known."""
     step, started = live.step, live.started
     total = started.total_steps if started is not None else None
     done = step.step if step is not None else started.step if started is not None else 0
@@ -264,8 +294,8 @@ def _tiles(live: Live, width: int, memory: bool = True) -> Text:
             tiles.append((_("left"), duration(left) if left is not None else "-"))
         tiles.append((_("rate"), f"{step.learning_rate:.2e}"))
         tiles.append((_("tokens/s"), f"{step.tokens_per_second:.0f}"))
-    if memory:  # this process's, which says nothing of a run that is elsewhere
-        tiles.append((_("memory"), _memory()))
+    if memory is not None:
+        tiles.append((_("memory"), memory))
     gap = "   " if width >= 100 else "  "
     text = Text(no_wrap=True)
     for name, value in tiles:
@@ -283,11 +313,15 @@ def _tiles(live: Live, width: int, memory: bool = True) -> Text:
 
 
 def _memory() -> str:
+    return size_words(_this_process().memory_info().rss)
+
+
+@cache
+def _this_process() -> psutil.Process:
+    """Made once: it looks up when the process began."""
     import psutil
 
-    from tui.words import size_words
-
-    return size_words(psutil.Process().memory_info().rss)
+    return psutil.Process()
 
 
 def _span(losses: list[float]) -> Text:
