@@ -214,7 +214,9 @@ async def test_a_step_repaints_its_numbers_and_lays_out_nothing(
         screen = app.screen
         monkeypatch.setattr(screen, "refresh_bindings", lambda: done.append("footer"))
         layout = type(screen)._refresh_layout
-        monkeypatch.setattr(type(screen), "_refresh_layout", lambda *all, **more: (done.append("layout"), layout(*all, **more)))
+        monkeypatch.setattr(
+            type(screen), "_refresh_layout", lambda *all, **more: (done.append("layout"), layout(*all, **more))
+        )
         for number in (2, 3, 4):
             app._tell(step(number, 0.5), {})
             await hand.until(lambda number=number: hand.shows(f"{number}/100"))  # type: ignore[misc]
