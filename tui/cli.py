@@ -10,6 +10,8 @@ import argparse
 import os
 
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # none is used, and looking for them costs a tenth of --help
+# TRL would tell the Hub of every run (model, GPU, number of processes). Read once, when huggingface_hub is first imported.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import sys
 from collections.abc import Sequence

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,22 @@ def test_a_plan_is_made_without_torch(tmp_path: Path, tiny_model: Path, chat_fil
     arguments = ("--yes", "--dry-run", "--dataset", chat_file, "--model", tiny_model, "--output", tmp_path / "x")
     assert not HEAVY & loaded_by(*arguments)
     assert not (tmp_path / "x").exists()
+
+
+def test_no_run_is_told_to_the_hub(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
+    # huggingface_hub begins a thread at the first thing that is to be sent; TRL sends one at the start of each run.
+    arguments = ("--yes", "--max-steps", "1", "--dataset", chat_file, "--model", tiny_model, "--output", tmp_path / "x")
+    code = (
+        "import sys, threading\n"
+        "from tui.cli import main\n"
+        "code = main(sys.argv[1:])\n"
+        "print(code, [one.name for one in threading.enumerate() if 'telemetry' in one.name])"
+    )
+    asked = ("CI", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "DISABLE_TELEMETRY")
+    environment = {name: value for name, value in os.environ.items() if name not in asked}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 []"
 
 
 @pytest.fixture
