@@ -1,7 +1,8 @@
 """How OpenMP's threads wait: seconds of 60 training steps of the small model, alone and beside one process that is always busy.
 
-As libgomp does by itself, spinning for long, which is how a headless run trains; spinning for some microseconds first, which is how
-the wizard does (`engine.hardware.share_the_processor`); and asleep at once. Each a process of its own.
+As libgomp does by itself, spinning for long, which is how a headless run trains; spinning for a tenth of a
+millisecond or less first, which is how the wizard does (`engine.hardware.share_the_processor`); and asleep at once. Each a process of
+its own.
 """
 
 from __future__ import annotations
@@ -12,8 +13,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-BRIEFLY = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
-WAYS = {"spinning (headless)": {}, "spinning briefly (wizard)": BRIEFLY, "asleep at once": {"OMP_WAIT_POLICY": "PASSIVE"}}
+WAYS: dict[str, dict[str, str]] = {
+    "as libgomp does (headless)": {},
+    **{
+        f"spinning {count} times": {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": count}
+        for count in ("1000", "10000", "100000")
+    },
+    "asleep at once": {"OMP_WAIT_POLICY": "PASSIVE"},
+}
 
 
 def seconds(folder: Path, environment: dict[str, str]) -> float:
