@@ -45,6 +45,23 @@ def seconds_of(*arguments: str) -> float:
     return statistics.median(times)
 
 
+def padded(folder: Path) -> tuple[float, float]:
+    """(as lora-tui orders the rows, as chance does): positions of all batches, padding included, for each token of an epoch."""
+    import numpy
+
+    from engine.config import RunConfig
+    from engine.data.order import row_order
+    from tests.bench.variants import BATCH, table
+
+    lengths = table(folder).train.lengths
+    orders = row_order(RunConfig().seed, 0, lengths), numpy.random.default_rng(0).permutation(len(lengths))
+    grouped, random = (
+        sum(lengths[order[begin : begin + BATCH]].max() * BATCH for begin in range(0, len(order), BATCH)) / lengths.sum()
+        for order in orders
+    )
+    return float(grouped), float(random)
+
+
 def main() -> None:
     from tests.bench.variants import VARIANTS, prepare
 
@@ -68,6 +85,8 @@ def main() -> None:
             times = " | ".join(f"{row[key] / ours[key]:.2f}" for key in ("train", "first", "whole"))
             print(f"| {variant} | {row['train']:.2f} | {row['first']:.2f} | {row['whole']:.2f} | {row['cpu']:.1f} | {times} | "
                   f"{row['last_loss']:.3f} |".replace("nan", "-"))  # fmt: skip
+        grouped, random = padded(folder)
+        print(f"padding: {grouped:.3f} positions a token in batches of like lengths, {random:.3f} in random ones")
         print(
             f"--help {seconds_of('--help'):.2f} s · check of 3 checkpoints {seconds_of('check', str(folder / 'run')):.2f} s"
         )
