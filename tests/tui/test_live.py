@@ -141,3 +141,18 @@ def test_an_ended_run_has_no_time_left() -> None:
     live = fold(fold(begun(), started(), 0.0), step(3, 1.0), 1.0)
     assert "left" in _tiles(live, 140, None).plain
     assert "left" not in _tiles(fold(live, RunStopped(3, 1.0, "user", None), 2.0), 140, None).plain
+
+
+@given(st.integers(1, 3000).flatmap(lambda total: st.tuples(st.just(total), st.integers(1, total))))
+def test_the_curve_takes_half_of_the_axis_or_more_and_the_axis_no_more_than_the_run(run: tuple[int, int]) -> None:
+    from tui.screens.training import picture
+
+    total, done = run
+    end = picture(folded(started(total_steps=total), step(done, 1.0))).last_step
+    assert end is not None and done <= end <= total and (end == total or end // 2 < done)
+
+
+def test_before_the_first_step_the_axis_is_the_whole_run() -> None:
+    from tui.screens.training import picture
+
+    assert picture(folded(started(total_steps=300))).last_step == 300

@@ -224,3 +224,18 @@ async def test_a_step_repaints_its_numbers_and_lays_out_nothing(
         await hand.press("s")
         await hand.arrive("ResultScreen")
     assert done == []
+
+
+async def test_a_bar_of_progress_in_the_log_is_shown_as_it_was_left(wizard: Make, flags: dict[str, Any]) -> None:
+    app = wizard(flags, runner=Scripted(started(), step(1, 1.0)))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = await training(app, pilot)
+        await hand.arrive("TrainingScreen")
+        assert app.folder is not None
+        app.folder.mkdir(parents=True, exist_ok=True)
+        (app.folder / "run.log").write_bytes(b"\rLoading: 0%\rLoading: 100%\r\nwritten on Windows\r\n")
+        await hand.press("l")
+        await hand.until(lambda: hand.shows("Loading: 100%"))
+        assert hand.shows("written on Windows") and not hand.shows("Loading: 0%") and not hand.shows("^M")
+        await hand.press("escape", "s")
+        await hand.arrive("ResultScreen")

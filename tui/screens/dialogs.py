@@ -135,6 +135,8 @@ def _tail(path: Path) -> str:
     try:
         with open(path, "rb") as file:
             file.seek(max(0, file.seek(0, 2) - TAIL))
-            return visible(file.read().decode("utf-8", "replace"), keep_lines=True) or _("The log is empty.")
+            text = file.read().decode("utf-8", "replace")
     except OSError as error:
         return visible(f"{path}: {error.strerror}")
+    lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]  # a bar of progress is drawn over and over
+    return visible("\n".join(lines), keep_lines=True) or _("The log is empty.")

@@ -234,8 +234,19 @@ def picture(live: Live) -> Picture:
         ),
         band=_band(live),
         join=live.join,
-        last_step=live.started.total_steps if live.started is not None else None,
+        last_step=_right_end(live),
     )
+
+
+def _right_end(live: Live) -> int | None:
+    """The last step that the axis shows: of the whole run, halved as long as what is there fits. So at least half of the width is used,
+    and the curve of a long run can be read from its beginning; how far it has come is said by the bar."""
+    if live.started is None or live.started.total_steps is None:
+        return None
+    end, done = live.started.total_steps, live.step.step if live.step is not None else live.started.step
+    while done and end // 2 >= done:
+        end //= 2
+    return end
 
 
 def _band(live: Live) -> tuple[float, float]:
