@@ -140,5 +140,5 @@ def _nothing(found: Sequence[Checkpoint]) -> str:
 def _where(checkpoint: Checkpoint) -> str:
     epoch = _("epoch {epoch:.2f}").format(epoch=checkpoint.epoch) if checkpoint.epoch is not None else _("epoch unknown")
     step = _("step {step}").format(step=checkpoint.step) if checkpoint.step is not None else _("step unknown")
-    loss = ", " + _("loss {loss:.4g}").format(loss=checkpoint.loss) if checkpoint.loss is not None else ""
-    return f"{epoch}, {step}{loss}"
+    loss = [_("loss {loss:.4g}").format(loss=checkpoint.loss)] if checkpoint.loss is not None else []
+    return _(", ").join([epoch, step, *loss])

@@ -19,7 +19,7 @@ from engine.checkpoints.manifest import Identities, Manifest
 from engine.data.identity import compare
 from engine.errors import CannotContinue
 from engine.events import ResumeChecked
-from engine.i18n import _
+from engine.i18n import _, n_
 from engine.resume.differences import change_words
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def check_material(manifest: Manifest | None, material: Material, named_base: st
             unknown("chat_template", now.chat_template),
             unknown(
                 "dataset",
-                f"{now.dataset.rows} rows",
+                _rows(now.dataset.rows),
                 _("Nothing says which rows it learned, nor which of their tokens; what --train-on says is assumed."),
             ),
         ]
@@ -129,9 +129,13 @@ def check_material(manifest: Manifest | None, material: Material, named_base: st
     ]
 
 
+def _rows(count: int) -> str:
+    return n_("{count} row", "{count} rows", count).format(count=count)
+
+
 def _dataset(saved: Identities, material: Material) -> Item:
     now = material.identities
-    expected, found = f"{saved.dataset.rows} rows", f"{now.dataset.rows} rows"
+    expected, found = _rows(saved.dataset.rows), _rows(now.dataset.rows)
     if saved.data_settings != now.data_settings:
         return Item(
             "dataset",
