@@ -256,9 +256,7 @@ class RunConfig(BaseModel):
         unknown = [item for item in items if item not in ACCEPTABLE]
         if unknown:
             raise ValueError(
-                _("{items} cannot be accepted; these can: {known}").format(
-                    items=", ".join(map(repr, unknown)), known=", ".join(ACCEPTABLE)
-                )
+                _("names what cannot be accepted; these items can: {known}").format(known=", ".join(ACCEPTABLE))
             )
         return items
 
@@ -269,7 +267,7 @@ class RunConfig(BaseModel):
         for name in names:
             if name not in TRACKERS:
                 raise ValueError(
-                    _("{name} is unknown; these are known: {known}").format(name=repr(name), known=", ".join(TRACKERS))
+                    _("names a tracker that is unknown; these are known: {known}").format(known=", ".join(TRACKERS))
                 )
         return ",".join(dict.fromkeys(names)) or None
 

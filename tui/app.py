@@ -258,6 +258,7 @@ class LoraTui(App[int]):
     def stop_run(self, reason: str, then: str = "result") -> None:
         """Ask the run to stop after this step and save. `then`: result, start (choose a checkpoint), process (go on in one of its
         own) or exit."""
+        self.take_in()  # what was told before the key counts before it
         if self._stop is None:
             self._stop = reason
         self._then = then

@@ -83,7 +83,7 @@ def _has_weights(checkpoint: Checkpoint) -> bool:
 
 def _against(checkpoint: Checkpoint, run: str | None, refuse: Callable[[Checkpoint], str | None] | None) -> str | None:
     """Why it cannot be the one; None where it can."""
-    if run is not None and checkpoint.run != run:
+    if run is not None and checkpoint.run != run and checkpoint.grade is not Grade.BROKEN:  # whose that was is only guessed
         return _("It belongs to another run ({run}).").format(run=checkpoint.run)
     if not checkpoint.continuable:
         told = " ".join(problem.message for problem in checkpoint.problems[:2])

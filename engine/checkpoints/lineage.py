@@ -55,18 +55,17 @@ def group(found: Sequence[Checkpoint]) -> list[list[Checkpoint]]:
     """`found` sorted into runs, the run that came furthest first, each in order of step."""
     by_id: dict[str, _Run] = {}
     runs: list[_Run] = []
-    without: list[tuple[Checkpoint, Losses]] = []
+    without = [checkpoint for checkpoint in found if checkpoint.manifest is None]
     for checkpoint in found:
-        own = losses(checkpoint)
         if checkpoint.manifest is None:
-            without.append((checkpoint, own))
             continue
         run = by_id.get(checkpoint.manifest.run_id)
         if run is None:
             run = by_id[checkpoint.manifest.run_id] = _Run([], (), set())
             runs.append(run)
-        run.add(checkpoint, own)
-    for checkpoint, own in sorted(without, key=lambda one: (len(one[1]), _distance(one[0])), reverse=True):
+        run.add(checkpoint, losses(checkpoint))
+    for checkpoint in sorted(without, key=lambda one: (_logged(one), _distance(one)), reverse=True):
+        own = losses(checkpoint)
         home = max((run for run in runs if _belongs(checkpoint, own, run)), key=lambda run: len(run.losses), default=None)
         if home is None:
             home = _Run([], (), set())
@@ -82,6 +81,11 @@ def group(found: Sequence[Checkpoint]) -> list[list[Checkpoint]]:
 def losses(checkpoint: Checkpoint) -> Losses:
     """The training losses it carries, with their steps."""
     return tuple((row.step, row.loss) for row in checkpoint.history if row.loss is not None)
+
+
+def _logged(checkpoint: Checkpoint) -> int:
+    """How many training losses it carries."""
+    return sum(row.loss is not None for row in checkpoint.history)
 
 
 def is_beginning(shorter: Losses, longer: Losses) -> bool:

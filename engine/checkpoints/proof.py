@@ -9,6 +9,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
+from pydantic import ValidationError
+
 from engine.checkpoints.checkpoint import Problem
 from engine.checkpoints.files import MAX_JSON_BYTES, Entry, Unsound, open_plain, refuse_pointer
 from engine.checkpoints.manifest import MANIFEST_NAME, Manifest
@@ -50,10 +52,17 @@ def read_manifest(folder: Path) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise Unsound(
             "manifest_invalid",
-            _("{name} cannot be read: {why}.").format(name=MANIFEST_NAME, why=str(error).splitlines()[0][:160]),
+            _("{name} cannot be read: {why}.").format(name=MANIFEST_NAME, why=_why(error)[:160]),
             _("Take an earlier checkpoint, or start a new run from these weights with --init-from."),
         ) from None
     return manifest
+
+
+def _why(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error).partition("\n")[0]
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return ": ".join(part for part in (".".join(map(str, first["loc"])), first["msg"]) if part)
 
 
 def check_manifest(folder: Path, entries: Mapping[str, Entry], digests: bool) -> Proof:

@@ -12,7 +12,7 @@ from datetime import UTC
 from pathlib import Path
 from typing import Any
 
-from engine.checkpoints.checkpoint import Checkpoint
+from engine.checkpoints.checkpoint import Checkpoint, Grade
 from engine.checkpoints.choose import Choice, choose, distance
 from engine.checkpoints.scan import Scan
 from engine.clock import moment
@@ -41,7 +41,7 @@ def check_report(scan: Scan, choice: Choice | None = None) -> dict[str, Any]:
         "checkpoints": [checkpoint_report(checkpoint) for checkpoint in scan.checkpoints],
         "ignored": [{"name": _text(one.name), "reason": _text(one.reason)} for one in scan.ignored],
         "jumps": _jumps(scan.checkpoints),
-        "advice": _advice(scan.output_dir, choice.checkpoint or max(scan.checkpoints, key=distance, default=None)),
+        "advice": _advice(scan.output_dir, choice.checkpoint or _furthest_sound(scan.checkpoints)),
     }
 
 
@@ -87,6 +87,10 @@ def _jumps(checkpoints: Sequence[Checkpoint]) -> list[dict[str, Any]]:
             found.append({"run": run, "step": jump.step, "from": _number(jump.before), "to": _number(jump.after),
                           "ratio": _number(jump.ratio), "at_resume": jump.at_resume})  # fmt: skip
     return found
+
+
+def _furthest_sound(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
+    return max((one for one in checkpoints if one.grade is not Grade.BROKEN), key=distance, default=None)
 
 
 def _advice(output_dir: Path, checkpoint: Checkpoint | None) -> dict[str, str]:

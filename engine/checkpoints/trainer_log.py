@@ -13,6 +13,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from engine.checkpoints.checkpoint import LogRow
@@ -25,10 +26,12 @@ _STANDS_IN = os.urandom(16).hex()
 _SPACE = re.compile(r"[ \t\n\r]*")
 WORTH_KEEPING = 32
 """Rows from which on a log is kept."""
-MAX_KEPT = 4
-"""Logs that are kept, the last ones used: runs that share a folder have one each."""
+MAX_KEPT, MAX_KEPT_BYTES = 64, 32 * 2**20
+"""Logs that are kept, the last ones used, and all their text: runs that share a folder have one each."""
 MAX_BYTES = 8 * 2**20
 """Of a file whose log is kept; some 50,000 rows."""
+MAX_ROWS = 100_000
+"""Of a log that is kept: what is no row may be a byte long, and each is counted."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def keep_log(data: bytes, rows: Sequence[Any], log: Log) -> None:
     """Keep the log of the file `data`, whose rows are `rows`; one in another shape than a trainer writes is not kept."""
     global _known
     begin = data.find(_OPENS) + len(_OPENS)
-    if len(rows) < WORTH_KEEPING or begin < len(_OPENS) or len(data) > MAX_BYTES or not data.isascii():
+    if not WORTH_KEEPING <= len(rows) <= MAX_ROWS or begin < len(_OPENS) or len(data) > MAX_BYTES or not data.isascii():
         return
     text, at, ends = data.decode("ascii"), begin, []
     decoder = json.JSONDecoder()
@@ -104,7 +107,7 @@ def keep_log(data: bytes, rows: Sequence[Any], log: Log) -> None:
             at += 1
         try:
             _value, at = decoder.raw_decode(text, _behind(text, at))
-        except ValueError:
+        except (ValueError, RecursionError):
             return
         ends.append(at - begin)
     rest = data[at:]
@@ -116,7 +119,13 @@ def keep_log(data: bytes, rows: Sequence[Any], log: Log) -> None:
         told.append((told[-1] if told else 0) + (isinstance(row, dict) and _row(row) is not None))
         for key in row if isinstance(row, dict) else ():
             first_with.setdefault(key, position)
-    _known = (_Known(data[begin:at], ends, log.rows, told, first_with), *_known)[:MAX_KEPT]
+    _known = _bounded((_Known(data[begin:at], ends, log.rows, told, first_with), *_known))
+
+
+def _bounded(known: tuple[_Known, ...]) -> tuple[_Known, ...]:
+    """The first of `known` that may be kept together."""
+    sizes = accumulate(len(one.text) for one in known)
+    return tuple(one for one, size in zip(known[:MAX_KEPT], sizes, strict=False) if size <= MAX_KEPT_BYTES)
 
 
 def _cut(before: bytes, rest: bytes) -> bytes:
@@ -125,7 +134,10 @@ def _cut(before: bytes, rest: bytes) -> bytes:
 
 def _is_the_log(data: bytes) -> bool:
     """Whether what was cut out of `data` stood where the log stands, and not deeper inside."""
-    return stands_in(json.loads(data).get(KEY))
+    try:
+        return stands_in(json.loads(data).get(KEY))
+    except RecursionError:  # parsed before, from a place with one call less behind it
+        return False
 
 
 def _behind(text: str, at: int) -> int:

@@ -16,7 +16,7 @@ from engine.checkpoints.manifest import Manifest
 from engine.checkpoints.scan import EXACT, glance, scan
 from engine.config import RunConfig
 from engine.errors import CannotContinue, ConfigError, ModelError
-from engine.folder import FINAL, source_of_run
+from engine.folder import FINAL, run_id_of, source_of_run
 from engine.i18n import _
 from engine.paths import is_folder
 from engine.sources import Source, resolve
@@ -38,7 +38,7 @@ class ExportSource:
 
 
 def find_source(out: Path, checkpoint: str | None = None, model: str | None = None) -> ExportSource:
-    """The adapter of the run in `out`: `checkpoint` by name, else the final one, else the furthest sound one.
+    """The adapter of the run in `out`: `checkpoint` by name, else the final one, else the furthest sound one of the run.
 
     `model` names the base where it has moved. Raises ConfigError where there is no such folder or checkpoint, CannotContinue where
     the adapter is missing or not whole, ModelError where the base is gone or another one.
@@ -78,7 +78,8 @@ def _named(out: Path, name: str) -> Checkpoint:
 def _last(out: Path) -> Checkpoint:
     if (out / FINAL).is_dir() and not (out / FINAL).is_symlink():
         return inspect_folder(out / FINAL)
-    found = weights_fallback(scan(out).checkpoints)
+    there, own = scan(out).checkpoints, run_id_of(out)
+    found = weights_fallback([one for one in there if one.run == own] or there)
     if found is None:
         raise CannotContinue(
             _("{folder}: there is no sound adapter in it").format(folder=out),

@@ -36,6 +36,7 @@ from engine.data.order import next_batch_digest
 from engine.errors import LoraTuiError, OutputError
 from engine.events import CheckpointSaved, Event, Warned
 from engine.i18n import _
+from engine.paths import is_folder
 from engine.resume.memory import adapter_in_memory
 from engine.training.attempt import Attempt
 from engine.training.digests import all_finite, rng_digest, state_digest, tensors_digest
@@ -136,6 +137,12 @@ class Saver:
 
     def unsaved(self, title: str, error: Exception) -> OutputError:
         """The error for something that could not be written: the system's words, what is safe, how much room there is."""
+        if not is_folder(self.committer.output_dir):
+            return OutputError(
+                f"{self.committer.output_dir}: {title}",
+                _("The folder is gone: it was moved or removed while the run was at work."),
+                _("If it was moved, continue there: --output with its new place, and --resume auto."),
+            )
         kept = (
             _("The newest checkpoint is {name}.").format(name=self.last_name)
             if self.last_name

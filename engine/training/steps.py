@@ -77,8 +77,11 @@ def run_length(config: RunConfig, rows: int, batch_rows: int, at: Position) -> L
 
 
 def warmup_steps(config: RunConfig, total_steps: int) -> int:
-    """Steps of warmup: a share of the run below 1, a number of steps from 1 on."""
-    return math.ceil(config.warmup * total_steps) if config.warmup < 1 else int(config.warmup)
+    """Steps of warmup: a share of the run below 1, but never all of it, for a run of one step would learn nothing; a number of steps
+    from 1 on."""
+    if config.warmup >= 1:
+        return int(config.warmup)
+    return min(math.ceil(config.warmup * total_steps), max(0, total_steps - 1))
 
 
 def learning_rate_at(config: RunConfig, total_steps: int, step: int) -> float:

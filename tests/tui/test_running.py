@@ -239,3 +239,19 @@ async def test_a_bar_of_progress_in_the_log_is_shown_as_it_was_left(wizard: Make
         assert hand.shows("written on Windows") and not hand.shows("Loading: 0%") and not hand.shows("^M")
         await hand.press("escape", "s")
         await hand.arrive("ResultScreen")
+
+
+async def test_the_numbers_take_two_lines_again_when_the_terminal_was_made_narrower(
+    wizard: Make, flags: dict[str, Any]
+) -> None:
+    app = wizard(flags, runner=Scripted(started(), step(1, 0.5)))
+    async with app.run_test(size=(140, 40)) as pilot:
+        hand = await training(app, pilot)
+        await hand.arrive("TrainingScreen")
+        await hand.until(lambda: hand.shows("1/100"))
+        await pilot.resize_terminal(80, 24)
+        app._tell(step(2, 0.5), {})
+        await hand.until(lambda: hand.shows("2/100"))
+        assert app.screen.query_one("#tiles").size.height == 2
+        await hand.press("s")
+        await hand.arrive("ResultScreen")

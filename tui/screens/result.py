@@ -13,9 +13,9 @@ from textual.widgets import Button, Static
 
 from engine.errors import CannotContinue
 from engine.events import RunFailed, RunFinished, RunStopped
-from engine.folder import RUN_LOG
+from engine.folder import RUN_LOG, RUN_TOML
 from engine.i18n import _
-from engine.paths import is_file
+from engine.paths import is_file, is_folder
 from tui.i18n import N_
 from tui.plain import visible
 from tui.screens.base import StepScreen
@@ -155,7 +155,10 @@ def outcome_text(app: LoraTui) -> Text:
             command = shlex.join(["lora-tui", "export", str(folder), "--to", "ollama"])
             text.append("\n" + _("into Ollama: {command}").format(command=visible(command)), style="not bold")
             more = str(max(2, 2 * math.ceil(ended.epoch)))
-            command = shlex.join(["lora-tui", "--yes", "--output", str(folder), "--epochs", more])
+            asked = []
+            if app.plan is not None and not is_file(folder / RUN_TOML):  # another tool's, which says nothing of them
+                asked = ["--dataset", str(app.plan.config.dataset), "--model", str(app.plan.config.model)]
+            command = shlex.join(["lora-tui", "--yes", "--output", str(folder), *asked, "--epochs", more])
             text.append("\n" + _("longer: {command}").format(command=visible(command)), style="not bold")
         return text
     if isinstance(ended, RunStopped):
@@ -173,7 +176,7 @@ def outcome_text(app: LoraTui) -> Text:
 def farewell(app: LoraTui) -> Text:
     """What stays on the terminal: the outcome and how to go on."""
     text = outcome_text(app)
-    if app.folder is not None and not isinstance(app.live.ended, RunFinished):
+    if app.folder is not None and is_folder(app.folder) and not isinstance(app.live.ended, RunFinished):
         command = shlex.join(["lora-tui", "--yes", "--output", str(app.folder), "--resume", "auto"])
         text.append("\n" + visible(command), style="not bold")
     return text

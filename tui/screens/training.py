@@ -49,6 +49,8 @@ LOOK = 0.5
 """Seconds between two looks at the snapshot."""
 CHART = 1.0
 """Seconds between two paintings of the chart."""
+NAMES_FROM = 30
+"""Rows from which on the receipt names the items that are as they were; below they would take the room of what happens."""
 SMALLEST = (44, 5)
 """Columns and rows below which the chart with axes gives way to a sparkline with the numbers."""
 
@@ -107,6 +109,9 @@ class TrainingScreen(StepScreen):
 
     def on_resize(self) -> None:
         self._painted = 0.0
+        self._written.clear()  # what stands there was made for another width, and may have been wrapped
+        self._paint_numbers(self.owner.live)
+        self._paint_receipt(self.owner.live)
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
@@ -121,15 +126,12 @@ class TrainingScreen(StepScreen):
             self._paint_curves(live)
 
     def _paint(self, live: Live, before: Live | None) -> None:
-        self._write("heading", _status(live, self.owner.detached))
-        self._write("tiles", _tiles(live, self.size.width - 5, self._memory_words()))
+        self._paint_numbers(live)
         if before is None or live.happenings is not before.happenings:
             self.query_one("#events", Static).update(_events(live.happenings))
             self.query_one(Growing).grown()
         if live.receipt is not None and (before is None or before.receipt is not live.receipt):
-            receipt = self.query_one("#receipt", Static)
-            receipt.update(receipt_text(live.receipt))
-            receipt.display = True
+            self._paint_receipt(live)
         if before is None or live.jump is not before.jump:
             self._warn(live.jump)
         self.query_one("#main", Button).disabled = live.stopping or live.ended is not None or not self.owner.may_stop
@@ -141,6 +143,16 @@ class TrainingScreen(StepScreen):
         if offered != self._offered:  # a footer is built anew for it
             self._offered = offered
             self.refresh_bindings()
+
+    def _paint_numbers(self, live: Live) -> None:
+        self._write("heading", _status(live, self.owner.detached))
+        self._write("tiles", _tiles(live, self.size.width - 5, self._memory_words()))
+
+    def _paint_receipt(self, live: Live) -> None:
+        receipt = self.query_one("#receipt", Static)
+        receipt.display = live.receipt is not None
+        if live.receipt is not None:
+            receipt.update(receipt_text(live.receipt, names=self.size.height >= NAMES_FROM))
 
     def _memory_words(self) -> str | None:
         """What this process takes, looked up once a second; None where the run is elsewhere."""
@@ -374,8 +386,8 @@ def _event_line(one: Happening) -> Text:
     return Text("")
 
 
-def receipt_text(receipt: ResumeChecked) -> Text:
-    """The receipt: how many items are as they were, and each that is not; the losses that prove it, always."""
+def receipt_text(receipt: ResumeChecked, names: bool = True) -> Text:
+    """The receipt: how many items are as they were, with `names` which, and each that is not; the losses that prove it, always."""
     counts = verdicts(receipt)
     head = _("{ok} of {all} items restored as saved").format(ok=counts.get("ok", 0), all=len(receipt.items))
     bad = counts.get("failed", 0)
@@ -389,7 +401,7 @@ def receipt_text(receipt: ResumeChecked) -> Text:
         if verdict != "ok" and item["detail"]:
             text.append(visible(f" · {item['detail']}"), style="not bold dim")
     fine = [visible(str(item["item"])) for item in receipt.items if item["verdict"] == "ok" and item["item"] != "probe_loss"]
-    if fine:
+    if fine and names:
         text.append(f"\n{MARKS['ok']} ", style=STYLES["ok"])
         text.append(", ".join(fine), style="not bold dim")
     return text

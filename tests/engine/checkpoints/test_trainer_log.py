@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.checkpoints import state, trainer_log
+from engine.checkpoints.checkpoint import Problem
 from engine.checkpoints.files import Unsound, parse_json
 from engine.checkpoints.state import parse_state, read_state
 
@@ -109,6 +110,24 @@ def test_a_log_deeper_inside_is_not_the_log(tmp_path: Path, wrapped: Any) -> Non
     hostile = json.dumps({"global_step": 3, "epoch": 1.0, **wrapped(rows(50))}, indent=2).encode()
     read(tmp_path, hostile)
     assert read(tmp_path, hostile) == parsed(hostile)
+
+
+def test_what_is_nested_to_the_limit_is_refused_or_read_and_never_escapes(tmp_path: Path) -> None:
+    for depth in range(900, 1000):  # one of them is the deepest that can be parsed from here
+        nested = text(rows(40)).replace(b'"max_steps"', b'"x": %s, "max_steps"' % (b"[" * depth + b"]" * depth))
+        trainer_log._known = ()
+        found = read(tmp_path, nested)
+        assert found.code == "not_json" if isinstance(found, Problem) else found.step == 3
+
+
+def test_what_is_kept_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = len(text(rows(40)))
+    monkeypatch.setattr(trainer_log, "MAX_KEPT_BYTES", 3 * size)
+    monkeypatch.setattr(trainer_log, "MAX_ROWS", 50)
+    for run in range(6):
+        read(tmp_path, text(rows(40, float(run))))
+    read(tmp_path, text(rows(60, 9.0)))
+    assert 2 <= len(trainer_log._known) <= 3 and all(len(one.ends) == 40 for one in trainer_log._known)
 
 
 def test_a_key_that_stands_twice_beside_a_known_log_is_refused(tmp_path: Path) -> None:
