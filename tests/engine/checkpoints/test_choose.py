@@ -94,3 +94,8 @@ def test_where_nothing_can_be_continued_the_best_weights_are_named() -> None:
 def test_an_empty_folder_is_said_to_be_empty() -> None:
     choice = choose([])
     assert choice.checkpoint is None and choice.passed_over == () and choice.reason
+
+
+def test_one_that_is_broken_is_passed_over_for_that_whosever_it_was() -> None:
+    choice = choose([at(1.0, 10, run="a"), at(5.0, 50, Grade.BROKEN, run="run-1")], run="a")
+    assert choice.passed_over[0].reason == "It is broken. Something is wrong."

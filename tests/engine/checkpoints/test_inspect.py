@@ -94,6 +94,12 @@ def test_an_unreadable_manifest_leaves_only_the_weights(proven: Path, text: str)
     assert found.grade is Grade.WEIGHTS_ONLY and "manifest_invalid" in codes(found)
 
 
+def test_what_is_wrong_with_a_manifest_is_said_with_its_place(proven: Path) -> None:
+    told = json.loads((proven / "manifest.json").read_text())
+    (proven / "manifest.json").write_text(json.dumps({**told, "cursor": {**told["cursor"], "epoch": "third"}}))
+    assert any("cursor.epoch: " in problem.message for problem in inspect_folder(proven).problems)
+
+
 def test_a_manifest_with_an_endless_epoch_is_no_manifest(proven: Path) -> None:
     text = (proven / "manifest.json").read_text()
     (proven / "manifest.json").write_text(text.replace('"epoch": 2.9', '"epoch": 1e999'))

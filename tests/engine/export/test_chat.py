@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -87,3 +88,14 @@ def test_a_row_of_the_dataset_is_asked_and_its_own_answer_shown(
     assert (told["prompt"], told["wanted"]) == (third[-2]["content"], third[-1]["content"])
     assert lora_tui("chat", tmp_path / "run", "--row", 9999)[0] == 2
     assert lora_tui("chat", tmp_path / "run", "--row", 1, "--prompt", "x")[0] == 2
+
+
+def test_without_an_adapter_of_the_end_the_furthest_of_the_folder_s_run_speaks(
+    tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    asked: dict[str, Any] = {"dataset": chat_file, "model": tiny_model, "save_steps": 2}
+    train(**asked, output=tmp_path / "other", max_steps=4)
+    train(**asked, output=tmp_path / "out", max_steps=2, seed=5)
+    shutil.rmtree(tmp_path / "out" / "final")
+    (tmp_path / "other" / "checkpoint-4").rename(tmp_path / "out" / "checkpoint-4")
+    assert find_source(tmp_path / "out").adapter.name == "checkpoint-2"

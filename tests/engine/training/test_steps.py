@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from engine.config import RunConfig
-from engine.training.steps import Length, Position, run_length, save_interval
+from engine.training.steps import Length, Position, learning_rate_at, run_length, save_interval, warmup_steps
 
 rows_ = st.integers(1, 500)
 batch_ = st.integers(1, 64)
@@ -61,3 +61,10 @@ def test_another_batch_size_ends_at_the_same_epoch(rows: int, old: int, new: int
 
 def test_auto_saves_four_times_an_epoch_and_at_least_every_500_steps() -> None:
     assert [save_interval(RunConfig(), steps) for steps in (1, 4, 109, 10_000)] == [1, 1, 28, 500]
+
+
+@given(st.integers(1, 500), st.floats(0, 0.999))
+def test_a_share_of_warmup_is_never_the_whole_run(total: int, share: float) -> None:
+    warmup = warmup_steps(RunConfig(warmup=share), total)
+    assert warmup == min(math.ceil(share * total), total - 1)
+    assert learning_rate_at(RunConfig(warmup=share), total, total - 1) > 0
