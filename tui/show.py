@@ -34,7 +34,7 @@ from engine.events import (
     Warned,
 )
 from engine.folder import WATCHER
-from engine.i18n import _
+from engine.i18n import _, n_
 from engine.redact import redact
 from engine.resume.plan import ResumePlan
 from tui.dataset_text import rows_words
@@ -142,15 +142,15 @@ class Show:
                         self.line(f"  {text}")
 
     def _started(self, event: RunStarted) -> None:
-        self.line(
-            _("{rows} rows · {tokens} trained tokens an epoch · {steps} steps · {epochs:g} epochs · run {run}").format(
-                rows=event.rows,
-                tokens=event.trained_tokens,
-                steps=event.total_steps,
-                epochs=event.total_epochs,
-                run=event.run_id,
-            )
+        tokens, steps, epochs = event.trained_tokens, event.total_steps, event.total_epochs
+        parts = (
+            n_("{count} row", "{count} rows", event.rows).format(count=event.rows),
+            n_("{count} trained token an epoch", "{count} trained tokens an epoch", tokens).format(count=tokens),
+            n_("{count} step", "{count} steps", steps).format(count=steps),
+            n_("{count} epoch", "{count} epochs", 1 if epochs == 1 else 2).format(count=f"{epochs:.4g}"),
+            _("run {run}").format(run=event.run_id),
         )
+        self.line(" · ".join(parts))
         for name, reason in event.choices.items():
             self.line(f"  {name} {reason}", "dim")
         self._total = event.total_steps

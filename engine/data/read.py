@@ -19,7 +19,7 @@ from engine.data.encoding import find_encoding
 from engine.data.files import SUFFIXES, Numbered, first_line, kind, read_file, suffix_of
 from engine.errors import DatasetError
 from engine.hub import hub
-from engine.i18n import _
+from engine.i18n import _, n_
 from engine.named import parse_columns, parse_rows
 from engine.paths import is_file, is_folder, is_there, path_of
 
@@ -181,7 +181,7 @@ def _folder(folder: Path, reading: Reading, split: str | None) -> Raw:
         )
     raw = _of_files(folder.name or str(folder), tuple(chosen), reading)
     notes = [
-        _("{folder}: {count} files read: {names}").format(
+        n_("{folder}: {count} file read: {names}", "{folder}: {count} files read: {names}", len(chosen)).format(
             folder=folder.name, count=len(chosen), names=", ".join(entry.name for entry in chosen[:5])
         )
     ]

@@ -12,7 +12,7 @@ from textual.widgets import Button, Static
 
 from engine.config import RunConfig
 from engine.errors import CannotContinue, LoraTuiError
-from engine.i18n import _
+from engine.i18n import _, n_
 from engine.sources import Source
 from engine.training.estimate import TIGHT
 from engine.training.expect import Expected, expect
@@ -144,7 +144,8 @@ def _expect_counted(plan: ResumePlan) -> Expected:
 
 def _expected_lines(found: Expected) -> list[tuple[str, str]]:
     lines: list[tuple[str, str]] = []
-    parts = [_("{count} steps to do").format(count=found.steps)] if found.steps is not None else []
+    steps = found.steps
+    parts = [n_("{count} step to do", "{count} steps to do", steps).format(count=steps)] if steps is not None else []
     if found.seconds is not None:
         parts.append(_("about {time} at the pace of last time").format(time=duration(found.seconds)))
     else:
