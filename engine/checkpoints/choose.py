@@ -83,11 +83,11 @@ def _has_weights(checkpoint: Checkpoint) -> bool:
 
 def _against(checkpoint: Checkpoint, run: str | None, refuse: Callable[[Checkpoint], str | None] | None) -> str | None:
     """Why it cannot be the one; None where it can."""
-    if run is not None and checkpoint.run != run and checkpoint.grade is not Grade.BROKEN:  # whose that was is only guessed
-        return _("It belongs to another run ({run}).").format(run=checkpoint.run)
-    if not checkpoint.continuable:
+    if not checkpoint.continuable:  # before whose it is: of a broken one that is only guessed
         told = " ".join(problem.message for problem in checkpoint.problems[:2])
         return f"{grade_words(checkpoint.grade)} {told}".strip()
+    if run is not None and checkpoint.run != run:
+        return _("It belongs to another run ({run}).").format(run=checkpoint.run)
     return refuse(checkpoint) if refuse is not None else None
 
 

@@ -7,7 +7,8 @@ import statistics
 import time
 
 from tui.live import POINTS, begun, fold
-from tui.screens.training import CHART, picture
+from tui.screens.training import CHART
+from tui.training_text import picture
 from tui.widgets.chart import draw
 
 TIMES = 200

@@ -127,7 +127,7 @@ def test_a_rollback_turns_what_came_before_it_into_history_and_drops_what_came_a
 
 
 def test_the_band_of_the_chart_is_what_the_run_aims_for() -> None:
-    from tui.screens.training import picture
+    from tui.training_text import picture
 
     assert picture(begun()).band == (0.1, 0.3)
     config = {"loss_too_low": 0.5, "loss_reached": 1.5}
@@ -136,16 +136,16 @@ def test_the_band_of_the_chart_is_what_the_run_aims_for() -> None:
 
 
 def test_an_ended_run_has_no_time_left() -> None:
-    from tui.screens.training import _tiles
+    from tui.training_text import tiles_text
 
     live = fold(fold(begun(), started(), 0.0), step(3, 1.0), 1.0)
-    assert "left" in _tiles(live, 140, None).plain
-    assert "left" not in _tiles(fold(live, RunStopped(3, 1.0, "user", None), 2.0), 140, None).plain
+    assert "left" in tiles_text(live, 140, None).plain
+    assert "left" not in tiles_text(fold(live, RunStopped(3, 1.0, "user", None), 2.0), 140, None).plain
 
 
 @given(st.integers(1, 3000).flatmap(lambda total: st.tuples(st.just(total), st.integers(1, total))))
 def test_the_curve_takes_half_of_the_axis_or_more_and_the_axis_no_more_than_the_run(run: tuple[int, int]) -> None:
-    from tui.screens.training import picture
+    from tui.training_text import picture
 
     total, done = run
     end = picture(folded(started(total_steps=total), step(done, 1.0))).last_step
@@ -153,6 +153,6 @@ def test_the_curve_takes_half_of_the_axis_or_more_and_the_axis_no_more_than_the_
 
 
 def test_before_the_first_step_the_axis_is_the_whole_run() -> None:
-    from tui.screens.training import picture
+    from tui.training_text import picture
 
     assert picture(folded(started(total_steps=300))).last_step == 300

@@ -24,11 +24,7 @@ Make = Callable[..., LoraTui]
 async def test_stop_and_save_keeps_the_step_and_can_be_continued(wizard: Make, flags: dict[str, Any]) -> None:
     app = wizard({**flags, "epochs": "400"})
     async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
-        await hand.to_start()
-        await hand.press("ctrl+n")
-        await hand.to_review()
-        await hand.press("ctrl+n")
+        hand = await training(app, pilot)
         await hand.arrive("TrainingScreen")
         await hand.until(lambda: app.live.step is not None and app.live.step.step >= 4)
         await hand.press("s")
@@ -43,11 +39,7 @@ async def test_stop_and_save_keeps_the_step_and_can_be_continued(wizard: Make, f
 async def test_quitting_while_it_trains_asks_and_saves(wizard: Make, flags: dict[str, Any]) -> None:
     app = wizard({**flags, "epochs": "400"})
     async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
-        await hand.to_start()
-        await hand.press("ctrl+n")
-        await hand.to_review()
-        await hand.press("ctrl+n")
+        hand = await training(app, pilot)
         await hand.arrive("TrainingScreen")
         await hand.until(lambda: app.live.step is not None)
         await hand.press("ctrl+q")

@@ -19,8 +19,8 @@ from engine.paths import is_file, is_folder
 from tui.i18n import N_
 from tui.plain import visible
 from tui.screens.base import StepScreen
-from tui.screens.training import picture, receipt_text
 from tui.show import number
+from tui.training_text import picture, receipt_text
 from tui.widgets.chart import LossChart
 from tui.wizard import Start
 
