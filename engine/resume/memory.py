@@ -21,12 +21,13 @@ from engine.training.ranks import Ranks
 
 
 def adapter_in_memory(model: Any) -> dict[str, torch.Tensor]:
-    """The adapter's tensors under the names PEFT saves them with."""
+    """The adapter's tensors under the names PEFT saves them with: the parameters themselves, not what they hold just now, so that
+    they may be asked for once in a run."""
     from peft import get_peft_model_state_dict
     from torch.distributed.tensor import DTensor
 
     # What is shared out among processes is base model; PEFT would gather all of it in each of them.
-    own = {name: tensor for name, tensor in model.state_dict().items() if not isinstance(tensor, DTensor)}
+    own = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if not isinstance(tensor, DTensor)}
     return dict(get_peft_model_state_dict(model, own, save_embedding_layers=False))
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 MAX_ROWS = 3
 MAX_TOKENS = 256
-MIN_TOKENS = 16
+MIN_TOKENS = 8
 BUDGET_SECONDS = 0.02
 """For all rows of one scoring, at least one; every save pays it in the training loop."""
 

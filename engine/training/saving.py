@@ -77,6 +77,8 @@ class Saver:
     constants: dict[str, bytes] = field(default_factory=dict)
     """`hf_files.constant_files` of the run. Set before the first save."""
     copies: Copies = field(default_factory=Copies)
+    _adapter: dict[str, torch.Tensor] = field(default_factory=dict)
+    """`adapter_in_memory`, found once: to go through all names of a model takes as long as to copy its adapter."""
     _due: dict[str, Any] = field(default_factory=dict)
     _others: tuple[Process, ...] = ()
     _random: dict[str, bytes] = field(default_factory=dict)
@@ -181,10 +183,10 @@ class Saver:
 
     def _sound(self, trainer: ExactTrainer) -> dict[str, torch.Tensor]:
         """The adapter, if its numbers are numbers. Raises WeightsNotFinite: in all processes, since they have the same."""
-        adapter = adapter_in_memory(trainer.model)
-        if not all_finite(adapter.values()):
+        self._adapter = self._adapter or adapter_in_memory(trainer.model)
+        if not all_finite(self._adapter.values()):
             raise self._nothing_sound(_("the weights are no longer finite at step {step}; they were not saved"), trainer)
-        return adapter
+        return self._adapter
 
     def _nothing_sound(self, what: str, trainer: ExactTrainer) -> WeightsNotFinite:
         return WeightsNotFinite(
