@@ -68,11 +68,9 @@ def locked(output_dir: Path) -> Iterator[tuple[Warned, ...]]:
                 "{folder}: this file system has no locks; a lock file stands for one. Do not start a second run here from another "
                 "machine.").format(folder=output_dir)))  # fmt: skip
     except Timeout:
-        raise OutputError(
-            _("{folder}: another run is using this folder").format(folder=output_dir),
-            _holder(output_dir),
-            _("Wait for it or stop it, or choose another --output."),
-        ) from None
+        raise busy(output_dir) from None
+    except FileExistsError:
+        raise unwritable(output_dir, NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))) from None
     except (OSError, NotImplementedError) as error:
         raise unwritable(output_dir, error) from error
     try:
@@ -99,6 +97,15 @@ def locked(output_dir: Path) -> Iterator[tuple[Warned, ...]]:
                     output_dir.rmdir()
         with contextlib.suppress(OSError):  # the folder, or its whole disk, may have gone meanwhile
             lock.release()
+
+
+def busy(output_dir: Path) -> OutputError:
+    """The error for a folder that another process holds."""
+    return OutputError(
+        _("{folder}: another run is using this folder").format(folder=output_dir),
+        _holder(output_dir),
+        _("Wait for it or stop it, or choose another --output."),
+    )
 
 
 def _acquired(path: Path) -> BaseFileLock:

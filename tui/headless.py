@@ -24,6 +24,7 @@ from engine.errors import LoraTuiError
 from engine.events import Event, RunFailed, RunStarted, as_record
 from engine.i18n import _
 from engine.launch import runner_of
+from engine.resume.ahead import look_ahead
 from engine.resume.plan import ResumePlan, plan_run
 from engine.runner import InThisProcess
 from tui.show import Show, plan_lines
@@ -109,7 +110,10 @@ def run_headless(
             if dry_run:
                 if as_json:
                     out.write(json.dumps(_plan_record(plan), allow_nan=False) + "\n")
-                return REFUSED if plan.refused else 0
+                if plan.refused:
+                    return REFUSED
+                show.lines((note, "") for note in (look_ahead(plan) if plan.mode != "complete" else ()))
+                return 0
             if plan.mode == "complete":
                 InThisProcess().run(plan, emit, stop)
                 return 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -60,6 +60,14 @@ def read_dataset(
     rows = rows if rows is not None else read_rows(config.dataset, reading)
     numbers, digests = known if known is not None else row_digests(rows, reading)
     return Dataset(numbers, digests, *split(digests, config.eval_fraction, config.seed))
+
+
+def eval_rows(config: RunConfig) -> Rows:
+    """The rows of --eval-dataset: a split of the dataset by its name, else something of its own. Raises DatasetError."""
+    assert config.dataset is not None and config.eval_dataset is not None
+    reading = replace(Reading.of(config), skip_rows=None)  # those are rows of what is trained on
+    split = config.eval_dataset if config.eval_dataset in read_rows(config.dataset, reading).raw.splits else None
+    return read_rows(config.dataset, reading, split) if split is not None else read_rows(config.eval_dataset, reading)
 
 
 def held_back_notes(config: RunConfig, dataset: Dataset) -> tuple[str, ...]:

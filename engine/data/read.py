@@ -97,6 +97,12 @@ def read_raw(dataset: str, reading: Reading | None = None, split: str | None = N
     return _hub(dataset, reading, split)
 
 
+def is_hub_id(dataset: str) -> bool:
+    """Whether `dataset` can only be meant as an id of the hub: nothing of that name is here, and it is not written as a path."""
+    written = dataset.startswith((".", "/", "~")) or dataset.count("/") > 1 or "\\" in dataset
+    return not written and suffix_of(Path(dataset)) not in SUFFIXES and not is_there(path_of(dataset))
+
+
 def unreadable(dataset: str, error: OSError) -> DatasetError:
     """The error of a source that the system does not hand out."""
     return DatasetError(_("{path}: cannot be read").format(path=dataset), error.strerror or str(error))
@@ -222,8 +228,7 @@ def _saved_to_disk(folder: Path, reading: Reading, split: str | None) -> Raw:
 
 
 def _hub(repo: str, reading: Reading, split: str | None) -> Raw:
-    looks_like_path = repo.startswith((".", "/", "~")) or repo.count("/") > 1 or suffix_of(Path(repo)) in SUFFIXES
-    if looks_like_path or "\\" in repo:
+    if not is_hub_id(repo):
         raise DatasetError(_("{path}: there is no such file or folder").format(path=repo), fix=_("Check the path."))
     import datasets
 

@@ -15,10 +15,12 @@ from typing import Literal
 from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.manifest import Geometry, Identities
 from engine.config import RunConfig
-from engine.data.dataset import DATA_SETTINGS, Dataset, data_settings_digest
-from engine.data.identity import Change, compare
+from engine.data.dataset import DATA_SETTINGS, Dataset, data_settings_digest, eval_rows
+from engine.data.identity import Change, compare, identify
+from engine.data.read import Reading
+from engine.data.table import row_digests
 from engine.folder import source_of_run
-from engine.i18n import _
+from engine.i18n import _, n_
 from engine.resume.logged import logged_geometry, schedule_words
 from engine.sources import Resolved, resolve
 from engine.training.steps import Length, chosen_batch_size, learning_rate_at, warmup_steps
@@ -129,7 +131,22 @@ def material_differences(checkpoint: Checkpoint, config: RunConfig, dataset: Dat
         found.append(_data_settings(checkpoint, config))
     elif saved.dataset != dataset.identity:
         found.append(_told("dataset", *rows, change_words(compare(saved.dataset, dataset.train_digests)), config))
-    return found + _tokenizer_differences(saved, config)
+    return found + _measured_on(saved, config) + _tokenizer_differences(saved, config)
+
+
+def _measured_on(saved: Identities, config: RunConfig) -> list[Difference]:
+    """Other rows of --eval-dataset than before. (Those of --eval-fraction follow from the dataset and its settings.)"""
+    if config.eval_dataset is None or saved.eval_dataset is None:
+        return []
+    now = identify(row_digests(eval_rows(config), Reading.of(config))[1])
+    if now == saved.eval_dataset:
+        return []
+    before, asked = (
+        n_("{count} row to measure on", "{count} rows to measure on", one.rows).format(count=one.rows)
+        for one in (saved.eval_dataset, now)
+    )
+    reason = _("other rows than before: eval losses cannot be compared, the best is looked for anew")
+    return [Difference("settings", before, asked, "asked", reason)]
 
 
 def _tokenizer_differences(saved: Identities, config: RunConfig) -> list[Difference]:

@@ -5,15 +5,15 @@ All of it is known before the model is loaded, so a changed dataset or tokenizer
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from engine.checkpoints.manifest import Identities
 from engine.config import RunConfig
-from engine.data.dataset import Dataset, data_settings_digest, held_back_notes, read_dataset
-from engine.data.formats import Rows, read_rows
+from engine.data.dataset import Dataset, data_settings_digest, eval_rows, held_back_notes, read_dataset
+from engine.data.formats import read_rows
 from engine.data.identity import Digests, identify, template_digest, tokenizer_digest
 from engine.data.problems import Notes
 from engine.data.read import Reading
@@ -95,14 +95,6 @@ def load_material(
     measured = (*held_back_notes(config, dataset), *measured)
     notes = (*rows.notes, *measured, *([made.note] if made.note else []), *_notes(table.notes))
     return Material(folder, tokenizer, dataset, train, evaluated, identities, notes)
-
-
-def eval_rows(config: RunConfig) -> Rows:
-    """The rows of --eval-dataset: a split of the dataset by its name, else something of its own. Raises DatasetError."""
-    assert config.dataset is not None and config.eval_dataset is not None
-    reading = replace(Reading.of(config), skip_rows=None)  # those are rows of what is trained on
-    split = config.eval_dataset if config.eval_dataset in read_rows(config.dataset, reading).raw.splits else None
-    return read_rows(config.dataset, reading, split) if split is not None else read_rows(config.eval_dataset, reading)
 
 
 def _contaminated(measured: TokenTable, trained: Digests, name: str) -> tuple[str, ...]:

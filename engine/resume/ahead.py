@@ -1,0 +1,58 @@
+"""What a planned run would meet before its first step, as far as it can be seen without torch, without network and without touching
+its folder: for whoever asks before it is begun.
+"""
+
+from __future__ import annotations
+
+from engine.data.dataset import eval_rows, held_back_notes, read_dataset
+from engine.data.formats import Rows, read_rows
+from engine.data.read import Reading, is_hub_id
+from engine.data.table import row_digests
+from engine.folder import busy, is_held, look_at
+from engine.i18n import _, n_
+from engine.models.report import model_report, to_be_fetched
+from engine.resume.plan import ResumePlan
+
+
+def look_ahead(plan: ResumePlan) -> tuple[str, ...]:
+    """What there is to know of the run's folder, model and rows. All rows are read, as the run will. Raises what the run would end
+    with: OutputError (5) for a folder that is busy or cannot be written to, ModelError or DatasetError (4)."""
+    config = plan.config
+    assert config.model is not None and config.dataset is not None
+    place = look_at(plan.output_dir)
+    if place.problem is not None:
+        raise place.problem
+    if is_held(plan.output_dir):
+        raise busy(plan.output_dir)
+    model = model_report(config.model)
+    if model.stopped is not None and not to_be_fetched(model):
+        raise model.stopped
+    notes, fetched = _rows(plan)
+    fetched = [config.model, *fetched] if to_be_fetched(model) else fetched
+    return (*notes, *(_("{name}: is fetched from the hub when the run begins").format(name=name) for name in fetched))
+
+
+def _rows(plan: ResumePlan) -> tuple[list[str], list[str]]:
+    """(what there is to know of the rows, datasets that are to be fetched). Raises DatasetError."""
+    config, notes, fetched = plan.config, [], []
+    splits: tuple[str, ...] = ()
+    assert config.dataset is not None
+    if is_hub_id(config.dataset):
+        fetched.append(config.dataset)
+    else:
+        rows = read_rows(config.dataset, Reading.of(config))
+        dataset = plan.dataset or read_dataset(config, rows)
+        splits = rows.raw.splits
+        notes += [_counted(rows, len(dataset.numbers)), *rows.notes, *held_back_notes(config, dataset)]
+    asked = config.eval_dataset
+    if asked is not None and (asked in splits or not is_hub_id(asked)):
+        measured = eval_rows(config)
+        notes += [_counted(measured, len(row_digests(measured, Reading.of(config))[0])), *measured.notes]
+    elif asked is not None and not (fetched and asked.isidentifier()):  # else perhaps a split of what is fetched
+        fetched.append(asked)
+    return notes, fetched
+
+
+def _counted(rows: Rows, count: int) -> str:
+    words = n_("{name}: {count} row · {format}: {why}", "{name}: {count} rows · {format}: {why}", count)
+    return words.format(name=rows.name, count=count, format=rows.format, why=rows.reason)

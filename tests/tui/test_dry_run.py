@@ -1,0 +1,92 @@
+"""`--dry-run`: what a run would meet before its first step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engine.folder import locked
+from tests.conftest import chats, write_jsonl
+from tests.engine.runs import train
+
+LoraTui = Callable[..., tuple[int, str, str]]
+
+
+def flaw(name: str, folder: Path) -> list[object]:
+    """What a person may get wrong -> the flags that do it."""
+    write_jsonl(folder / "empty.jsonl", [])
+    write_jsonl(folder / "bad.jsonl", [*chats(3), {"messages": 7}])
+    (folder / "hollow").mkdir()
+    (folder / "file").write_text("x")
+    return {
+        "no such dataset": ["--dataset", folder / "no.jsonl"],
+        "an empty dataset": ["--dataset", folder / "empty.jsonl"],
+        "a row of another shape": ["--dataset", folder / "bad.jsonl"],
+        "no such eval dataset": ["--eval-dataset", folder / "no.csv"],
+        "a bad row to measure on": ["--eval-dataset", folder / "bad.jsonl"],
+        "no such model": ["--model", folder / "gone"],
+        "no model in there": ["--model", folder / "hollow"],
+        "a file in the place of the output": ["--output", folder / "file"],
+    }[name]  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("what", "code"),
+    [
+        ("no such dataset", 4),
+        ("an empty dataset", 4),
+        ("a row of another shape", 4),
+        ("no such eval dataset", 4),
+        ("a bad row to measure on", 4),
+        ("no such model", 4),
+        ("no model in there", 4),
+        ("a file in the place of the output", 5),
+    ],
+)
+def test_what_would_end_a_run_is_told_in_the_same_words(
+    what: str, code: int, lora_tui: LoraTui, tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    flags = ["--yes", "--dataset", chat_file, "--model", tiny_model, "--output", tmp_path / "out", *flaw(what, tmp_path)]
+    planned, run = lora_tui(*flags, "--dry-run"), lora_tui(*flags)
+    assert (planned[0], run[0]) == (code, code), planned[2]
+    errors = [told[2][told[2].index("error: ") :] for told in (planned, run)]
+    assert errors[0] == errors[1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_and_their_format_are_told(lora_tui: LoraTui, tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
+    flags = ("--yes", "--dry-run", "--dataset", chat_file, "--model", tiny_model, "--output", tmp_path / "out")
+    code, _out, told = lora_tui(*flags)
+    rows = len(chat_file.read_text().splitlines())
+    assert code == 0 and f"{chat_file.name}: {rows} rows · messages: " in told
+
+
+def test_what_is_to_be_fetched_is_named_and_not_asked_for(lora_tui: LoraTui, tmp_path: Path, chat_file: Path) -> None:
+    flags = ("--yes", "--dry-run", "--model", "nobody/nothing", "--dataset", "no/rows", "--output", tmp_path / "out")
+    code, _out, told = lora_tui(*flags, "--eval-dataset", "validation")
+    fetched = [line.partition(":")[0] for line in told.splitlines() if "is fetched from the hub when the run begins" in line]
+    assert (code, fetched) == (0, ["nobody/nothing", "no/rows"])
+
+
+def test_a_busy_folder_is_told(lora_tui: LoraTui, tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
+    flags = ("--yes", "--dry-run", "--json", "--dataset", chat_file, "--model", tiny_model, "--output", tmp_path / "out")
+    with locked(tmp_path / "out"):
+        code, out, told = lora_tui(*flags)
+    plan, failed = [json.loads(line) for line in out.splitlines()]
+    assert (code, plan["type"], failed["type"], failed["exit_code"]) == (5, "plan", "run_failed", 5)
+    assert "another run is using this folder" in told
+
+
+def test_other_rows_to_measure_on_are_told_before_a_run_goes_on(
+    lora_tui: LoraTui, tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    measured, out = write_jsonl(tmp_path / "measured.jsonl", chats(5)), tmp_path / "out"
+    train(dataset=chat_file, model=tiny_model, output=out, eval_dataset=measured, max_steps=4, save_steps=2, stop_at=2)
+    flags = ("--yes", "--dry-run", "--output", out)
+    assert "to measure on" not in lora_tui(*flags)[2]
+    write_jsonl(measured, chats(4))
+    code, _out, told = lora_tui(*flags)
+    assert code == 0 and "saved 5 rows to measure on, now 4 rows to measure on" in told
