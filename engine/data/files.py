@@ -33,6 +33,10 @@ MOST_PACKED = 200
 """Text shrinks to a tenth, seldom to a fiftieth; a parquet file that unpacks to this many times its size, and to more than a
 gigabyte, is made to fill a memory."""
 
+LONGEST_HEADER = 1 << 16
+DELIMITERS = ",;\t"
+"""What stands between the fields of a .csv: the first of these that makes more than one column of its header. Where the comma is the
+decimal sign, spreadsheets write semicolons."""
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 LFS = b"version https://git-lfs.github.com/spec/"
 BOM = b"\xef\xbb\xbf"
@@ -76,7 +80,7 @@ def read_file(path: Path, encoding: str = "utf-8", skip: Callable[[int], bool] =
     if suffix == ".json":
         return _json(path, encoding, skip)
     if suffix in (".csv", ".tsv"):
-        return _table(path, encoding, skip, "," if suffix == ".csv" else "\t")
+        return _table(path, encoding, skip, suffix)
     if suffix == ".parquet":
         return _parquet(path, skip)
     raise DatasetError(
@@ -246,10 +250,10 @@ def _json(path: Path, encoding: str, skip: Callable[[int], bool]) -> Numbered:
         yield number, row
 
 
-def _table(path: Path, encoding: str, skip: Callable[[int], bool], delimiter: str) -> Numbered:
+def _table(path: Path, encoding: str, skip: Callable[[int], bool], suffix: str) -> Numbered:
     text = _whole_text(path, encoding)
     csv.field_size_limit(LONGEST_LINE)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text[:LONGEST_HEADER], suffix), strict=True)
     try:
         header = next(reader, None)
         if header is None:
@@ -267,6 +271,25 @@ def _table(path: Path, encoding: str, skip: Callable[[int], bool], delimiter: st
             yield number, dict(zip(header, fields, strict=True))
     except csv.Error as error:
         _bad(path, (None, reader.line_num), str(error), _("Check the quotes around this line."))
+
+
+def delimiter_of(path: Path, encoding: str = "utf-8") -> str:
+    """What stands between the fields of a table. Raises DatasetError or OSError where it cannot be read."""
+    with _open(path) as file:
+        data = _unpacked(lambda: file.read(LONGEST_HEADER), path)
+    return _delimiter(data.removeprefix(BOM).decode(encoding, errors="replace"), suffix_of(path))
+
+
+def _delimiter(head: str, suffix: str) -> str:
+    """`head`: the beginning of a table, its header whole."""
+
+    def columns(delimiter: str) -> int:
+        try:
+            return len(next(csv.reader(io.StringIO(head, newline=""), delimiter=delimiter, strict=True), ()))
+        except csv.Error:
+            return 0
+
+    return "\t" if suffix == ".tsv" else next((one for one in DELIMITERS if columns(one) > 1), ",")
 
 
 def _parquet(path: Path, skip: Callable[[int], bool]) -> Numbered:

@@ -8,12 +8,13 @@ from typing import Any
 
 from engine.checkpoints.scan import glance
 from engine.config import RunConfig
+from engine.data.files import delimiter_of, suffix_of
 from engine.data.formats import CHATS, PAIRS, TEXTS, read_rows
 from engine.data.read import Reading, columns_of, read_raw, renamed
 from engine.errors import ConfigError
 from engine.folder import source_of_run
 from engine.i18n import _
-from engine.paths import is_folder
+from engine.paths import is_file, is_folder
 from engine.sources import resolve
 
 READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
@@ -44,6 +45,8 @@ class Ejected:
     renamed_in_turns: dict[str, str]
     """As `renamed`, of what turns are made of."""
     train_on: str
+    delimiter: str | None
+    """What stands between the fields of a table; None where the dataset is no such file."""
 
     def called(self, name: str) -> str:
         """What the dataset itself calls the column or the part of a turn that is known as `name`."""
@@ -67,6 +70,8 @@ def read_run(out: Path) -> Ejected:
     last = manifests[-1] if manifests else None
     first = next(iter(rows))
     names = columns_of(Reading.of(config))
+    table = Path(config.dataset)
+    is_table = suffix_of(table) in (".csv", ".tsv") and is_file(table)
     columns = _columns(set(renamed(raw, names)), rows.format)
     turns = [turn for column in raw if names.get(column, column) in columns for turn in _turns(raw[column])]
     own = "assistant" if "messages" in first else "completion" if "prompt" in first else "all"
@@ -83,6 +88,7 @@ def read_run(out: Path) -> Ejected:
         given_way=tuple(name for name in raw if name not in names and name in (names[own] for own in raw if own in names)),
         renamed_in_turns={own: known for own, known in names.items() if any(own in turn for turn in turns)},
         train_on=own if config.train_on == "auto" else config.train_on,
+        delimiter=delimiter_of(table, "utf-8" if config.encoding == "auto" else config.encoding) if is_table else None,
     )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import csv
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import yaml
 
@@ -106,3 +108,18 @@ def test_a_small_learning_rate_stays_a_number(tmp_path: Path, tiny_model: Path) 
     data = write_jsonl(tmp_path / "rows.jsonl", ROWS["text"])
     train(dataset=data, model=tiny_model, output=tmp_path / "out", max_steps=1, batch_size=6, learning_rate=2e-5)
     assert yaml.safe_load(eject(tmp_path / "out", "axolotl"))["learning_rate"] == 2e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "delimiter"), [("rows.csv", ","), ("rows.csv", ";"), ("rows.csv", "\t"), ("rows.tsv", "\t")]
+)
+def test_the_script_reads_a_table_as_the_run_did(name: str, delimiter: str, tmp_path: Path, tiny_model: Path) -> None:
+    rows = [("What burns?", "The lamp, and fog; both."), ("Who keeps it?", "We do.")] * 3
+    with open(tmp_path / name, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file, delimiter=delimiter).writerows([("prompt", "completion"), *rows])
+    train(dataset=tmp_path / name, model=tiny_model, output=tmp_path / "out", max_steps=1, batch_size=6)
+    lines = eject(tmp_path / "out", "script").splitlines()
+    (reading,) = [line for line in lines if line.startswith("rows = load_dataset(")]
+    known = {"load_dataset": datasets.load_dataset, "DATASET": str(tmp_path / name)}
+    exec(reading, known)
+    assert [(row["prompt"], row["completion"]) for row in known["rows"]] == rows  # type: ignore[attr-defined]

@@ -65,6 +65,8 @@ FILES: dict[str, Callable[[], bytes]] = {
     "rows.csv": lambda: table(","),
     "mark.csv": lambda: b"\xef\xbb\xbf" + table(","),
     "rows.csv.gz": lambda: gzip.compress(table(",")),
+    "semicolons.csv": lambda: table(";"),
+    "tabs.csv": lambda: table("\t"),
     "rows.tsv": lambda: table("\t"),
     "rows.parquet": parquet,
 }
