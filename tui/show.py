@@ -39,6 +39,7 @@ from engine.redact import redact
 from engine.resume.plan import ResumePlan
 from tui.dataset_text import rows_words
 from tui.plain import visible
+from tui.words import epochs_words
 
 LINE_SECONDS = 5.0
 """Without a terminal, a step is told at most this often (and the first and last always)."""
@@ -307,7 +308,7 @@ def plan_lines(plan: ResumePlan) -> list[tuple[str, str]]:
     left = plan.epochs_left
     parts = [
         f"{checkpoint.name}",
-        _("epoch {epoch} of {total}").format(epoch=_short(epoch), total=_trim(total)),
+        _("epoch {epoch} of {total}").format(epoch=_short(epoch), total=epochs_words(total)),
         _("step {step}").format(step=checkpoint.step if checkpoint.step is not None else "-"),
         _("last loss {loss}").format(loss=number(checkpoint.loss)),
     ]
@@ -356,7 +357,3 @@ def plan_lines(plan: ResumePlan) -> list[tuple[str, str]]:
 
 def _short(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
-
-
-def _trim(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}".rstrip("0").rstrip(".")

@@ -23,7 +23,7 @@ from tui.live import Happening, Live, items, verdicts
 from tui.plain import visible
 from tui.show import MARKS, STYLES, jump_words, number, rolled_back_words
 from tui.widgets.chart import Line, Picture
-from tui.words import duration
+from tui.words import duration, epochs_words
 
 
 def picture(live: Live) -> Picture:
@@ -100,7 +100,7 @@ def tiles_text(live: Live, width: int, memory: str | None) -> Text:
     done = step.step if step is not None else started.step if started is not None else 0
     tiles = [(_("step"), f"{done}/{total if total is not None else '-'}")]
     if step is not None and started is not None:
-        tiles.append((_("epoch"), f"{step.epoch:.2f}/{started.total_epochs:g}"))
+        tiles.append((_("epoch"), f"{step.epoch:.2f}/{epochs_words(started.total_epochs)}"))
         tiles.append((_("loss"), number(step.loss)))
         if live.eval_curve.points:
             tiles.append((_("eval"), number(live.eval_curve.points[-1][1])))

@@ -49,7 +49,7 @@ async def test_quitting_while_it_trains_asks_and_saves(wizard: Make, flags: dict
         assert app.running
         await hand.press("ctrl+q")
         await hand.arrive("QuitScreen")
-        await hand.press("tab", "enter")
+        await hand.press("right", "left", "down", "enter")
         await hand.until(lambda: not app.running)
     assert app.return_code == 0
     (last,) = [record for record in read_journal(Path("out/w")) if record["type"] == "run_stopped"]

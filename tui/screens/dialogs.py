@@ -64,7 +64,11 @@ class HelpScreen(ModalScreen[None]):
 class QuitScreen(ModalScreen[str | None]):
     """Something is at work, a run or an export: what now?"""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss_none", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "dismiss_none", show=False),
+        Binding("left,up", "app.focus_previous", show=False),
+        Binding("right,down", "app.focus_next", show=False),
+    ]
 
     def __init__(self, training: bool) -> None:
         super().__init__()

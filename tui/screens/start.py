@@ -36,7 +36,7 @@ from tui.show import number
 from tui.widgets.chart import Line, LossChart, Picture
 from tui.widgets.checkpoint_table import CheckpointTable, saved_words
 from tui.wizard import Start
-from tui.words import size_words
+from tui.words import epochs_words, size_words
 
 ROOMY = 100
 """Columns from which on the main button has room for all of its words beside all others, the one that takes back too."""
@@ -308,7 +308,7 @@ def facts(one: Checkpoint, choice: Choice | None) -> Text:
     text = Text(visible(one.name), style="bold")
     parts = []
     if one.epoch is not None:
-        total = f"{one.total_epochs:g}" if one.total_epochs is not None else "-"
+        total = epochs_words(one.total_epochs)
         parts.append(_("epoch {epoch} of {total}").format(epoch=f"{one.epoch:.2f}", total=total))
     if one.step is not None:
         parts.append(_("step {step}").format(step=one.step))

@@ -6,7 +6,7 @@ checkpoints are to be chosen from.
 
 from __future__ import annotations
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 from textual.coordinate import Coordinate
 from textual.message import Message
@@ -78,13 +78,14 @@ class CheckpointTable(DataTable[Text]):
         names = max((cell_len(visible(name)) for name in self._found), default=4)
         columns = [("", 1), (_("name"), names), (_("epoch"), 6), (_("step"), 6), (_("loss"), 6), (_("eval"), 5)]
         columns += [(_("grade"), 12)] + ([(_("saved"), 16), (_("size"), 7)] if wide else [])
+        left = ("", _("name"), _("grade"), _("saved"))
         for title, width in columns:  # given, not measured: a thousand rows need not be looked at for it
-            self.add_column(title, width=width)
+            self.add_column(title if title in left else _right(title, width, ""), width=width)
         runs = runs_of(found.checkpoints)
         target, row, headings = 0, 0, set()
         for run, members in runs.items():
             if len(runs) > 1:
-                words = Text(_("run {run}").format(run=visible(run)), "dim italic")
+                words = Text(_fitting(_("run {run}").format(run=visible(run)), names), "dim italic")
                 self.add_row(Text(""), words, *[Text("")] * (len(self.columns) - 2), key=f"run:{run}")
                 headings.add(row)
                 row += 1
@@ -163,4 +164,9 @@ def saved_words(one: Checkpoint) -> str:
 
 
 def _right(text: str, width: int, style: str) -> Text:
-    return Text(f"{text:>{width}}", style)
+    return Text(" " * (width - cell_len(text)) + text, style)
+
+
+def _fitting(text: str, width: int) -> str:
+    """`text` in no more than `width` columns."""
+    return text if cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"
