@@ -11,7 +11,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -30,10 +30,10 @@ from engine.events import (
     Step,
     as_record,
 )
-from engine.folder import RUN_TOML, Holder, holder_of, is_held
+from engine.folder import FINAL, RUN_TOML, Holder, holder_of, is_held
 from engine.i18n import _
 from engine.journal import JOURNAL_NAME, MAX_LINE, read_journal, record_of
-from engine.paths import is_file
+from engine.paths import is_file, is_folder
 
 LOOK = 0.5
 """Seconds between two looks at a journal."""
@@ -216,6 +216,13 @@ def died(step: int | None, holder: Holder | None) -> RunFailed:
     return RunFailed(step, _("the run died without a word"), detail, fix, 1)
 
 
+def _here(folder: Path, event: Event) -> Event:
+    """`event` as it is true of `folder` now: the journal of a copied or moved run names where its adapter lay then."""
+    if isinstance(event, RunFinished) and is_folder(folder / FINAL):
+        return replace(event, adapter=str(folder / FINAL))
+    return event
+
+
 def follow(
     folder: Path, emit: Callable[[Sequence[Told]], None], leave: Callable[[], bool]
 ) -> RunFinished | RunStopped | RunFailed | None:
@@ -230,7 +237,7 @@ def follow(
     try:
         while True:
             held, holder = is_held(folder), holder_of(folder)
-            batch = [(event, record) for record in tail.new() if (event := event_of(record)) is not None]
+            batch = [(_here(folder, event), record) for record in tail.new() if (event := event_of(record)) is not None]
             for event, _record in batch:
                 if isinstance(event, RunStarted | Step | RunFinished | RunStopped | RunFailed):
                     last, step = event, event.step

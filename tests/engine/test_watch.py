@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from engine.events import Event, RunStopped, Step, Warned, as_record
+from engine.events import Event, RunFinished, RunStopped, Step, Warned, as_record
 from engine.folder import ask_to_stop, is_held, locked, stop_asked
 from engine.journal import JOURNAL_NAME, Journal, read_journal
-from engine.watch import Tail, event_of, standing
+from engine.watch import Tail, event_of, follow, standing
 from tests.engine.runs import train
 
 
@@ -36,6 +36,23 @@ def test_every_event_of_a_real_run_is_read_back_as_it_was_told(tiny_model: Path,
         assert event is not None
         assert as_record(event, record["attempt"], record["t"]) == record
     assert standing(out).state == "finished"
+
+
+def test_of_a_run_that_was_moved_the_adapter_is_where_it_lies_now(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    (new / "final").mkdir(parents=True)
+    journal = Journal(new)
+    journal.write(RunFinished(4, 1.0, 0.2, None, 1.0, str(old / "final"), {"state": "reached", "message": "good"}))
+    journal.close()
+
+    def told() -> str:
+        ended = follow(new, lambda batch: None, lambda: False)
+        assert isinstance(ended, RunFinished)
+        return ended.adapter
+
+    assert told() == str(new / "final")
+    (new / "final").rmdir()
+    assert told() == str(old / "final")
 
 
 def test_a_record_with_the_wrong_types_is_no_event() -> None:
