@@ -28,5 +28,7 @@ def help_of(name: str) -> str:
     """What a flag of the run says of itself in --help."""
     field = RunConfig.model_fields[name]
     text = _(str(field.description))
-    shown = field.default not in (None, (), False)
-    return (text + (f" ({field.default})" if shown else "")).replace("%", "%%")
+    default = field.default
+    if default is not None and default is not False and default != ():
+        text += f" ({default:g})" if isinstance(default, float) else f" ({default})"
+    return text.replace("%", "%%")

@@ -252,3 +252,10 @@ def test_the_language_may_stand_in_front_of_a_command(language: list[str], tmp_p
 
     assert main([*language, "check", str(tmp_path)]) == 3
     assert "There is no checkpoint" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words", ["weight decay (0)", "in front of the adapter (0)", "0: never (0)", "in total (3)", "rate (0.0002)"]
+)
+def test_help_tells_a_default_also_where_it_is_nothing(words: str, lora_tui: Any) -> None:
+    assert words in " ".join(lora_tui("--help")[1].split())
