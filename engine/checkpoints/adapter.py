@@ -25,6 +25,9 @@ PROMPT_TYPES = frozenset({"PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "PREFIX_TU
 TRUSTED_PARENTS = ("transformers", "peft", "trl", "torch")
 """Packages whose model classes an adapter_config.json may name (auto_mapping)."""
 
+PAIRS = ((".lora_A", ".lora_B"), (".lora_embedding_A", ".lora_embedding_B"))
+"""What stands in the names of the two halves of an adapter."""
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -148,14 +151,14 @@ def refuse_odd_lora(shapes: Shapes, shape: AdapterShape, name: str) -> None:
     stacked = bool(shape.raw.get("target_parameters"))
     pairs = 0
     for tensor, size in shapes.items():
-        for one, other in (("lora_A", "lora_B"), ("lora_embedding_A", "lora_embedding_B")):
-            if f".{one}" in tensor and tensor.replace(f".{one}", f".{other}") not in shapes:
-                raise _half(name, tensor, other)
-            if f".{other}" in tensor and tensor.replace(f".{other}", f".{one}") not in shapes:
+        for one, other in PAIRS:
+            if other in tensor and tensor.replace(other, one) not in shapes:
                 raise _half(name, tensor, one)
-            if f".{one}" in tensor:
+            if one in tensor:
                 pairs += 1
-                partner = shapes[tensor.replace(f".{one}", f".{other}")]
+                partner = shapes.get(tensor.replace(one, other))
+                if partner is None:
+                    raise _half(name, tensor, other)
                 agree = len(size) != 2 or len(partner) != 2 or size[0] == partner[1]
                 if not agree or (len(size) == 2 and not stacked and size[0] not in ranks):
                     raise Unsound(
@@ -172,7 +175,9 @@ def refuse_odd_lora(shapes: Shapes, shape: AdapterShape, name: str) -> None:
 def _half(name: str, tensor: str, partner: str) -> Unsound:
     return Unsound(
         "tensors_missing",
-        _("{name}: {tensor} has no {partner} beside it.").format(name=name, tensor=tensor[:120], partner=partner),
+        _("{name}: {tensor} has no {partner} beside it.").format(
+            name=name, tensor=tensor[:120], partner=partner.lstrip(".")
+        ),
         _("Tensors were lost or renamed; copy the checkpoint again or take an earlier one."),
     )
 

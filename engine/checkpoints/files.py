@@ -13,10 +13,11 @@ import math
 import os
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -115,28 +116,31 @@ def open_plain(path: Path) -> Iterator[BinaryIO]:
     """`path` opened for reading, only if it is a plain file and no link. Raises Unsound. Inside `reading_once` a small file is a
     BytesIO, which has no descriptor."""
     kept: dict[Path, bytes] | None = getattr(_KEPT, "files", None)
-    if kept is None:
-        with _open_plain(path) as file:
-            yield file
-    elif path in kept:
+    if kept is not None and (known := kept.get(path)) is not None:
+        yield BytesIO(known)
+        return
+    handle, size = _descriptor(path)
+    if kept is not None and size + sum(map(len, kept.values())) <= MAX_KEPT_BYTES:
+        kept[path] = _content(handle, size, path.name)
         yield BytesIO(kept[path])
-    else:
-        with _open_plain(path) as file:
-            size = size_of(file)
-            if size + sum(map(len, kept.values())) > MAX_KEPT_BYTES:
-                yield file
-            else:
-                kept[path] = file.read(size)
-                yield BytesIO(kept[path])
+        return
+    with os.fdopen(handle, "rb") as file:
+        try:
+            yield file
+        except OSError as error:
+            raise unreadable(path.name, error) from error
 
 
-def without(data: bytes, holes: Sequence[tuple[int, int]]) -> bytes:
-    """`data` without the bytes of `holes`, (begin, end) in order: what a file has in common with the next one of its kind."""
-    kept, at = [], 0
-    for begin, end in holes:
-        kept.append(data[at:begin])
-        at = end
-    return b"".join((*kept, data[at:]))
+def places(spans: Sequence[tuple[int, int]]) -> Callable[[Any], tuple[Any, ...]]:
+    """What takes all of `spans`, (begin, end), out of bytes or a view of them. A file of torch has hundreds: they are not gone through
+    one by one for each file that is laid out like it."""
+    slices = [slice(begin, end) for begin, end in spans]
+    return itemgetter(*slices) if len(slices) > 1 else lambda data: tuple(data[one] for one in slices)
+
+
+def around(holes: Sequence[tuple[int, int]], size: int) -> list[tuple[int, int]]:
+    """The spans of `size` bytes that lie between `holes`, which are in order: what a file has in common with the next of its kind."""
+    return list(zip((0, *(end for _begin, end in holes)), (*(begin for begin, _end in holes), size), strict=True))
 
 
 def size_of(file: BinaryIO) -> int:
@@ -147,23 +151,34 @@ def size_of(file: BinaryIO) -> int:
     return end
 
 
-@contextmanager
-def _open_plain(path: Path) -> Iterator[BinaryIO]:
+def _descriptor(path: Path) -> tuple[int, int]:
+    """(descriptor, bytes) of the plain file `path`, opened for reading. Raises Unsound."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     try:
         entry = look(path)
         if entry.kind != "file":
             raise not_a_file(entry)
         handle = os.open(path, flags | getattr(os, "O_BINARY", 0))
+        status = os.fstat(handle)
     except OSError as error:
         raise unreadable(path.name, error) from error
-    with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise Unsound("not_a_file", _("{name} is not a plain file.").format(name=path.name))
-        try:
-            yield file
-        except OSError as error:
-            raise unreadable(path.name, error) from error
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)
+        raise Unsound("not_a_file", _("{name} is not a plain file.").format(name=path.name))
+    return handle, status.st_size
+
+
+def _content(handle: int, size: int, name: str) -> bytes:
+    """The first `size` bytes of an open file, which is closed. Raises Unsound."""
+    try:
+        data = os.read(handle, size)
+        while len(data) < size and (more := os.read(handle, size - len(data))):
+            data += more
+        return data
+    except OSError as error:
+        raise unreadable(name, error) from error
+    finally:
+        os.close(handle)
 
 
 def not_a_file(entry: Entry) -> Unsound:

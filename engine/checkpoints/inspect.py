@@ -37,23 +37,24 @@ class _TrainingState:
     problems: tuple[Problem, ...]
 
 
-def inspect_folder(path: Path, verify: bool = True) -> Checkpoint:
-    """Judge the checkpoint folder `path`. Never raises for what is in it; what is wrong is in the problems.
+def inspect_folder(path: Path, verify: bool = True, entries: Mapping[str, Entry] | None = None) -> Checkpoint:
+    """Judge the checkpoint folder `path`. Never raises for what is in it; what is wrong is in the problems. `entries`: what
+    `list_folder` has just found there.
 
     With `verify` every byte is looked at: digests, checksums, finite numbers. Without, only structure and sizes, for a first
     look; a checkpoint with a manifest is then `complete` at best, since nothing was proven.
     """
     with reading_once():
-        return _inspect(path, verify)
+        return _inspect(path, verify, entries)
 
 
-def _inspect(path: Path, verify: bool) -> Checkpoint:
+def _inspect(path: Path, verify: bool, entries: Mapping[str, Entry] | None) -> Checkpoint:
     try:
         itself = look(path)
         if itself.kind != "folder":
             raise not_a_file(itself) if itself.kind != "file" else Unsound(
                 "not_a_folder", _("{name} is a file, not a folder.").format(name=path.name))  # fmt: skip
-        entries = list_folder(path)
+        entries = entries if entries is not None else list_folder(path)
     except OSError as error:
         return _unreadable(path, unreadable(path.name, error))
     except Unsound as wrong:

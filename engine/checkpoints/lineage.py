@@ -63,7 +63,7 @@ def group(found: Sequence[Checkpoint]) -> list[list[Checkpoint]]:
         if run is None:
             run = by_id[checkpoint.manifest.run_id] = _Run([], (), set())
             runs.append(run)
-        run.add(checkpoint, losses(checkpoint))
+        run.add(checkpoint, losses(checkpoint) if without else ())  # they tell where the others belong
     for checkpoint in sorted(without, key=lambda one: (_logged(one), _distance(one)), reverse=True):
         own = losses(checkpoint)
         home = max((run for run in runs if _belongs(checkpoint, own, run)), key=lambda run: len(run.losses), default=None)

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import pickletools
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.checkpoints.files import Unsound, without
+from engine.checkpoints.files import Unsound, around, places
 from engine.i18n import _
 
 MAX_OPCODES = 4_000_000
@@ -104,10 +105,9 @@ class _Walked:
     """A pickle that was walked to its end and found sound. Another that differs only in the values of floats makes the same steps
     on the same labels, so its listing is this one: a run's optimizer files differ in nothing but their learning rate."""
 
-    floats: tuple[tuple[int, int], ...]
-    """(begin, end) of the eight bytes of each."""
+    rest_of: Callable[[bytes], tuple[bytes, ...]]
+    """Takes all bytes out of it but the eight of each float."""
     rest: bytes
-    """All other bytes."""
     listing: Listing
 
 
@@ -120,7 +120,7 @@ MAX_WALKED_BYTES = 1 << 20
 def list_pickle(data: bytes, name: str) -> Listing:
     """Walk the pickle `data` of the file `name`. Raises Unsound where it is torn or holds what such a file never holds."""
     known = _walked.get(len(data))
-    if known is not None and without(data, known.floats) == known.rest:
+    if known is not None and b"".join(known.rest_of(data)) == known.rest:
         return known.listing
     machine = _Machine(name)
     floats: list[tuple[int, int]] = []
@@ -141,7 +141,8 @@ def list_pickle(data: bytes, name: str) -> Listing:
     if len(data) <= MAX_WALKED_BYTES:
         if len(_walked) >= MAX_WALKED:
             _walked.clear()
-        _walked[len(data)] = _Walked(tuple(floats), without(data, floats), machine.listing)
+        rest_of = places(around(floats, len(data)))
+        _walked[len(data)] = _Walked(rest_of, b"".join(rest_of(data)), machine.listing)
     return machine.listing
 
 

@@ -32,6 +32,9 @@ EXPONENTS = {"F64": ("<u8", 0x7FF << 52), "F32": ("<u4", 0xFF << 23), "F16": ("<
              "C64": ("<u4", 0xFF << 23)}  # fmt: skip
 """How an element is read as an integer, and the bits that are all ones where it is infinite or no number."""
 
+Numbers = tuple[tuple[str, int], ...]
+"""EXPONENTS' values for the formats that a file holds."""
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -48,12 +51,13 @@ class Tensor:
 def check_safetensors(path: Path, finite: bool) -> dict[str, Tensor]:
     """The tensors of `path` by name, if it is sound; with `finite` also every value. Raises Unsound."""
     with open_plain(path) as file:
-        tensors = _known_header(file)
+        tensors, numbers = _known_header(file)
         if tensors is None:
             tensors = read_header(file, path.name)
             _ask_the_library(path)
-            _keep_header(file, tensors)
-        if finite and not surely_finite(file, ((one.dtype, one.begin) for one in tensors.values())):
+            numbers = numbers_of((one.dtype, one.begin) for one in tensors.values())
+            _keep_header(file, tensors, numbers)
+        if finite and not surely_finite(file, numbers):
             for tensor in tensors.values():
                 if tensor.dtype in EXPONENTS and not all_finite(file, tensor.begin, tensor.end, tensor.dtype):
                     raise Unsound(
@@ -66,24 +70,24 @@ def check_safetensors(path: Path, finite: bool) -> dict[str, Tensor]:
     return tensors
 
 
-_headers: dict[bytes, tuple[int, dict[str, Tensor]]] = {}
+_headers: dict[bytes, tuple[int, dict[str, Tensor] | None, Numbers | None]] = {}
 """Headers that were found sound, the library's reader asked, with the size of their file: the weights of one run have the same. All
 that is said of a file but its numbers follows from these two."""
 MAX_HEADERS, MAX_KEPT_HEADER = 16, 1 << 20
 
 
-def _known_header(file: BinaryIO) -> dict[str, Tensor] | None:
+def _known_header(file: BinaryIO) -> tuple[dict[str, Tensor] | None, Numbers | None]:
     if not isinstance(file, BytesIO):
-        return None
-    size, tensors = _headers.get(_header(file.getvalue()), (-1, None))
-    return tensors if size == size_of(file) else None
+        return None, None
+    size, tensors, numbers = _headers.get(_header(file.getvalue()), (-1, None, None))
+    return (tensors, numbers) if size == size_of(file) else (None, None)
 
 
-def _keep_header(file: BinaryIO, tensors: dict[str, Tensor]) -> None:
+def _keep_header(file: BinaryIO, tensors: dict[str, Tensor], numbers: Numbers | None) -> None:
     if isinstance(file, BytesIO) and len(header := _header(file.getvalue())) <= MAX_KEPT_HEADER:
         if len(_headers) >= MAX_HEADERS:
             _headers.clear()
-        _headers[header] = (size_of(file), tensors)
+        _headers[header] = (size_of(file), tensors, numbers)
 
 
 def _header(data: bytes) -> bytes:
@@ -168,24 +172,30 @@ def all_finite(file: BinaryIO, begin: int, end: int, dtype: str) -> bool:
     return True
 
 
-def surely_finite(file: BinaryIO, parts: Iterable[tuple[str | None, int]]) -> bool:
-    """Whether a small file held in memory has no NaN or infinity wherever one looks, `parts` (format, first byte) or not: one look
-    instead of one for each of hundreds of small tensors. False means nothing: what lies between the parts may look like one.
-
-    With an exponent of ones, a positive number is among the greatest signed integers, a negative one among the greatest unsigned.
-    """
-    import numpy
-
-    if not isinstance(file, BytesIO):
-        return False
-    data = memoryview(file.getvalue())  # no copy, unlike getbuffer()
+def numbers_of(parts: Iterable[tuple[str | None, int]]) -> Numbers | None:
+    """How a file that holds `parts` (format, first byte) is gone through as a whole for numbers that are none; None where it cannot
+    be, since one of them does not lie where numbers of its size would."""
     kinds: dict[str, int] = {}
     for dtype, begin in parts:
         if dtype is not None and dtype in EXPONENTS:
             kind, mask = EXPONENTS[dtype]
             if begin % int(kind[-1]) or kinds.setdefault(kind, mask) != mask:
-                return False
-    for kind, mask in kinds.items():
+                return None
+    return tuple(kinds.items())
+
+
+def surely_finite(file: BinaryIO, numbers: Numbers | None) -> bool:
+    """Whether a small file held in memory has no NaN or infinity wherever one looks, numbers or not: one look instead of one for each
+    of hundreds of small tensors. False means nothing: what lies between them may look like one.
+
+    With an exponent of ones, a positive number is among the greatest signed integers, a negative one among the greatest unsigned.
+    """
+    import numpy
+
+    if numbers is None or not isinstance(file, BytesIO):
+        return False
+    data = memoryview(file.getvalue())  # no copy, unlike getbuffer()
+    for kind, mask in numbers:
         bits = numpy.frombuffer(data[: len(data) // int(kind[-1]) * int(kind[-1])], kind)
         sign = 1 << (8 * int(kind[-1]) - 1)
         if int(bits.max()) >= sign | mask or int(bits.view(kind.replace("u", "i")).max()) >= mask:

@@ -11,17 +11,18 @@ import os
 import re
 import stat
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.checkpoints.checkpoint import Checkpoint, Grade, LogRow
 from engine.checkpoints.choose import distance
-from engine.checkpoints.files import Unsound, list_folder
+from engine.checkpoints.files import Entry, Unsound, list_folder
 from engine.checkpoints.inspect import glimpse, inspect_folder, recall
 from engine.checkpoints.lineage import assign_runs
 from engine.checkpoints.manifest import MANIFEST_NAME
 from engine.checkpoints.state import STATE_NAME, read_state
-from engine.checkpoints.verdicts import Verdicts, seal_before
+from engine.checkpoints.verdicts import Verdicts, is_young, seal_of
 from engine.collector import collecting_later
 from engine.errors import ConfigError
 from engine.i18n import _
@@ -96,11 +97,8 @@ def _scan_many(output_dir: Path, full: bool) -> Scan:
 
 
 def _recall(folder: Path, known: Verdicts, history: bool) -> Checkpoint | None:
-    try:
-        entries = list_folder(folder)
-    except (OSError, Unsound):
-        return None
-    return recall(folder, entries, history) if known.holds(folder, entries) else None
+    entries = _entries(folder)
+    return recall(folder, entries, history) if entries is not None and known.holds(folder, entries) else None
 
 
 def _history(checkpoint: Checkpoint) -> tuple[LogRow, ...]:
@@ -129,9 +127,19 @@ def _begin_process() -> None:
 
 
 def _judge(folder: Path) -> tuple[Checkpoint, str | None]:
-    seal = seal_before(folder)
-    judged = inspect_folder(folder)
-    return judged, seal if seal is not None and seal_before(folder) == seal else None
+    entries = _entries(folder)
+    judged = inspect_folder(folder, entries=entries)
+    if entries is None or is_young(entries):
+        return judged, None
+    seal, after = seal_of(folder, entries), _entries(folder)
+    return judged, seal if after is not None and seal_of(folder, after) == seal else None
+
+
+def _entries(folder: Path) -> Mapping[str, Entry] | None:
+    try:
+        return list_folder(folder)
+    except (OSError, Unsound):
+        return None
 
 
 def glance(output_dir: Path) -> Scan:

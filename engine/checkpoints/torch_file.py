@@ -11,16 +11,16 @@ from __future__ import annotations
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
-from engine.checkpoints.files import Unsound, open_plain, refuse_pointer, size_of, without
+from engine.checkpoints.files import Unsound, around, open_plain, places, refuse_pointer, size_of
 from engine.checkpoints.pickles import FLOATS, Listing, list_pickle
-from engine.checkpoints.safetensors_header import BLOCK, EXPONENTS, surely_finite
+from engine.checkpoints.safetensors_header import BLOCK, EXPONENTS, Numbers, numbers_of, surely_finite
 from engine.i18n import _
 
 MAX_PICKLE_BYTES = 64 * 2**20
@@ -33,16 +33,15 @@ class _Layout:
     """Where everything stands in a file that was found sound. In one of equal size whose bytes are the same but for the entries'
     contents and checksums everything stands there too: the optimizers of one run differ in nothing else."""
 
-    holes: tuple[tuple[int, int], ...]
-    """(begin, end) of contents and checksums, in order."""
+    rest_of: Callable[[bytes], tuple[bytes, ...]]
+    """Takes all bytes out of it but contents and checksums."""
     rest: bytes
-    """All other bytes."""
-    pickle: tuple[int, int]
-    contents: tuple[tuple[int, int, int], ...]
-    """(begin, end) of each entry's contents, and where their checksum stands in the list of entries; the pickle's come first."""
+    contents_of: Callable[[memoryview], tuple[memoryview, ...]]
+    """Takes the contents of each entry out of it, the pickle's first."""
+    checksums_of: Callable[[bytes], tuple[bytes, ...]]
+    """Takes their checksums out of its list of entries."""
     listing: Listing
-    parts: tuple[tuple[str | None, int], ...]
-    """Number format and first byte of each storage."""
+    numbers: Numbers | None
 
 
 _layouts: dict[int, _Layout] = {}
@@ -55,7 +54,7 @@ def check_torch_file(path: Path, contents: bool, checksums: bool = True) -> List
     that were written; where a digest of the whole file was compared they say nothing new. Raises Unsound."""
     with open_plain(path) as file:
         known = _laid_out_alike(file, path.name, contents and checksums)
-        if known is not None and (not contents or surely_finite(file, known.parts)):
+        if known is not None and (not contents or surely_finite(file, known.numbers)):
             return known.listing
         _refuse_other_kinds(file, path.name)
         try:
@@ -76,14 +75,14 @@ def check_torch_file(path: Path, contents: bool, checksums: bool = True) -> List
                         )  # fmt: skip
                 if contents:
                     begins = {entry: _begin(file, entry, path.name) for entry in entries.values()}
-                    places = [(begins[entry], entry, FLOATS.get(storage.kind)) for entry, storage in held if entry]
-                    parts = tuple((dtype, begin) for begin, _entry, dtype in places)
-                    finite = surely_finite(file, parts)
-                    for begin, entry, dtype in places:
+                    where = [(begins[entry], entry, FLOATS.get(storage.kind)) for entry, storage in held if entry]
+                    numbers = numbers_of((dtype, begin) for begin, _entry, dtype in where)
+                    finite = surely_finite(file, numbers)
+                    for begin, entry, dtype in where:
                         if checksums or not finite:
                             _check_contents(file, begin, entry, None if finite else dtype, checksums, path.name)
                     if isinstance(file, BytesIO):
-                        _keep_layout(file.getvalue(), archive.start_dir, begins, listing, parts)
+                        _keep_layout(file.getvalue(), archive.start_dir, begins, listing, numbers)
         except (
             zipfile.BadZipFile,
             struct.error,
@@ -103,18 +102,19 @@ def _laid_out_alike(file: BinaryIO, name: str, checksums: bool) -> _Layout | Non
         return None
     data = file.getvalue()
     known = _layouts.get(len(data))
-    if known is None or without(data, known.holes) != known.rest:
+    if known is None or b"".join(known.rest_of(data)) != known.rest:
         return None
-    seen = memoryview(data)
-    for begin, end, checksum in known.contents if checksums else known.contents[:1]:
-        if zlib.crc32(seen[begin:end]) != int.from_bytes(seen[checksum : checksum + 4], "little"):
-            return None
-    return known if list_pickle(data[slice(*known.pickle)], name) is known.listing else None
+    contents, stated = known.contents_of(memoryview(data)), known.checksums_of(data)
+    if not checksums:
+        contents, stated = contents[:1], stated[:1]
+    if struct.pack(f"<{len(contents)}I", *map(zlib.crc32, contents)) != b"".join(stated):
+        return None
+    return known if list_pickle(bytes(contents[0]), name) is known.listing else None
 
 
 def _keep_layout(
-    data: bytes, directory: int, begins: Mapping[zipfile.ZipInfo, int], listing: Listing, parts: tuple[tuple[str | None, int], ...],
-) -> None:  # fmt: skip
+    data: bytes, directory: int, begins: Mapping[zipfile.ZipInfo, int], listing: Listing, numbers: Numbers | None
+) -> None:
     """Keep how `data` is laid out, whose list of entries begins at `directory`; where it is as torch lays it out."""
     holes, pickle, contents = [], (0, 0), []
     for entry, begin in begins.items():  # in the order of the list of entries
@@ -127,12 +127,17 @@ def _keep_layout(
             pickle = (begin, end)
         directory += 46 + sum(struct.unpack("<HHH", data[directory + 28 : directory + 34]))
     holes.sort()
-    if any(one[1] > other[0] for one, other in pairwise(holes)) or len(rest := without(data, holes)) > MAX_REST:
+    if any(one[1] > other[0] for one, other in pairwise(holes)):
+        return
+    rest_of = places(around(holes, len(data)))
+    if len(rest := b"".join(rest_of(data))) > MAX_REST:
         return
     if len(_layouts) >= MAX_LAYOUTS:
         _layouts.clear()
     contents.sort(key=lambda one: one[:2] != pickle)
-    _layouts[len(data)] = _Layout(tuple(holes), rest, pickle, tuple(contents), listing, parts)
+    contents_of = places([(begin, end) for begin, end, _checksum in contents])
+    checksums_of = places([(checksum, checksum + 4) for _begin, _end, checksum in contents])
+    _layouts[len(data)] = _Layout(rest_of, rest, contents_of, checksums_of, listing, numbers)
 
 
 def _refuse_other_kinds(file: BinaryIO, name: str) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from engine.cache import cache_root
 from engine.checkpoints.durable import write_durably
-from engine.checkpoints.files import Entry, Unsound, list_folder, look
+from engine.checkpoints.files import Entry, look
 
 FORMAT = 1
 """To be raised with every change of what a verdict looks at."""
@@ -68,14 +68,10 @@ def seal_of(folder: Path, entries: Mapping[str, Entry]) -> str | None:
     return hashlib.sha256(repr((itself.others_write, told)).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def seal_before(folder: Path) -> str | None:
-    """The seal of `folder` as it stands, taken before judging; None where it is too young to be kept."""
-    try:
-        entries = list_folder(folder)
-    except (OSError, Unsound):
-        return None
+def is_young(entries: Mapping[str, Entry]) -> bool:
+    """Whether a file was changed so lately that it might be changed again without its times telling; of that nothing is kept."""
     youngest = max((entry.changed for entry in entries.values()), default=0.0)
-    return seal_of(folder, entries) if abs(time.time() - youngest) > GRAIN else None
+    return abs(time.time() - youngest) <= GRAIN
 
 
 def _read(path: Path) -> dict[str, str]:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,9 +38,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     judged: list[str] = []
     judge = scanning.inspect_folder
 
-    def counting(path: Path) -> Checkpoint:
+    def counting(path: Path, **given: Any) -> Checkpoint:
         judged.append(path.name)
-        return judge(path)
+        return judge(path, **given)
 
     monkeypatch.setattr(scanning, "inspect_folder", counting)
     return judged
