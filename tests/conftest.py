@@ -18,7 +18,10 @@ settings.load_profile("lora-tui")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-os.environ.setdefault("LORA_TUI_CACHE", tempfile.mkdtemp(prefix="lora-tui-tests-"))  # no test reads a person's cache
+# No test reads a person's cache: one for all workers, gone when the first process ends.
+if "LORA_TUI_CACHE" not in os.environ:
+    _cache = tempfile.TemporaryDirectory(prefix="lora-tui-tests-", ignore_cleanup_errors=True)
+    os.environ["LORA_TUI_CACHE"] = _cache.name
 
 
 def pytest_configure() -> None:
