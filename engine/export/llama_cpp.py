@@ -121,6 +121,15 @@ def refuse_impossible(kind: str | None, given: Path | None) -> None:
         raise _no_quantiser(kind)
 
 
+def to_be_fetched() -> bool:
+    """Whether the pinned converters are not here yet, so that the first export that needs them fetches MEGABYTES."""
+    return not _pinned().is_dir()
+
+
+def _pinned() -> Path:
+    return cache_root() / f"llama.cpp-{VERSION}"
+
+
 def find_llama_cpp(given: Path | None, tell: Tell = lambda text: None) -> LlamaCpp:
     """The folder a person named, else the pinned one in the cache, fetched there first. `tell` is told before something is fetched.
 
@@ -129,7 +138,7 @@ def find_llama_cpp(given: Path | None, tell: Tell = lambda text: None) -> LlamaC
     if given is not None:
         refuse_impossible(None, given)
         return LlamaCpp(given.absolute(), True)
-    folder = cache_root() / f"llama.cpp-{VERSION}"
+    folder = _pinned()
     if not folder.is_dir():
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)

@@ -36,12 +36,13 @@ async def test_what_is_chosen_is_exported_with_its_checks_and_a_refusal_can_be_m
         hand.screen.query_one("#kind", Select).value = "q8_0"
         hand.screen.query_one("#name", Input).value = "Not A Name"
         await hand.until(lambda: hand.shows("--quantize q8_0") and hand.shows("--name 'Not A Name'"))
+        assert hand.shows("MB are fetched first, once")
         await hand.press("ctrl+n")
         await hand.until(lambda: hand.shows("is no name for a model in Ollama"), 60)
         assert hand.shows("--name") and not hand.screen.query_one("#main", Button).disabled
         hand.screen.query_one("#to", Select).value = "merged"
         await hand.until(lambda: hand.shows("--to merged"))
-        assert not hand.shows("Number format")
+        assert not hand.shows("Number format") and not hand.shows("MB are fetched first")
         await hand.press("ctrl+n")
         await hand.until(lambda: hand.shows("logits differ by"), 60)
         assert list(Path("out/w/export/merged").glob("*.safetensors"))

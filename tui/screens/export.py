@@ -14,7 +14,7 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Button, Footer, Input, Select, Static
 
 from engine.errors import LoraTuiError
-from engine.export.llama_cpp import QUANTIZATIONS
+from engine.export.llama_cpp import MEGABYTES, QUANTIZATIONS, to_be_fetched
 from engine.export.place import EXPORTS
 from engine.i18n import _
 from tui.export import Wanted, carry_out
@@ -73,6 +73,7 @@ class ExportScreen(WizardScreen):
                 yield Static(_("Name in Ollama"), classes="label", markup=False)
                 yield Input(placeholder=_("the run's folder"), id="name", compact=True)
             yield Static("", id="command", classes="path", markup=False)
+            yield Static("", id="fetched", markup=False)
             yield Static("", id="found", markup=False)
         with Horizontal(id="buttons"):
             yield Button(_("Back"), id="back", compact=True)
@@ -119,6 +120,10 @@ class ExportScreen(WizardScreen):
         command += ["--lora"] if wanted.lora else []
         command += ["--name", wanted.name] if wanted.name else []
         self.query_one("#command", Static).update(visible(shlex.join(command)))
+        words = _("llama.cpp's converters are not here yet: {megabytes} MB are fetched first, once")
+        fetched = self.query_one("#fetched", Static)
+        fetched.update(words.format(megabytes=MEGABYTES))
+        fetched.display = as_gguf and to_be_fetched()
 
     def action_export(self) -> None:
         if not self.at_work:
