@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.checkpoints.checkpoint import Checkpoint
-from engine.checkpoints.inspect import inspect_folder
+from engine.checkpoints.inspect import SCHEDULER, inspect_folder
+from engine.checkpoints.rates import saved_rates
 from engine.checkpoints.scan import Scan, glance
 from engine.folder import last_run, named, proposed_output, source_of_run
 from engine.paths import is_folder
@@ -103,4 +104,6 @@ def _told_by(checkpoint: Checkpoint) -> Source:
     schedule = logged_schedule(checkpoint)
     if schedule is not None:
         told |= {"learning_rate": schedule.learning_rate, "scheduler": schedule.scheduler, "warmup": schedule.warmup_steps}
+    elif (rates := saved_rates(checkpoint.path / SCHEDULER)) is not None:  # of a kind that is not known here
+        told["learning_rate"] = rates.peak
     return Source("run", str(checkpoint.path), told)

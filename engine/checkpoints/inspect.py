@@ -9,7 +9,7 @@ the structural checks and replaces none.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +27,8 @@ UNKNOWN_RUN = "unknown"
 """The run of a checkpoint looked at alone, without a manifest; `scan` puts in what lineage finds."""
 
 OPTIMIZER, SCHEDULER, SCALER, RNG = "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth"
+MOMENTS = {"exp_avg", "exp_avg_sq"}
+"""What AdamW keeps of each parameter (torch.optim.AdamW), which is what is trained with here."""
 RNG_OF_RANK = re.compile(r"rng_state_(0|[1-9][0-9]*)\.pth", re.ASCII)
 
 
@@ -150,11 +152,22 @@ def _training_state(path: Path, entries: Mapping[str, Entry], verify: bool, same
         try:
             if name not in entries:
                 raise _state_missing(name, why or _("order and dropout would differ"))
-            check_torch_file(path / name, contents=verify, checksums=name not in same)
+            found = check_torch_file(path / name, contents=verify, checksums=name not in same)
+            if name == OPTIMIZER and found.tensors and not found.tensors.keys() >= MOMENTS:
+                raise _other_optimizer(found.tensors)
         except Unsound as wrong:
             problems.append(wrong.problem)
             whole = False
     return _TrainingState(state, whole, tuple(problems))
+
+
+def _other_optimizer(tensors: Iterable[str]) -> Unsound:
+    names = ", ".join(sorted(name[:40] for name in tensors)[:5])
+    return Unsound(
+        "other_optimizer",
+        _("{name} is of another optimizer than AdamW ({names}).").format(name=OPTIMIZER, names=names),
+        _("Continue it with the program that made it, or start a new run from these weights with --init-from."),
+    )
 
 
 def _rng_files(entries: Mapping[str, Entry]) -> tuple[str, ...]:

@@ -171,6 +171,8 @@ class Manifest(_Part):
     logs: LogState
     optimizer: Sha256
     """Over the optimizer's moments, in parameter order."""
+    steps_taken: Count | None = None
+    """Optimizer steps that were taken, where float16 skipped some of `step` (the loss scale did not fit); None: all of them."""
     rng: Sha256
     monitor: dict[str, float | int | str | bool | list[float] | None]
     """LossMonitor's state."""
@@ -181,6 +183,11 @@ class Manifest(_Part):
     """Processes 1 to world_size - 1, in order."""
     files: dict[str, FileRecord]
     """Every file beside manifest.json, by its name; no folders."""
+
+    @property
+    def steps_done(self) -> int:
+        """Steps that the optimizer and its schedule have made."""
+        return self.step if self.steps_taken is None else self.steps_taken
 
     @model_validator(mode="after")
     def _one_for_each_process(self) -> Manifest:

@@ -14,6 +14,7 @@ from typing import Literal
 
 from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.manifest import Geometry, Identities
+from engine.checkpoints.rates import SavedRates
 from engine.config import RunConfig
 from engine.data.dataset import DATA_SETTINGS, Dataset, data_settings_digest, eval_rows
 from engine.data.identity import Change, compare, identify
@@ -218,11 +219,23 @@ def schedule_differences(checkpoint: Checkpoint, config: RunConfig, length: Leng
     now = (config.scheduler, config.learning_rate, warmup_steps(config, length.total_steps), length.total_steps)
     if was == now:
         return []
-    rate = learning_rate_at(config, length.total_steps, checkpoint.manifest.step)
+    rate = learning_rate_at(config, length.total_steps, checkpoint.manifest.steps_done)
     reason = _("the rate goes from {before:.3g} to {after:.3g} at the join").format(
         before=saved.next_learning_rate, after=rate
     )
     return [Difference("schedule", schedule_words(*was), schedule_words(*now), "asked", reason)]
+
+
+def rate_difference(saved: SavedRates, config: RunConfig, length: Length) -> list[Difference]:
+    """schedule of another tool's run: told where the next learning rate is not the one that its scheduler would have given."""
+    now = learning_rate_at(config, length.total_steps, saved.step)
+    if math.isclose(now, saved.next, rel_tol=1e-6, abs_tol=1e-9 * saved.peak):
+        return []
+    asked = schedule_words(
+        config.scheduler, config.learning_rate, warmup_steps(config, length.total_steps), length.total_steps
+    )
+    reason = _("the rate goes from {before:.3g} to {after:.3g} at the join").format(before=saved.next, after=now)
+    return [Difference("schedule", _("peak {peak:.3g}").format(peak=saved.peak), asked, "asked", reason)]
 
 
 SETTINGS = (

@@ -1,8 +1,8 @@
-"""What the log of another tool's run tells of its schedule: kind, peak, warmup and length, read off the learning rates it logged.
+"""What another tool's run tells of its schedule: kind, peak, warmup and length, read off the learning rates it logged and saved.
 
 Such a tool keeps no settings where they could be read without running something (training_args.bin is a pickle), but Trainer logs the
-rate with every loss, to its last digit. The three schedules this tool knows have closed forms (steps.py), so one that gives every
-logged rate is the one that was used, and going on with it is going on.
+rate with every loss, to its last digit, and its scheduler keeps the peak and the rate that comes next. The three schedules this tool
+knows have closed forms (steps.py), so one that gives all of these is the one that was used, and going on with it is going on.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.checkpoints.checkpoint import Checkpoint, LogRow
+from engine.checkpoints.inspect import SCHEDULER
+from engine.checkpoints.rates import SavedRates, saved_rates
 from engine.config import RunConfig
 from engine.i18n import _
 from engine.training.steps import Length, learning_rate_at, warmup_steps
@@ -20,9 +22,13 @@ from engine.training.steps import Length, learning_rate_at, warmup_steps
 ROWS = 64
 """Logged rates that are looked at, evenly spread."""
 LEAST = 3
-"""Fewer rates fit anything."""
+"""Fewer logged rates fit anything, where the scheduler does not tell the peak."""
 EXACT = 1e-6
 """Largest deviation from a logged rate, as a share of the peak."""
+SAVED = 1e-9
+"""Largest deviation from the saved one, of which there is one alone."""
+KINDS: tuple[Literal["linear", "cosine", "constant"], ...] = ("linear", "cosine", "constant")
+"""Trainer's default first: within the warmup all of them are alike."""
 MOST_WARMUPS = 2_000
 MOST_ADDED = 65_536
 """Batches of a step, at most (--grad-accum)."""
@@ -61,6 +67,13 @@ def against_log(checkpoint: Checkpoint, config: RunConfig, length: Length) -> di
             schedule.words(),
             schedule_words(config.scheduler, config.learning_rate, warmup, length.total_steps),
         )
+    elif (rates := saved_rates(checkpoint.path / SCHEDULER)) is not None:
+        now = learning_rate_at(config, length.total_steps, rates.step)
+        words = _("peak {peak:.3g}, next {next:.3g}")
+        found["schedule"] = (
+            words.format(peak=rates.peak, next=rates.next),
+            words.format(peak=config.learning_rate, next=now),
+        )
     geometry = logged_geometry(checkpoint, length.steps_per_epoch)
     if geometry is not None:
         found["batch_geometry"] = geometry
@@ -70,17 +83,44 @@ def against_log(checkpoint: Checkpoint, config: RunConfig, length: Length) -> di
 def logged_schedule(checkpoint: Checkpoint) -> LoggedSchedule | None:
     """The schedule of the run that saved `checkpoint`; None where its log does not tell, or tells of one that is not known here."""
     total = checkpoint.max_steps
-    rated = [row for row in checkpoint.history if row.learning_rate is not None and 0 < row.step <= (total or 0)]
-    if total is None or len(rated) < LEAST:
+    if total is None:
         return None
-    rows = [rated[index * (len(rated) - 1) // (min(ROWS, len(rated)) - 1)] for index in range(min(ROWS, len(rated)))]
-    for scheduler in ("constant", "linear", "cosine"):
+    rated = [row for row in checkpoint.history if row.learning_rate is not None and 0 < row.step <= total]
+    rates = saved_rates(checkpoint.path / SCHEDULER)
+    if rates is not None:
+        return _of_saved(rates, rated, total)
+    if len(rated) < LEAST:
+        return None
+    rows = _spread(rated)
+    for scheduler in KINDS:
         for warmup in _warmups(rated, total):
             # The rate of the step that was done, as newer versions log it, or of the one that is next, as older ones did.
             for behind in (1, 0):
                 peak = _peak(rows, scheduler, warmup, total, behind)
                 if peak is not None:
                     return LoggedSchedule(scheduler, peak, warmup, total)
+    return None
+
+
+def _spread(rated: Sequence[LogRow]) -> list[LogRow]:
+    """ROWS of them at most, evenly spread, the first and the last among them."""
+    if len(rated) <= ROWS:
+        return list(rated)
+    return [rated[index * (len(rated) - 1) // (ROWS - 1)] for index in range(ROWS)]
+
+
+def _of_saved(rates: SavedRates, rated: Sequence[LogRow], total: int) -> LoggedSchedule | None:
+    """The schedule with the saved peak that gives the rate saved as the next one, and every logged one."""
+    rows = _spread(rated)
+    for scheduler in KINDS:
+        for warmup in range(min(total, MOST_WARMUPS)):
+            config = RunConfig(learning_rate=rates.peak, scheduler=scheduler, warmup=warmup)
+            if abs(learning_rate_at(config, total, rates.step) - rates.next) > SAVED * rates.peak:
+                continue
+            for behind in (1, 0):
+                off = (abs(learning_rate_at(config, total, row.step - behind) - (row.learning_rate or 0.0)) for row in rows)
+                if all(one <= EXACT * rates.peak for one in off):
+                    return LoggedSchedule(scheduler, rates.peak, warmup, total)
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,13 @@ import torch
 
 from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.manifest import Manifest, Probe
+from engine.checkpoints.rates import saved_rates
 from engine.i18n import _, n_
 from engine.resume.differences import Difference, geometry_words
 from engine.resume.logged import schedule_words
 from engine.resume.receipt import Item, same, unknown
-from engine.training.digests import optimizer_digest, optimizer_steps, rng_digest, state_digest, tensors_digest
-from engine.training.probe import agrees
+from engine.training.digests import optimizer_digest, optimizer_steps, rng_digest, state_digest, steps_of, tensors_digest
+from engine.training.probe import TOLERANCE, agrees
 from engine.training.ranks import Ranks
 
 
@@ -87,48 +89,65 @@ def optimizer_item(
     optimizer: Any, folder: Path, step: int, manifest: Manifest | None, not_loaded: str | None = None
 ) -> Item:
     """optimizer: Adam's step is the run's, and the moments in memory are those that were saved. `not_loaded`: the library's words."""
-    steps = optimizer_steps(optimizer)
-    if steps != {step}:
+    saved = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)["state"] if manifest is None else {}
+    expected, steps = _taken(folder, step, manifest, steps_of(saved)), optimizer_steps(optimizer)
+    if steps != {expected}:
         shown = ", ".join(map(str, sorted(steps))) or _("none")
         return Item(
             "optimizer",
-            f"step {step}",
+            f"step {expected}",
             f"step {shown}",
             "failed",
             " ".join(filter(None, (_("The optimizer was not restored, or is of another step."), not_loaded))),
         )
-    expected = (
-        manifest.optimizer
-        if manifest is not None
-        else state_digest(torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)["state"])
-    )
-    return same("optimizer", expected, optimizer_digest(optimizer), _("The moments are not those that were saved."))
+    digest = manifest.optimizer if manifest is not None else state_digest(saved)
+    return same("optimizer", digest, optimizer_digest(optimizer), _("The moments are not those that were saved."))
 
 
-def scheduler_item(scheduler: Any, step: int, manifest: Manifest | None, rescheduled: bool) -> Item:
+def _taken(folder: Path, step: int, manifest: Manifest | None, told: set[int]) -> int:
+    """Optimizer steps that were taken up to the run's `step`: fewer where float16 skipped some, which its loss scale did not fit.
+    `told`: what the saved state of another tool's run says of them."""
+    if manifest is not None:
+        return manifest.steps_done if manifest.step == step else step
+    skipped = (folder / "scaler.pt").is_file() and len(told) == 1 and max(told) < step
+    return max(told) if skipped else step
+
+
+def scheduler_item(scheduler: Any, folder: Path, step: int, manifest: Manifest | None, rescheduled: bool) -> Item:
     """scheduler: it stands at the run's step, and the next rate is the saved one unless the schedule was changed."""
-    rate = float(scheduler.get_last_lr()[0])
-    if scheduler.last_epoch != step:
+    rates = saved_rates(folder / "scheduler.pt") if manifest is None else None
+    expected, rate = _taken(folder, step, manifest, {rates.step} if rates else set()), float(scheduler.get_last_lr()[0])
+    if scheduler.last_epoch != expected:
         return Item(
             "scheduler",
-            f"step {step}",
+            f"step {expected}",
             f"step {scheduler.last_epoch}",
             "failed",
             _("The scheduler was not restored, or is of another step."),
         )
-    if manifest is None or rescheduled:
-        return Item("scheduler", f"step {step}", f"step {step}, next {rate:.3g}", "ok")
-    return same(
-        "scheduler",
-        f"next {manifest.schedule.next_learning_rate!r}",
-        f"next {rate!r}",
-        _("The next learning rate is not the saved one."),
-    )
+    saved = manifest.schedule.next_learning_rate if manifest is not None else rates.next if rates is not None else None
+    if saved is None or rescheduled:
+        return Item("scheduler", f"step {expected}", f"step {expected}, next {rate:.3g}", "ok")
+    if rates is not None and math.isclose(rate, saved, rel_tol=1e-6, abs_tol=1e-9 * rates.peak):
+        saved = rate  # the other tool's formula may round differently
+    return same("scheduler", f"next {saved!r}", f"next {rate!r}", _("The next learning rate is not the saved one."))
 
 
-def rng_item(folder: Path, manifest: Manifest | None, ranks: Ranks) -> Item:
-    """rng: the random states in memory against the saved digest, each process against its own."""
+def rng_item(
+    folder: Path, manifest: Manifest | None, ranks: Ranks, device: str, dropout: float, not_loaded: str | None = None
+) -> Item:
+    """rng: the random states in memory against the saved digest, each process against its own. `device`: of this run; `dropout`: its
+    adapter's; `not_loaded`: why they could not be read."""
     now = rng_digest()
+    if manifest is None and not_loaded is not None:
+        words = _("They cannot be read ({why}); the random states start anew (dropout only).").format(why=not_loaded)
+        return Item("rng", "rng_state.pth", now[:12], "changed", words)
+    if manifest is not None and manifest.device != device:
+        words = _("Each kind of device has its own; what this one draws starts anew (dropout only).")
+        return Item("rng", f"{manifest.rng[:12]} ({manifest.device})", f"{now[:12]} ({device})", "changed", words)
+    if device == "mps" and dropout:
+        words = _("Trainer keeps none of an Apple GPU; dropout starts anew.")
+        return Item("rng", manifest.rng[:12] if manifest is not None else "", now[:12], "changed", words)
     if manifest is not None and manifest.geometry.world_size != ranks.world:
         words = _("Each process has its own, and there are other processes now; they start anew (dropout only).")
         return Item("rng", _processes(manifest.geometry.world_size), _processes(ranks.world), "changed", words)
@@ -228,7 +247,8 @@ def probe_item(saved: Probe | None, comparable: bool, now: float, base: float, l
             "probe_loss", found, _("The rows that were scored then are not there as they were; these are others.")
         )
     if saved is not None:
-        good = agrees(saved.loss, now, precision)
+        looser = max(precision, saved.precision, key=lambda one: TOLERANCE.get(one, 0.0))  # either may have rounded
+        good = agrees(saved.loss, now, looser)
         gone = agrees(base, now, precision) and not agrees(saved.loss, base, precision)
         why = _("The adapter is not there: this is the base model's loss.") if gone else _("The model is not the saved one.")
         expected = _("{now:.4f} (base {base:.4f})").format(now=saved.loss, base=saved.base_loss)

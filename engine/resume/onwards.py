@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.checkpoints.checkpoint import Checkpoint
+from engine.checkpoints.inspect import SCHEDULER
 from engine.checkpoints.manifest import Geometry, Manifest
+from engine.checkpoints.rates import saved_rates
 from engine.config import RunConfig
 from engine.data.dataset import Dataset, read_dataset
 from engine.i18n import _
@@ -19,6 +21,7 @@ from engine.resume.differences import (
     logged_geometry_difference,
     material_differences,
     precision_difference,
+    rate_difference,
     schedule_differences,
     settings_differences,
 )
@@ -93,7 +96,7 @@ def _as_saved(resolved: Resolved, checkpoint: Checkpoint, saved: Manifest) -> On
             position, rows = position.begun_anew(rows), len(dataset.train)
             length = run_length(config, rows, batch_rows, position)
     left = max(0.0, length.total_epochs - position.epochs(rows))
-    after = learning_rate_at(config, length.total_steps, saved.step)
+    after = learning_rate_at(config, length.total_steps, saved.steps_done)
     differences += schedule_differences(checkpoint, config, length)
     differences += precision_difference(checkpoint, resolved)
     differences += settings_differences(resolved, checkpoint)
@@ -113,7 +116,7 @@ def _as_saved(resolved: Resolved, checkpoint: Checkpoint, saved: Manifest) -> On
 
 def _as_logged(resolved: Resolved, checkpoint: Checkpoint) -> Onwards:
     config, position, length, dataset = resolved.config, None, None, None
-    left = checkpoint.remaining_epochs
+    left, before, after = checkpoint.remaining_epochs, None, None
     differences: list[Difference] = []
     epochs_asked = resolved.asked("epochs") or resolved.asked("max_steps")
     complete = not epochs_asked and checkpoint.max_steps is not None and (checkpoint.step or 0) >= checkpoint.max_steps
@@ -129,7 +132,10 @@ def _as_logged(resolved: Resolved, checkpoint: Checkpoint) -> Onwards:
             batch_size, _reason = chosen_batch_size(config, rows, checkpoint.batch_size)
             length = run_length(config, rows, batch_size * config.grad_accum * config.world, position)
             left = max(0.0, length.total_epochs - position.epochs(rows))
-    return Onwards(config, complete, False, tuple(differences), position, length, left, None, None, dataset)
+            if (rates := saved_rates(checkpoint.path / SCHEDULER)) is not None:
+                before, after = rates.next, learning_rate_at(config, length.total_steps, rates.step)
+                differences += rate_difference(rates, config, length)
+    return Onwards(config, complete, False, tuple(differences), position, length, left, before, after, dataset)
 
 
 def _reached(checkpoint: Checkpoint, config: RunConfig) -> bool:

@@ -115,7 +115,7 @@ def plan_run(resolved: Resolved, found: Scan | None = None) -> ResumePlan:
     found, choice = settle(found, lambda candidate: contradiction(candidate, config))
     if choice.checkpoint is None:
         raise _nothing_to_continue(found, choice)
-    run_id = run_id_of(output_dir) or choice.checkpoint.run
+    run_id = run_id_of(output_dir) or _id_of(choice.checkpoint)
     choice = replace(choice, reason=choice.reason + _misnamed(found, choice.checkpoint))
     return _continue(resolved, output_dir, run_id, None, choice)
 
@@ -254,7 +254,7 @@ def _from_path(resolved: Resolved, asked: Path | None, path: Path) -> ResumePlan
     if furthest and (asked is None or asked.resolve() == here.resolve()):
         choice = Choice(placed, _("as asked; it is the furthest of its run"), ())
         output_dir = asked or here
-        return _continue(resolved, output_dir, run_id_of(output_dir) or placed.run, None, choice)
+        return _continue(resolved, output_dir, run_id_of(output_dir) or _id_of(placed), None, choice)
     output_dir = free_sibling(asked or beside)
     choice = Choice(placed, _("as asked; the run branches off here into {folder}").format(folder=output_dir), ())
     return _continue(resolved, output_dir, new_run_id(), f"{placed.run}/{placed.name}", choice)
@@ -326,6 +326,12 @@ def _off_path(checkpoint: Checkpoint) -> str:
 
 def _at(config: RunConfig, output_dir: Path) -> RunConfig:
     return config.model_copy(update={"output": str(output_dir)})
+
+
+def _id_of(checkpoint: Checkpoint) -> str:
+    """The id of the run that goes on from it: its own where it was recorded. What lineage calls one is good for a list, and every
+    folder has its run-1."""
+    return checkpoint.run if checkpoint.manifest is not None else new_run_id()
 
 
 def new_run_id() -> str:

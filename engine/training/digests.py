@@ -39,8 +39,13 @@ def state_digest(state: Mapping[Any, Mapping[str, Any]]) -> str:
 
 
 def optimizer_steps(optimizer: torch.optim.Optimizer) -> set[int]:
-    """The step counts Adam keeps for its parameters: one number, that of the run, if all is well."""
-    return {int(entry["step"]) for entry in optimizer.state_dict()["state"].values() if "step" in entry}
+    """As `steps_of`, of what is in memory."""
+    return steps_of(optimizer.state_dict()["state"])
+
+
+def steps_of(state: Mapping[Any, Mapping[str, Any]]) -> set[int]:
+    """The step counts Adam keeps for its parameters, in a state_dict's "state" part: one number, that of the run, if all is well."""
+    return {int(entry["step"]) for entry in state.values() if "step" in entry}
 
 
 def rng_digest() -> str:

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import copy
 import errno
+import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import TrainerState
 
+from engine.checkpoints.files import count, read_json
+from engine.checkpoints.state import STATE_NAME
 from engine.i18n import _
 from engine.resume.memory import adapter_in_file
 from engine.training.digests import tensors_digest
@@ -57,6 +61,18 @@ def write_small_files(trainer: ExactTrainer, folder: Path) -> None:
     torch.save(trainer.lr_scheduler.state_dict(), folder / "scheduler.pt")
     trainer._save_scaler(str(folder))
     trainer.state.save_to_json(str(folder / "trainer_state.json"))
+
+
+def make_readable(folder: Path, batch_size: int) -> None:
+    """Put the trainer_state.json of a private copy into the words of the library that is installed: another version of it, or a fork,
+    writes fields that this one refuses, and may lack one that it computes with. Raises Unsound, OSError."""
+    path = folder / STATE_NAME
+    raw = read_json(path)
+    kept = {name: value for name, value in raw.items() if name in TrainerState.__dataclass_fields__}
+    if count(kept.get("train_batch_size")) is None:
+        kept["train_batch_size"] = batch_size
+    if kept != raw:
+        path.write_text(json.dumps(kept), encoding="utf-8")
 
 
 def random_states(trainer: ExactTrainer) -> dict[str, bytes]:

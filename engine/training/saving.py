@@ -280,6 +280,7 @@ class Saver:
                 },
                 tokens=int(trainer._total_train_tokens),
             ),
+            "steps_taken": trainer.lr_scheduler.last_epoch if trainer.lr_scheduler.last_epoch != position.step else None,
             "rng": rng_digest(),
             "monitor": self.monitor.state(),
             "precision": self.attempt.precision,

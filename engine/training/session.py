@@ -91,7 +91,11 @@ class Session:
 
     def _copied(self, checkpoint: Checkpoint) -> Path:
         """The private copy of `checkpoint`, made by rank 0 for all."""
+        from engine.training.hf_files import make_readable
+
         mine = self._private.enter_context(private_copy(checkpoint, self.plan.output_dir)) if self.ranks.first else None
+        if mine is not None and self.attempt.continued:
+            make_readable(mine, self.attempt.batch_size)
         return cast(Path, self.ranks.share(mine))
 
     def _loaded(self) -> None:

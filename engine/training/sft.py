@@ -17,10 +17,13 @@ This module imports torch and trl at its top: import it only where training star
 from __future__ import annotations
 
 import math
+import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
+from numpy._core import multiarray
 from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
@@ -29,6 +32,12 @@ from engine.training.batches import RowBatches
 from engine.training.fitting import is_out_of_memory
 from engine.training.loss import IGNORED, LossAtLabels
 from engine.training.steps import Length, Position
+
+OLD_NUMPY: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    (multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
+    (multiarray.scalar, "numpy.core.multiarray.scalar"),
+]
+"""What NumPy called them before 2, as random states that were saved with it do; they build an array and a number."""
 
 
 class Saver(Protocol):
@@ -57,6 +66,8 @@ class ExactTrainer(SFTTrainer):
         """Trained parameters that each process of several has whole while the base model is shared out among them."""
         self.not_loaded: str | None = None
         """Why the saved optimizer or scheduler was not taken, in the library's words. The receipt decides what follows."""
+        self.rng_not_loaded: str | None = None
+        """The same of the random states."""
 
     @property
     def epochs(self) -> float:
@@ -188,7 +199,7 @@ class ExactTrainer(SFTTrainer):
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
             if is_out_of_memory(error):  # for whoever makes the batch smaller; the checkpoint is not to blame
                 raise
-            self.not_loaded = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self.not_loaded = _first_line(error)
         if checkpoint is None:
             return
         scheduler = self.lr_scheduler
@@ -200,6 +211,17 @@ class ExactTrainer(SFTTrainer):
         for group, asked, rate in zip(self.optimizer.param_groups, fresh, scheduler._last_lr, strict=True):
             group.update(asked, lr=rate)
 
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        try:
+            with torch.serialization.safe_globals(OLD_NUMPY):
+                super()._load_rng_state(checkpoint)
+        except (pickle.UnpicklingError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+            self.rng_not_loaded = _first_line(error)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.store_flos()
         self.saver(self)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +163,76 @@ def test_a_run_that_was_limited_says_what_is_left_of_that(run: Path, trainers: P
     decided = plan(output=run, dataset=trainers / "data.jsonl", model=taught_model, train_on="all")
     assert decided.length is not None and decided.length.total_steps == 16
     assert decided.epochs_left == pytest.approx(2 / 7, abs=0.01)
+
+
+def states_of(run: Path) -> list[Path]:
+    return sorted(run.glob("checkpoint-*/trainer_state.json"))
+
+
+def test_a_state_of_another_version_is_read(run: Path, trainers: Path, taught_model: Path) -> None:
+    """Without the batch size, as older Trainers wrote it, and with a field that this one does not know."""
+    for path in states_of(run):
+        state = json.loads(path.read_text())
+        del state["train_batch_size"]
+        path.write_text(json.dumps({**state, "tokens_seen_by_a_fork": 7}))
+    events = go_on(run, trainers, taught_model)
+    assert [event.step for event in events if isinstance(event, Step)] == list(range(15, 22))
+
+
+def test_random_states_that_an_older_numpy_pickled_are_restored(run: Path, trainers: Path, taught_model: Path) -> None:
+    for path in run.glob("checkpoint-*/rng_state.pth"):
+        with zipfile.ZipFile(path) as archive:
+            entries = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in entries.items():
+                archive.writestr(name, content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    assert receipt(go_on(run, trainers, taught_model))["rng"] == "unknown"
+
+
+def test_random_states_that_cannot_be_read_start_anew_and_are_told(run: Path, trainers: Path, taught_model: Path) -> None:
+    import torch
+
+    for path in run.glob("checkpoint-*/rng_state.pth"):
+        torch.save({"python": [3, [1], None]}, path)
+    assert receipt(go_on(run, trainers, taught_model))["rng"] == "changed"
+
+
+def test_moments_of_another_optimizer_are_not_taken_for_adams(run: Path, trainers: Path, taught_model: Path) -> None:
+    import torch
+
+    from engine.errors import CannotContinue
+
+    for path in run.glob("checkpoint-*/optimizer.pt"):
+        state = torch.load(path)
+        state["state"] = {key: {"step": one["step"], "sum": one["exp_avg"]} for key, one in state["state"].items()}
+        torch.save(state, path)
+    assert {one.grade for one in scan(run).checkpoints} == {"weights-only"}
+    with pytest.raises(CannotContinue, match="another optimizer than AdamW"):
+        go_on(run, trainers, taught_model)
+
+
+def test_with_few_logged_rates_the_saved_scheduler_tells_the_rest(run: Path, trainers: Path, taught_model: Path) -> None:
+    """Trainer logs every tenth step or fewer; its scheduler keeps the peak and the rate that comes next."""
+    for path in states_of(run):
+        state = json.loads(path.read_text())
+        path.write_text(json.dumps({**state, "log_history": [row for row in state["log_history"] if row["step"] == 7]}))
+    decided = plan(output=run, dataset=trainers / "data.jsonl", model=taught_model)
+    assert decided.saved_learning_rate == decided.next_learning_rate == pytest.approx(5e-3 * 7 / 21)
+    assert not [one for one in decided.differences if one.item == "schedule"]
+    _outcome, events = train(output=run, dataset=trainers / "data.jsonl", model=taught_model, train_on="all")
+    assert (receipt(events)["scheduler"], receipt(events)["schedule"]) == ("ok", "ok")
+    logged = {event.step: event.learning_rate for event in events if isinstance(event, Step)}
+    assert logged == pytest.approx({step: 5e-3 * (22 - step) / 21 for step in range(15, 22)})
+
+
+def test_a_schedule_that_is_not_known_goes_on_from_its_peak_and_the_join_is_told(
+    run: Path, trainers: Path, taught_model: Path
+) -> None:
+    import torch
+
+    for path in run.glob("checkpoint-*/scheduler.pt"):
+        torch.save({**torch.load(path), "_last_lr": [5e-3 * (1 / 3) ** 2] * 2, "base_lrs": [5e-3] * 2}, path)
+    decided = plan(output=run, dataset=trainers / "data.jsonl", model=taught_model)
+    assert decided.config.learning_rate == 5e-3
+    (told,) = [one for one in decided.differences if one.item == "schedule"]
+    assert "from 0.000556 to" in told.reason

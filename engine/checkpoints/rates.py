@@ -1,0 +1,85 @@
+"""scheduler.pt: the peak of a run's learning rate and the rate of its next step, read without torch and without running anything.
+
+A scheduler of torch keeps plain numbers in its file, `base_lrs` and `_last_lr` (torch.optim.lr_scheduler.LRScheduler.state_dict), one
+for each group of parameters. A pickle that may name nothing can build nothing but plain values, so it is loaded; one that names
+anything is of another kind and tells nothing here.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NoReturn
+
+from engine.checkpoints.files import Unsound, count, number, open_plain, size_of
+
+MAX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class SavedRates:
+    """What a scheduler knew when it was saved."""
+
+    step: int
+    """Its own, of the optimizer steps that were taken."""
+    peak: float
+    next: float
+    """Of the step that was to come."""
+
+
+def saved_rates(path: Path) -> SavedRates | None:
+    """The rates in the file `path`; None where it does not tell them."""
+    try:
+        with open_plain(path) as file:
+            if size_of(file) > MAX_BYTES:
+                return None
+            with zipfile.ZipFile(file) as archive:
+                entry = next(one for one in archive.infolist() if one.filename.endswith("/data.pkl"))
+                if entry.file_size > MAX_BYTES:
+                    return None
+                state = _Plain(BytesIO(archive.read(entry))).load()
+    except (Unsound, OSError, zipfile.BadZipFile, StopIteration, NotImplementedError, RuntimeError, *_DAMAGED):
+        return None
+    return _rates(state)
+
+
+_DAMAGED = (
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    MemoryError,
+    OverflowError,
+)
+"""What an unpickler raises where its bytes make no sense."""
+
+
+class _Plain(pickle.Unpickler):
+    """Builds numbers, text, lists and dicts."""
+
+    def find_class(self, module_name: str, global_name: str, /) -> NoReturn:
+        raise pickle.UnpicklingError(f"{module_name}.{global_name}")
+
+    def persistent_load(self, pid: Any, /) -> NoReturn:
+        raise pickle.UnpicklingError("a tensor")
+
+
+def _rates(state: Any) -> SavedRates | None:
+    if not isinstance(state, dict):
+        return None
+    step = count(state.get("last_epoch"))
+    peaks, rates = (
+        [number(one) for one in kept] if isinstance(kept := state.get(key), list) else [] for key in ("base_lrs", "_last_lr")
+    )
+    # Groups of other rates (embeddings, LoRA+) have schedules of their own, which are not known here.
+    if step is None or not peaks or not rates or {*peaks} != {peaks[0]} or {*rates} != {rates[0]}:
+        return None
+    if peaks[0] is None or rates[0] is None or peaks[0] <= 0 or rates[0] < 0:
+        return None
+    return SavedRates(step, peaks[0], rates[0])
