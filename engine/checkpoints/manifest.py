@@ -7,7 +7,9 @@ from disk, so it is untrusted: a pydantic model, strict, frozen, nothing extra.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -151,6 +153,9 @@ class Process(_Part):
 class Manifest(_Part):
     """The whole of manifest.json."""
 
+    digest: Sha256 | None = None
+    """Over the bytes of the file behind it, where it stands first: what nothing else can be held against is not taken on trust from a
+    disk that errs. None: written by hand, or by an older version."""
     schema_version: Annotated[int, Field(ge=1, le=MANIFEST_SCHEMA)]
     run_id: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[0-9A-Za-z._-]+$")]
     parent: str | None
@@ -196,6 +201,20 @@ class Manifest(_Part):
         return self
 
 
+_SEALED = re.compile(rb'\{\n "digest": "([0-9a-f]{64})",')
+
+
 def dump_manifest(manifest: Manifest) -> bytes:
-    """`manifest` as UTF-8 JSON, readable by a person."""
-    return json.dumps(manifest.model_dump(mode="json"), indent=1, allow_nan=False).encode()
+    """`manifest` as UTF-8 JSON, readable by a person, with its digest."""
+    rest = json.dumps(manifest.model_dump(mode="json", exclude={"digest"}), indent=1, allow_nan=False).encode()[1:]
+    return b'{\n "digest": "' + hashlib.sha256(rest).hexdigest().encode() + b'",' + rest
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """The manifest that the file's bytes `data` hold. Raises ValueError where they are none, or no longer what was written."""
+    manifest = Manifest.model_validate_json(data)
+    if manifest.digest is not None:
+        sealed = _SEALED.match(data)
+        if sealed is None or hashlib.sha256(data[sealed.end() :]).hexdigest() != manifest.digest:
+            raise ValueError("its own digest differs: it was damaged or changed since it was saved")
+    return manifest

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from engine.checkpoints.checkpoint import Problem
 from engine.checkpoints.files import MAX_JSON_BYTES, Entry, Unsound, open_plain, refuse_pointer
-from engine.checkpoints.manifest import MANIFEST_NAME, Manifest
+from engine.checkpoints.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from engine.i18n import _
 
 LOADED = (".safetensors", ".bin", ".pt", ".pth", ".pkl", ".json", ".py", ".so", ".jinja", ".model")
@@ -48,7 +48,7 @@ def read_manifest(folder: Path) -> Manifest:
         data = file.read(MAX_JSON_BYTES)
     refuse_pointer(MANIFEST_NAME, data)
     try:
-        manifest = Manifest.model_validate_json(data)
+        manifest = parse_manifest(data)
     except (ValueError, RecursionError) as error:
         raise Unsound(
             "manifest_invalid",

@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from engine.checkpoints.manifest import Manifest, dump_manifest, parse_manifest
+
 COUNTS = (1_000, 10_000)
 LOGGED = 1_000
 """Rows of the longest log; a run that saves more often than it logs has fewer than checkpoints."""
@@ -35,7 +37,7 @@ def one(folder: Path) -> Path:
 
 def fill(out: Path, source: Path, count: int, ours: bool) -> None:
     """`count` checkpoints like `source` in `out`, at steps 1 to `count`, with a manifest where they are `ours`."""
-    manifest = json.loads((source / "manifest.json").read_bytes())
+    manifest = parse_manifest((source / "manifest.json").read_bytes()).model_dump(mode="json")
     state = json.loads((source / "trainer_state.json").read_bytes())
     rows = [{"epoch": n / 60, "grad_norm": 1.25, "learning_rate": 1e-4, "loss": 4 - 3 * n / LOGGED, "step": n * count // LOGGED}
             for n in range(1, LOGGED + 1)]  # fmt: skip
@@ -49,7 +51,8 @@ def fill(out: Path, source: Path, count: int, ours: bool) -> None:
         if ours:
             changed = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
             files = {**manifest["files"], "trainer_state.json": changed}
-            (folder / "manifest.json").write_text(json.dumps({**manifest, "step": step, "epoch": step / 60, "files": files}))
+            own = Manifest.model_validate_json(json.dumps({**manifest, "step": step, "epoch": step / 60, "files": files}))
+            (folder / "manifest.json").write_bytes(dump_manifest(own))
 
 
 MEASURED = """

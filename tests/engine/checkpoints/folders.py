@@ -129,3 +129,8 @@ def seal(folder: Path, run_id: str = "run-of-ours", **more: Any) -> Path:
 def codes(checkpoint: Any) -> set[str]:
     """The codes of its problems."""
     return {problem.code for problem in checkpoint.problems}
+
+
+def undigested(path: Path) -> dict[str, Any]:
+    """The object in `path`; of a manifest without its own digest, as an older version wrote it: what else holds is to be seen."""
+    return {key: value for key, value in json.loads(path.read_text()).items() if key != "digest"}

@@ -17,7 +17,16 @@ from safetensors.numpy import save_file
 
 from engine.checkpoints.checkpoint import Grade
 from engine.checkpoints.inspect import inspect_folder
-from tests.engine.checkpoints.folders import adapter_config, adapter_tensors, codes, history, seal, write_json, write_state
+from tests.engine.checkpoints.folders import (
+    adapter_config,
+    adapter_tensors,
+    codes,
+    history,
+    seal,
+    undigested,
+    write_json,
+    write_state,
+)
 
 STATE, ADAPTER, CONFIG = "trainer_state.json", "adapter_model.safetensors", "adapter_config.json"
 
@@ -94,6 +103,23 @@ def test_an_unreadable_manifest_leaves_only_the_weights(proven: Path, text: str)
     assert found.grade is Grade.WEIGHTS_ONLY and "manifest_invalid" in codes(found)
 
 
+@given(at=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_bit_of_a_manifest_can_turn_and_the_checkpoint_stay_proven(proven: Path, at: float, bit: int) -> None:
+    whole = (proven / "manifest.json").read_bytes()
+    turned = bytearray(whole)
+    turned[int(at * len(whole))] ^= 1 << bit
+    (proven / "manifest.json").write_bytes(turned)
+    found = inspect_folder(proven)
+    (proven / "manifest.json").write_bytes(whole)
+    assert found.grade is Grade.WEIGHTS_ONLY and "manifest_invalid" in codes(found)
+
+
+def test_an_older_manifest_without_its_own_digest_is_believed(proven: Path) -> None:
+    (proven / "manifest.json").write_text(json.dumps(undigested(proven / "manifest.json")))
+    assert inspect_folder(proven).grade is Grade.PROVEN
+
+
 def test_what_is_wrong_with_a_manifest_is_said_with_its_place(proven: Path) -> None:
     told = json.loads((proven / "manifest.json").read_text())
     (proven / "manifest.json").write_text(json.dumps({**told, "cursor": {**told["cursor"], "epoch": "third"}}))
@@ -101,7 +127,7 @@ def test_what_is_wrong_with_a_manifest_is_said_with_its_place(proven: Path) -> N
 
 
 def test_a_manifest_with_an_endless_epoch_is_no_manifest(proven: Path) -> None:
-    text = (proven / "manifest.json").read_text()
+    text = json.dumps(undigested(proven / "manifest.json"))
     (proven / "manifest.json").write_text(text.replace('"epoch": 2.9', '"epoch": 1e999'))
     found = inspect_folder(proven)
     assert "manifest_invalid" in codes(found) and found.epoch == 2.9
@@ -117,7 +143,7 @@ def test_a_manifest_with_an_endless_epoch_is_no_manifest(proven: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_manifest_with_a_number_that_cannot_be_is_no_manifest(proven: Path, where: tuple[str, ...], value: float) -> None:
-    told = json.loads((proven / "manifest.json").read_text())
+    told = undigested(proven / "manifest.json")
     place = told
     for key in where[:-1]:
         place = place[key]

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from engine.errors import CannotContinue, LoraTuiError, OutputError
+from tests.engine.checkpoints.folders import undigested
 from tests.engine.runs import losses, receipt, train
 
 FLAGS: dict[str, Any] = {
@@ -40,12 +41,12 @@ def change_tensors(checkpoint: Path, change: Callable[[dict[str, Any]], dict[str
 
 
 def change_json(path: Path, **values: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    path.write_text(json.dumps({**undigested(path), **values}))
 
 
 def forge(checkpoint: Path) -> None:
     """Write the manifest's file digests anew, as whoever tampers would."""
-    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    manifest = undigested(checkpoint / "manifest.json")
     for name in manifest["files"]:
         content = (checkpoint / name).read_bytes()
         manifest["files"][name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -66,7 +67,7 @@ def forge_adapter_too(checkpoint: Path) -> None:
     from engine.training.digests import tensors_digest
 
     path = checkpoint / "manifest.json"
-    manifest = json.loads(path.read_text())
+    manifest = undigested(path)
     manifest["adapter"]["sha256"] = tensors_digest(adapter_in_file(checkpoint))
     path.write_text(json.dumps(manifest))
 
