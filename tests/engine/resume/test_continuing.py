@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from engine.checkpoints.proof import read_manifest
 from engine.checkpoints.scan import scan
 from engine.errors import CannotContinue
 from engine.events import RunStarted, Step
 from tests.conftest import build_tiny_model, chats, write_jsonl
+from tests.engine.resume.test_receipt import change_json
 from tests.engine.runs import adapter_bytes, losses, plan, receipt, train
 
 FLAGS: dict[str, Any] = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "save_steps": 4}
@@ -359,3 +361,57 @@ def test_a_stronger_way_to_hold_rows_back_wins_over_the_runs_own(run: Path, tmp_
     assert plan(output=out).config.eval_dataset == str(measured)
     asked = plan(output=out, eval_fraction=0.2, accept="dataset").config
     assert (asked.eval_dataset, asked.eval_fraction) == (None, 0.2)
+
+
+def test_steps_that_float16_skipped_do_not_end_a_run_for_good(
+    tmp_path: Path, tiny_model: Path, chat_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the loss scale does not fit, Trainer counts the step, and neither optimizer nor schedule makes one: here before a save, and
+    once more after it."""
+    from accelerate.optimizer import AcceleratedOptimizer
+
+    step, calls = AcceleratedOptimizer.step, [0]
+
+    def sometimes(self: Any, closure: Any = None) -> None:
+        calls[0] += 1
+        self._is_overflow = calls[0] in (2, 5)
+        if not self._is_overflow:
+            step(self, closure)
+
+    monkeypatch.setattr(AcceleratedOptimizer, "step", sometimes)
+    flags: dict[str, Any] = {"dataset": chat_file, "model": tiny_model, "max_steps": 8, "save_steps": 3, "batch_size": 4}
+    train(output=tmp_path / "whole", **flags)
+    calls[0] = 0
+    train(output=tmp_path / "run", stop_at=3, **flags)
+    assert read_manifest(tmp_path / "run" / "checkpoint-3").steps_taken == 2
+    _outcome, events = train(output=tmp_path / "run", **flags)
+    assert {receipt(events)[item] for item in ("optimizer", "scheduler", "schedule")} == {"ok"}
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    assert adapter_bytes(tmp_path / "run") == adapter_bytes(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("begun", "then"), [("float32", "bfloat16"), ("bfloat16", "float32")])
+def test_another_precision_goes_on_as_the_plan_says(
+    begun: str, then: str, tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    flags: dict[str, Any] = {
+        "dataset": chat_file,
+        "model": tiny_model,
+        "output": tmp_path / "run",
+        "epochs": 4,
+        "learning_rate": 1e-2,
+    }
+    train(stop_at=5, precision=begun, **flags)
+    outcome, events = train(precision=then, **flags)
+    found = receipt(events)
+    assert (outcome.state, found["precision"], found["probe_loss"]) == ("finished", "changed", "ok")
+
+
+def test_random_states_of_another_device_begin_anew_and_are_told(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
+    """As a run that was begun on a GPU and goes on without one: its digest is over the GPU's state too."""
+    flags: dict[str, Any] = {"dataset": chat_file, "model": tiny_model, "output": tmp_path / "run", "epochs": 2}
+    train(stop_at=3, **flags)
+    change_json(tmp_path / "run" / "checkpoint-3" / "manifest.json", device="cuda", rng="0" * 64)
+    outcome, events = train(**flags)
+    found = receipt(events)
+    assert (outcome.state, found["rng"], found["precision"]) == ("finished", "changed", "changed")
