@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.checkpoints.checkpoint import Checkpoint, LogRow
-from engine.checkpoints.inspect import SCHEDULER
+from engine.checkpoints.inspect import RNG_OF_RANK, SCHEDULER
 from engine.checkpoints.rates import SavedRates, saved_rates
 from engine.config import RunConfig
 from engine.i18n import _
@@ -136,21 +136,54 @@ def was_limited(checkpoint: Checkpoint) -> bool:
 def logged_accumulation(checkpoint: Checkpoint, config: RunConfig, rows: int) -> int:
     """How many batches another tool added up for a step: what makes its epoch of `rows` rows stand where it does after so many steps.
     Where no number does, what `config` says; of several that of `config`, else the smallest."""
-    step, epoch, size = checkpoint.step, checkpoint.epoch, checkpoint.batch_size
-    if not step or not epoch or not size or config.batch_size != size:
+    if config.batch_size != checkpoint.batch_size:
         return config.grad_accum
-    batches = math.ceil(rows / size)
-    off = {times: abs(_epoch_after(step, times, batches) - epoch) for times in range(1, min(batches, MOST_ADDED) + 1)}
+    fits = _accumulations(checkpoint, [(math.ceil(rows / config.batch_size), False)]) if checkpoint.batch_size else []
+    return config.grad_accum if not fits or config.grad_accum in fits else fits[0]
+
+
+def misfit(checkpoint: Checkpoint, rows: int) -> str | None:
+    """Why a run over `rows` rows cannot have stood where another tool's `checkpoint` does, whatever it added up for a step; None where
+    it can, or nothing tells."""
+    steps, size = _steps_an_epoch(checkpoint), checkpoint.batch_size
+    if checkpoint.manifest is not None or steps is None or not size:
+        return None
+    each = size * _processes(checkpoint)
+    # The last batch of an epoch may be dropped; older versions dropped those that were left over from its steps.
+    ways = [(batches, drops) for batches in (math.ceil(rows / each), max(1, rows // each)) for drops in (False, True)]
+    if _accumulations(checkpoint, ways):
+        return None
+    words = _("its epoch had {steps} steps of {size} rows at a time, which {rows} rows do not make")
+    return words.format(steps=steps, size=size, rows=rows)
+
+
+def _accumulations(checkpoint: Checkpoint, ways: Sequence[tuple[int, bool]]) -> list[int]:
+    """Numbers of batches added up for a step, the smallest first, that make a run stand where `checkpoint` says it does. `ways`: how
+    many batches an epoch may have had, and whether those that make no whole step were dropped."""
+    step, epoch = checkpoint.step, checkpoint.epoch
+    if not step or not epoch:
+        return []
+    off: dict[int, float] = {}
+    for batches, drops in ways:
+        for times in range(1, min(batches, MOST_ADDED) + 1):
+            distance = abs(_epoch_after(step, times, batches, drops) - epoch)
+            off[times] = min(off.get(times, math.inf), distance)
     for near in (1e-6, HALF_A_DIGIT):  # older versions rounded the epoch to two digits
-        fits = [times for times, distance in off.items() if distance <= near]
+        fits = sorted(times for times, distance in off.items() if distance <= near)
         if fits:
-            return config.grad_accum if config.grad_accum in fits else fits[0]
-    return config.grad_accum
+            return fits
+    return []
 
 
-def _epoch_after(step: int, times: int, batches: int) -> float:
-    """The epoch that Trainer counts after `step` steps of `times` batches each; the last step of an epoch has what is left."""
-    whole, into = divmod(step, math.ceil(batches / times))
+def _processes(checkpoint: Checkpoint) -> int:
+    """How many processes saved it: each leaves its random states."""
+    return max(1, sum(bool(RNG_OF_RANK.fullmatch(name)) for name, _size in checkpoint.files))
+
+
+def _epoch_after(step: int, times: int, batches: int, drops: bool) -> float:
+    """The epoch that Trainer counts after `step` steps of `times` batches each; the last step of an epoch has what is left, or that is
+    dropped."""
+    whole, into = divmod(step, batches // times if drops else math.ceil(batches / times))
     return whole + min(1.0, into * times / batches)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -17,9 +18,9 @@ from engine.checkpoints.checkpoint import Checkpoint, Grade
 from engine.checkpoints.choose import Choice, PassedOver
 from engine.checkpoints.scan import EXACT, Scan, glance
 from engine.config import RunConfig, flag
-from engine.data.dataset import Dataset
+from engine.data.dataset import Dataset, read_dataset
 from engine.devices import placed
-from engine.errors import CannotContinue, ConfigError
+from engine.errors import CannotContinue, ConfigError, LoraTuiError
 from engine.folder import free_sibling, own_start, proposed_output, run_id_of
 from engine.i18n import _
 from engine.paths import is_folder, is_there
@@ -28,6 +29,7 @@ from engine.resume.differences import (
     Difference,
     contradiction,
 )
+from engine.resume.logged import misfit
 from engine.resume.onwards import onwards
 from engine.resume.recommend import settle
 from engine.sources import Resolved
@@ -112,12 +114,34 @@ def plan_run(resolved: Resolved, found: Scan | None = None) -> ResumePlan:
     if not found.checkpoints:
         begun = _begun_from(resolved, output_dir)
         return begun or _fresh(config, output_dir, _("no checkpoint is there yet"), run_id_of(output_dir))
-    found, choice = settle(found, lambda candidate: contradiction(candidate, config))
+    found, choice = _settled(found, config)
     if choice.checkpoint is None:
         raise _nothing_to_continue(found, choice)
     run_id = run_id_of(output_dir) or _id_of(choice.checkpoint)
     choice = replace(choice, reason=choice.reason + _misnamed(found, choice.checkpoint))
     return _continue(resolved, output_dir, run_id, None, choice)
+
+
+def _settled(found: Scan, config: RunConfig) -> tuple[Scan, Choice]:
+    """What `auto` takes of `found` for a run with `config`. One whose steps an epoch the rows do not make gives way to one that fits:
+    folders hold runs over other datasets. Where none fits, rows may have been packed or held back; that is told as a changed batch
+    geometry."""
+
+    @cache
+    def rows() -> int | None:
+        try:
+            return len(read_dataset(config).train)
+        except LoraTuiError:  # told by whoever needs them
+            return None
+
+    def against(candidate: Checkpoint) -> str | None:
+        if (why := contradiction(candidate, config)) is not None or candidate.manifest is not None:
+            return why
+        count = rows()
+        return misfit(candidate, count) if count is not None else None
+
+    scanned, choice = settle(found, against)
+    return (scanned, choice) if choice.checkpoint is not None else settle(scanned, lambda one: contradiction(one, config))
 
 
 def _misnamed(found: Scan, chosen: Checkpoint) -> str:

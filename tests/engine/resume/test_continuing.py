@@ -366,8 +366,7 @@ def test_a_stronger_way_to_hold_rows_back_wins_over_the_runs_own(run: Path, tmp_
 def test_steps_that_float16_skipped_do_not_end_a_run_for_good(
     tmp_path: Path, tiny_model: Path, chat_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the loss scale does not fit, Trainer counts the step, and neither optimizer nor schedule makes one: here before a save, and
-    once more after it."""
+    """Where the loss scale does not fit, Trainer counts the step, and neither optimizer nor schedule makes one."""
     from accelerate.optimizer import AcceleratedOptimizer
 
     step, calls = AcceleratedOptimizer.step, [0]

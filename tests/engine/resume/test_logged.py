@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from engine.checkpoints.checkpoint import Checkpoint, Grade, LogRow
 from engine.config import RunConfig
-from engine.resume.logged import LoggedSchedule, logged_accumulation, logged_schedule, was_limited
+from engine.resume.logged import LoggedSchedule, logged_accumulation, logged_schedule, misfit, was_limited
 from engine.training.steps import learning_rate_at
 
 
@@ -102,3 +102,27 @@ def test_a_run_that_was_to_end_within_an_epoch_keeps_its_number_of_steps(
 ) -> None:
     known = replace(checkpoint({1: 1e-4}, max_steps), step=10, epoch=10 / 58, total_epochs=total_epochs)
     assert was_limited(known) is limited
+
+
+@given(
+    rows=st.integers(4, 900), times=st.integers(1, 16), size=st.integers(1, 8), share=st.floats(0.01, 1), epochs=st.integers(1, 4),
+    drops=st.booleans(),
+)  # fmt: skip
+def test_no_run_over_these_rows_is_said_to_be_over_others(
+    rows: int, times: int, size: int, share: float, epochs: int, drops: bool
+) -> None:
+    """The epoch as transformers' Trainer counts it, of all versions: what is left over for no whole step is one, or is dropped."""
+    batches = math.ceil(rows / size)
+    each = max(1, batches // times) if drops else math.ceil(batches / times)
+    step = max(1, round(share * epochs * each))
+    whole, into = divmod(step, each)
+    epoch = whole + min(batches, into * times) / batches
+    known = replace(checkpoint({1: 1e-4}, 100_000), step=step, epoch=epoch, batch_size=size)
+    assert misfit(known, rows) is None
+    assert misfit(replace(known, epoch=round(epoch, 2) or 0.01), rows) is None or round(epoch, 2) == 0
+
+
+def test_a_run_of_more_steps_an_epoch_than_these_rows_make_is_over_others() -> None:
+    known = replace(checkpoint({1: 1e-4}, 100), step=45, epoch=3.0, batch_size=4)
+    assert misfit(known, 26) is not None
+    assert misfit(replace(known, batch_size=None), 26) is None

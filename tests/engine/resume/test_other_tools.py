@@ -236,3 +236,24 @@ def test_a_schedule_that_is_not_known_goes_on_from_its_peak_and_the_join_is_told
     assert decided.config.learning_rate == 5e-3
     (told,) = [one for one in decided.differences if one.item == "schedule"]
     assert "from 0.000556 to" in told.reason
+
+
+def test_a_run_over_other_rows_gives_way_to_one_that_these_rows_make(
+    run: Path, trainers: Path, taught_model: Path, tmp_path: Path
+) -> None:
+    """Two runs share a folder: 28 rows of 4 make 7 steps an epoch; the other, further one had 15."""
+    other = Path(shutil.copytree(run / "checkpoint-14", run / "checkpoint-45"))
+    state = json.loads((other / "trainer_state.json").read_text())
+    logged = [{**row, "step": 3 * row["step"], "loss": row["loss"] + 1} for row in state["log_history"]]
+    (other / "trainer_state.json").write_text(
+        json.dumps({**state, "global_step": 45, "epoch": 3.0, "max_steps": 60, "num_train_epochs": 4, "log_history": logged})
+    )
+    decided = plan(output=run, dataset=trainers / "data.jsonl", model=taught_model)
+    assert decided.checkpoint is not None and decided.checkpoint.name == "checkpoint-14"
+    (passed,) = decided.passed_over
+    assert "15 steps of 4 rows at a time, which 28 rows do not make" in passed.reason
+    for step in (7, 14):  # nothing else is there: it is told as another geometry
+        shutil.rmtree(run / f"checkpoint-{step}")
+    decided = plan(output=run, dataset=trainers / "data.jsonl", model=taught_model)
+    assert decided.checkpoint is not None and decided.checkpoint.name == "checkpoint-45"
+    assert [one.item for one in decided.differences if one.item == "batch_geometry"]
