@@ -17,7 +17,8 @@ from engine.paths import path_of
 from engine.redact import redact
 
 ACCEPTABLE = ("dataset", "tokenizer", "chat_template", "optimizer", "scheduler", "rng", "versions")
-"""Receipt items that `--accept` may wave through (C1); adapter items and probe_loss never."""
+"""Receipt items that `--accept` may wave through (C1); adapter items and probe_loss never. `versions` is never failed, so
+that accepting it is harmless."""
 TOO_LOW, REACHED, NEARLY = 0.1, 0.3, 0.5
 """Losses that the advice goes by, where nobody sets others: below the first the rows are known by heart, or the loss counts tokens
 that are always the same; up to the second the model is worth a try; above the third the run is to go on."""

@@ -63,14 +63,15 @@ def last_good(found: Sequence[Checkpoint], run: str, until: int) -> Checkpoint |
     return max(good, key=distance, default=None)
 
 
-def distance(checkpoint: Checkpoint) -> tuple[float, int, bool, str]:
-    """How far along it is: epoch, then step. Of two that are equally far the proven one, then the name decides. What was trained of an
-    epoch before it was begun anew, over changed rows, counts here."""
+def distance(checkpoint: Checkpoint) -> tuple[float, int, bool, bool, str]:
+    """How far along it is: epoch, then step. Of two that are equally far the proven one, then the one that is named by its step, then
+    the name decides. What was trained of an epoch before it was begun anew, over changed rows, counts here."""
     given_up = checkpoint.manifest.cursor.given_up if checkpoint.manifest is not None else 0.0
     return (
         checkpoint.epoch + given_up if checkpoint.epoch is not None else -1.0,
         checkpoint.step if checkpoint.step is not None else -1,
         checkpoint.grade is Grade.PROVEN,
+        checkpoint.name == f"checkpoint-{checkpoint.step}",
         checkpoint.name,
     )
 

@@ -11,13 +11,14 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
 
 from engine.checkpoints.manifest import DatasetIdentity
 from engine.config import RunConfig
-from engine.data.formats import Rows, read_rows
+from engine.data.formats import OWN, Rows, read_rows
 from engine.data.identity import Digests, identify
 from engine.data.read import Reading
 from engine.data.split import Places, split
@@ -78,6 +79,22 @@ def held_back_notes(config: RunConfig, dataset: Dataset) -> tuple[str, ...]:
         "--eval-fraction {share:g} holds back no row, and no eval loss is measured: the dataset has no two different rows"
     )
     return (words.format(share=config.eval_fraction),)
+
+
+def in_saved_words(config: RunConfig, saved: str) -> RunConfig:
+    """`config` with its settings that turn rows into tokens as they were when their digest was `saved`, where both mean the same:
+    what `auto` finds may be named, and the other way round. Raises DatasetError."""
+    if data_settings_digest(config) == saved or config.dataset is None:
+        return config
+    found = read_rows(config.dataset, Reading.of(config)).format
+    formats = ("auto", found) if config.format in ("auto", found) else (config.format,)
+    own = OWN[found]
+    trained = ("auto", own) if config.train_on in ("auto", own) else (config.train_on,)
+    for format, train_on in product(formats, trained):
+        same = config.model_copy(update={"format": format, "train_on": train_on})
+        if data_settings_digest(same) == saved:
+            return same
+    return config
 
 
 def data_settings_digest(config: RunConfig) -> str:

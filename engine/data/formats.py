@@ -50,6 +50,16 @@ SHAPES = {
 }
 
 
+OWN = {
+    "messages": "assistant",
+    "sharegpt": "assistant",
+    "alpaca": "assistant",
+    "prompt_completion": "completion",
+    "text": "all",
+}
+"""Format -> what --train-on auto trains on."""
+
+
 class Rows:
     """A dataset's rows in one of three shapes: {"messages"}, {"prompt", "completion"} or {"text"}. Each iteration reads them anew, so
     a million of them take no room; a bad row is told at the end of the pass, with all others that are bad."""

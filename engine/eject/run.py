@@ -9,7 +9,7 @@ from typing import Any
 from engine.checkpoints.scan import glance
 from engine.config import RunConfig
 from engine.data.files import delimiter_of, suffix_of
-from engine.data.formats import CHATS, PAIRS, TEXTS, read_rows
+from engine.data.formats import CHATS, OWN, PAIRS, TEXTS, read_rows
 from engine.data.read import Reading, columns_of, read_raw, renamed
 from engine.errors import ConfigError
 from engine.folder import source_of_run
@@ -68,13 +68,11 @@ def read_run(out: Path) -> Ejected:
     _number_of, raw = next(iter(read_raw(config.dataset, Reading.of(config))))
     manifests = [one.manifest for one in glance(out).checkpoints if one.manifest is not None]
     last = manifests[-1] if manifests else None
-    first = next(iter(rows))
     names = columns_of(Reading.of(config))
     table = Path(config.dataset)
     is_table = suffix_of(table) in (".csv", ".tsv") and is_file(table)
     columns = _columns(set(renamed(raw, names)), rows.format)
     turns = [turn for column in raw if names.get(column, column) in columns for turn in _turns(raw[column])]
-    own = "assistant" if "messages" in first else "completion" if "prompt" in first else "all"
     return Ejected(
         name=out.name,
         config=config,
@@ -87,7 +85,7 @@ def read_run(out: Path) -> Ejected:
         renamed={own: known for own, known in names.items() if own in raw},
         given_way=tuple(name for name in raw if name not in names and name in (names[own] for own in raw if own in names)),
         renamed_in_turns={own: known for own, known in names.items() if any(own in turn for turn in turns)},
-        train_on=own if config.train_on == "auto" else config.train_on,
+        train_on=OWN[rows.format] if config.train_on == "auto" else config.train_on,
         delimiter=delimiter_of(table, "utf-8" if config.encoding == "auto" else config.encoding) if is_table else None,
     )
 

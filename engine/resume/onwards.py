@@ -12,7 +12,7 @@ from engine.checkpoints.inspect import SCHEDULER
 from engine.checkpoints.manifest import Geometry, Manifest
 from engine.checkpoints.rates import saved_rates
 from engine.config import RunConfig
-from engine.data.dataset import Dataset, read_dataset
+from engine.data.dataset import Dataset, in_saved_words, read_dataset
 from engine.i18n import _
 from engine.resume.differences import (
     RESTARTING,
@@ -89,6 +89,7 @@ def _as_saved(resolved: Resolved, checkpoint: Checkpoint, saved: Manifest) -> On
     reached = length.total_steps > saved.step and _reached(checkpoint, config)
     complete = length.total_steps <= saved.step or reached
     if not complete:
+        config = in_saved_words(config, saved.identities.data_settings)
         dataset = read_dataset(config)
         material = material_differences(checkpoint, config, dataset)
         differences += material

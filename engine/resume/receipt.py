@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from engine.checkpoints.manifest import Identities, Manifest
+from engine.config import ACCEPTABLE
 from engine.data.identity import compare
 from engine.errors import CannotContinue
 from engine.events import ResumeChecked
@@ -59,7 +60,7 @@ class Receipt:
         """Raise CannotContinue (exit 3) where an item failed."""
         if not self.failed:
             return
-        acceptable = [item.item for item in self.failed if item.item in FAILED_UNLESS_ACCEPTED]
+        acceptable = [item.item for item in self.failed if item.item in ACCEPTABLE]
         final = len(acceptable) < len(self.failed)
         ways = [
             _("a new run from these weights: --init-from {path}").format(path=self.checkpoint),
@@ -76,15 +77,11 @@ class Receipt:
         )
 
 
-FAILED_UNLESS_ACCEPTED = frozenset({"dataset", "tokenizer", "chat_template", "optimizer", "scheduler", "rng"})
-"""`versions` is never failed, so that accepting it is harmless; the adapter items and probe_loss cannot be accepted."""
-
-
 def accepted(items: Sequence[Item], accept: Sequence[str]) -> tuple[Item, ...]:
     """`items`, with failed ones that the person accepts turned into changed ones."""
     return tuple(
         replace(item, verdict="changed", detail=(item.detail + " " + _("Accepted with --accept.")).strip())
-        if item.verdict == "failed" and item.item in accept and item.item in FAILED_UNLESS_ACCEPTED
+        if item.verdict == "failed" and item.item in accept and item.item in ACCEPTABLE
         else item
         for item in items
     )

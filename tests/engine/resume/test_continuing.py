@@ -414,3 +414,15 @@ def test_random_states_of_another_device_begin_anew_and_are_told(tmp_path: Path,
     outcome, events = train(**flags)
     found = receipt(events)
     assert (outcome.state, found["rng"], found["precision"]) == ("finished", "changed", "changed")
+
+
+@pytest.mark.parametrize(
+    "named", [{"train_on": "assistant"}, {"format": "messages"}, {"format": "messages", "train_on": "assistant"}]
+)
+def test_what_auto_had_found_may_be_named(named: dict[str, Any], run: Path) -> None:
+    decided = plan(output=run, **named)
+    assert not decided.refused and not [one for one in decided.differences if one.item == "dataset"]
+
+
+def test_other_tokens_are_still_told(run: Path) -> None:
+    assert plan(output=run, train_on="all").refused
