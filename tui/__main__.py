@@ -1,8 +1,8 @@
 """The program: `lora-tui` and `python -m tui`.
 
-Before anything else is imported it sees to signals. Until there is something to save (then tui.headless or the wizard take over) one
-ends the process with the exit code of the contract and without a traceback, also in the middle of an import. Importing tui.cli
-alone leaves the signals of whoever does so as they are.
+Before anything else is imported it sees to its standard streams and to signals. Until there is something to save (then tui.headless
+or the wizard take over) one ends the process with the exit code of the contract and without a traceback, also in the middle of an
+import. Importing tui.cli alone leaves both as they are for whoever does so.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 from functools import partial
 
 from tui.signals import heeded
+from tui.standard import see_to_streams
 
 PATIENCE = 5.0
 """Seconds that threads have to end once there is an exit code. What had to be saved is saved by then."""
@@ -24,6 +25,7 @@ PATIENCE = 5.0
 
 def main() -> int:
     """Run the command line of this process; returns the exit code."""
+    see_to_streams()
     for _name, number, code in heeded():
         signal.signal(number, partial(_leave, code))
     from tui.cli import main as run

@@ -20,7 +20,7 @@ from typing import Any
 
 import engine
 from engine.config import RunConfig, choices, field_meta, flag, group_title, is_switch
-from engine.errors import LoraTuiError
+from engine.errors import LoraTuiError, OutputError
 from engine.i18n import _
 from engine.sources import Source, environment, read_toml, resolve
 from tui import i18n
@@ -111,20 +111,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked is not None:
         os.environ["LORA_TUI_LANG"] = asked  # a run that is detached speaks it too
     try:
-        code = _dispatch(given)
-        sys.stdout.flush()
-        return code
+        try:
+            return _dispatch(given)
+        finally:
+            sys.stdout.flush()
     except LoraTuiError as error:
         from tui.headless import show_error
 
         show_error(error)
+        if isinstance(error, OutputError):  # of stdout itself, perhaps
+            _end_stdout()
         return error.exit_code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever read our output has gone (`| head`): not an error. What is still buffered must not be tried again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _end_stdout()  # whoever read our output has gone (`| head`): not an error
         return 0
+
+
+def _end_stdout() -> None:
+    """What stdout still holds and cannot be written must not be tried again at exit."""
+    try:
+        sys.stdout.flush()
+    except (OSError, OutputError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _lang(given: Sequence[str]) -> str | None:

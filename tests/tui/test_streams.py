@@ -56,3 +56,44 @@ def test_rows_are_tokenised_by_other_processes_beneath_the_wizard(tmp_path: Path
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr + log.read_text()
     assert "fds_to_keep" not in log.read_text()
+
+
+def _told(command: str, *given: object, **more: str) -> subprocess.CompletedProcess[str]:
+    """A command line of the shell, in which $L is lora-tui and $1, $2 ... are `given`."""
+    return subprocess.run(
+        ["sh", "-c", command, "sh", *map(str, given)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "L": f"{sys.executable} -m tui", **more},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell")
+@pytest.mark.parametrize("closed", [">&-", "<&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_end_nothing(tmp_path: Path, chat_file: Path, tiny_model: Path, closed: str) -> None:
+    """Nor does a file that is opened get a number that others print to."""
+    where = {"LORA_TUI_CACHE": str(tmp_path / "cache"), "LORA_TUI_STATE": str(tmp_path)}
+    before = chat_file.read_bytes()
+    done = _told(
+        f'$L --yes --dataset "$1" --model "$2" --output "$3" --max-steps 1 --save-steps 1 {closed}',
+        chat_file, tiny_model, tmp_path / "run", **where,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    for command in ('check "$3"', 'check "$3" --json', 'data "$1" --json', 'data "$1"'):
+        done = _told(f"$L {command} {closed}", chat_file, tiny_model, tmp_path / "run", **where)
+        assert (done.returncode, done.stderr) == (0, ""), command
+        assert ("checkpoint" in done.stdout or "rows" in done.stdout) == (">&-" not in closed.split()), command
+    assert chat_file.read_bytes() == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_stdout_is_told_in_a_line(tmp_path: Path, chat_file: Path) -> None:
+    for command in ('check "$2" --json', 'check "$2"', 'data "$1" --json', 'data "$1"', "--help"):
+        done = _told(f"$L {command} > /dev/full", chat_file, tmp_path)
+        assert done.returncode == 5, command
+        assert "standard output cannot be written" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert "Exception ignored" not in done.stderr
+    assert _told('$L data "$1" | head -1', chat_file).stderr == ""
