@@ -46,7 +46,9 @@ class Session:
         self.plan, self.config, self.material = attempt.plan, attempt.config, attempt.material
         self.proof = Proof(attempt, ranks, tell, known)
         self.begun = time.monotonic()
-        self._private, self._all_loaded = contextlib.ExitStack(), False
+        self._private = contextlib.ExitStack()
+        self.all_loaded = False
+        """Whether the first step was about to be computed."""
         self.source: Path | None = None
         """What is loaded of the checkpoint: a private copy of it that was judged after it was made."""
 
@@ -100,8 +102,8 @@ class Session:
 
     def _loaded(self) -> None:
         """Nothing of the checkpoint will be read any more, by any process. Asked before each step; done once."""
-        if not self._all_loaded:
-            self._all_loaded = True
+        if not self.all_loaded:
+            self.all_loaded = True
             self.ranks.meet()
             self._private.close()
 

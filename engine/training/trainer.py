@@ -15,7 +15,7 @@ from typing import cast
 
 from engine.checkpoints.commit import sweep
 from engine.checkpoints.trash import TRASH
-from engine.errors import LoraTuiError
+from engine.errors import ConfigError, DatasetError, LoraTuiError, ModelError
 from engine.events import LOSS_JUMPED, RolledBack, RowsTokenised, RunStarted, RunStopped, Warned
 from engine.folder import RUN_LOG, RUN_TOML, locked, stop_asked, unwritable, write_run_toml
 from engine.hardware import prepare_process
@@ -216,10 +216,8 @@ class Trainer:
         attempt = self._attempt = decide(plan, material, self.ranks)
         start, length, rows = attempt.start, attempt.length, len(material.train)
         name = plan.checkpoint.name if plan.checkpoint is not None and plan.mode == "continue" else None
-        if self.ranks.first and not is_there(plan.output_dir / RUN_TOML):
-            # What is there is replaced once the receipt has passed; where nothing is, a run that ends before could not be gone on
-            # with. Before it is told of: who hears that it began may end it at once.
-            write_run_toml(plan.output_dir, attempt.config, plan.run_id)
+        # Before it is told of: who hears that it began may end it at once.
+        written = self.ranks.first and self._write_run_toml_early(attempt)
         self._tell(
             RunStarted(
                 plan.run_id,
@@ -239,7 +237,23 @@ class Trainer:
         if reason := should_stop():
             self._tell(RunStopped(start.step, start.epochs(rows), reason, name))
             return Outcome("stopped", start.step, None)
-        return cast(Outcome, self.ranks.share(Session(attempt, early, self.ranks, self._tell, should_stop).run()))
+        session = Session(attempt, early, self.ranks, self._tell, should_stop)
+        try:
+            return cast(Outcome, self.ranks.share(session.run()))
+        except (ConfigError, DatasetError, ModelError):
+            if written and plan.mode == "fresh" and not session.all_loaded:
+                # Settings that no step was done with are not this run's: the next start would take the wrong one from there.
+                (plan.output_dir / RUN_TOML).unlink(missing_ok=True)
+            raise
+
+    def _write_run_toml_early(self, attempt: Attempt) -> bool:
+        """What is there is replaced once the receipt has passed; where nothing is, a run that is killed before could not be gone on
+        with. Returns whether nothing was."""
+        out = self.plan.output_dir
+        if is_there(out / RUN_TOML):
+            return False
+        write_run_toml(out, attempt.config, self.plan.run_id)
+        return True
 
     def _check_early(self, material: Material) -> list[Item]:
         """The half of the receipt that needs no model. Refuses at once where an item fails."""

@@ -120,3 +120,13 @@ def test_another_warmup_is_a_change_of_the_schedule_and_goes_on(run: Path, tmp_p
     assert outcome.state == "finished"
     (checked,) = [event for event in events if event.type == "resume_checked"]
     assert {item["item"] for item in checked.items if item["verdict"] == "changed"} == {"schedule"}  # type: ignore[attr-defined]
+
+
+def test_settings_that_no_step_was_done_with_are_not_taken_up(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
+    from engine.errors import ModelError
+
+    asked: dict[str, Any] = {"dataset": chat_file, "model": tiny_model, "output": tmp_path / "run", "max_steps": 2}
+    with pytest.raises(ModelError):
+        train(**asked, target_modules="nosuch")
+    outcome, _events = train(**asked)
+    assert (outcome.state, outcome.step) == ("finished", 2)
