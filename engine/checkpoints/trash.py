@@ -16,8 +16,12 @@ TRASH = ".trash"
 
 
 def to_trash(path: Path) -> Path:
-    """Move `path` into the folder's `.trash`, from where a person can take it back. Returns its new place. Raises OSError."""
+    """Move `path` into the folder's `.trash`, from where a person can take it back. Returns its new place. Raises OSError; also where
+    `.trash` is a link, which would lead elsewhere."""
     trash = path.parent / TRASH
+    if trash.is_symlink():
+        words = _("{path} is a link, which is not followed; take it away").format(path=trash)
+        raise OSError(errno.ENOTDIR, words, str(trash))
     trash.mkdir(exist_ok=True)
     target = trash / f"{path.name}.{time.time_ns()}"
     path.rename(target)

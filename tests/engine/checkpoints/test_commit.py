@@ -8,7 +8,8 @@ import pytest
 from engine.checkpoints import commit as module
 from engine.checkpoints.commit import Committer, place, remove, sweep
 from engine.checkpoints.retain import Kept, surplus
-from engine.checkpoints.trash import from_trash, to_trash
+from engine.checkpoints.trash import from_trash, put_away, to_trash
+from engine.errors import OutputError
 
 
 def test_the_furthest_and_the_best_stay() -> None:
@@ -58,6 +59,18 @@ def test_the_same_name_can_be_put_into_the_trash_twice(tmp_path: Path) -> None:
         (tmp_path / "checkpoint-1").mkdir()
         places.add(to_trash(tmp_path / "checkpoint-1"))
     assert len([place for place in places if place.is_dir()]) == 2
+
+
+def test_a_trash_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    for folder in (run, elsewhere, run / "checkpoint-1", run / "staged"):
+        folder.mkdir()
+    (run / ".trash").symlink_to(elsewhere)
+    with pytest.raises(OSError, match="is a link"):
+        place(run / "staged", run / "checkpoint-1")
+    with pytest.raises(OutputError, match="is a link"):
+        put_away(run / "checkpoint-1")
+    assert (run / "checkpoint-1").is_dir() and (run / "staged").is_dir() and not list(elsewhere.iterdir())
 
 
 def test_sweeping_takes_only_what_is_ours_and_half_made(tmp_path: Path) -> None:
