@@ -45,6 +45,8 @@ class Committed:
     removed: tuple[str, ...]
     unremoved: OSError | None = None
     """Why retention could not take an older one away. The checkpoint itself is safe then, and the next save tries again."""
+    replaced: Path | None = None
+    """The place in the trash of what stood there under its name."""
 
 
 @dataclass
@@ -104,16 +106,17 @@ class Committer:
         started: float,
     ) -> Committed:
         name = f"checkpoint-{step}"
+        final = self.output_dir / name
         try:
             write()
             total = seal(staging, complete)
-            final = place(staging, self.output_dir / name)
+            replaced = place(staging, final)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
         self.kept = [kept for kept in self.kept if kept.name != name] + [Kept(name, step, eval_loss)]
         removed, unremoved = self._retain()
-        return Committed(name, final, step, total, time.monotonic() - started, removed, unremoved)
+        return Committed(name, final, step, total, time.monotonic() - started, removed, unremoved, replaced)
 
     def _retain(self) -> tuple[tuple[str, ...], OSError | None]:
         """Remove what retention gives up. What cannot be removed must not make a save that is durable look like one that failed."""
@@ -148,9 +151,9 @@ def seal(staging: Path, complete: Complete) -> int:
     return sum(record.size for record in records.values()) + len(content)
 
 
-def place(staging: Path, final: Path) -> Path:
+def place(staging: Path, final: Path) -> Path | None:
     """Rename `staging` to `final` and make that durable. What stands there already is put into the trash, not deleted, and put
-    back where the rename fails. Raises OSError."""
+    back where the rename fails. Returns its place there; None where nothing stood there. Raises OSError."""
     earlier = to_trash(final) if os.path.lexists(final) else None
     try:
         staging.rename(final)
@@ -159,7 +162,7 @@ def place(staging: Path, final: Path) -> Path:
             from_trash(earlier)
         raise
     sync_folder(final.parent)
-    return final
+    return earlier
 
 
 def remove(path: Path) -> None:

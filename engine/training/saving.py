@@ -19,8 +19,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from engine.checkpoints.checkpoint import Grade
 from engine.checkpoints.commit import Committed, Committer, free_bytes, need_room
 from engine.checkpoints.files import number
+from engine.checkpoints.inspect import inspect_folder
 from engine.checkpoints.manifest import (
     Adapter,
     Cursor,
@@ -171,6 +173,10 @@ class Saver:
                     ),
                 )
             )
+        if committed.replaced is not None and self._is_of_another_run(committed.replaced):
+            words = _("{name} of another run lay there and was put into the trash: {place}")
+            place = committed.replaced.relative_to(self.committer.output_dir)
+            self.tell(Warned("replaced", words.format(name=committed.name, place=place)))
         self.tell(
             CheckpointSaved(
                 committed.name,
@@ -180,6 +186,11 @@ class Saver:
                 removed=committed.removed,
             )
         )
+
+    def _is_of_another_run(self, folder: Path) -> bool:
+        """Whether a checkpoint that was not made by this run lies in `folder`, as far as can be told without reading its weights."""
+        found = inspect_folder(folder, verify=False)
+        return found.grade is not Grade.BROKEN and found.run != self.attempt.plan.run_id
 
     def _sound(self, trainer: ExactTrainer) -> dict[str, torch.Tensor]:
         """The adapter, if its numbers are numbers. Raises WeightsNotFinite: in all processes, since they have the same."""

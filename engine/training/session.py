@@ -303,7 +303,8 @@ class Session:
             for path in staging.iterdir():
                 sync_file(path)
             sync_folder(staging)
-            return place(staging, out / FINAL)
+            place(staging, out / FINAL)
+            return out / FINAL
         except Exception as error:
             # As with checkpoints: three libraries write here, and each has its own word for a full disk.
             shutil.rmtree(staging, ignore_errors=True)

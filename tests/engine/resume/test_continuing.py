@@ -426,3 +426,16 @@ def test_what_auto_had_found_may_be_named(named: dict[str, Any], run: Path) -> N
 
 def test_other_tokens_are_still_told(run: Path) -> None:
     assert plan(output=run, train_on="all").refused
+
+
+def test_a_checkpoint_of_another_run_that_stands_in_the_way_is_told(
+    run: Path, tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    out = tmp_path / "own"
+    train(stop_at=1, dataset=chat_file, model=tiny_model, output=out, **FLAGS)
+    shutil.copytree(run / "checkpoint-4", out / "checkpoint-4")
+    shutil.copytree(out / "checkpoint-1", out / "checkpoint-8")  # its own, which it will not miss
+    _outcome, events = train(output=out)
+    told = [event.message for event in events if event.type == "warned" and event.code == "replaced"]
+    (kept,) = (out / ".trash").glob("checkpoint-4.*")
+    assert told == [f"checkpoint-4 of another run lay there and was put into the trash: .trash/{kept.name}"]
