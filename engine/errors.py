@@ -30,9 +30,13 @@ class CannotContinue(LoraTuiError):
 
 
 class DatasetError(LoraTuiError):
-    """The dataset cannot be used."""
+    """The dataset cannot be used. `row`: from 1, in the dataset as given; None: it is not for one row, or not known for which."""
 
     exit_code = 4
+
+    def __init__(self, title: str, detail: str = "", fix: str = "", row: int | None = None) -> None:
+        super().__init__(title, detail, fix)
+        self.row = row
 
 
 class ModelError(LoraTuiError):

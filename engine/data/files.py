@@ -331,4 +331,4 @@ def _bad(path: Path, place: Place, what: str, fix: str = "") -> NoReturn:
         where = _("{path}, line {line}").format(path=path.name, line=line)
     else:
         where = path.name
-    raise DatasetError(f"{where}: {what}", fix=fix)
+    raise DatasetError(f"{where}: {what}", fix=fix, row=row)

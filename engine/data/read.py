@@ -132,6 +132,9 @@ def _of_files(name: str, files: tuple[Path, ...], reading: Reading) -> Raw:
                     yield number + before, row
             except OSError as error:
                 raise unreadable(str(path), error) from None
+            except DatasetError as error:  # its words name the row in the file
+                error.row = error.row + before if error.row is not None else None
+                raise
             before += number
 
     others = tuple(sorted({encoding for encoding in encodings.values() if encoding != "utf-8"}))

@@ -256,7 +256,8 @@ def _of_error(error: LoraTuiError) -> tuple[Problem, ...]:
         return error.problems
     message = f"{error.title}: {error.detail}" if error.detail else error.title
     code = "model_unusable" if isinstance(error, ModelError) else "dataset_unusable"
-    return (Problem(None, code, "stops", message, error.fix),)
+    row = error.row if isinstance(error, DatasetError) else None
+    return (Problem(row, code, "stops", message, error.fix),)
 
 
 def _lengths(uncut: npt.NDArray[np.int64]) -> Lengths:

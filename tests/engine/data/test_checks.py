@@ -123,3 +123,22 @@ def test_rows_of_one_pattern_are_each_compared_with_a_few_others_and_near_ones_a
     assert max(len(some) for band in known._bands for some in band.values()) == BESIDE
     known.like(601, {"text": "gulls sleep " + " ".join(words)})
     assert known.like(602, {"text": "gulls sleep " + " ".join([*words, "again"])}) == 601
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("torn.jsonl", b'{"text": "a"}\n{"text": "b'),
+        ("twice.jsonl", b'{"text": "a"}\n{"text": "b", "text": "c"}\n'),
+        ("nul.jsonl", b'{"text": "a"}\n{"text": "\0"}\n'),
+        ("latin.jsonl", b'{"text": "a"}\n{"text": "\xe9"}\n'),
+        ("ragged.csv", b"prompt,completion\na,b\nc\n"),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_told_with_its_number(name: str, data: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(data)
+    found = dataset_report(str(tmp_path / name), Reading(encoding="utf-8"), None, "auto", 1024)
+    assert [(one.row, one.code) for one in found.problems] == [(2, "dataset_unusable")]
+    (tmp_path / f"a{name}").write_bytes(data.rpartition(data.splitlines()[-1])[0])
+    found = dataset_report(str(tmp_path), Reading(encoding="utf-8"), None, "auto", 1024)
+    assert [one.row for one in found.problems if one.code == "dataset_unusable"] == [3]
