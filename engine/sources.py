@@ -22,6 +22,8 @@ from engine.i18n import _
 from engine.redact import redact
 
 SCHEMA_VERSION = 1
+HOW_MANY = "settings"
+"""Key of run.toml: how many settings it holds, since one that was cut at the end of a line is still TOML."""
 ENV_PREFIX = "LORA_TUI_"
 MAX_TOML_BYTES = 1_000_000
 RIVALS = {"max_steps": "epochs", "eval_dataset": "eval_fraction", "eval_fraction": "eval_dataset"}
@@ -135,7 +137,7 @@ def environment(environ: Mapping[str, str] = os.environ) -> Source:
 
 
 def read_toml(path: Path, kind: Literal["config", "run", "remembered"] = "config") -> Source:
-    """A TOML file of settings. Raises ConfigError where it is missing, no TOML, or of a newer schema."""
+    """A TOML file of settings. Raises ConfigError where it is missing, no TOML, of a newer schema, or a run's and cut short."""
     import tomllib
 
     try:
@@ -147,14 +149,30 @@ def read_toml(path: Path, kind: Literal["config", "run", "remembered"] = "config
         raise ConfigError(_("{path}: cannot be read").format(path=path), words) from None
     except (ValueError, RecursionError) as error:  # not TOMLDecodeError alone: an integer of 5,000 digits is a plain one
         raise ConfigError(_("{path}: is not TOML").format(path=path), str(error)) from None
-    schema = document.pop("schema_version", SCHEMA_VERSION)
+    empty = not document
+    schema, count = document.pop("schema_version", SCHEMA_VERSION), document.pop(HOW_MANY, 0)
     document.pop("run_id", None)
     if type(schema) is not int or schema != SCHEMA_VERSION:  # true is 1 to Python
         raise ConfigError(
             _("{path}: schema_version {found} is not {known}").format(path=path, found=schema, known=SCHEMA_VERSION),
             fix=_("It was written by another version of lora-tui."),
         )
+    if kind == "run" and (empty or type(count) is not int or len(document) < count):
+        raise _cut_short(path, len(document), count)
     return Source(kind, str(path), document)
+
+
+def _cut_short(path: Path, found: int, count: Any) -> ConfigError:
+    return ConfigError(
+        _("{path}: was cut short").format(path=path),
+        _("It holds {found} of {count} settings; what is missing would silently be the default.").format(
+            found=found, count=count if type(count) is int and count else "?"
+        ),
+        _(
+            "Put it back from a copy. Or delete it: then what the run's checkpoints tell is taken, and what they do not tell must "
+            "be named again. Where you took settings out of it yourself, correct the number in its first line."
+        ),
+    )
 
 
 def toml_text(path: Path, follow: bool) -> str:
@@ -173,11 +191,12 @@ def to_toml(config: RunConfig, run_id: str | None = None) -> str:
     """`config` as run.toml. Settings at None are left out, as TOML has no null."""
     import tomlkit
 
+    settings = {name: value for name, value in config.model_dump().items() if value is not None}
     document = tomlkit.document()
+    document.add(HOW_MANY, tomlkit.item(len(settings)))  # first: it must not be what was cut off
     document.add("schema_version", tomlkit.item(SCHEMA_VERSION))
     if run_id is not None:
         document.add("run_id", tomlkit.item(run_id))
-    for name, value in config.model_dump().items():
-        if value is not None:
-            document.add(name, tomlkit.item(list(value) if isinstance(value, tuple) else value))
+    for name, value in settings.items():
+        document.add(name, tomlkit.item(list(value) if isinstance(value, tuple) else value))
     return tomlkit.dumps(document)

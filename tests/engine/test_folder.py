@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from engine.answers import gather
+from engine.config import RunConfig
 from engine.errors import ConfigError, OutputError
-from engine.folder import free_sibling, last_run, locked, proposed_output
+from engine.folder import RUN_TOML, free_sibling, last_run, locked, proposed_output, source_of_run, write_run_toml
 
 
 def test_a_held_folder_is_refused_and_its_holder_named(tmp_path: Path) -> None:
@@ -64,3 +66,22 @@ def test_the_proposed_folder_is_named_after_dataset_and_model(dataset: str, mode
 def test_names_of_nothing_but_dots_need_an_output() -> None:
     with pytest.raises(ConfigError):
         proposed_output("..", "../..")
+
+
+def test_a_run_toml_that_was_cut_short_is_told(tmp_path: Path) -> None:
+    """At the end of a line it is still TOML."""
+    write_run_toml(tmp_path, RunConfig(dataset="d", model="m", learning_rate=1e-3), "id")
+    path = tmp_path / RUN_TOML
+    whole = path.read_text().splitlines(keepends=True)
+    told = source_of_run(tmp_path)
+    assert told is not None and told.values["learning_rate"] == 1e-3
+    for lines in range(len(whole)):
+        path.write_text("".join(whole[:lines]))
+        with pytest.raises(ConfigError, match="cut short"):
+            source_of_run(tmp_path)
+        with pytest.raises(ConfigError, match="cut short"):
+            gather({"output": str(tmp_path)}, environ={})
+    path.write_text("".join(whole[1:]))  # as it was written before it told
+    assert source_of_run(tmp_path) == told
+    path.unlink()
+    assert source_of_run(tmp_path) is None
