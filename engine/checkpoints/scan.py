@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engine.checkpoints.checkpoint import Checkpoint, Grade, LogRow
+from engine.checkpoints.checkpoint import Checkpoint, LogRow
 from engine.checkpoints.choose import distance
 from engine.checkpoints.files import Entry, Unsound, list_folder
 from engine.checkpoints.inspect import glimpse, inspect_folder, recall
@@ -158,9 +158,9 @@ def glance(output_dir: Path) -> Scan:
 
 
 def _there(judged: list[Checkpoint]) -> list[Checkpoint]:
-    """`judged` without those that went while they were looked at, as retention of a run that is going on takes them: they are not
-    broken but gone."""
-    return [one for one in judged if one.grade is not Grade.BROKEN or os.path.lexists(one.path)]
+    """`judged` without those that went while they were looked at, as retention of a run that is going on takes them: whatever they
+    were found to lack, they are not damaged but gone."""
+    return [one for one in judged if os.path.lexists(one.path)]
 
 
 def verify(found: Scan, name: str) -> Scan:

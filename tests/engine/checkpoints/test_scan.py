@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -115,6 +116,29 @@ def test_one_that_goes_while_it_is_judged_is_gone_and_not_broken(
         return found
 
     monkeypatch.setattr(module, "_listed", retained_meanwhile)
+    assert [one.name for one in look(tmp_path).checkpoints] == ["checkpoint-20"]
+
+
+@pytest.mark.parametrize("look", [scan, scan_many, glance])
+def test_one_that_goes_in_the_middle_of_being_judged_is_gone_and_not_damaged(
+    tmp_path: Path, look: Callable[[Path], Scan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (10, 20):
+        seal(write_checkpoint(tmp_path / f"checkpoint-{step}", step, step / 100, torch_files=None))
+
+    def rotated_away(judge: Callable[..., Any]) -> Callable[..., Any]:
+        def judged(folder: Path, *more: Any, **others: Any) -> Any:
+            if folder.name == "checkpoint-10":
+                (folder / "optimizer.pt").unlink(missing_ok=True)
+                found = judge(folder, *more, **others)
+                shutil.rmtree(folder)
+                return found
+            return judge(folder, *more, **others)
+
+        return judged
+
+    for name in ("inspect_folder", "glimpse"):
+        monkeypatch.setattr(module, name, rotated_away(getattr(module, name)))
     assert [one.name for one in look(tmp_path).checkpoints] == ["checkpoint-20"]
 
 
