@@ -220,7 +220,7 @@ def _put_together(
     elif not whole or (sharded and weights.adapter is not None) or _imports(weights):
         grade = Grade.WEIGHTS_ONLY
     else:
-        grade = Grade.PROVEN if proof is not None and verify else Grade.COMPLETE
+        grade = Grade.PROVEN if proof is not None and verify and not proof.failed else Grade.COMPLETE
     history = state.history if state is not None else ()
     return Checkpoint(
         name=path.name,

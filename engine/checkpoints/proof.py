@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +18,9 @@ from engine.i18n import _
 
 LOADED = (".safetensors", ".bin", ".pt", ".pth", ".pkl", ".json", ".py", ".so", ".jinja", ".model")
 """Endings of files that some loader would take up from a checkpoint; one that the manifest does not know is a trap."""
+
+NOT_NEEDED = frozenset({"README.md"})
+"""Files of a checkpoint that only describe it. A damaged one is told; nothing is lost by going on without it."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,9 @@ class Proof:
 
     @property
     def holds(self) -> bool:
-        """Whether everything the manifest says is so."""
-        return self.manifest is not None and not any(problem.code in BREAKING for problem in self.problems)
-
-
-BREAKING = frozenset({"manifest_invalid", "file_missing", "size_mismatch", "digest_mismatch", "unlisted_file", "not_a_file",
-                      "link", "unreadable", "lfs_pointer"})  # fmt: skip
+        """Whether everything that a run needs of what the manifest says is so."""
+        return self.manifest is not None and not self.failed - NOT_NEEDED and not any(
+            problem.code == "unlisted_file" for problem in self.problems)  # fmt: skip
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -78,7 +78,7 @@ def check_manifest(folder: Path, entries: Mapping[str, Entry], digests: bool) ->
             _hold(folder, entries, name, record.size, record.sha256 if digests else None)
         except Unsound as wrong:
             failed.add(name)
-            problems.append(wrong.problem)
+            problems.append(replace(wrong.problem, fix=_("No run needs it.")) if name in NOT_NEEDED else wrong.problem)
     for name, entry in entries.items():
         if name not in manifest.files and name != MANIFEST_NAME and _trap(entry):
             problems.append(Problem(

@@ -92,6 +92,19 @@ def test_a_note_put_beside_a_proven_checkpoint_does_no_harm(proven: Path) -> Non
     assert inspect_folder(proven).grade is Grade.PROVEN
 
 
+@pytest.mark.parametrize("text", [b"Adaqter", b"Adapter and more", None], ids=["changed", "longer", "gone"])
+def test_a_damaged_readme_is_told_and_nothing_that_a_run_needs(text: bytes | None, whole: Path) -> None:
+    (whole / "README.md").write_bytes(b"Adapter")
+    seal(whole)
+    if text is not None:
+        (whole / "README.md").write_bytes(text)
+    else:
+        (whole / "README.md").unlink()
+    found = inspect_folder(whole)
+    assert found.grade is Grade.COMPLETE and found.continuable
+    assert [problem.message for problem in found.problems if "README.md" in problem.message]
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "{", "[]", "null", '{"schema_version": 1}', "[" * 100_000, "\0" * 900],
