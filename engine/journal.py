@@ -72,7 +72,10 @@ class Journal:
         end = size
         while end:
             start = max(0, end - 65_536)
-            block = os.pread(self._file, end - start, start)
+            os.lseek(
+                self._file, start, os.SEEK_SET
+            )  # not pread, which POSIX alone has; what is written goes to the end in any case
+            block = os.read(self._file, end - start)
             newline = block.rfind(b"\n")
             if newline >= 0:
                 end = start + newline + 1

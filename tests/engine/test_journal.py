@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +22,12 @@ def done(step: int, loss: float | None = 1.0) -> Step:
     return Step(step, step / 10, loss, 1e-4, 0.5, 100, 10.0)
 
 
-def test_a_torn_last_line_is_cut_off_and_nothing_else_is_lost(tmp_path: Path) -> None:
+@pytest.mark.parametrize("posix", [True, False])
+def test_a_torn_last_line_is_cut_off_and_nothing_else_is_lost(
+    posix: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not posix:
+        monkeypatch.delattr(os, "pread", raising=False)
     journal = Journal(tmp_path)
     journal.write(started())
     journal.write(done(1))
@@ -29,9 +36,11 @@ def test_a_torn_last_line_is_cut_off_and_nothing_else_is_lost(tmp_path: Path) ->
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"v": 1, "type": "st')
     again = Journal(tmp_path)
-    again.close()
     assert path.read_bytes() == whole
     assert again.attempt == 2
+    again.write(done(2))
+    again.close()
+    assert path.read_bytes().startswith(whole) and [record["type"] for record in read_journal(tmp_path)][2:] == ["step"]
 
 
 def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
