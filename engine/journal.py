@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from engine.checkpoints.durable import open_plain_file
+from engine.checkpoints.durable import open_plain_file, sync
 from engine.events import (
     LOSS_JUMPED,
     Event,
@@ -121,7 +121,7 @@ class Journal:
     def close(self) -> None:
         """Make what was written durable and let go of the file. Where that fails, `problem` says why."""
         try:
-            os.fsync(self._file)
+            sync(self._file)
         except OSError as error:
             self.problem = error
         finally:

@@ -21,7 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engine.checkpoints.durable import STAGING_PREFIX, sync_file, sync_folder
+from engine.checkpoints.durable import STAGING_PREFIX, sync, sync_file, sync_folder
 from engine.checkpoints.manifest import MANIFEST_NAME, FileRecord, Manifest, dump_manifest
 from engine.checkpoints.retain import Kept, surplus
 from engine.checkpoints.trash import from_trash, to_trash
@@ -146,7 +146,7 @@ def seal(staging: Path, complete: Complete) -> int:
     with open(staging / MANIFEST_NAME, "wb") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        sync(file.fileno())
     sync_folder(staging)
     return sum(record.size for record in records.values()) + len(content)
 

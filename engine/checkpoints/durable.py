@@ -10,10 +10,13 @@ import contextlib
 import errno
 import os
 import stat
+import sys
 from pathlib import Path
 
 STAGING_PREFIX = ".staging-"
 """Of everything that is still being made; whatever a kill leaves under it is swept away by the next start."""
+LOST = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
+"""What says that something was not written, rather than that there is no such step."""
 
 
 def open_plain_file(path: Path, flags: int, follow: bool = False) -> int:
@@ -27,13 +30,29 @@ def open_plain_file(path: Path, flags: int, follow: bool = False) -> int:
     return descriptor
 
 
+def sync(descriptor: int) -> None:
+    """Make what was written to `descriptor` durable. Raises OSError. On macOS fsync leaves it in the drive's own memory, and only
+    F_FULLFSYNC has it written; not every file system there has that."""
+    if sys.platform == "darwin":
+        import fcntl
+
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+        except OSError as error:
+            if error.errno in LOST:
+                raise
+        else:
+            return
+    os.fsync(descriptor)
+
+
 def sync_folder(folder: Path) -> None:
     """Make creations and renames in `folder` durable. Systems that cannot open folders (Windows) have no such step."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        sync(descriptor)
     except OSError as error:
         # Some file systems have no such step for folders and say so in these words (PostgreSQL's fsync_fname takes them the same).
         if error.errno not in (errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP):
@@ -51,7 +70,7 @@ def sync_file(path: Path) -> None:
         if hasattr(os, "fchmod") and os.fstat(descriptor).st_mode & 0o777 != wanted:
             with contextlib.suppress(PermissionError):  # FAT has one mode for all
                 os.fchmod(descriptor, wanted)
-        os.fsync(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -63,7 +82,7 @@ def write_durably(path: Path, content: bytes) -> None:
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):  # what went wrong first is what a person must hear of

@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import filelock
 import pytest
 
 from engine.checkpoints.commit import need_room
+from engine.checkpoints.durable import sync
 from engine.checkpoints.scan import scan
 from engine.errors import LoraTuiError, OutputError
 from engine.events import RunStopped
@@ -154,6 +156,32 @@ def test_a_disk_like_fat_without_locks_modes_and_syncing_of_folders_serves(
     assert outcome.state == "finished"
     assert [event.code for event in events if event.type == "warned"] == ["soft_lock"]  # type: ignore[attr-defined]
     assert {one.grade for one in scan(out).checkpoints} == {"proven"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fcntl")
+def test_macos_is_asked_to_empty_the_memory_of_the_drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    asked: list[str] = []
+    answer: list[int] = []
+
+    def full(descriptor: int, command: int, *_more: Any) -> int:
+        asked.append("full")
+        if answer:
+            raise OSError(answer[0], os.strerror(answer[0]))
+        return 0
+
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", full)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: asked.append("plain"))
+    sync(0)
+    answer.append(errno.ENOTSUP)
+    sync(0)
+    answer[0] = errno.EIO
+    with pytest.raises(OSError, match="error"):
+        sync(0)
+    assert asked == ["full", "full", "plain", "full"]
 
 
 def test_a_slow_disk_costs_time_and_nothing_else(
