@@ -260,6 +260,24 @@ async def test_the_command_line_of_the_review_means_the_same_run(wizard: Make, f
     assert plan_run(again.resolved, again.found).config == planned.config
 
 
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [
+        (3.0, "3"),
+        (2e-05, "2e-05"),
+        (0.123456789, "0.123456789"),
+        (1.23456789e-05, "1.23456789e-05"),
+        (16, "16"),
+        ("1e-4", "1e-4"),
+    ],
+)
+def test_a_number_on_the_command_line_is_the_same_number(value: Any, word: str) -> None:
+    from tui.wizard import Wizard
+
+    words = shlex.split(Wizard(answers={"learning_rate": value}).command_line())
+    assert words[-2:] == ["--learning-rate", word]
+
+
 async def test_a_key_pressed_once_is_one_step(wizard: Make, flags: dict[str, Any]) -> None:
     app = wizard(flags, runner=Scripted(started(), OutputError("disk full")))
     entered, left = [], []
