@@ -100,7 +100,7 @@ def _EXAMPLES() -> str:
 exit codes:
   0 done · 1 unexpected failure · 2 usage or configuration · 3 this checkpoint cannot be continued
   4 dataset or model unusable · 5 output folder busy, unwritable, gone or full
-  129/130/143 stopped by HUP/INT/TERM after saving a checkpoint""")
+  129/130/143 stopped by HUP/INT/TERM after saving a checkpoint · 138/140 the same for USR1/USR2""")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -259,3 +260,12 @@ def test_the_language_may_stand_in_front_of_a_command(language: list[str], tmp_p
 )
 def test_help_tells_a_default_also_where_it_is_nothing(words: str, lora_tui: Any) -> None:
     assert words in " ".join(lora_tui("--help")[1].split())
+
+
+def test_help_names_every_exit_code_that_the_readme_has() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    table = text.partition("## Exit codes")[2].partition("\n## ")[0]
+    codes = [code for line in table.splitlines() if line.startswith("| ") for code in re.findall(r"\d+", line.split("|")[1])]
+    told = run_parser().format_help().partition("exit codes:")[2]
+    assert len(codes) > 8
+    assert set(codes) == set(re.findall(r"\b\d+\b", told))
