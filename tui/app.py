@@ -231,6 +231,8 @@ class LoraTui(App[int]):
         from engine.detached import InItsOwnProcess, moved
 
         plan = moved(plan, outcome)
+        if self._then != "process":  # a signal or a key has meanwhile asked for something else
+            return outcome
         self._stop, self._then, self.detached = None, "result", True
         return InItsOwnProcess().run(plan, self._tell, lambda: self._stop)
 

@@ -247,3 +247,24 @@ async def test_the_numbers_take_two_lines_again_when_the_terminal_was_made_narro
         assert app.screen.query_one("#tiles").size.height == 2
         await hand.press("s")
         await hand.arrive("ResultScreen")
+
+
+async def test_a_signal_that_comes_while_the_run_is_moved_is_heeded(
+    wizard: Make, flags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run has stopped and saved; to plan what goes on of it takes seconds."""
+    from engine import detached
+
+    app = wizard(flags, runner=Scripted(started()))
+
+    def meanwhile(plan: ResumePlan, outcome: Outcome) -> ResumePlan:
+        app.call_from_thread(app._signalled, "SIGTERM", 143)
+        return plan
+
+    monkeypatch.setattr(detached, "moved", meanwhile)
+    monkeypatch.setattr(detached.InItsOwnProcess, "run", lambda *given: pytest.fail("a process was begun"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = await training(app, pilot)
+        await hand.press("d")
+        await hand.until(lambda: app.return_code is not None)
+    assert app.return_code == 143
