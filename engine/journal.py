@@ -72,9 +72,8 @@ class Journal:
         end = size
         while end:
             start = max(0, end - 65_536)
-            os.lseek(
-                self._file, start, os.SEEK_SET
-            )  # not pread, which POSIX alone has; what is written goes to the end in any case
+            # Not pread, which POSIX alone has; what is written goes to the end in any case.
+            os.lseek(self._file, start, os.SEEK_SET)
             block = os.read(self._file, end - start)
             newline = block.rfind(b"\n")
             if newline >= 0:
