@@ -64,6 +64,8 @@ def tokenizer_digest(tokenizer: Any) -> str:
 
 
 def template_digest(tokenizer: Any) -> str:
-    """SHA-256 of the chat template; of the empty text where there is none."""
+    """SHA-256 of the chat template, of several by name in whatever order they were read; of the empty text where there is none."""
     template = tokenizer.chat_template
-    return hashlib.sha256((template if isinstance(template, str) else json.dumps(template or "")).encode()).hexdigest()
+    return hashlib.sha256(
+        (template if isinstance(template, str) else json.dumps(template or "", sort_keys=True)).encode()
+    ).hexdigest()

@@ -195,16 +195,21 @@ def _make_plain(folder: Path, base: Path, bos: bool) -> None:
         if path.is_file():
             content = json.loads(path.read_text(encoding="utf-8"))
             content.pop("auto_map", None)
+            for named in content["chat_template"] if isinstance(content.get("chat_template"), list) else ():
+                named["template"] = _unmarked(named["template"])
             if name == "tokenizer_config.json":
                 content["add_bos_token"] = bos
             path.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
     template = folder / "chat_template.jinja"
     if template.is_file():
-        # `generation` marks what is trained on; only transformers knows it, and other readers stop at it.
-        text = re.sub(r"(\{%[-+]?\s*)generation(\s*[-+]?%\})", r"\1if true\2", template.read_text(encoding="utf-8"))
-        text = re.sub(r"(\{%[-+]?\s*)endgeneration(\s*[-+]?%\})", r"\1endif\2", text)
-        template.write_text(text, encoding="utf-8")
+        template.write_text(_unmarked(template.read_text(encoding="utf-8")), encoding="utf-8")
     provide_sentencepiece(folder, base)
+
+
+def _unmarked(template: str) -> str:
+    """A chat template without `generation`, which marks what is trained on: transformers alone knows it, others stop at it."""
+    text = re.sub(r"(\{%[-+]?\s*)generation(\s*[-+]?%\})", r"\1if true\2", template)
+    return re.sub(r"(\{%[-+]?\s*)endgeneration(\s*[-+]?%\})", r"\1endif\2", text)
 
 
 def _question(samples: Samples) -> str:

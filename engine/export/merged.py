@@ -85,6 +85,7 @@ def _merge(source: ExportSource, copy: Path, staging: Path, look: Callable[[Any,
     import torch
 
     from engine.hardware import Hardware
+    from engine.training.model import save_tokenizer
 
     dtype = stored_dtype(source.base)
     need_memory(source, dtype)
@@ -111,7 +112,7 @@ def _merge(source: ExportSource, copy: Path, staging: Path, look: Callable[[Any,
             _("Export the adapter instead (--to adapter)."),
         )
     merged.to(getattr(torch, dtype)).save_pretrained(staging, max_shard_size=SHARD)
-    tokenizer.save_pretrained(staging)
+    save_tokenizer(tokenizer, staging)
     return dtype, differ, untied
 
 

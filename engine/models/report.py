@@ -17,7 +17,7 @@ from engine.checkpoints.files import Unsound
 from engine.checkpoints.safetensors_header import Tensor, read_header
 from engine.errors import LoraTuiError, ModelError
 from engine.i18n import _
-from engine.training.model import is_hub_id, model_folder, read_model_config
+from engine.training.model import TEMPLATES, is_hub_id, model_folder, read_model_config
 
 NOT_LINEAR = ("embed", "lm_head", "wte", "wpe", "norm", "output_layer")
 """Parts of the names of two-dimensional weights that `all-linear` leaves alone (PEFT excludes the output layer)."""
@@ -139,7 +139,7 @@ def _tensors(files: Iterator[Path]) -> Iterator[tuple[str, Tensor]]:
 
 
 def _has_template(folder: Path) -> bool:
-    if (folder / "chat_template.jinja").is_file() or (folder / "chat_templates").is_dir():
+    if (folder / "chat_template.jinja").is_file() or any((folder / TEMPLATES).glob("*.jinja")):
         return True
     try:
         return bool(json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template"))

@@ -23,6 +23,7 @@ from engine.checkpoints.state import STATE_NAME
 from engine.i18n import _
 from engine.resume.memory import adapter_in_file
 from engine.training.digests import tensors_digest
+from engine.training.model import save_tokenizer
 from engine.training.sft import ExactTrainer
 
 
@@ -37,7 +38,7 @@ def constant_files(trainer: ExactTrainer) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as name:
         config.save_pretrained(name)
         trainer.model.create_or_update_model_card(name)
-        trainer.processing_class.save_pretrained(name)
+        save_tokenizer(trainer.processing_class, name)
         return {path.name: path.read_bytes() for path in Path(name).iterdir()}
 
 

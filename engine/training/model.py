@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 WEIGHTS = (".safetensors", ".bin")
 MAX_CONFIG_BYTES = 16 * 2**20
+TEMPLATES = "additional_chat_templates"
+"""Where transformers keeps the chat templates of a model that has several, all but the default (its CHAT_TEMPLATE_DIR)."""
 TOKENIZER_FILES = ("tokenizer*.json", "tokenizer*.model", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
-                   "spiece.model", "sentencepiece*.model", "chat_template*", "chat_templates/*")  # fmt: skip
+                   "spiece.model", "sentencepiece*.model", "chat_template*", f"{TEMPLATES}/*.jinja")  # fmt: skip
 _BLOCK = 1 << 16
 _BLOCKS = 64
 _WHOLE = 16 << 20
@@ -165,6 +167,12 @@ def load_tokenizer(folder: Path) -> Any:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def save_tokenizer(tokenizer: Any, folder: str | Path) -> None:
+    """Write `tokenizer` into `folder` as transformers would, but always as plain files: several chat templates go into
+    tokenizer_config.json, from where they are loaded as they were, and not into a folder of their own. Raises OSError."""
+    tokenizer.save_pretrained(folder, save_jinja_files=not isinstance(tokenizer.chat_template, dict))
 
 
 def load_base(folder: Path, hardware: Hardware, config: RunConfig, parts: Parts | None = None) -> Any:

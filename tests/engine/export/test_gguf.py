@@ -128,10 +128,14 @@ def test_no_name_of_code_and_no_mark_of_the_training_reaches_the_converter(tmp_p
     for name in ("config.json", "tokenizer_config.json"):
         content = json.loads((folder / name).read_text())
         (folder / name).write_text(json.dumps(content | {"auto_map": {"AutoTokenizer": "evil.Tokenizer"}}))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    several = [{"name": "rag", "template": (folder / "chat_template.jinja").read_text()}]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": several}))
     writing._make_plain(folder, tmp_path, bos=False)
     assert "auto_map" not in (folder / "config.json").read_text() + (folder / "tokenizer_config.json").read_text()
     assert json.loads((folder / "tokenizer_config.json").read_text())["add_bos_token"] is False
-    assert "generation %}" not in (folder / "chat_template.jinja").read_text()
+    for name in ("chat_template.jinja", "tokenizer_config.json"):
+        assert "generation %}" not in (folder / name).read_text()
 
 
 def test_what_cannot_be_done_is_told_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

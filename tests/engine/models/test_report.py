@@ -54,6 +54,9 @@ def test_a_model_without_a_template_is_told(copy: Path) -> None:
     settings.pop("chat_template", None)
     (copy / "tokenizer_config.json").write_text(json.dumps(settings))
     assert not model_report(str(copy)).chat_template
+    (copy / "additional_chat_templates").mkdir()
+    (copy / "additional_chat_templates" / "tool_use.jinja").write_text("{{ messages }}")
+    assert model_report(str(copy)).chat_template
 
 
 def test_a_folder_without_weights_is_stopped(copy: Path) -> None:

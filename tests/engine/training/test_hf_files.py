@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from engine.data.identity import template_digest
 from engine.errors import ConfigError
+from engine.export.adapter import export_adapter
+from engine.export.merged import export_merged
+from engine.export.source import find_source
 from engine.resume.memory import adapter_in_memory
 from engine.training.hf_files import Copies, constant_files, write_adapter
+from engine.training.model import TEMPLATES, tokenizer_files_digest
 from engine.training.peft_config import need_plain
+from tests.conftest import CHATML, build_tiny_model, chats, write_jsonl
+from tests.engine.runs import receipt, train
 
 
 @pytest.mark.parametrize(
@@ -33,6 +41,50 @@ def test_an_adapter_is_byte_for_byte_what_peft_writes(tiny_model: Path, tmp_path
     write_adapter(tmp_path / "ours", constants, Copies().adapter(adapter_in_memory(model)))
     theirs, ours = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("theirs", "ours"))
     assert ours == theirs
+
+
+def test_a_run_on_a_model_with_several_chat_templates_is_continued_and_exported(tmp_path: Path) -> None:
+    """transformers keeps them in a folder inside the model's; what is written by a run holds plain files only, and loads the same."""
+    from transformers import AutoTokenizer
+
+    model, templates = (
+        build_tiny_model(tmp_path / "model"),
+        {"default": CHATML, "tool_use": "{{ tools }}" + CHATML, "rag": "{{ 1 }}"},
+    )
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = templates
+    tokenizer.save_pretrained(model)
+    data = write_jsonl(tmp_path / "data.jsonl", chats(8))
+    options = {"model": model, "dataset": data, "batch_size": 2, "save_steps": 1, "lora_r": 2, "output": tmp_path / "out"}
+    train(**options, max_steps=1)
+    _outcome, events = train(**options, max_steps=2, resume="auto")
+    assert set(receipt(events).values()) <= {"ok", "changed"}
+    written = [tmp_path / "out" / "checkpoint-2", tmp_path / "out" / "final"]
+    source = find_source(tmp_path / "out")
+    written += [export_adapter(source, tmp_path / "to"), export_merged(source, tmp_path / "to").path]
+    for folder in written:
+        assert all(path.is_file() for path in folder.iterdir())
+        assert AutoTokenizer.from_pretrained(folder).chat_template == templates
+
+
+def test_the_order_of_several_chat_templates_is_not_part_of_them() -> None:
+    forth, back = ({name: name for name in names} for names in (("default", "rag"), ("rag", "default")))
+    assert template_digest(SimpleNamespace(chat_template=forth)) == template_digest(SimpleNamespace(chat_template=back))
+
+
+def test_a_changed_template_among_several_is_seen_in_the_files(tiny_model: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    (model / TEMPLATES).mkdir()
+    (model / TEMPLATES / "rag.jinja").write_text("a")
+    before = tokenizer_files_digest(model)
+    (model / TEMPLATES / "rag.jinja").write_text("b")
+    assert tokenizer_files_digest(model) != before
+
+
+def test_templates_lie_where_transformers_looks_for_them() -> None:
+    from transformers.utils import CHAT_TEMPLATE_DIR
+
+    assert TEMPLATES == CHAT_TEMPLATE_DIR
 
 
 @pytest.mark.parametrize("shape", [{"use_dora": True}, {"modules_to_save": ["lm_head"]}])
