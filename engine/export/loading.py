@@ -17,10 +17,9 @@ def load_adapted(
 ) -> Any:
     """The PEFT model of `source`, in eval mode, read from the private `copy`; never in 4 bit. `prepare` is given the base and the
     adapter's LoraConfig before they are joined. Raises ModelError or CannotContinue where they do not fit."""
-    import torch
     from peft import get_peft_model, set_peft_model_state_dict
-    from safetensors.torch import load_file
 
+    from engine.resume.memory import adapter_in_file
     from engine.training.model import load_base
     from engine.training.peft_config import lora_config_of
 
@@ -29,9 +28,7 @@ def load_adapted(
     base = load_base(source.base, hardware, source.config.model_copy(update={"load_in_4bit": False}))
     prepare(base, wanted)
     model = get_peft_model(base, wanted)
-    weights = copy / "adapter_model.safetensors"
-    tensors = load_file(weights) if weights.is_file() else torch.load(copy / "adapter_model.bin", weights_only=True)
-    loading = set_peft_model_state_dict(model, tensors)
+    loading = set_peft_model_state_dict(model, adapter_in_file(copy))
     lost = [name for name in loading.missing_keys if "lora_" in name or "modules_to_save" in name]
     if lost or loading.unexpected_keys:
         raise ModelError(

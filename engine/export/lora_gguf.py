@@ -52,12 +52,12 @@ def plain_base(source: ExportSource, folder: Path) -> None:
 
 def fold(copy: Path, folder: Path) -> None:
     """The adapter in `copy` with one scale for all, alpha / rank, in `folder`."""
-    import torch
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
+
+    from engine.resume.memory import adapter_in_file
 
     config: dict[str, Any] = json.loads((copy / "adapter_config.json").read_text(encoding="utf-8"))
-    weights = copy / "adapter_model.safetensors"
-    tensors = load_file(weights) if weights.is_file() else torch.load(copy / "adapter_model.bin", weights_only=True)
+    tensors = adapter_in_file(copy)
     alphas: dict[str, float] = {}
     for name in tensors:
         if name.endswith(".lora_A.weight"):

@@ -13,6 +13,7 @@ from engine.checkpoints.files import Unsound
 from engine.errors import CannotContinue, ModelError, OutputError
 from engine.export import merged as merging
 from engine.export.adapter import export_adapter
+from engine.export.lora_gguf import fold
 from engine.export.merged import export_merged
 from engine.export.source import find_source
 from tests.engine.export.families import FAMILIES, adapter_on, build, logits
@@ -110,6 +111,28 @@ def test_a_copy_that_cannot_be_read_is_told_and_leaves_nothing(tmp_path: Path, m
     with pytest.raises(CannotContinue, match="Read-only file system"):
         export_adapter(source, tmp_path / "to")
     assert not [path for path in (tmp_path / "to").rglob("*") if path.name != ".lock"]
+
+
+def test_an_older_adapter_that_was_saved_on_a_gpu_is_exported_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    base = build(tmp_path / "base", "llama")
+    out = adapter_on(base, tmp_path / "out")
+    weights = out / "final" / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    with monkeypatch.context() as patched:  # the file that torch.save writes where the tensors lie on a GPU
+        patched.setattr(torch.serialization, "location_tag", lambda _storage: "cuda:0")
+        torch.save(tensors, weights.with_name("adapter_model.bin"))
+    weights.unlink()
+    source = find_source(out, model=str(base))
+    export_merged(source, tmp_path / "to")
+    (tmp_path / "lora").mkdir()
+    fold(out / "final", tmp_path / "lora")
+    folded = load_file(tmp_path / "lora" / "adapter_model.safetensors")
+    assert all(torch.equal(folded[name], tensor) for name, tensor in tensors.items())
 
 
 def test_half_an_adapter_is_refused(tmp_path: Path) -> None:
