@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from engine.checkpoints.verified import private_copy
+from engine.config import RunConfig
 from engine.data.rendering import Endless, rendered
 from engine.errors import ConfigError, DatasetError
 from engine.export.loading import load_adapted
@@ -110,8 +111,18 @@ def open_chat(source: ExportSource) -> Iterator[Chat]:
     from engine.models.report import model_report
     from engine.training.model import load_tokenizer
 
-    hardware = choose_hardware(source.config.model_copy(update={"load_in_4bit": False}), model_report(str(source.base)))
+    hardware = choose_hardware(_to_be_asked(source.config), model_report(str(source.base)))
     with TemporaryDirectory(prefix="lora-tui-chat-") as folder, private_copy(source.adapter, Path(folder)) as copy:
         model = load_adapted(source, copy, hardware)
         tokenizer = load_tokenizer(copy if (copy / "tokenizer_config.json").is_file() else source.base)
     yield Chat(model, tokenizer)
+
+
+def _to_be_asked(config: RunConfig) -> RunConfig:
+    """`config` of a run, perhaps trained elsewhere, without what only training needs and this machine may not have."""
+    import torch
+
+    alone: dict[str, Any] = {"load_in_4bit": False, "parallel": "auto", "nproc": 1, "nnodes": 1}
+    if config.precision == "float16" and not torch.cuda.is_available():
+        alone["precision"] = "auto"
+    return config.model_copy(update=alone)

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.chat import SIDES, Sampling, open_chat, question
+from engine.config import RunConfig
 from engine.export.source import find_source
+from engine.folder import write_run_toml
 from tests.engine.export.families import adapter_on, build
 from tests.engine.runs import train
 
@@ -46,6 +48,18 @@ def test_each_side_answers_as_its_model_does_alone_and_again_with_the_same_seed(
     assert answers == {
         side: chat.tokenizer.decode(ids[0, asked.shape[1] :], skip_special_tokens=True) for side, ids in drawn.items()
     }
+
+
+def test_a_run_of_another_machine_is_talked_to_on_this_one(tmp_path: Path) -> None:
+    base = build(tmp_path / "base", "llama")
+    out = adapter_on(base, tmp_path / "out")
+    trained = RunConfig(
+        model=str(base), precision="float16", parallel="deepspeed", nproc=2, nnodes=2, rendezvous="head:29400"
+    )
+    write_run_toml(out, trained, "0" * 32)
+    with open_chat(find_source(out)) as chat:
+        assert chat.answer(question("question 1"), "adapter", Sampling(max_new_tokens=12))
+        assert str(chat.model.dtype) == "torch.float32"
 
 
 def test_the_command_answers_as_json_and_refuses_bad_settings(lora_tui: Any, tmp_path: Path) -> None:
