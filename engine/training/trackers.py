@@ -11,10 +11,12 @@ import contextlib
 import importlib
 import importlib.util
 import json
+import netrc
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from engine.config import RunConfig
 from engine.errors import ConfigError
@@ -40,12 +42,25 @@ def need_trackers(config: RunConfig) -> None:
             )
     if "wandb" in trackers(config) and os.environ.get("WANDB_MODE") not in ("offline", "disabled", "dryrun"):
         settings = importlib.import_module("wandb.sdk.wandb_setup").singleton().settings
-        if not (settings.api_key or os.environ.get("WANDB_API_KEY")):
+        if not (settings.api_key or _known_to_wandb(settings.base_url)):
             raise ConfigError(
                 _("--report-to wandb: nobody is logged in"),
                 _("wandb would ask for a key in the middle of the start."),
                 _("Run `wandb login` first, or set WANDB_MODE=offline."),
             )
+
+
+def _known_to_wandb(server: str) -> bool:
+    """Whether the environment says who somebody is on `server`, or the file does in which `wandb login` keeps the key (netrc)."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    named = os.environ.get("NETRC")
+    address = urlsplit(server)
+    for path in [named] if named else ["~/.netrc", "~/_netrc"]:
+        with contextlib.suppress(OSError, ValueError, RuntimeError, netrc.NetrcParseError):
+            kept = netrc.netrc(Path(path).expanduser())
+            return any(kept.authenticators(host) for host in (address.hostname, address.netloc) if host)
+    return False
 
 
 def guard(trainer: Any, tell: Callable[[Event], None]) -> None:

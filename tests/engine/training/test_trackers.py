@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -59,6 +60,38 @@ def test_what_the_user_set_for_a_tracker_wins(tmp_path: Path, monkeypatch: pytes
         monkeypatch.setenv("SET_BY_A_LIBRARY", "1")
     assert os.environ["WANDB_PROJECT"] == "mine" and "WANDB_RUN_ID" not in os.environ
     assert os.environ["SET_BY_A_LIBRARY"] == "1"
+
+
+@pytest.mark.parametrize("server", ["https://api.wandb.ai", "https://wandb.example.org:8080"])
+def test_whoever_is_logged_in_to_wandb_is_not_sent_to_log_in(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """wandb itself is not installed: what it tells of its settings is said here, the files are real."""
+    settings = SimpleNamespace(api_key=None, base_url=server)
+    told = SimpleNamespace(singleton=lambda: SimpleNamespace(settings=settings))
+    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda _name: told)
+    monkeypatch.setattr(trackers.importlib, "import_module", lambda _name: told)
+    for name in ("NETRC", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    for home in ("home", "other", "torn"):
+        (tmp_path / home).mkdir()
+    host = server.removeprefix("https://")
+    kept = f"machine {host}\n  login user\n  password {'k' * 40}\n"
+    (tmp_path / "home" / ".netrc").write_text(kept)
+    (tmp_path / "other" / ".netrc").write_text(kept.replace(host, "elsewhere.example.org"))
+    (tmp_path / "torn" / ".netrc").write_text("machine")
+    asked = RunConfig(report_to="wandb")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    trackers.need_trackers(asked)
+    for home in ("none", "other", "torn"):
+        monkeypatch.setenv("HOME", str(tmp_path / home))
+        with pytest.raises(ConfigError, match="nobody is logged in"):
+            trackers.need_trackers(asked)
+    with monkeypatch.context() as patched:
+        patched.setenv("NETRC", str(tmp_path / "home" / ".netrc"))
+        trackers.need_trackers(asked)
+    monkeypatch.setenv("WANDB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+    trackers.need_trackers(asked)
 
 
 def test_a_tracker_that_fails_in_the_middle_is_told_once_and_the_run_goes_on(
