@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.checkpoints.durable import open_plain_file
 from engine.config import RunConfig
-from engine.errors import ModelError
+from engine.errors import LoraTuiError, ModelError
 from engine.hardware import Hardware
 from engine.hub import hub
 from engine.i18n import _
@@ -176,9 +176,14 @@ def save_tokenizer(tokenizer: Any, folder: str | Path) -> None:
 
 
 def load_base(folder: Path, hardware: Hardware, config: RunConfig, parts: Parts | None = None) -> Any:
-    """The base model on its device, in the chosen precision; with `parts`, this process's part of it. Raises ModelError."""
+    """The base model on its device, in the chosen precision; with `parts`, this process's part of it.
+
+    Raises ModelError, or LoraTuiError where the memory does not hold it.
+    """
     import torch
     from transformers import AutoModelForCausalLM
+
+    from engine.training.fitting import is_out_of_memory
 
     found = read_model_config(folder)
     if not any(path.suffix in WEIGHTS for path in folder.iterdir()):
@@ -200,6 +205,14 @@ def load_base(folder: Path, hardware: Hardware, config: RunConfig, parts: Parts 
             model, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options, **cutting)
     except Exception as error:
         # As above: a model folder can be wrong in ways for which the library has no one class.
+        if is_out_of_memory(error):  # fewer rows at a time would not help
+            raise LoraTuiError(
+                _("the memory of the device is used up"),
+                _("{path}: the model does not fit. {words}").format(path=folder, words=_first_line(error)),
+                _(
+                    "Close other programs, or take a smaller model. On an NVIDIA GPU, --load-in-4bit takes a quarter of the room."
+                ),
+            ) from error
         raise ModelError(
             _("{path}: the model cannot be loaded").format(path=folder),
             _first_line(error),

@@ -96,6 +96,26 @@ def test_a_size_that_was_asked_for_is_not_changed_and_the_message_names_the_esti
     assert "--batch-size" in failed.value.fix
 
 
+@pytest.mark.parametrize("kind", [torch.OutOfMemoryError, MemoryError])
+def test_a_model_that_does_not_fit_is_told_at_once_and_as_that(
+    kind: type[Exception], tmp_path: Path, tiny_model: Path, chat_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    loaded = []
+
+    def too_large(*_arguments: Any, **_options: Any) -> Any:
+        loaded.append(1)
+        raise kind("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", too_large)
+    with pytest.raises(LoraTuiError) as failed:
+        train(dataset=chat_file, model=tiny_model, output=tmp_path / "run", **FLAGS)
+    assert "memory of the device is used up" in failed.value.title and "20.00 GiB" in failed.value.detail
+    assert "causal language model" not in str(failed.value)
+    assert len(loaded) == 1
+
+
 @pytest.mark.parametrize(
     ("now", "then"), [((8, 1), (4, 2)), ((6, 2), (3, 4)), ((7, 1), (1, 7)), ((9, 1), (3, 3)), ((1, 8), None)]
 )
