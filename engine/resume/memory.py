@@ -74,7 +74,7 @@ def values_item(saved: Mapping[str, torch.Tensor], loaded: Mapping[str, torch.Te
     other = [name for name in saved if saved[name].dtype != loaded[name].dtype] if item.verdict == "ok" else []
     if not other:
         return item
-    if all(torch.equal(saved[name].double().cpu(), loaded[name].double().cpu()) for name in other):
+    if all(torch.equal(saved[name].cpu().double(), loaded[name].cpu().double()) for name in other):
         return replace(item, verdict="changed", detail=_("Equal values in another number format."))
     formats = {"saved": _format(saved[other[0]]), "now": _format(loaded[other[0]])}
     words = _("{name} was rounded from {saved} to {now} while it was loaded.").format(name=other[0], **formats)

@@ -193,6 +193,23 @@ def test_an_adapter_may_be_widened_while_it_is_loaded_and_not_rounded(saved: str
     assert values_item(file, memory, None).verdict == verdict
 
 
+def test_an_adapter_is_held_against_its_file_also_on_a_device_without_float64() -> None:
+    import torch
+
+    from engine.resume.memory import values_item
+
+    class OnAnAppleGpu(torch.Tensor):
+        def double(self) -> torch.Tensor:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64.")
+
+        def cpu(self) -> torch.Tensor:  # type: ignore[override]
+            return self.as_subclass(torch.Tensor)
+
+    file = {"lora_A.weight": torch.linspace(0, 1, 7).bfloat16()}
+    memory = {name: tensor.float().as_subclass(OnAnAppleGpu) for name, tensor in file.items()}
+    assert values_item(file, memory, None).verdict == "changed"
+
+
 def test_an_adapter_that_was_not_written_whole_is_no_checkpoint(
     stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
