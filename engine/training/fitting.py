@@ -45,12 +45,14 @@ def replanned(plan: ResumePlan, batch_size: int, grad_accum: int) -> ResumePlan:
 
 
 def let_go() -> None:
-    """Give memory back that nothing holds any more: a failed attempt leaves cycles, and CUDA's allocator keeps its blocks."""
+    """Give memory back that nothing holds any more: a failed attempt leaves cycles, and a GPU's allocator keeps its blocks."""
     import torch
 
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
 
 
 def used_up(config: RunConfig, hardware: Hardware | None, batch_size: int, longest: int, words: str) -> LoraTuiError:

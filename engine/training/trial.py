@@ -7,6 +7,7 @@ twice each (the first time pays for warming up), and the time for each padded to
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from engine.config import RunConfig
 from engine.data.order import row_order
 from engine.data.token_table import TokenTable
-from engine.hardware import choose_hardware, free_memory, load_libraries
+from engine.hardware import Hardware, choose_hardware, free_memory, load_libraries
 from engine.models.report import model_report
 from engine.training.estimate import fit_batch
 from engine.training.model import load_base, model_folder
@@ -54,13 +55,13 @@ def measure_epoch(config: RunConfig, table: TokenTable) -> Trial:
     if choose_kernel(config, hardware, {})[0]:
         fuse(model)
     at_labels = _as_it_trains(model, choose_logits(config, hardware, 0, 1)[0], fitted.checkpointing)
-    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-6)
+    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-6, fused=True)
     order = row_order(config.seed, 0, table.lengths)
     batches = [order[at : at + fitted.batch_size] for at in range(0, len(order), fitted.batch_size)]
     padded = [int(table.lengths[batch].max()) * len(batch) for batch in batches]
     by_size = np.argsort(padded)
     chosen = sorted({int(by_size[round(share * (len(batches) - 1))]) for share in (0.25, 0.5, 0.9)})
-    seconds = sum(_timed(model, optimizer, table, batches[place], hardware.device, at_labels) for place in chosen)
+    seconds = sum(_timed(model, optimizer, table, batches[place], hardware, at_labels) for place in chosen)
     each = seconds / sum(padded[place] for place in chosen)
     epoch = each * sum(padded)
     return Trial(fitted.batch_size, epoch, float(table.lengths.sum()) / epoch, hardware.device)
@@ -79,10 +80,12 @@ def _as_it_trains(model: Any, at_labels: bool, checkpointing: bool) -> bool:
     return at_labels
 
 
-def _timed(model: Any, optimizer: Any, table: TokenTable, batch: Any, device: str, at_labels: bool) -> float:
+def _timed(model: Any, optimizer: Any, table: TokenTable, batch: Any, hardware: Hardware, at_labels: bool) -> float:
     """Seconds of one optimizer step over the rows of `batch`, the second time it is done."""
     import torch
 
+    device = hardware.device
+    mixed = device == "cuda" and hardware.precision != "float32"  # as training_arguments says it to Trainer
     rows = [table.row(int(index)) for index in batch]
     width = max(len(row["input_ids"]) for row in rows)
     ids = torch.tensor([row["input_ids"] + [0] * (width - len(row["input_ids"])) for row in rows], device=device)
@@ -91,13 +94,24 @@ def _timed(model: Any, optimizer: Any, table: TokenTable, batch: Any, device: st
     elapsed = 0.0
     for _time in range(2):
         started = time.perf_counter()
-        if at_labels:
-            model(input_ids=ids, attention_mask=mask, labels=labels, label_loss=True).backward()
-        else:
-            model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).loss.backward()
+        with torch.autocast(device, getattr(torch, hardware.precision)) if mixed else nullcontext():
+            if at_labels:
+                loss = model(input_ids=ids, attention_mask=mask, labels=labels, label_loss=True)
+            else:
+                loss = model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).loss
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        if device == "cuda":
-            torch.cuda.synchronize()
+        _wait_for(device)
         elapsed = time.perf_counter() - started
     return elapsed
+
+
+def _wait_for(device: str) -> None:
+    """Until a GPU has done what it was given: it works on while Python goes ahead."""
+    import torch
+
+    if device == "cuda":
+        torch.cuda.synchronize()
+    elif device == "mps":
+        torch.mps.synchronize()

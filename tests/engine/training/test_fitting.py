@@ -12,7 +12,8 @@ import torch
 from engine.checkpoints.scan import scan
 from engine.errors import LoraTuiError
 from engine.sources import read_toml
-from engine.training.fitting import smaller
+from engine.training import trial
+from engine.training.fitting import let_go, smaller
 from tests.engine.runs import adapter_bytes, losses, train
 
 FLAGS: dict[str, Any] = {"epochs": 1, "learning_rate": 1e-2, "save_steps": 2}
@@ -94,6 +95,17 @@ def test_a_size_that_was_asked_for_is_not_changed_and_the_message_names_the_esti
     assert "memory of the device is used up" in failed.value.title
     assert "Estimated at the peak" in failed.value.detail and "4 x" in failed.value.detail
     assert "--batch-size" in failed.value.fix
+
+
+def test_an_apple_gpu_is_given_its_memory_back_and_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "empty_cache", lambda: asked.append("empty_cache"))
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: asked.append("synchronize"))
+    let_go()
+    trial._wait_for("cpu")
+    trial._wait_for("mps")
+    assert asked == ["empty_cache", "synchronize"]
 
 
 @pytest.mark.parametrize("kind", [torch.OutOfMemoryError, MemoryError])
