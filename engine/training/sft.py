@@ -11,6 +11,9 @@
    extended run starts at the rate its plan showed. At an unchanged schedule this is the saved number, bit for bit.
 5. *The loss is computed where labels are* (loss.py), and entropy and accuracy, which take a pass over all logits, are not.
 
+And an adapter on a base model in 4 bit stays in float32, as every other: TRL would make it bfloat16, in which small steps are lost
+and for which float16's loss scaling has no kernel.
+
 This module imports torch and trl at its top: import it only where training starts.
 """
 
@@ -56,6 +59,8 @@ class ExactTrainer(SFTTrainer):
         """`rows`: sequence of {"input_ids", "labels"}; `start`: Position(0, 0, 0) for a fresh run; `at_labels`: logits there only;
         `in_parts`: the base model is shared out among the processes (parts.py)."""
         super().__init__(**options)
+        if getattr(self.model, "is_loaded_in_4bit", False):
+            keep_float32(self.model)
         self.at_labels, self.why_not_at_labels = self._loss_at_labels() if at_labels else (None, None)
         self.rows, self.batches, self.position, self.length, self.saver = rows, batches, start, length, saver
         # Else it would be wrapped in DDP. transformers says so of its own way only.
@@ -225,3 +230,10 @@ class ExactTrainer(SFTTrainer):
 
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def keep_float32(model: Any) -> None:
+    """Put what is trained of `model` into float32. To be called before an optimizer is made for it."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
