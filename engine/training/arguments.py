@@ -25,6 +25,10 @@ def training_arguments(attempt: Attempt, several: bool = False) -> Any:
         learning_rate=config.learning_rate,
         lr_scheduler_type="constant_with_warmup" if config.scheduler == "constant" else config.scheduler,
         warmup_steps=warmup_steps(config, length.total_steps),
+        optim="adamw_torch_fused",
+        adam_beta1=0.9,
+        adam_beta2=0.999,
+        adam_epsilon=1e-8,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         seed=config.seed,
@@ -53,6 +57,8 @@ def training_arguments(attempt: Attempt, several: bool = False) -> Any:
         ddp_broadcast_buffers=False if several else None,
         dataloader_pin_memory=hardware.device == "cuda",
         dataset_kwargs={"skip_prepare_dataset": True},
+        loss_type="nll",
+        average_tokens_across_devices=True,  # sft.py divides by the labels of all processes
         max_length=None,
         packing=False,
     )

@@ -49,6 +49,27 @@ def test_the_losses_are_stock_trls_on_the_same_batches(tmp_path: Path, tiny_mode
     assert ours == pytest.approx(theirs, abs=1e-5)
 
 
+def test_what_makes_a_step_is_told_to_the_library_and_not_left_to_its_defaults(
+    tmp_path: Path, tiny_model: Path, chat_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import trl
+
+    told: dict[str, Any] = {}
+    known = trl.SFTConfig
+
+    def config(**options: Any) -> Any:
+        told.update(options)
+        return known(**options)
+
+    monkeypatch.setattr(trl, "SFTConfig", config)
+    train(dataset=chat_file, model=tiny_model, output=tmp_path / "run", max_steps=1)
+    expected = {"optim": "adamw_torch_fused", "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8, "loss_type": "nll",
+                "average_tokens_across_devices": True}  # fmt: skip
+    assert {name: told.get(name) for name in expected} == expected
+    now = stock(tmp_path / "stock", tiny_model)
+    assert {name: getattr(now, name) for name in expected} == expected
+
+
 def test_a_checkpoint_loads_in_plain_trainer_and_in_peft(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
     import torch
     from peft import PeftModel
