@@ -108,8 +108,8 @@ def question(prompt: str, system: str | None = None) -> list[dict[str, str]]:
 def open_chat(source: ExportSource) -> Iterator[Chat]:
     """The model of `source`, loaded. Raises ModelError, CannotContinue or OutputError."""
     from engine.hardware import choose_hardware
+    from engine.models.folder import load_tokenizer
     from engine.models.report import model_report
-    from engine.training.model import load_tokenizer
 
     hardware = choose_hardware(_to_be_asked(source.config), model_report(str(source.base)))
     with TemporaryDirectory(prefix="lora-tui-chat-") as folder, private_copy(source.adapter, Path(folder)) as copy:

@@ -49,3 +49,8 @@ class OutputError(LoraTuiError):
     """The output folder is busy, unwritable, gone or full."""
 
     exit_code = 5
+
+
+def first_line(error: BaseException) -> str:
+    """The first line that says something of a library's error, or its class."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.checkpoints.durable import open_plain_file, write_durably
 from engine.clock import moment
 from engine.config import RunConfig
+from engine.durable import open_plain_file, write_durably
 from engine.errors import ConfigError, OutputError
 from engine.events import Warned
 from engine.i18n import _

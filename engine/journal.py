@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from engine.checkpoints.durable import open_plain_file, sync
+from engine.durable import open_plain_file, sync
 from engine.events import (
     LOSS_JUMPED,
     Event,

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from engine.checkpoints.durable import open_plain_file
 from engine.config import RunConfig, choices, flag
+from engine.durable import open_plain_file
 from engine.errors import ConfigError
 from engine.i18n import _
 from engine.redact import redact

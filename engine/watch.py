@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from engine.checkpoints.durable import open_plain_file
+from engine.durable import open_plain_file
 from engine.events import (
     JUMPS,
     VERDICTS,

@@ -1,6 +1,6 @@
 """`lora-tui check OUT`: what is in an output folder, what would be continued, and what is wrong with the rest.
 
-The engine makes the document (engine/checkpoints/report.py); here it is printed, as JSON for scripts or as a table for people.
+The engine makes the document (engine/resume/report.py); here it is printed, as JSON for scripts or as a table for people.
 Loads neither torch nor the wizard, so that it answers at once.
 """
 
@@ -15,12 +15,12 @@ from typing import Any
 
 from engine.checkpoints.adapter import CONFIG_NAME
 from engine.checkpoints.choose import Choice
-from engine.checkpoints.report import check_report
 from engine.checkpoints.scan import scan_many
 from engine.checkpoints.state import STATE_NAME
 from engine.i18n import _
 from engine.paths import is_file
 from engine.resume.recommend import recommend
+from engine.resume.report import check_report
 from tui.plain import visible
 from tui.words import size_words
 

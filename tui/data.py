@@ -72,7 +72,7 @@ def run_data(config: RunConfig, as_json: bool, measure: bool) -> int:
 
 def _tokenizer(model: str) -> Any:
     from engine.hardware import prepare_process
-    from engine.training.model import load_tokenizer, model_folder
+    from engine.models.folder import load_tokenizer, model_folder
 
     prepare_process()  # before transformers brings torch
     return load_tokenizer(model_folder(model))

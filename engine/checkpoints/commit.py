@@ -21,10 +21,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engine.checkpoints.durable import STAGING_PREFIX, sync, sync_file, sync_folder
 from engine.checkpoints.manifest import MANIFEST_NAME, FileRecord, Manifest, dump_manifest
 from engine.checkpoints.retain import Kept, surplus
 from engine.checkpoints.trash import from_trash, to_trash
+from engine.durable import STAGING_PREFIX, sync, sync_file, sync_folder
 from engine.i18n import _
 
 TRASH_PREFIX = ".trash-"

@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from engine.checkpoints.durable import sync_folder
+from engine.durable import sync_folder
 from engine.errors import OutputError
 from engine.folder import free_sibling, locked, unwritable
 from engine.i18n import _

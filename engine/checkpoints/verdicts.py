@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from engine.cache import cache_root
-from engine.checkpoints.durable import write_durably
 from engine.checkpoints.files import Entry, look
+from engine.durable import write_durably
 
 FORMAT = 1
 """To be raised with every change of what a verdict looks at."""

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from engine.checkpoints.checkpoint import Checkpoint, Grade
 from engine.checkpoints.commit import need_room
-from engine.checkpoints.durable import STAGING_PREFIX
 from engine.checkpoints.files import Unsound, list_folder, open_plain
 from engine.checkpoints.inspect import inspect_folder
+from engine.durable import STAGING_PREFIX
 from engine.errors import CannotContinue
 from engine.i18n import _
 

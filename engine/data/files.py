@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-from engine.errors import DatasetError
+from engine.errors import DatasetError, first_line
 from engine.i18n import _
 
 LONGEST_LINE = 64 << 20
@@ -106,11 +106,6 @@ def kind(value: Any) -> str:
     if isinstance(value, str):
         return _("text")
     return _("a list") if isinstance(value, list) else _("an object")
-
-
-def first_line(error: BaseException) -> str:
-    """The first line that says something of a library's error, or its class."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _open(path: Path) -> BinaryIO | gzip.GzipFile:

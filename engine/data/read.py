@@ -16,8 +16,8 @@ from typing import Any
 
 from engine.config import RunConfig
 from engine.data.encoding import find_encoding
-from engine.data.files import SUFFIXES, Numbered, first_line, kind, read_file, suffix_of
-from engine.errors import DatasetError
+from engine.data.files import SUFFIXES, Numbered, kind, read_file, suffix_of
+from engine.errors import DatasetError, first_line
 from engine.hub import hub
 from engine.i18n import _, n_
 from engine.named import parse_columns, parse_rows

@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.checkpoints.durable import sync_file
 from engine.data.formats import Rows
 from engine.data.identity import Digests, row_digest
 from engine.data.problems import Notes
@@ -31,6 +30,7 @@ from engine.data.read import Reading, unreadable
 from engine.data.remarks import remark
 from engine.data.token_table import TokenTable, schema
 from engine.data.tokens import tokenized
+from engine.durable import sync_file
 from engine.errors import DatasetError
 from engine.i18n import _
 

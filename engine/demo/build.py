@@ -25,8 +25,8 @@ from uuid import uuid4
 import filelock
 
 from engine.cache import cache_root
-from engine.checkpoints.durable import sync_file, sync_folder
 from engine.demo import corpus, persona
+from engine.durable import sync_file, sync_folder
 from engine.errors import OutputError
 from engine.hardware import load_libraries
 from engine.i18n import _

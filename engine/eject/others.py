@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import engine
+from engine.course.steps import warmup_steps
 from engine.data.formats import ROLES
 from engine.eject.run import READERS, Ejected
-from engine.training.steps import warmup_steps
 
 
 def axolotl(run: Ejected) -> str:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import engine
 from engine.config import RunConfig
+from engine.course.steps import warmup_steps
 from engine.data.formats import SPEAKERS
 from engine.data.rendering import rendered
 from engine.eject.run import READERS, Ejected, harmless
 from engine.export.turns import Messages, find_turns
-from engine.training.model import load_tokenizer, model_folder
-from engine.training.steps import warmup_steps
+from engine.models.folder import load_tokenizer, model_folder
 
 
 def script(run: Ejected) -> str:

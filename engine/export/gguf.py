@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.chat import Chat, Sampling, question
-from engine.checkpoints.durable import STAGING_PREFIX
 from engine.checkpoints.verified import private_copy
+from engine.durable import STAGING_PREFIX
 from engine.errors import ModelError
 from engine.export.card import model_card
 from engine.export.llama_cpp import FTYPES, HF, LORA, OUTTYPES, LlamaCpp, has_library

@@ -19,7 +19,7 @@ def load_adapted(
     adapter's LoraConfig before they are joined. Raises ModelError or CannotContinue where they do not fit."""
     from peft import get_peft_model, set_peft_model_state_dict
 
-    from engine.resume.memory import adapter_in_file
+    from engine.training.memory import adapter_in_file
     from engine.training.model import load_base
     from engine.training.peft_config import lora_config_of
 
@@ -41,6 +41,6 @@ def load_adapted(
 
 def tokenizer_of(source: ExportSource, copy: Path) -> Any:
     """The tokenizer saved with the adapter, else the base's."""
-    from engine.training.model import load_tokenizer
+    from engine.models.folder import load_tokenizer
 
     return load_tokenizer(copy if (copy / "tokenizer_config.json").is_file() else source.base)

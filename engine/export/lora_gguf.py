@@ -54,7 +54,7 @@ def fold(copy: Path, folder: Path) -> None:
     """The adapter in `copy` with one scale for all, alpha / rank, in `folder`."""
     from safetensors.torch import save_file
 
-    from engine.resume.memory import adapter_in_file
+    from engine.training.memory import adapter_in_file
 
     config: dict[str, Any] = json.loads((copy / "adapter_config.json").read_text(encoding="utf-8"))
     tensors = adapter_in_file(copy)

@@ -85,7 +85,7 @@ def _merge(source: ExportSource, copy: Path, staging: Path, look: Callable[[Any,
     import torch
 
     from engine.hardware import Hardware
-    from engine.training.model import save_tokenizer
+    from engine.models.folder import save_tokenizer
 
     dtype = stored_dtype(source.base)
     need_memory(source, dtype)
@@ -132,7 +132,7 @@ def need_memory(source: ExportSource, dtype: str) -> None:
 
 def stored_dtype(base: Path) -> str:
     """The precision the base is stored in; float32 where its config.json does not say."""
-    from engine.training.model import read_model_config
+    from engine.models.folder import read_model_config
 
     config = read_model_config(base)
     for part in (config, config.get("text_config")):

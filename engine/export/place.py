@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engine.checkpoints.commit import free_bytes, place, sweep
-from engine.checkpoints.durable import STAGING_PREFIX, sync_file, sync_folder
+from engine.durable import STAGING_PREFIX, sync_file, sync_folder
 from engine.errors import OutputError
 from engine.folder import free_sibling, locked, unwritable
 from engine.i18n import _

@@ -18,9 +18,9 @@ from engine.config import RunConfig
 from engine.errors import CannotContinue, ConfigError, ModelError
 from engine.folder import FINAL, run_id_of, source_of_run
 from engine.i18n import _
+from engine.models.folder import base_digests, model_folder
 from engine.paths import is_folder
 from engine.sources import Source, resolve
-from engine.training.model import base_digests, model_folder
 
 
 @dataclass(frozen=True)

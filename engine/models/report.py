@@ -17,7 +17,7 @@ from engine.checkpoints.files import Unsound
 from engine.checkpoints.safetensors_header import Tensor, read_header
 from engine.errors import LoraTuiError, ModelError
 from engine.i18n import _
-from engine.training.model import TEMPLATES, is_hub_id, model_folder, read_model_config
+from engine.models.folder import TEMPLATES, is_hub_id, model_folder, read_model_config
 
 NOT_LINEAR = ("embed", "lm_head", "wte", "wpe", "norm", "output_layer")
 """Parts of the names of two-dimensional weights that `all-linear` leaves alone (PEFT excludes the output layer)."""

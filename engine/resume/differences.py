@@ -16,6 +16,7 @@ from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.manifest import Geometry, Identities
 from engine.checkpoints.rates import SavedRates
 from engine.config import RunConfig
+from engine.course.steps import Length, chosen_batch_size, learning_rate_at, warmup_steps
 from engine.data.dataset import DATA_SETTINGS, Dataset, data_settings_digest, eval_rows
 from engine.data.identity import Change, compare, identify
 from engine.data.read import Reading
@@ -24,7 +25,6 @@ from engine.folder import source_of_run
 from engine.i18n import _, n_
 from engine.resume.logged import logged_geometry, schedule_words
 from engine.sources import Resolved, resolve
-from engine.training.steps import Length, chosen_batch_size, learning_rate_at, warmup_steps
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def contradiction(checkpoint: Checkpoint, config: RunConfig) -> str | None:
 
 
 def _other_base(checkpoint: Checkpoint, config: RunConfig) -> str | None:
-    from engine.training.model import base_digests
+    from engine.models.folder import base_digests
 
     folder = Path(config.model or "")
     if not (folder / "config.json").is_file():
@@ -152,7 +152,7 @@ def _measured_on(saved: Identities, config: RunConfig) -> list[Difference]:
 
 def _tokenizer_differences(saved: Identities, config: RunConfig) -> list[Difference]:
     from engine.data.identity import template_digest, tokenizer_digest
-    from engine.training.model import load_tokenizer, tokenizer_files_digest
+    from engine.models.folder import load_tokenizer, tokenizer_files_digest
 
     folder = Path(config.model or "")
     if saved.tokenizer_files is None or not folder.is_dir() or tokenizer_files_digest(folder) == saved.tokenizer_files:

@@ -16,8 +16,8 @@ from engine.checkpoints.checkpoint import Checkpoint, LogRow
 from engine.checkpoints.inspect import RNG_OF_RANK, SCHEDULER
 from engine.checkpoints.rates import SavedRates, saved_rates
 from engine.config import RunConfig
+from engine.course.steps import Length, learning_rate_at, warmup_steps
 from engine.i18n import _
-from engine.training.steps import Length, learning_rate_at, warmup_steps
 
 ROWS = 64
 """Logged rates that are looked at, evenly spread."""

@@ -12,6 +12,16 @@ from engine.checkpoints.inspect import SCHEDULER
 from engine.checkpoints.manifest import Geometry, Manifest
 from engine.checkpoints.rates import saved_rates
 from engine.config import RunConfig
+from engine.course.advice import has_reached
+from engine.course.steps import (
+    Length,
+    Position,
+    chosen_batch_size,
+    kept_geometry,
+    learning_rate_at,
+    position_at,
+    run_length,
+)
 from engine.data.dataset import Dataset, in_saved_words, read_dataset
 from engine.i18n import _
 from engine.resume.differences import (
@@ -27,16 +37,6 @@ from engine.resume.differences import (
 )
 from engine.resume.logged import logged_accumulation
 from engine.sources import Resolved
-from engine.training.advice import has_reached
-from engine.training.steps import (
-    Length,
-    Position,
-    chosen_batch_size,
-    kept_geometry,
-    learning_rate_at,
-    position_at,
-    run_length,
-)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,11 @@ from engine.checkpoints.checkpoint import Checkpoint, Grade
 from engine.checkpoints.choose import Choice, PassedOver
 from engine.checkpoints.scan import EXACT, Scan, glance
 from engine.config import RunConfig, flag
+from engine.course.monitor import LossMonitor
+from engine.course.steps import (
+    Length,
+    Position,
+)
 from engine.data.dataset import Dataset, read_dataset
 from engine.devices import placed
 from engine.errors import CannotContinue, ConfigError, LoraTuiError
@@ -33,11 +38,6 @@ from engine.resume.logged import misfit
 from engine.resume.onwards import onwards
 from engine.resume.recommend import settle
 from engine.sources import Resolved
-from engine.training.monitor import LossMonitor
-from engine.training.steps import (
-    Length,
-    Position,
-)
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from engine.checkpoints.manifest import Identities, Manifest
 from engine.config import ACCEPTABLE
-from engine.data.identity import compare
+from engine.data.identity import Digests, compare
 from engine.errors import CannotContinue
 from engine.events import ResumeChecked
 from engine.i18n import _, n_
 from engine.resume.differences import change_words
-
-if TYPE_CHECKING:
-    from engine.training.material import Material
 
 Verdict = Literal["ok", "changed", "failed", "unknown"]
 
@@ -98,9 +95,8 @@ def unknown(item: str, found: str, detail: str = "") -> Item:
     return Item(item, "", _short(found), "unknown", detail or _("The tool that saved this kept nothing to compare with."))
 
 
-def check_material(manifest: Manifest | None, material: Material, named_base: str | None) -> list[Item]:
-    """base_model, tokenizer, chat_template and dataset: known before the model is loaded."""
-    now = material.identities
+def check_material(manifest: Manifest | None, now: Identities, rows: Digests, named_base: str | None) -> list[Item]:
+    """base_model, tokenizer, chat_template and dataset: known before the model is loaded. `rows`: those that are trained on."""
     if manifest is None:
         return [
             unknown("base_model", now.base_model, _("It was saved for {name}.").format(name=named_base or "?")),
@@ -122,7 +118,7 @@ def check_material(manifest: Manifest | None, material: Material, named_base: st
         ),
         same("tokenizer", saved.tokenizer, now.tokenizer, _("The tokenizer turns text into other tokens than before.")),
         same("chat_template", saved.chat_template, now.chat_template, _("The chat template was changed.")),
-        _dataset(saved, material),
+        _dataset(saved, now, rows),
     ]
 
 
@@ -130,8 +126,7 @@ def _rows(count: int) -> str:
     return n_("{count} row", "{count} rows", count).format(count=count)
 
 
-def _dataset(saved: Identities, material: Material) -> Item:
-    now = material.identities
+def _dataset(saved: Identities, now: Identities, rows: Digests) -> Item:
     expected, found = _rows(saved.dataset.rows), _rows(now.dataset.rows)
     if saved.data_settings != now.data_settings:
         return Item(
@@ -141,7 +136,7 @@ def _dataset(saved: Identities, material: Material) -> Item:
             "failed",
             _("Rows become other tokens: --format, --train-on, --max-length or --eval-fraction was changed."),
         )
-    how = "same" if saved.dataset == now.dataset else compare(saved.dataset, material.dataset.train_digests)
+    how = "same" if saved.dataset == now.dataset else compare(saved.dataset, rows)
     if how == "same":
         return Item("dataset", expected, found, "ok")
     return Item("dataset", expected, found, "failed", change_words(how))

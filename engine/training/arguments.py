@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from engine.course.steps import save_interval, warmup_steps
 from engine.training.attempt import Attempt
-from engine.training.steps import save_interval, warmup_steps
 from engine.training.trackers import tracker_name, trackers
 
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:  # whoever only asks how a run ended needs none of it
     from engine.config import RunConfig
+    from engine.course.steps import Length, Position
     from engine.hardware import Hardware
     from engine.resume.plan import ResumePlan
     from engine.training.material import Material
-    from engine.training.steps import Length, Position
 
 Parallel = Literal["ddp", "fsdp2", "deepspeed"]
 """What each of several processes holds of the base model: the whole (ddp), or a part of it (parts.py)."""

@@ -15,9 +15,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from engine.checkpoints.retain import good
 from engine.config import RunConfig
+from engine.course.advice import has_reached, likely_causes
+from engine.course.monitor import LossMonitor
 from engine.events import Evaluated, Event, LossJumped, Step
-from engine.training.advice import has_reached, likely_causes
-from engine.training.monitor import LossMonitor
 from engine.training.saving import Saver
 from engine.training.sft import ExactTrainer
 

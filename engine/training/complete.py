@@ -14,12 +14,12 @@ from pathlib import Path
 
 from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.commit import leftovers, place, sweep
-from engine.checkpoints.durable import STAGING_PREFIX, sync_file, sync_folder
 from engine.checkpoints.verified import copy_plain_files, private_copy
+from engine.course.advice import advise_by
+from engine.durable import STAGING_PREFIX, sync_file, sync_folder
 from engine.events import RunFinished
 from engine.folder import FINAL, locked, unwritable
 from engine.resume.plan import ResumePlan
-from engine.training.advice import advise_by
 
 NOT_FINAL = ("manifest.json", "optimizer.pt", "scheduler.pt", "scaler.pt", "trainer_state.json", "training_args.bin")
 """Files of a checkpoint that belong to continuing, not to the result; random states (rng_state*) too."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from engine.config import RunConfig
+from engine.course.steps import Position, position_at, run_length
 from engine.errors import CannotContinue
 from engine.hardware import Hardware, choose_hardware, free_memory
 from engine.i18n import _
@@ -16,7 +17,6 @@ from engine.training.estimate import Fitted, fit_batch
 from engine.training.facts import facts_of_material
 from engine.training.material import Material
 from engine.training.ranks import Ranks
-from engine.training.steps import Position, position_at, run_length
 
 
 def decide(plan: ResumePlan, material: Material, ranks: Ranks) -> Attempt:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.config import RunConfig
+from engine.course.steps import chosen_batch_size
 from engine.i18n import _
 from engine.models.report import ModelReport
 from engine.training.attempt import Parallel
-from engine.training.steps import chosen_batch_size
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 HIDDEN_KEPT, INTERMEDIATE_KEPT = 17, 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.course.steps import Position, position_at, run_length
 from engine.data.report import DatasetReport
 from engine.events import RunStarted, Step
 from engine.folder import look_at
@@ -13,7 +14,6 @@ from engine.journal import read_journal
 from engine.models.report import model_report
 from engine.resume.plan import ResumePlan
 from engine.training.estimate import Fitted, checkpoint_bytes, fit_batch
-from engine.training.steps import Position, position_at, run_length
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from transformers import TrainerState
 from engine.checkpoints.files import count, read_json
 from engine.checkpoints.state import STATE_NAME
 from engine.i18n import _
-from engine.resume.memory import adapter_in_file
+from engine.models.folder import save_tokenizer
 from engine.training.digests import tensors_digest
-from engine.training.model import save_tokenizer
+from engine.training.memory import adapter_in_file
 from engine.training.sft import ExactTrainer
 
 

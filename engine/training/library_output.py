@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, cast
 
-from engine.checkpoints.durable import open_plain_file
+from engine.durable import open_plain_file
 from engine.redact import redact
 
 

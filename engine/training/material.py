@@ -21,7 +21,7 @@ from engine.data.table import Tell, token_table
 from engine.data.token_table import TokenTable
 from engine.hardware import load_libraries
 from engine.i18n import n_
-from engine.training.model import base_digests, load_tokenizer, model_folder, tokenizer_files_digest
+from engine.models.folder import base_digests, load_tokenizer, model_folder, tokenizer_files_digest
 from engine.training.probe import ProbeRow
 
 

@@ -1,7 +1,7 @@
 """The proof of one attempt: what was loaded is held against what was saved before the first step (C5), and what a later run will be
 held against is chosen.
 
-The items themselves are computed in resume/memory.py; here they come together, in the order in which they can be known.
+The items themselves are computed in memory.py; here they come together, in the order in which they can be known.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.course.steps import warmup_steps
 from engine.errors import ModelError
 from engine.events import Event
 from engine.i18n import _
@@ -19,7 +20,6 @@ from engine.resume.logged import against_log, schedule_words
 from engine.resume.receipt import Item, Receipt, accepted, next_batch_item
 from engine.training.attempt import Attempt
 from engine.training.ranks import Ranks
-from engine.training.steps import warmup_steps
 
 if TYPE_CHECKING:
     from engine.training.probe import ProbeRow
@@ -49,7 +49,7 @@ class Proof:
         of --init-from are put into the model here. `source`: what is loaded. Raises CannotContinue."""
         from peft import set_peft_model_state_dict
 
-        from engine.resume.memory import adapter_config_item, adapter_in_file, adapter_in_memory, keys_item
+        from engine.training.memory import adapter_config_item, adapter_in_file, adapter_in_memory, keys_item
 
         assert self.checkpoint is not None
         saved = adapter_in_file(source)
@@ -119,7 +119,7 @@ class Proof:
     def check_memory(self, trainer: Any, source: Path) -> dict[str, str]:
         """The other half of the receipt, told; item -> verdict. Raises CannotContinue where an item failed."""
         from engine.data.order import next_batch_digest
-        from engine.resume import memory
+        from engine.training import memory
 
         attempt, checkpoint, manifest = self.attempt, self.checkpoint, self.manifest
         assert checkpoint is not None

@@ -34,20 +34,20 @@ from engine.checkpoints.manifest import (
     Process,
     Schedule,
 )
+from engine.course.monitor import LossMonitor
+from engine.course.steps import warmup_steps
 from engine.data.order import next_batch_digest
 from engine.errors import LoraTuiError, OutputError
 from engine.events import CheckpointSaved, Event, Warned
 from engine.i18n import _
 from engine.paths import is_folder
-from engine.resume.memory import adapter_in_memory
 from engine.training.attempt import Attempt
 from engine.training.digests import all_finite, rng_digest, state_digest, tensors_digest
 from engine.training.hf_files import Copies, random_states, write_adapter, write_small_files
-from engine.training.monitor import LossMonitor
+from engine.training.memory import adapter_in_memory
 from engine.training.probe import ProbeRow, score
 from engine.training.ranks import Ranks
 from engine.training.sft import ExactTrainer
-from engine.training.steps import warmup_steps
 
 MIB = 1 << 20
 SAVING_FAILS = (OSError, RuntimeError, SafetensorError)

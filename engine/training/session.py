@@ -17,19 +17,19 @@ from typing import Any, cast
 
 from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.commit import Committer, free_bytes, need_room, place
-from engine.checkpoints.durable import STAGING_PREFIX, sync_file, sync_folder
 from engine.checkpoints.retain import Kept, good
 from engine.checkpoints.scan import scan
 from engine.checkpoints.verified import private_copy
+from engine.course.advice import advise_by
+from engine.course.monitor import LossMonitor
+from engine.durable import STAGING_PREFIX, sync_file, sync_folder
 from engine.errors import ConfigError, ModelError, OutputError
 from engine.events import Event, RunFinished, RunStopped, Warned
 from engine.folder import FINAL, write_run_toml
 from engine.i18n import _
 from engine.resume.receipt import Item
-from engine.training.advice import advise_by
 from engine.training.arguments import training_arguments
 from engine.training.attempt import Attempt, Outcome, ShouldStop
-from engine.training.monitor import LossMonitor
 from engine.training.proving import Proof
 from engine.training.ranks import Ranks
 from engine.training.trackers import guard
@@ -273,7 +273,7 @@ class Session:
     # -- after the last step -------------------------------------------------------------------------------------------
 
     def _finish(self, trainer: Any) -> Outcome:
-        from engine.resume.memory import adapter_in_memory
+        from engine.training.memory import adapter_in_memory
 
         adapter = adapter_in_memory(trainer.model)
         final = cast(Path, self.ranks.share(self._write_final(adapter) if self.ranks.first else None))

@@ -262,10 +262,11 @@ class Trainer:
             return []
         from engine.training.saving import versions
 
-        shape = plan.checkpoint.adapter
+        manifest, shape = plan.checkpoint.manifest, plan.checkpoint.adapter
+        named = shape.base_model if shape else None
         items = [
-            *check_material(plan.checkpoint.manifest, material, shape.base_model if shape else None),
-            versions_item(plan.checkpoint.manifest, versions()),
+            *check_material(manifest, material.identities, material.dataset.train_digests, named),
+            versions_item(manifest, versions()),
         ]
         receipt = Receipt(plan.checkpoint.path, accepted(items, self.config.accept))
         if receipt.failed:

@@ -17,9 +17,10 @@ from engine.config import RunConfig
 from engine.data.order import row_order
 from engine.data.token_table import TokenTable
 from engine.hardware import Hardware, choose_hardware, free_memory, load_libraries
+from engine.models.folder import model_folder
 from engine.models.report import model_report
 from engine.training.estimate import fit_batch
-from engine.training.model import load_base, model_folder
+from engine.training.model import load_base
 
 
 @dataclass(frozen=True)

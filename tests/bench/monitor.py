@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.checkpoints.state import read_state
+from engine.course.jumps import jumps_in
+from engine.course.monitor import LOGS_AT_JOIN, LossMonitor
 from engine.events import LossJumped
-from engine.training.jumps import jumps_in
-from engine.training.monitor import LOGS_AT_JOIN, LossMonitor
 
 HISTORIES = Path(__file__).parents[2].parent / "shared" / "histories"
 NOT_QUIET = ("008", "099")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 PARTS = {
-    "monitor": ("engine.training.monitor", "LossMonitor.observe"),
+    "monitor": ("engine.course.monitor", "LossMonitor.observe"),
     "Journal": ("engine.journal", "Journal.write"),
     "probe": ("engine.training.probe", "score"),
     "probe, bare base": ("engine.training.probe", "score_base"),

@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from engine.data.read import Reading, read_raw
 from engine.errors import DatasetError, ModelError
 from engine.hub import HOLDS, PATIENCE, hub
-from engine.training.model import model_folder
+from engine.models.folder import model_folder
 
 
 @pytest.fixture(autouse=True)

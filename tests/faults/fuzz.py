@@ -32,12 +32,12 @@ from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.files import Unsound
 from engine.checkpoints.manifest import MANIFEST_NAME
 from engine.checkpoints.proof import read_manifest
-from engine.checkpoints.report import check_report
 from engine.checkpoints.safetensors_header import check_safetensors
 from engine.checkpoints.scan import scan
 from engine.checkpoints.state import read_state
 from engine.checkpoints.torch_file import check_torch_file
 from engine.config import RunConfig
+from engine.course.monitor import LossMonitor
 from engine.data.read import Reading
 from engine.data.report import dataset_report
 from engine.errors import LoraTuiError
@@ -60,9 +60,9 @@ from engine.export.source import ExportSource
 from engine.folder import RUN_TOML, last_run, run_id_of, source_of_run
 from engine.journal import JOURNAL_NAME, fold, read_journal
 from engine.resume.plan import plan_run
+from engine.resume.report import check_report
 from engine.sources import Resolved, read_toml, resolve
 from engine.training.expect import pace_of
-from engine.training.monitor import LossMonitor
 from engine.watch import event_of, standing
 from tests.conftest import chats, write_jsonl
 from tests.engine.checkpoints.folders import seal, write_checkpoint

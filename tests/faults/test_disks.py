@@ -17,8 +17,8 @@ import filelock
 import pytest
 
 from engine.checkpoints.commit import need_room
-from engine.checkpoints.durable import sync
 from engine.checkpoints.scan import scan
+from engine.durable import sync
 from engine.errors import LoraTuiError, OutputError
 from engine.events import RunStopped
 from engine.folder import locked

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
+from engine.course.advice import advise
 from engine.events import CheckpointSaved, LossJumped, ResumeChecked, RowsTokenised, RunFinished
-from engine.training.advice import advise
 from tests.tui.conftest import Hand
 from tests.tui.scripted import Scripted, started, step
 from tests.tui.test_snapshots import RECEIPT

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from pytest_textual_snapshot import SVGImageExtension
 
+from engine.course.advice import advise, likely_causes
 from engine.events import CheckpointSaved, LossJumped, ResumeChecked, RunFinished
 from engine.folder import Place
 from engine.hardware import Hardware
 from engine.remembered import Remembered
 from engine.resume import seen
-from engine.training.advice import advise, likely_causes
 from engine.training.estimate import Fitted, Memory
 from engine.training.expect import Expected
 from tests.conftest import chats, write_jsonl

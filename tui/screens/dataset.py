@@ -255,8 +255,8 @@ def report_with_model(
     ConfigError and ModelError."""
     from engine.data.report import dataset_report
     from engine.hardware import load_libraries
+    from engine.models.folder import load_tokenizer
     from engine.models.report import cached_snapshot, model_folder_here
-    from engine.training.model import load_tokenizer
 
     load_libraries()
     config = resolve(answers).config

@@ -14,10 +14,10 @@ from textual.widgets import DataTable
 
 from engine.checkpoints.checkpoint import Checkpoint, Grade
 from engine.checkpoints.choose import Choice
-from engine.checkpoints.report import runs_of
 from engine.checkpoints.scan import Scan
 from engine.clock import moment
 from engine.i18n import _
+from engine.resume.report import runs_of
 from tui.plain import visible
 from tui.show import number
 from tui.words import size_words

@@ -13,8 +13,8 @@ import pytest
 from engine.checkpoints import scan as scanning
 from engine.checkpoints import verdicts
 from engine.checkpoints.checkpoint import Checkpoint, Grade
-from engine.checkpoints.report import check_report
 from engine.checkpoints.scan import scan, scan_many
+from engine.resume.report import check_report
 from tests.engine.checkpoints.folders import seal, write_checkpoint
 
 

@@ -17,7 +17,7 @@ from engine.eject import script
 from engine.errors import ModelError
 from engine.export import samples
 from engine.export.modelfile import serving
-from engine.training.model import load_tokenizer
+from engine.models.folder import load_tokenizer
 
 LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 

@@ -16,7 +16,7 @@ from engine.data.read import Reading
 from engine.data.report import dataset_report
 from engine.data.table import Made, cache_folder, row_digests, token_table
 from engine.data.tokens import tokenize
-from engine.training.model import load_tokenizer
+from engine.models.folder import load_tokenizer
 from tests.conftest import chats, write_jsonl
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from engine.checkpoints.checkpoint import Checkpoint, Grade, LogRow
 from engine.config import RunConfig
+from engine.course.steps import learning_rate_at
 from engine.resume.logged import LoggedSchedule, logged_accumulation, logged_schedule, misfit, was_limited
-from engine.training.steps import learning_rate_at
 
 
 def checkpoint(rates: dict[int, float | None], total: int | None) -> Checkpoint:

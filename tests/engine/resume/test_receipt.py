@@ -63,8 +63,8 @@ def forgotten(tensors: dict[str, Any]) -> dict[str, Any]:
 
 
 def forge_adapter_too(checkpoint: Path) -> None:
-    from engine.resume.memory import adapter_in_file
     from engine.training.digests import tensors_digest
+    from engine.training.memory import adapter_in_file
 
     path = checkpoint / "manifest.json"
     manifest = undigested(path)
@@ -186,7 +186,7 @@ def test_without_a_manifest_the_probe_still_sees_that_the_adapter_has_no_effect(
 def test_an_adapter_may_be_widened_while_it_is_loaded_and_not_rounded(saved: str, loaded: str, verdict: str) -> None:
     import torch
 
-    from engine.resume.memory import values_item
+    from engine.training.memory import values_item
 
     file = {"lora_A.weight": torch.linspace(0, 1, 7).to(getattr(torch, saved))}
     memory = {name: tensor.to(getattr(torch, loaded)) for name, tensor in file.items()}
@@ -196,7 +196,7 @@ def test_an_adapter_may_be_widened_while_it_is_loaded_and_not_rounded(saved: str
 def test_an_adapter_is_held_against_its_file_also_on_a_device_without_float64() -> None:
     import torch
 
-    from engine.resume.memory import values_item
+    from engine.training.memory import values_item
 
     class OnAnAppleGpu(torch.Tensor):
         def double(self) -> torch.Tensor:
@@ -231,7 +231,7 @@ def test_an_adapter_that_was_not_written_whole_is_no_checkpoint(
 def test_a_loss_scale_is_held_against_the_saved_one(tmp_path: Path) -> None:
     import torch
 
-    from engine.resume.memory import scaler_item
+    from engine.training.memory import scaler_item
 
     scaler = torch.amp.GradScaler("cpu", init_scale=512.0)
     assert scaler_item(tmp_path, "float16", scaler).verdict == "changed"

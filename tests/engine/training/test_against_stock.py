@@ -76,7 +76,7 @@ def test_a_checkpoint_loads_in_plain_trainer_and_in_peft(tmp_path: Path, tiny_mo
     from transformers import AutoModelForCausalLM
     from trl import SFTTrainer
 
-    from engine.resume.memory import adapter_in_file, adapter_in_memory
+    from engine.training.memory import adapter_in_file, adapter_in_memory
     from engine.training.peft_config import lora_config
 
     out = tmp_path / "run"
@@ -132,7 +132,7 @@ def test_the_planned_learning_rates_are_the_schedulers(tmp_path: Path) -> None:
     import torch
     from transformers import get_scheduler
 
-    from engine.training.steps import learning_rate_at, warmup_steps
+    from engine.course.steps import learning_rate_at, warmup_steps
 
     for name in ("cosine", "linear", "constant"):
         config = RunConfig(scheduler=name, learning_rate=3e-4, warmup=0.1)  # type: ignore[arg-type]

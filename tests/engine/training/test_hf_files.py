@@ -14,9 +14,9 @@ from engine.errors import ConfigError
 from engine.export.adapter import export_adapter
 from engine.export.merged import export_merged
 from engine.export.source import find_source
-from engine.resume.memory import adapter_in_memory
+from engine.models.folder import TEMPLATES, tokenizer_files_digest
 from engine.training.hf_files import Copies, constant_files, write_adapter
-from engine.training.model import TEMPLATES, tokenizer_files_digest
+from engine.training.memory import adapter_in_memory
 from engine.training.peft_config import need_plain
 from tests.conftest import CHATML, build_tiny_model, chats, write_jsonl
 from tests.engine.runs import receipt, train

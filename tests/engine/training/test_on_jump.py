@@ -111,7 +111,7 @@ def test_a_run_finishes_once_its_loss_is_low_enough_and_says_so_when_asked_again
 
 
 def test_the_bounds_of_the_advice_are_settings_and_must_be_in_order(run: Path) -> None:
-    from engine.checkpoints.report import check_report
+    from engine.resume.report import check_report
 
     train(output=run, max_steps=41, loss_nearly=50, loss_reached=40)
     assert check_report(scan(run))["advice"]["state"] == "reached"

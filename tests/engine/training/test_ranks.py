@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from engine import devices
 from engine.child import handed_over
 from engine.config import RunConfig
+from engine.course.steps import kept_geometry
 from engine.devices import placed, visible_gpus
 from engine.errors import CannotContinue, ConfigError, LoraTuiError, ModelError
 from engine.events import Event
@@ -24,7 +25,6 @@ from engine.resume.plan import ResumePlan
 from engine.runner import InThisProcess
 from engine.training.batches import RowBatches
 from engine.training.ranks import Ranks
-from engine.training.steps import kept_geometry
 from engine.training.trainer import Trainer
 from engine.watch import died
 from tests.engine.runs import adapter_bytes, plan

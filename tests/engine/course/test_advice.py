@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.training.advice import advise
+from engine.course.advice import advise
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from engine.checkpoints.checkpoint import LogRow
 from engine.checkpoints.state import read_state
+from engine.course.jumps import jumps_in
+from engine.course.monitor import WINDOW, LossMonitor
 from engine.events import LossJumped
-from engine.training.jumps import jumps_in
-from engine.training.monitor import WINDOW, LossMonitor
 
 HISTORIES = Path(__file__).parents[3].parent / "shared" / "histories"
 QUIET = ["002", "005", "010", "016", "020", "021", "023", "031", "040", "042", "051", "056", "061", "065", "067", "077"]

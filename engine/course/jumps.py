@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from engine.checkpoints.checkpoint import LogRow
+from engine.course.monitor import LOGS_AT_JOIN, LossMonitor
 from engine.events import LossJumped
-from engine.training.monitor import LOGS_AT_JOIN, LossMonitor
 
 
 def jumps_in(history: Sequence[LogRow]) -> list[LossJumped]:

@@ -17,11 +17,11 @@ from engine.checkpoints.choose import Choice, choose, distance
 from engine.checkpoints.scan import Scan
 from engine.clock import moment
 from engine.config import RunConfig
+from engine.course.advice import advise_by
+from engine.course.jumps import jumps_in
 from engine.errors import ConfigError
 from engine.folder import source_of_run
 from engine.sources import resolve
-from engine.training.advice import advise_by
-from engine.training.jumps import jumps_in
 
 SCHEMA = 1
 

@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from engine.config import RunConfig
-from engine.training.steps import Length, Position, learning_rate_at, run_length, save_interval, warmup_steps
+from engine.course.steps import Length, Position, learning_rate_at, run_length, save_interval, warmup_steps
 
 rows_ = st.integers(1, 500)
 batch_ = st.integers(1, 64)
