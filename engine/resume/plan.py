@@ -16,6 +16,7 @@ from typing import Literal
 
 from engine.checkpoints.checkpoint import Checkpoint, Grade
 from engine.checkpoints.choose import Choice, PassedOver
+from engine.checkpoints.lora_fields import OUTPUT_LAYER
 from engine.checkpoints.scan import EXACT, Scan, glance
 from engine.config import RunConfig, flag
 from engine.course.monitor import LossMonitor
@@ -25,7 +26,7 @@ from engine.course.steps import (
 )
 from engine.data.dataset import Dataset, read_dataset
 from engine.devices import placed
-from engine.errors import CannotContinue, ConfigError, LoraTuiError
+from engine.errors import CannotContinue, ConfigError, LoraTuiError, ModelError
 from engine.folder import free_sibling, own_start, proposed_output, run_id_of
 from engine.i18n import _
 from engine.paths import is_folder, is_there
@@ -183,6 +184,19 @@ def _need(config: RunConfig) -> None:
             _(
                 "Name them, for example: lora-tui --yes --dataset chat.jsonl --model ./Qwen3-0.6B · or try: lora-tui --demo --yes"
             ),
+        )
+    _need_no_output_layer(config)
+
+
+def _need_no_output_layer(config: RunConfig) -> None:
+    """Raise ModelError where --target-modules, as asked or as an adapter was saved, names the output layer: the trainer refuses that,
+    but only once everything is loaded."""
+    named = [name for name in config.target_modules.split(",") if name.rpartition(".")[2] == OUTPUT_LAYER]
+    if named:
+        raise ModelError(
+            _("--target-modules {names}: no adapter can be put there").format(names=",".join(named)),
+            _("lm_head is the output layer. TRL trains no adapter on it: it takes the layer's own weights for the loss."),
+            _("all-linear takes every linear layer but the output layer."),
         )
 
 

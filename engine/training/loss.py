@@ -5,7 +5,7 @@ every one: at a vocabulary of 152,000 that is most of a step's time and memory. 
 those that predict a trained token are picked, and only they go through the output layer, a bounded number of rows at a time.
 A piece's gradient is computed while its logits are there, so nothing is computed twice and no more than one piece is ever alive.
 
-What the output layer does (tied or biased weights, Granite's and Cohere's scales, Gemma's soft cap, a LoRA on it) is not rebuilt
+What the output layer does (tied or biased weights, Granite's and Cohere's scales, Gemma's soft cap) is not rebuilt
 from a list of names: the model's own forward is called with its backbone standing still on the hidden states that are there.
 Before it is trusted it must give, for a few tokens, the logits the model gives by itself; one that does not is trained the stock way.
 
@@ -115,7 +115,7 @@ class LossAtLabels:
                 backbone.forward = own
 
     def _trained(self) -> tuple[torch.nn.Parameter, ...]:
-        """The trained parameters behind the hidden states: a LoRA on the output layer, or a saved copy of it."""
+        """The trained parameters behind the hidden states: a copy of the output layer that is trained and saved whole."""
         inside = {id(parameter) for parameter in self.backbone.parameters()}
         beyond = [parameter for parameter in self.causal.parameters() if id(parameter) not in inside]
         found = {id(parameter): parameter for parameter in (*beyond, *self.causal.get_output_embeddings().parameters())}

@@ -105,6 +105,14 @@ def bad(tmp_path: Path, tiny_model: Path, chat_file: Path) -> dict[str, list[obj
         "layers that are not there": ["--yes", *good, "--output", tmp_path / "out", "--target-modules", "w_pack"],
         "one layer that is not there": ["--yes", *good, "--output", tmp_path / "out", "--target-modules", "q_proj,q_prj"],
         "the output layer": ["--yes", *good, "--output", tmp_path / "out", "--target-modules", "lm_head"],
+        "the output layer among others": [
+            "--yes",
+            *good,
+            "--output",
+            tmp_path / "out",
+            "--target-modules",
+            "q_proj,model.lm_head",
+        ],
         "unknown command": ["chek", "out"],
         "check of nothing": ["check", tmp_path / "gone"],
     }
@@ -131,6 +139,7 @@ def bad(tmp_path: Path, tiny_model: Path, chat_file: Path) -> dict[str, list[obj
         ("layers that are not there", 4, "w_pack"),
         ("one layer that is not there", 4, "q_prj: this model has no such layers"),
         ("the output layer", 4, "lm_head: no adapter can be put there"),
+        ("the output layer among others", 4, "--target-modules model.lm_head: no adapter can be put there"),
         ("unknown command", 2, "did you mean check?"),
         ("check of nothing", 2, "gone"),
     ],

@@ -29,6 +29,7 @@ def flaw(name: str, folder: Path) -> list[object]:
         "a bad row to measure on": ["--eval-dataset", folder / "bad.jsonl"],
         "no such model": ["--model", folder / "gone"],
         "no model in there": ["--model", folder / "hollow"],
+        "an adapter on the output layer": ["--target-modules", "q_proj,lm_head"],
         "a file in the place of the output": ["--output", folder / "file"],
     }[name]  # type: ignore[return-value]
 
@@ -43,6 +44,7 @@ def flaw(name: str, folder: Path) -> list[object]:
         ("a bad row to measure on", 4),
         ("no such model", 4),
         ("no model in there", 4),
+        ("an adapter on the output layer", 4),
         ("a file in the place of the output", 5),
     ],
 )

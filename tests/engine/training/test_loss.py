@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.engine.runs import losses, train
+from engine.errors import ModelError
+from tests.engine.export.families import adapter_on, build
+from tests.engine.runs import losses, plan, train
 
 SIZE: dict[str, Any] = {
     "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -93,8 +95,11 @@ def test_loss_and_gradient_are_the_models_own(family: str) -> None:
     agree(built(family))
 
 
-def test_a_lora_on_the_output_layer_gets_its_gradient() -> None:
-    agree(built("qwen2", target_modules=["lm_head", "q_proj"]))
+def test_an_adapter_of_another_tool_on_the_output_layer_is_refused_by_the_plan(tmp_path: Path, chat_file: Path) -> None:
+    base = build(tmp_path / "base", "llama")
+    theirs = adapter_on(base, tmp_path / "theirs", target_modules=["q_proj", "lm_head"]) / "final"
+    with pytest.raises(ModelError, match="lm_head is the output layer"):
+        plan(dataset=chat_file, model=base, output=tmp_path / "out", init_from=theirs, **FLAGS)
 
 
 def test_a_saved_copy_of_the_output_layer_gets_its_gradient() -> None:
