@@ -14,7 +14,7 @@ from typing import Any
 
 from engine.checkpoints.checkpoint import AdapterShape, Problem
 from engine.checkpoints.files import Entry, Unsound, count, not_a_file, number, read_json
-from engine.checkpoints.lora_fields import lora_fields
+from engine.checkpoints.lora_fields import lora_fields, need_trainable
 from engine.checkpoints.safetensors_header import check_safetensors
 from engine.checkpoints.torch_file import check_torch_file
 from engine.i18n import _
@@ -92,8 +92,9 @@ def _foreign(shape: AdapterShape) -> list[Problem]:
     else:
         try:
             lora_fields(shape.raw)
+            need_trainable(shape.raw)
         except ValueError as error:
-            words = _("The adapter cannot be built again: {why}.").format(why=str(error)[:300])
+            words = _("The adapter cannot be trained on here: {why}.").format(why=str(error)[:300])
             found.append(Problem("adapter_not_carried_on", words, _("Continue it with the program that made it.")))
     mapping = shape.raw.get("auto_mapping")
     parent = mapping.get("parent_library") if isinstance(mapping, dict) else None

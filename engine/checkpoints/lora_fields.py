@@ -38,11 +38,10 @@ OUTPUT_LAYER = "lm_head"
 def lora_fields(raw: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a peft.LoraConfig that is like the saved one, but for its dropout. Raises ValueError, in words, for what is not
     understood here."""
-    targets = _names(raw, "target_modules")
     fields: dict[str, Any] = {
         "r": _positive(raw, "r"),
         "lora_alpha": _alpha(raw),
-        "target_modules": targets,
+        "target_modules": _names(raw, "target_modules"),
         "modules_to_save": _names(raw, "modules_to_save"),
         "use_rslora": _flag(raw, "use_rslora"),
         "use_dora": _flag(raw, "use_dora"),
@@ -59,9 +58,13 @@ def lora_fields(raw: dict[str, Any]) -> dict[str, Any]:
     if odd:
         names = ", ".join(name[:60] for name in odd[:8])
         raise ValueError(_("it sets {names}, which cannot be carried on here").format(names=names))
-    if any(name.rpartition(".")[2] == OUTPUT_LAYER for name in targets or ()):
-        raise ValueError(_("it is on {name}, the output layer, where TRL trains none").format(name=OUTPUT_LAYER))
     return fields | {"bias": "none", "task_type": "CAUSAL_LM"}
+
+
+def need_trainable(raw: dict[str, Any]) -> None:
+    """Raise ValueError, in words, where the adapter can be built, and merged or asked, and not be trained on."""
+    if any(name.rpartition(".")[2] == OUTPUT_LAYER for name in _names(raw, "target_modules") or ()):
+        raise ValueError(_("it is on {name}, the output layer, where TRL trains none").format(name=OUTPUT_LAYER))
 
 
 def plain_number(value: float) -> float | int:

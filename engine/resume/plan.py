@@ -100,6 +100,8 @@ def plan_run(resolved: Resolved, found: Scan | None = None) -> ResumePlan:
         if path is not None:  # told before what else may be missing: it would have told that
             need_checkpoint(Path(path))
     _need(config)
+    if resolved.asked("target_modules"):
+        _need_no_output_layer(config)
     assert config.dataset is not None and config.model is not None
     asked = Path(config.output) if config.output else None
     if config.init_from is not None:
@@ -185,12 +187,11 @@ def _need(config: RunConfig) -> None:
                 "Name them, for example: lora-tui --yes --dataset chat.jsonl --model ./Qwen3-0.6B · or try: lora-tui --demo --yes"
             ),
         )
-    _need_no_output_layer(config)
 
 
 def _need_no_output_layer(config: RunConfig) -> None:
-    """Raise ModelError where --target-modules, as asked or as an adapter was saved, names the output layer: the trainer refuses that,
-    but only once everything is loaded."""
+    """Raise ModelError where --target-modules names the output layer: the trainer refuses that, but only once everything is loaded. Of
+    a saved adapter that is there, its checkpoint says that it cannot be carried on."""
     named = [name for name in config.target_modules.split(",") if name.rpartition(".")[2] == OUTPUT_LAYER]
     if named:
         raise ModelError(

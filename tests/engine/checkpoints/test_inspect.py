@@ -409,3 +409,22 @@ def test_what_is_no_folder_is_broken_and_never_opened(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-2").symlink_to(tmp_path)
     for name in ("checkpoint-1", "checkpoint-2", "checkpoint-3"):
         assert inspect_folder(tmp_path / name).grade is Grade.BROKEN
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"target_modules": ".*q_proj"}, "not a list of layer names"),
+        ({"target_modules": ["q_proj", "lm_head"]}, "the output layer"),
+        ({"bias": "all"}, "it sets bias"),
+        ({"trainable_token_indices": [1]}, "it sets trainable_token_indices"),
+        ({"of_a_newer_peft": True}, "it sets of_a_newer_peft"),
+    ],
+)
+def test_an_adapter_that_a_run_would_refuse_is_said_not_to_be_continuable(
+    whole: Path, changed: dict[str, Any], told: str
+) -> None:
+    write_json(whole / "adapter_config.json", {**adapter_config(), **changed})
+    found = inspect_folder(whole)
+    assert not found.continuable and found.grade is Grade.COMPLETE
+    assert any(problem.code == "adapter_not_carried_on" and told in problem.message for problem in found.problems)
