@@ -130,18 +130,16 @@ class Questions:
             kept = ""
 
     def output(self) -> None:
-        from engine.resume.seen import see
-
         kept = str(self.wizard.answers.get("output") or self.wizard.proposed_output())
         while True:
             word = self.ask(_("Folder of the run"), kept)
+            self.wizard.answer("output", word)
             try:
-                self.seen = see(path_of(word))
+                self.seen = self.wizard.look_at(path_of(word))
             except LoraTuiError as error:
                 self.told(error)
                 continue
             if self.seen.place.problem is None:
-                self.wizard.answer("output", word)
                 self.show.lines(seen_lines(self.seen)[: 2 if self.seen.held else 1])
                 return
             self.told(self.seen.place.problem)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from engine.config import RunConfig, field_meta, flag
+from engine.errors import LoraTuiError
 from engine.paths import is_folder, path_of
 from engine.remembered import Remembered, after_run, save_remembered
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from engine.data.read import Reading
     from engine.data.report import DatasetReport
     from engine.resume.plan import ResumePlan
+    from engine.resume.seen import Seen
     from engine.sources import Source
 
 SETTINGS = tuple(name for name in RunConfig.model_fields if field_meta(name)["group"] not in ("What", "Continue"))
@@ -140,6 +142,16 @@ class Wizard:
 
         flags = {name: value for name, value in self.flags().items() if name not in SETTINGS}
         return gather(flags, demo=self.weak(), environ={}).resolved.config
+
+    def look_at(self, folder: Path) -> Seen:
+        """What lies in the run's folder, and what a run with these answers would go on from. Raises LoraTuiError."""
+        from engine.resume.seen import see
+
+        try:
+            config = self.base()
+        except LoraTuiError:  # told where it is planned
+            config = None
+        return see(folder, config if config is not None and config.dataset and config.model else None)
 
     def make_plan(self) -> Planned:
         """What a run with these answers would do. Looks at folders, so it belongs in a thread. Raises LoraTuiError."""

@@ -117,7 +117,7 @@ def plan_run(resolved: Resolved, found: Scan | None = None) -> ResumePlan:
     if not found.checkpoints:
         begun = _begun_from(resolved, output_dir)
         return begun or _fresh(config, output_dir, _("no checkpoint is there yet"), run_id_of(output_dir))
-    found, choice = _settled(found, config)
+    found, choice = settle_for(found, config)
     if choice.checkpoint is None:
         raise _nothing_to_continue(found, choice)
     run_id = run_id_of(output_dir) or _id_of(choice.checkpoint)
@@ -125,7 +125,7 @@ def plan_run(resolved: Resolved, found: Scan | None = None) -> ResumePlan:
     return _continue(resolved, output_dir, run_id, None, choice)
 
 
-def _settled(found: Scan, config: RunConfig) -> tuple[Scan, Choice]:
+def settle_for(found: Scan, config: RunConfig) -> tuple[Scan, Choice]:
     """What `auto` takes of `found` for a run with `config`. One whose steps an epoch the rows do not make gives way to one that fits:
     folders hold runs over other datasets. Where none fits, rows may have been packed or held back; that is told as a changed batch
     geometry."""

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from engine.checkpoints.choose import Choice
 from engine.checkpoints.scan import Scan, glance
+from engine.config import RunConfig
 from engine.folder import Place, is_held, look_at
+from engine.resume.plan import settle_for
 from engine.resume.recommend import settle
 
 
@@ -24,12 +26,13 @@ class Seen:
     """Whether a run is at work in it."""
 
 
-def see(folder: Path) -> Seen:
-    """Look at an output folder. Raises ConfigError where it cannot be looked through."""
+def see(folder: Path, config: RunConfig | None = None) -> Seen:
+    """Look at an output folder. `config`: of the run that is to go on there, where it is known already. Raises ConfigError where it
+    cannot be looked through."""
     place = look_at(folder)
     if place.problem is not None or not folder.is_dir():
         return Seen(place, None, None)
     found, held = glance(folder), is_held(folder)
     if not found.checkpoints:
         return Seen(place, found, None, held)
-    return Seen(place, *settle(found), held)
+    return Seen(place, *(settle(found) if config is None else settle_for(found, config)), held)

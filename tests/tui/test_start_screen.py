@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -196,3 +198,21 @@ async def test_after_one_is_put_away_the_cursor_is_on_its_neighbour(
         await hand.until(lambda: hand.shows("Continue checkpoint-3"))
         await hand.press("d")
         await hand.until(lambda: not (trained / "checkpoint-3").exists() and hand.shows("Continue checkpoint-8"))
+
+
+async def test_what_is_recommended_is_what_the_plan_goes_on_from(wizard: Make, flags: dict[str, Any], trained: Path) -> None:
+    """A further checkpoint of another tool's run over other rows lies in the folder: neither offers it."""
+    further = Path(shutil.copytree(trained / "checkpoint-8", trained / "checkpoint-900"))
+    (further / "manifest.json").unlink()
+    state = json.loads((further / "trainer_state.json").read_text())
+    (further / "trainer_state.json").write_text(
+        json.dumps({**state, "global_step": 900, "epoch": 9.0, "max_steps": 1000, "num_train_epochs": 10, "log_history": []})
+    )
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.until(lambda: hand.shows("Continue from checkpoint-8"))
+        await hand.press("ctrl+n")
+        await hand.to_review()
+        assert hand.shows("continuing from checkpoint-8")

@@ -25,7 +25,7 @@ from engine.config import REACHED, TOO_LOW
 from engine.errors import LoraTuiError
 from engine.i18n import _, n_
 from engine.paths import path_of
-from engine.resume.seen import Seen, see
+from engine.resume.seen import Seen
 from tui.folder_text import choice_lines, held_words
 from tui.i18n import N_
 from tui.messages import Found
@@ -103,7 +103,7 @@ class StartScreen(StepScreen):
         return [place for place in self.wizard.trashed if place.parent.parent == self._folder]
 
     def _look(self) -> None:
-        self.ask("seen", str(self._folder), partial(see, self._folder))
+        self.ask("seen", str(self._folder), partial(self.wizard.look_at, self._folder))
 
     def on_found(self, event: Found) -> None:
         event.stop()
