@@ -20,7 +20,7 @@ from engine.folder import last_run, named, proposed_output, source_of_run
 from engine.paths import is_folder
 from engine.remembered import source_remembered
 from engine.resume.logged import logged_schedule, was_limited
-from engine.resume.recommend import settle
+from engine.resume.recommend import settle_over_rows
 from engine.sources import Resolved, Source, environment, read_toml, resolve
 
 
@@ -67,7 +67,7 @@ def gather(
     own = source_of_run(named(folder))
     if own is not None or first.resume == "never" or not is_folder(folder):
         return Answers(resolve([*strong, *([own] if own else []), *weak]), None)
-    found, choice = settle(glance(folder))
+    found, choice = settle_over_rows(glance(folder), resolve([*strong, *weak]).config)
     chosen = choice.checkpoint
     return Answers(resolve([*strong, *([_told_by(chosen)] if chosen else []), *weak]), found)
 

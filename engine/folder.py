@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 RUN_TOML = "run.toml"
 FINAL = "final"
 RUN_LOG = "run.log"
+TRASH = ".trash"
+"""Where what is replaced or put away goes (checkpoints/trash.py)."""
 _LOCK = ".lock"
 _HOLDER = ".lock.holder"
 _STOP = ".stop"
@@ -106,6 +108,17 @@ def busy(output_dir: Path) -> OutputError:
         _holder(output_dir),
         _("Wait for it or stop it, or choose another --output."),
     )
+
+
+def need_plain_trash(output_dir: Path) -> None:
+    """Raise OutputError where nothing could be put into the folder's trash: told before a run that would need it at its end."""
+    trash = output_dir / TRASH
+    if os.path.lexists(trash) and (trash.is_symlink() or not trash.is_dir()):
+        raise OutputError(
+            _("{path}: is no plain folder").format(path=trash),
+            _("What a run replaces goes there; a link is not followed."),
+            _("Take it away."),
+        )
 
 
 def _acquired(path: Path) -> BaseFileLock:
@@ -315,7 +328,13 @@ def look_at(folder: Path) -> Place:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(nearest))
         if not os.access(nearest, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(nearest))
-        return Place(folder, taken, shutil.disk_usage(nearest).free, None)
+        need_plain_trash(folder)
+        free = shutil.disk_usage(nearest).free
+        if not free:  # a full disk, or a file system that holds no files, such as /proc
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(nearest))
+        return Place(folder, taken, free, None)
+    except OutputError as error:
+        return Place(folder, True, 0, error)
     except (OSError, ValueError) as error:
         return Place(folder, False, 0, unwritable(folder, error))
 

@@ -157,7 +157,7 @@ def read_toml(path: Path, kind: Literal["config", "run", "remembered"] = "config
             _("{path}: schema_version {found} is not {known}").format(path=path, found=schema, known=SCHEMA_VERSION),
             fix=_("It was written by another version of lora-tui."),
         )
-    if kind == "run" and (empty or type(count) is not int or len(document) < count):
+    if kind == "run" and (empty or type(count) is not int or not 0 <= count <= len(document)):
         raise _cut_short(path, len(document), count)
     return Source(kind, str(path), document)
 

@@ -7,6 +7,7 @@ imported inside the function that needs it. The flags are generated from RunConf
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # none is used, and looking for them costs a tenth of --help
@@ -118,7 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LoraTuiError as error:
         from tui.headless import show_error
 
-        show_error(error)
+        with contextlib.suppress(OSError):  # a stream that takes nothing costs nobody the exit code
+            show_error(error)
         if isinstance(error, OutputError):  # of stdout itself, perhaps
             _end_stdout()
         return error.exit_code

@@ -123,8 +123,10 @@ def _length_lines(report: DatasetReport) -> Iterator[tuple[str, str]]:
     )
     if report.epoch is not None:
         yield (
-            _("an epoch: {steps} steps of {rows} rows, {tokens} tokens, {share:.0%} of them trained on · padding {grouped:.2f} "
-              "times the tokens, {random:.2f} without grouping by length").format(
+            n_("an epoch: {steps} step of {rows} rows, {tokens} tokens, {share:.0%} of them trained on · padding {grouped:.2f} "
+               "times the tokens, {random:.2f} without grouping by length",
+               "an epoch: {steps} steps of {rows} rows, {tokens} tokens, {share:.0%} of them trained on · padding {grouped:.2f} "
+               "times the tokens, {random:.2f} without grouping by length", report.epoch.steps).format(
                 steps=report.epoch.steps, rows=report.epoch.rows_a_step, tokens=report.epoch.tokens,
                 share=(trained or 0) / max(1, report.epoch.tokens), grouped=report.epoch.padding_grouped,
                 random=report.epoch.padding_random,

@@ -339,11 +339,15 @@ def plan_lines(plan: ResumePlan) -> list[tuple[str, str]]:
     ]
     lines += [
         (
-            _("  changed {item}: saved {saved}, now {asked} · {winner} wins · {reason}").format(
+            (
+                _("  assumed {item}: saved {saved}, now {asked} · {reason}")
+                if difference.winner == "assumed"
+                else _("  changed {item}: saved {saved}, now {asked} · {winner} wins · {reason}")
+            ).format(
                 item=difference.item,
                 saved=difference.saved,
                 asked=difference.asked,
-                winner={"saved": _("saved"), "asked": _("asked"), "neither": _("neither")}[difference.winner],
+                winner={"saved": _("saved"), "asked": _("asked"), "neither": _("neither")}.get(difference.winner),
                 reason=difference.reason,
             ),
             "bold red" if difference.winner == "neither" else "yellow",

@@ -191,7 +191,7 @@ class Wizard:
 
         words = ["lora-tui", "--yes"]
         flags = self.flags()
-        if self.is_demo():
+        if self.is_demo() and not self._in_another_runs_folder():
             words.append("--demo")
             flags = {name: value for name, value in flags.items() if demo_answers().get(name) != value}
         for name, value in (flags | self._of_last_time(flags)).items():
@@ -200,6 +200,19 @@ class Wizard:
             else:
                 words += [flag(name), ",".join(value) if isinstance(value, tuple | list) else _plain(value)]
         return shlex.join(words)
+
+    def _in_another_runs_folder(self) -> bool:
+        """Whether the run that the folder belongs to learned other rows, or from another model, than the demo: its word would win over
+        --demo."""
+        from engine.demo import demo_answers
+        from engine.folder import source_of_run
+
+        try:
+            own = source_of_run(path_of(str(self.answers.get("output") or self.proposed_output())))
+        except LoraTuiError:
+            return True
+        demo = demo_answers()
+        return own is not None and any(own.values.get(name) not in (None, demo[name]) for name in ("dataset", "model"))
 
     def _of_last_time(self, flags: Mapping[str, Any]) -> dict[str, Any]:
         """Settings that came from memory: the command line must name them, since it remembers nothing."""

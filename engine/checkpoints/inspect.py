@@ -153,7 +153,8 @@ def _training_state(path: Path, entries: Mapping[str, Entry], verify: bool, same
             if name not in entries:
                 raise _state_missing(name, why or _("order and dropout would differ"))
             found = check_torch_file(path / name, contents=verify, checksums=name not in same)
-            if name == OPTIMIZER and found.tensors and not found.tensors.keys() >= MOMENTS:
+            stepped = bool(found.tensors) or (state is not None and state.step > 0)
+            if name == OPTIMIZER and stepped and not found.tensors.keys() >= MOMENTS:
                 raise _other_optimizer(found.tensors)
         except Unsound as wrong:
             problems.append(wrong.problem)
@@ -162,7 +163,7 @@ def _training_state(path: Path, entries: Mapping[str, Entry], verify: bool, same
 
 
 def _other_optimizer(tensors: Iterable[str]) -> Unsound:
-    names = ", ".join(sorted(name[:40] for name in tensors)[:5])
+    names = ", ".join(sorted(name[:40] for name in tensors)[:5]) or "-"
     return Unsound(
         "other_optimizer",
         _("{name} is of another optimizer than AdamW ({names}).").format(name=OPTIMIZER, names=names),

@@ -9,10 +9,8 @@ from pathlib import Path
 
 from engine.durable import sync_folder
 from engine.errors import OutputError
-from engine.folder import free_sibling, locked, unwritable
+from engine.folder import TRASH, free_sibling, locked, unwritable
 from engine.i18n import _
-
-TRASH = ".trash"
 
 
 def to_trash(path: Path) -> Path:

@@ -178,8 +178,9 @@ def recognise(name: str, first: Row, asked: str = "auto") -> tuple[str, str, Cal
     raise DatasetError(
         _("{name}: its format is not recognised").format(name=name),
         _("Found columns: {columns}.").format(columns=shown),
-        _("The nearest format needs {shape}; others: {others}").format(
-            shape=SHAPES["messages"], others="; ".join(list(SHAPES.values())[1:])
+        _("Say which columns they are with --columns, for example {columns}; or make the rows one of: {shapes}").format(
+            columns=",".join(f"{known}={own}" for known, own in zip(PAIRS[0], [*map(str, first), "B", "C"], strict=False)),
+            shapes="; ".join(SHAPES.values()),
         ),
     )
 

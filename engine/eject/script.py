@@ -106,6 +106,8 @@ def _template(run: Ejected) -> list[str]:
         return []
     tokenizer = load_tokenizer(model_folder(str(run.config.model)))
     template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
     if not isinstance(template, str) or re.search(r"\{%[-+]?\s*generation\b", template):
         return []
 

@@ -23,7 +23,7 @@ from engine.data.read import Reading
 from engine.data.table import row_digests
 from engine.folder import source_of_run
 from engine.i18n import _, n_
-from engine.resume.logged import logged_geometry, schedule_words
+from engine.resume.logged import logged_geometry, logged_schedule, schedule_words
 from engine.sources import Resolved, resolve
 
 
@@ -35,8 +35,9 @@ class Difference:
     """The receipt item it belongs to (C5), or `settings` for what no item compares."""
     saved: str
     asked: str
-    winner: Literal["saved", "asked", "neither"]
-    """neither: the run will not start like this (the receipt fails) unless the item is accepted."""
+    winner: Literal["saved", "asked", "neither", "assumed"]
+    """neither: the run will not start like this (the receipt fails) unless the item is accepted; assumed: nobody asked for it, and
+    what was saved does not say."""
     reason: str
 
 
@@ -226,16 +227,26 @@ def schedule_differences(checkpoint: Checkpoint, config: RunConfig, length: Leng
     return [Difference("schedule", schedule_words(*was), schedule_words(*now), "asked", reason)]
 
 
-def rate_difference(saved: SavedRates, config: RunConfig, length: Length) -> list[Difference]:
-    """schedule of another tool's run: told where the next learning rate is not the one that its scheduler would have given."""
-    now = learning_rate_at(config, length.total_steps, saved.step)
-    if math.isclose(now, saved.next, rel_tol=1e-6, abs_tol=1e-9 * saved.peak):
-        return []
-    asked = schedule_words(
+def logged_schedule_difference(
+    checkpoint: Checkpoint, saved: SavedRates, resolved: Resolved, config: RunConfig, length: Length
+) -> list[Difference]:
+    """schedule of another tool's run: told where the next learning rate is not the one that its scheduler would have given, and where
+    what it logged and saved fits another kind as well."""
+    now, known = learning_rate_at(config, length.total_steps, saved.step), logged_schedule(checkpoint)
+    peak = _("peak {peak:.3g}").format(peak=saved.peak)
+    words = schedule_words(
         config.scheduler, config.learning_rate, warmup_steps(config, length.total_steps), length.total_steps
     )
-    reason = _("the rate goes from {before:.3g} to {after:.3g} at the join").format(before=saved.next, after=now)
-    return [Difference("schedule", _("peak {peak:.3g}").format(peak=saved.peak), asked, "asked", reason)]
+    if not math.isclose(now, saved.next, rel_tol=1e-6, abs_tol=1e-9 * saved.peak):
+        named = any(resolved.asked(name) for name in ("scheduler", "learning_rate", "warmup", "epochs", "max_steps"))
+        reason = _("the rate goes from {before:.3g} to {after:.3g} at the join").format(before=saved.next, after=now)
+        if not named and known is None:
+            reason = _("its kind is not known here, --scheduler names another; {what}").format(what=reason)
+        return [Difference("schedule", peak, words, "asked" if named else "assumed", reason)]
+    if known is not None and known.others and not resolved.asked("scheduler"):
+        reason = _("{kinds} would give what was logged as well; --scheduler names the right one")
+        return [Difference("schedule", peak, words, "assumed", reason.format(kinds=", ".join(known.others)))]
+    return []
 
 
 SETTINGS = (

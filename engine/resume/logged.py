@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from engine.checkpoints.checkpoint import Checkpoint, LogRow
@@ -30,6 +30,7 @@ SAVED = 1e-9
 KINDS: tuple[Literal["linear", "cosine", "constant"], ...] = ("linear", "cosine", "constant")
 """Trainer's default first: within the warmup all of them are alike."""
 MOST_WARMUPS = 2_000
+MOST_WARMUP = 10_000_000
 MOST_ADDED = 65_536
 """Batches of a step, at most (--grad-accum)."""
 ROUNDED = 0.02
@@ -46,6 +47,8 @@ class LoggedSchedule:
     learning_rate: float
     warmup_steps: int
     total_steps: int
+    others: tuple[str, ...] = ()
+    """Kinds that give all that was logged and saved as well, and other rates from there on."""
 
     def words(self) -> str:
         """As the receipt shows it."""
@@ -110,18 +113,46 @@ def _spread(rated: Sequence[LogRow]) -> list[LogRow]:
 
 
 def _of_saved(rates: SavedRates, rated: Sequence[LogRow], total: int) -> LoggedSchedule | None:
-    """The schedule with the saved peak that gives the rate saved as the next one, and every logged one."""
-    rows = _spread(rated)
+    """The schedule with the saved peak that gives the rate saved as the next one, and every logged one: of several the one with the
+    shortest warmup, since a checkpoint seldom stands where a warmup happens to end."""
+    rows, fits = _spread(rated), []
     for scheduler in KINDS:
-        for warmup in range(min(total, MOST_WARMUPS)):
+        for warmup in _warmups_to(rates, rated, total):
             config = RunConfig(learning_rate=rates.peak, scheduler=scheduler, warmup=warmup)
-            if abs(learning_rate_at(config, total, rates.step) - rates.next) > SAVED * rates.peak:
-                continue
-            for behind in (1, 0):
-                off = (abs(learning_rate_at(config, total, row.step - behind) - (row.learning_rate or 0.0)) for row in rows)
-                if all(one <= EXACT * rates.peak for one in off):
-                    return LoggedSchedule(scheduler, rates.peak, warmup, total)
-    return None
+            if _gives(config, rates, rows, total):
+                fits.append(LoggedSchedule(scheduler, rates.peak, warmup, total))
+                break
+    if not fits:
+        return None
+    best = min(fits, key=lambda one: one.warmup_steps)
+    ahead = rates.step < total
+    return replace(best, others=tuple(one.scheduler for one in fits if one is not best and ahead))
+
+
+def _gives(config: RunConfig, rates: SavedRates, rows: Sequence[LogRow], total: int) -> bool:
+    """Whether the schedule of `config` gives the saved rate and all logged ones."""
+    if abs(learning_rate_at(config, total, rates.step) - rates.next) > SAVED * rates.peak:
+        return False
+    return any(
+        all(
+            abs(learning_rate_at(config, total, row.step - behind) - (row.learning_rate or 0.0)) <= EXACT * rates.peak
+            for row in rows
+        )
+        for behind in (1, 0)
+    )
+
+
+def _warmups_to(rates: SavedRates, rated: Sequence[LogRow], total: int) -> list[int]:
+    """Steps of warmup that can lead to the saved rate, the fewest first: the schedules' formulas (steps.py) solved for them."""
+    step, share = rates.step, rates.next / rates.peak
+    found = [0.0, float(step)]
+    rising = [(row.step - behind, (row.learning_rate or 0.0) / rates.peak) for row in rated[:2] for behind in (1, 0)]
+    found += [at / part for at, part in (*rising, (step, share)) if part > 0]
+    if 0 < share < 1:
+        found.append(total - (total - step) / share)
+        part = math.acos(2 * share - 1) / math.pi
+        found.append((step - part * total) / (1 - part))
+    return sorted({round(one) for one in found if 0 <= one <= MOST_WARMUP})
 
 
 def was_limited(checkpoint: Checkpoint) -> bool:

@@ -23,15 +23,16 @@ from engine.course.steps import (
     run_length,
 )
 from engine.data.dataset import Dataset, in_saved_words, read_dataset
+from engine.errors import CannotContinue
 from engine.i18n import _
 from engine.resume.differences import (
     RESTARTING,
     Difference,
     geometry_difference,
     logged_geometry_difference,
+    logged_schedule_difference,
     material_differences,
     precision_difference,
-    rate_difference,
     schedule_differences,
     settings_differences,
 )
@@ -122,20 +123,21 @@ def _as_logged(resolved: Resolved, checkpoint: Checkpoint) -> Onwards:
     epochs_asked = resolved.asked("epochs") or resolved.asked("max_steps")
     complete = not epochs_asked and checkpoint.max_steps is not None and (checkpoint.step or 0) >= checkpoint.max_steps
     if not complete:
+        if checkpoint.step is None or checkpoint.epoch is None:
+            raise CannotContinue(_("{path}: says neither step nor epoch").format(path=checkpoint.path))
         dataset = read_dataset(config)
         rows = len(dataset.train)
         if not resolved.asked("grad_accum") and not resolved.asked("batch_size"):
             times = logged_accumulation(checkpoint, config, rows)
             config = config.model_copy(update={"grad_accum": times})
             differences += logged_geometry_difference(checkpoint, config, rows)
-        if checkpoint.step is not None and checkpoint.epoch is not None:
-            position = position_at(checkpoint.step, checkpoint.epoch, rows)
-            batch_size, _reason = chosen_batch_size(config, rows, checkpoint.batch_size)
-            length = run_length(config, rows, batch_size * config.grad_accum * config.world, position)
-            left = max(0.0, length.total_epochs - position.epochs(rows))
-            if (rates := saved_rates(checkpoint.path / SCHEDULER)) is not None:
-                before, after = rates.next, learning_rate_at(config, length.total_steps, rates.step)
-                differences += rate_difference(rates, config, length)
+        position = position_at(checkpoint.step, checkpoint.epoch, rows)
+        batch_size, _reason = chosen_batch_size(config, rows, checkpoint.batch_size)
+        length = run_length(config, rows, batch_size * config.grad_accum * config.world, position)
+        left = max(0.0, length.total_epochs - position.epochs(rows))
+        if (rates := saved_rates(checkpoint.path / SCHEDULER)) is not None:
+            before, after = rates.next, learning_rate_at(config, length.total_steps, rates.step)
+            differences += logged_schedule_difference(checkpoint, rates, resolved, config, length)
     return Onwards(config, complete, False, tuple(differences), position, length, left, before, after, dataset)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -24,9 +23,9 @@ from engine.course.steps import (
     Length,
     Position,
 )
-from engine.data.dataset import Dataset, read_dataset
+from engine.data.dataset import Dataset
 from engine.devices import placed
-from engine.errors import CannotContinue, ConfigError, LoraTuiError, ModelError
+from engine.errors import CannotContinue, ConfigError, ModelError
 from engine.folder import free_sibling, own_start, proposed_output, run_id_of
 from engine.i18n import _
 from engine.paths import is_folder, is_there
@@ -35,9 +34,8 @@ from engine.resume.differences import (
     Difference,
     contradiction,
 )
-from engine.resume.logged import misfit
 from engine.resume.onwards import onwards
-from engine.resume.recommend import settle
+from engine.resume.recommend import settle, settle_over_rows
 from engine.sources import Resolved
 
 
@@ -126,25 +124,8 @@ def plan_run(resolved: Resolved, found: Scan | None = None) -> ResumePlan:
 
 
 def settle_for(found: Scan, config: RunConfig) -> tuple[Scan, Choice]:
-    """What `auto` takes of `found` for a run with `config`. One whose steps an epoch the rows do not make gives way to one that fits:
-    folders hold runs over other datasets. Where none fits, rows may have been packed or held back; that is told as a changed batch
-    geometry."""
-
-    @cache
-    def rows() -> int | None:
-        try:
-            return len(read_dataset(config).train)
-        except LoraTuiError:  # told by whoever needs them
-            return None
-
-    def against(candidate: Checkpoint) -> str | None:
-        if (why := contradiction(candidate, config)) is not None or candidate.manifest is not None:
-            return why
-        count = rows()
-        return misfit(candidate, count) if count is not None else None
-
-    scanned, choice = settle(found, against)
-    return (scanned, choice) if choice.checkpoint is not None else settle(scanned, lambda one: contradiction(one, config))
+    """What `auto` takes of `found` for a run with `config`."""
+    return settle_over_rows(found, config, lambda candidate: contradiction(candidate, config))
 
 
 def _misnamed(found: Scan, chosen: Checkpoint) -> str:

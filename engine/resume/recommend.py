@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.choose import Choice, choose
 from engine.checkpoints.scan import Scan, verify
+from engine.config import RunConfig
+from engine.errors import LoraTuiError
 from engine.folder import run_id_of
 
 
@@ -21,6 +23,32 @@ def settle(found: Scan, refuse: Callable[[Checkpoint], str | None] | None = None
         if choice.checkpoint is None or choice.checkpoint.name not in found.unverified:
             return found, choice
         found = verify(found, choice.checkpoint.name)
+
+
+def settle_over_rows(
+    found: Scan, config: RunConfig, refuse: Callable[[Checkpoint], str | None] = lambda one: None
+) -> tuple[Scan, Choice]:
+    """`settle` for a run over the dataset of `config`. One whose steps an epoch its rows do not make gives way to one that fits:
+    folders hold runs over other datasets. Where none fits, rows may have been packed or held back; that is told as a changed batch
+    geometry."""
+    from engine.data.dataset import read_dataset
+    from engine.resume.logged import misfit
+
+    @cache
+    def rows() -> int | None:
+        try:
+            return len(read_dataset(config).train)
+        except LoraTuiError:  # told by whoever needs them
+            return None
+
+    def against(candidate: Checkpoint) -> str | None:
+        if (why := refuse(candidate)) is not None or candidate.manifest is not None or config.dataset is None:
+            return why
+        count = rows()
+        return misfit(candidate, count) if count is not None else None
+
+    scanned, choice = settle(found, against)
+    return (scanned, choice) if choice.checkpoint is not None else settle(scanned, refuse)
 
 
 def _against_judged(

@@ -192,7 +192,11 @@ def plan_items(
                     found[0].saved,
                     found[0].asked,
                     "changed",
-                    _("What was asked wins: {reason}.").format(reason=found[0].reason),
+                    (
+                        _("It is assumed: {reason}.")
+                        if found[0].winner == "assumed"
+                        else _("What was asked wins: {reason}.")
+                    ).format(reason=found[0].reason),
                 )
             )
         elif saved is None and name in logged:

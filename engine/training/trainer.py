@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import cast
 
 from engine.checkpoints.commit import sweep
-from engine.checkpoints.trash import TRASH
 from engine.errors import ConfigError, DatasetError, LoraTuiError, ModelError
 from engine.events import LOSS_JUMPED, RolledBack, RowsTokenised, RunStarted, RunStopped, Warned
-from engine.folder import RUN_LOG, RUN_TOML, locked, stop_asked, unwritable, write_run_toml
+from engine.folder import RUN_LOG, RUN_TOML, TRASH, locked, need_plain_trash, stop_asked, unwritable, write_run_toml
 from engine.hardware import prepare_process
 from engine.i18n import _
 from engine.journal import Journal
@@ -74,6 +73,7 @@ class Trainer:
             library_output_to(_log(out)),
         ):
             need_trackers(self.config)
+            need_plain_trash(out)
             self._agree_on_the_plan()
             if self.plan.mode == "complete":  # only its end was lost
                 return self._conclude(out)

@@ -10,7 +10,7 @@ import pytest
 from engine.answers import gather
 from engine.config import RunConfig
 from engine.errors import ConfigError, OutputError
-from engine.folder import RUN_TOML, free_sibling, last_run, locked, proposed_output, source_of_run, write_run_toml
+from engine.folder import RUN_TOML, free_sibling, last_run, locked, look_at, proposed_output, source_of_run, write_run_toml
 
 
 def test_a_held_folder_is_refused_and_its_holder_named(tmp_path: Path) -> None:
@@ -85,3 +85,18 @@ def test_a_run_toml_that_was_cut_short_is_told(tmp_path: Path) -> None:
     assert source_of_run(tmp_path) == told
     path.unlink()
     assert source_of_run(tmp_path) is None
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_a_trash_that_is_none_is_told_before_a_run_needs_it(
+    kind: str, tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    from tests.engine.runs import train
+
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / ".trash").symlink_to(tmp_path) if kind == "link" else (out / ".trash").write_text("x")
+    assert look_at(out).problem is not None
+    with pytest.raises(OutputError, match="is no plain folder"):
+        train(dataset=chat_file, model=tiny_model, output=out, max_steps=2)
+    assert not list(out.glob("checkpoint-*"))

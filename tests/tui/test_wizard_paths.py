@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from textual.widgets import Button, Input
 
+from engine.config import RunConfig
 from engine.errors import OutputError
 from engine.events import Warned
+from engine.folder import write_run_toml
 from engine.remembered import load_remembered
 from tests.tui.conftest import Hand
 from tests.tui.scripted import Scripted, started
@@ -20,7 +22,7 @@ from tui.app import LoraTui
 from tui.cli import run_parser
 from tui.screens.settings import Setting
 from tui.widgets.checkpoint_table import CheckpointTable
-from tui.wizard import Start
+from tui.wizard import Start, Wizard
 
 Make = Callable[..., LoraTui]
 
@@ -251,7 +253,6 @@ async def test_the_command_line_of_the_review_means_the_same_run(wizard: Make, f
     words = shlex.split(app.wizard.command_line())
     assert words[:2] == ["lora-tui", "--yes"]
     from engine.answers import gather
-    from engine.config import RunConfig
     from engine.resume.plan import plan_run
 
     options = run_parser().parse_args(words[1:])
@@ -297,3 +298,14 @@ async def test_a_key_pressed_once_is_one_step(wizard: Make, flags: dict[str, Any
         assert entered == [1, 2, 3, 4, 5, 6]
         await hand.press("enter")
         assert len(left) == 1
+
+
+def test_the_demo_is_named_in_full_where_the_folder_is_another_runs(tmp_path: Path) -> None:
+    """Headless its run.toml would win over --demo."""
+    from engine.demo import demo_answers
+
+    answers = {**demo_answers(), "output": str(tmp_path)}
+    assert "--demo" in shlex.split(Wizard(demo=True, answers=answers).command_line())
+    write_run_toml(tmp_path, RunConfig(dataset="/other/rows.jsonl", model="/other/model"), "run-7")
+    words = shlex.split(Wizard(demo=True, answers=answers).command_line())
+    assert "--demo" not in words and {str(demo_answers()["dataset"]), str(demo_answers()["model"])} <= {*words}

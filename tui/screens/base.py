@@ -182,6 +182,11 @@ class StepScreen(WizardScreen):
         """Enter goes on."""
         self.query_one("#main", Button).focus()
 
+    def focus_main_unless_closed(self) -> None:
+        """A field was left with Enter: on to the main button, unless what it holds is known to be of no use."""
+        if not self.query_one("#closed", Static).display:
+            self.focus_main()
+
     def back_to(self, field: PathInput) -> None:
         """What was answered cannot be used: the cursor goes back to it, if it has gone on to the main button."""
         if self.focused is self.query_one("#main"):

@@ -128,7 +128,7 @@ class ModelScreen(StepScreen):
     def on_path_input_settled(self, event: PathInput.Settled) -> None:
         if event.value:
             self._look(event.value)
-            self.focus_main()
+            self.focus_main_unless_closed()
 
     def _look(self, value: str) -> None:
         if self._asked == value and self._report is not None:

@@ -301,3 +301,10 @@ def test_a_parquet_file_that_unpacks_without_end_is_refused(tmp_path: Path, monk
     pq.write_table(pa.table({"text": ["x" * (1 << 16)] * 2000}), tmp_path / "small.parquet", compression="zstd")
     with pytest.raises(DatasetError, match="unpacks to more than"):
         read_rows(str(tmp_path / "small.parquet"))
+
+
+def test_columns_of_other_names_are_told_with_the_way_to_name_them(tmp_path: Path) -> None:
+    (tmp_path / "odd.csv").write_text("Frage;Antwort\nWas brennt?;Die Lampe.\n", encoding="utf-8")
+    with pytest.raises(DatasetError) as told:
+        list(read_rows(str(tmp_path / "odd.csv")))
+    assert "--columns, for example prompt=Frage,completion=Antwort" in told.value.fix

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.checkpoints.checkpoint import Checkpoint, Grade, LogRow
+from engine.checkpoints.rates import SavedRates
 from engine.config import RunConfig
 from engine.course.steps import learning_rate_at
-from engine.resume.logged import LoggedSchedule, logged_accumulation, logged_schedule, misfit, was_limited
+from engine.resume.logged import LoggedSchedule, _of_saved, logged_accumulation, logged_schedule, misfit, was_limited
 
 
 def checkpoint(rates: dict[int, float | None], total: int | None) -> Checkpoint:
@@ -126,3 +127,29 @@ def test_a_run_of_more_steps_an_epoch_than_these_rows_make_is_over_others() -> N
     known = replace(checkpoint({1: 1e-4}, 100), step=45, epoch=3.0, batch_size=4)
     assert misfit(known, 26) is not None
     assert misfit(replace(known, batch_size=None), 26) is None
+
+
+@given(
+    scheduler=st.sampled_from(["linear", "cosine", "constant"]),
+    total=st.integers(20, 200_000),
+    warm=st.floats(0, 1.5),
+    done=st.floats(0.05, 0.95),
+    every=st.sampled_from([1, 10, 500, None]),
+)
+def test_the_saved_rate_and_what_was_logged_give_the_rates_ahead_or_it_is_said_to_be_unsure(
+    scheduler: str, total: int, warm: float, done: float, every: int | None
+) -> None:
+    warmup, step, peak = int(warm * total), max(1, int(done * total)), 3e-4
+    config = RunConfig(scheduler=scheduler, learning_rate=peak, warmup=warmup)
+    steps = range(every, min(step, 40 * every) + 1, every) if every else ()
+    rated = [LogRow(at, None, 1.0, None, learning_rate_at(config, total, at - 1)) for at in steps]
+    found = _of_saved(SavedRates(step, peak, learning_rate_at(config, total, step)), rated, total)
+    assert found is not None
+    guess = RunConfig(scheduler=found.scheduler, learning_rate=found.learning_rate, warmup=found.warmup_steps)
+    same = all(
+        math.isclose(
+            learning_rate_at(guess, total, at), learning_rate_at(config, total, at), rel_tol=1e-3, abs_tol=1e-3 * peak
+        )
+        for at in range(step, total, max(1, total // 50))
+    )
+    assert same or scheduler in found.others

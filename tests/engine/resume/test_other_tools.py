@@ -257,3 +257,58 @@ def test_a_run_over_other_rows_gives_way_to_one_that_these_rows_make(
     decided = plan(output=run, dataset=trainers / "data.jsonl", model=taught_model)
     assert decided.checkpoint is not None and decided.checkpoint.name == "checkpoint-45"
     assert [one.item for one in decided.differences if one.item == "batch_geometry"]
+
+
+def with_schedule(run: Path, base: float, step: int, rate: float) -> None:
+    """Have its scheduler say that it stands at `step` with `rate` next."""
+    import torch
+
+    for path in run.glob("checkpoint-*/scheduler.pt"):
+        torch.save({**torch.load(path), "_last_lr": [rate] * 2, "base_lrs": [base] * 2}, path)
+
+
+def test_of_two_runs_in_a_folder_the_settings_are_those_of_the_one_that_is_continued(
+    run: Path, trainers: Path, taught_model: Path
+) -> None:
+    """The other came further, over other rows, with another peak and rank."""
+    import torch
+
+    other = Path(shutil.copytree(run / "checkpoint-14", run / "checkpoint-45"))
+    state = json.loads((other / "trainer_state.json").read_text())
+    (other / "trainer_state.json").write_text(
+        json.dumps({**state, "global_step": 45, "epoch": 3.0, "max_steps": 60, "num_train_epochs": 4, "log_history": []})
+    )
+    shape = json.loads((other / "adapter_config.json").read_text())
+    (other / "adapter_config.json").write_text(json.dumps({**shape, "lora_alpha": 99}))
+    saved = torch.load(other / "scheduler.pt")
+    torch.save({**saved, "last_epoch": 45, "base_lrs": [0.9] * 2, "_last_lr": [0.5] * 2}, other / "scheduler.pt")
+    decided = plan(output=run, dataset=trainers / "data.jsonl", model=taught_model)
+    assert decided.checkpoint is not None and decided.checkpoint.name == "checkpoint-14"
+    assert (decided.config.learning_rate, decided.config.lora_alpha, decided.config.epochs) == (5e-3, 16, 3)
+    assert decided.saved_learning_rate == decided.next_learning_rate
+
+
+def test_a_schedule_that_several_kinds_would_give_is_assumed_and_told_not_proven(
+    run: Path, trainers: Path, taught_model: Path
+) -> None:
+    """Nothing was logged, and the rate stands at its peak: constant from the first step on, or linear with a warmup up to here."""
+    for path in states_of(run):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "log_history": []}))
+    with_schedule(run, 5e-3, 14, 5e-3)
+    flags: dict[str, Any] = {"output": run, "dataset": trainers / "data.jsonl", "model": taught_model}
+    decided = plan(**flags)
+    assert (decided.config.scheduler, decided.config.warmup, decided.next_learning_rate) == ("constant", 0, 5e-3)
+    (told,) = [one for one in decided.differences if one.item == "schedule"]
+    assert told.winner == "assumed" and "linear, cosine would give what was logged as well" in told.reason
+    assert not [one for one in plan(**flags, scheduler="constant").differences if one.item == "schedule"]
+    _outcome, events = train(**flags, train_on="all")
+    assert receipt(events)["schedule"] == "changed"
+
+
+def test_moments_that_are_none_are_not_adams(run: Path) -> None:
+    """As SGD without momentum leaves them."""
+    import torch
+
+    for path in run.glob("checkpoint-*/optimizer.pt"):
+        torch.save({**torch.load(path), "state": {}}, path)
+    assert {one.grade for one in scan(run).checkpoints} == {"weights-only"}
