@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from engine.checkpoints.files import Unsound, count, number, open_plain, size_of
+from engine.checkpoints.pickles import list_pickle
 
 MAX_BYTES = 1 << 20
+HIGHEST = 1.0
+"""Peak that a run here may have (RunConfig.learning_rate); a higher one is of another optimizer's run, or damage."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,9 @@ def saved_rates(path: Path) -> SavedRates | None:
                 entry = next(one for one in archive.infolist() if one.filename.endswith("/data.pkl"))
                 if entry.file_size > MAX_BYTES:
                     return None
-                state = _Plain(BytesIO(archive.read(entry))).load()
+                content = archive.read(entry)
+                list_pickle(content, path.name)
+                state = _Plain(BytesIO(content)).load()
     except (Unsound, OSError, zipfile.BadZipFile, StopIteration, NotImplementedError, RuntimeError, *_DAMAGED):
         return None
     return _rates(state)
@@ -60,8 +65,8 @@ _DAMAGED = (
 """What an unpickler raises where its bytes make no sense."""
 
 
-class _Plain(pickle.Unpickler):
-    """Builds numbers, text, lists and dicts."""
+class _Plain(pickle._Unpickler):
+    """Builds numbers, text, lists and dicts. Python's own: the one in C makes as much room for its memo as a file says."""
 
     def find_class(self, module_name: str, global_name: str, /) -> NoReturn:
         raise pickle.UnpicklingError(f"{module_name}.{global_name}")
@@ -80,6 +85,6 @@ def _rates(state: Any) -> SavedRates | None:
     # Groups of other rates (embeddings, LoRA+) have schedules of their own, which are not known here.
     if step is None or not peaks or not rates or {*peaks} != {peaks[0]} or {*rates} != {rates[0]}:
         return None
-    if peaks[0] is None or rates[0] is None or peaks[0] <= 0 or rates[0] < 0:
+    if peaks[0] is None or rates[0] is None or not 0 < peaks[0] <= HIGHEST or rates[0] < 0:
         return None
     return SavedRates(step, peaks[0], rates[0])

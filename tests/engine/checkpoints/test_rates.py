@@ -1,0 +1,80 @@
+"""scheduler.pt read without torch: the rates, or nothing, and never an error or anything run."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from engine.checkpoints.rates import SavedRates, saved_rates
+
+
+def saved(folder: Path, **state: Any) -> Path:
+    torch.save(
+        {"base_lrs": [0.01, 0.01], "last_epoch": 20, "_step_count": 21, "_last_lr": [0.002, 0.002], **state}, folder / "s.pt"
+    )
+    return folder / "s.pt"
+
+
+def test_a_scheduler_of_torch_is_read(tmp_path: Path) -> None:
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=3e-4)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 10)
+    for _step in range(4):
+        optimizer.step()
+        scheduler.step()
+    torch.save(scheduler.state_dict(), tmp_path / "s.pt")
+    assert saved_rates(tmp_path / "s.pt") == SavedRates(4, 3e-4, pytest.approx(3e-4 * 0.6))
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"base_lrs": [0.01, 0.02]}, {"base_lrs": [50.0] * 2}, {"base_lrs": [0.0] * 2}, {"base_lrs": "no list"},
+        {"_last_lr": []}, {"_last_lr": [float("nan")] * 2}, {"_last_lr": [-1e-3] * 2},
+        {"last_epoch": -1}, {"last_epoch": "20"}, {"last_epoch": 2**70},
+    ],
+)  # fmt: skip
+def test_what_does_not_tell_one_rate_tells_none(state: dict[str, Any], tmp_path: Path) -> None:
+    assert saved_rates(saved(tmp_path, **state)) is None
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return (print, ("run!",))
+
+
+def test_nothing_that_a_pickle_names_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with zipfile.ZipFile(tmp_path / "s.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({"base_lrs": [0.01], "_last_lr": [0.01], "last_epoch": Evil()}))
+    assert saved_rates(tmp_path / "s.pt") is None and capsys.readouterr().out == ""
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_no_damage_is_an_error(tmp_path: Path, data: st.DataObject) -> None:
+    content = bytearray(saved(tmp_path).read_bytes())
+    for at in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)):
+        content[at] = data.draw(st.integers(0, 255))
+    path = tmp_path / "damaged.pt"
+    path.write_bytes(content[: len(content) - data.draw(st.sampled_from([0, 0, 1, 40]))])
+    found = saved_rates(path)
+    assert found is None or (0 < found.peak <= 1 and found.next >= 0)
+
+
+@pytest.mark.parametrize(
+    "opcodes", [b"r\xff\xff\xff\xff", b"\x96" + (1 << 40).to_bytes(8, "little")], ids=["memo", "bytearray"]
+)
+def test_no_file_takes_more_memory_than_it_has(opcodes: bytes, tmp_path: Path) -> None:
+    import resource
+
+    with zipfile.ZipFile(tmp_path / "s.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x05N" + opcodes + b".")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert saved_rates(tmp_path / "s.pt") is None
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
