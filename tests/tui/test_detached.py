@@ -106,3 +106,26 @@ def test_watching_nothing_is_a_usage_error(lora_tui: Tool, tmp_path: Path) -> No
     assert lora_tui("watch")[0] == 2
     assert lora_tui("runs", tmp_path / "nowhere")[0] == 2
     assert lora_tui("--detach")[0] == 2
+
+
+async def test_whoever_watched_a_run_to_its_end_is_offered_the_way_out(tmp_path: Path) -> None:
+    from textual.widgets import Button
+
+    from engine.events import RunFinished
+    from engine.journal import Journal
+    from tui.watcher import Watcher
+
+    journal = Journal(tmp_path)
+    journal.write(RunFinished(4, 1.0, 0.2, None, 1.0, str(tmp_path / "final"), {"state": "reached", "message": "good"}))
+    journal.close()
+    app = Watcher(tmp_path, read_only=True)
+    async with app.run_test(size=(60, 20)) as pilot:
+        main = app.screen.query_one("#main", Button)
+        for _look in range(100):
+            await pilot.pause(0.05)
+            if not main.disabled:
+                break
+        assert (str(main.label), app.focused) == ("Leave", main)
+        await pilot.press("enter")
+        await pilot.pause()
+    assert app.return_code == 0

@@ -17,11 +17,9 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Button, Sparkline, Static
 
-from engine.events import (
-    LossJumped,
-    RunFailed,
-)
+from engine.events import LossJumped, RunFailed
 from engine.folder import RUN_LOG
+from engine.i18n import _
 from tui.i18n import N_
 from tui.live import Live
 from tui.plain import visible
@@ -123,7 +121,12 @@ class TrainingScreen(StepScreen):
             self._paint_receipt(live)
         if before is None or live.jump is not before.jump:
             self._warn(live.jump)
-        self.query_one("#main", Button).disabled = live.stopping or live.ended is not None or not self.owner.may_stop
+        main, over = self.query_one("#main", Button), self._watched_to_its_end(live)
+        main.disabled = not over and (live.stopping or live.ended is not None or not self.owner.may_stop)
+        if over and (before is None or before.ended is None):
+            main.label = _("Leave")
+            main.refresh(layout=True)
+            main.focus()
         if self.owner.watches and isinstance(live.ended, RunFailed):
             self.close(visible(f"{live.ended.detail} {live.ended.fix}".strip()))
         offered = tuple(
@@ -132,6 +135,10 @@ class TrainingScreen(StepScreen):
         if offered != self._offered:  # a footer is built anew for it
             self._offered = offered
             self.refresh_bindings()
+
+    def _watched_to_its_end(self, live: Live) -> bool:
+        """Whether somebody watched and there is nothing more to see: no other step follows as in the wizard."""
+        return self.owner.watches and live.ended is not None
 
     def _paint_numbers(self, live: Live) -> None:
         self._write("heading", status_text(live, self.owner.detached))
@@ -200,7 +207,10 @@ class TrainingScreen(StepScreen):
         return not self.owner.running and not self.owner.watches
 
     def action_next(self) -> None:
-        self.action_stop()
+        if self._watched_to_its_end(self.owner.live):
+            self.owner.action_leave()
+        else:
+            self.action_stop()
 
     def action_stop(self) -> None:
         if self.owner.running and self.owner.may_stop:
