@@ -14,7 +14,7 @@ from typing import Any
 
 from engine.checkpoints.checkpoint import AdapterShape, Problem
 from engine.checkpoints.files import Entry, Unsound, count, not_a_file, number, read_json
-from engine.checkpoints.lora_fields import lora_fields, need_trainable
+from engine.checkpoints.lora_fields import why_not_trained
 from engine.checkpoints.safetensors_header import check_safetensors
 from engine.checkpoints.torch_file import check_torch_file
 from engine.i18n import _
@@ -89,13 +89,9 @@ def _foreign(shape: AdapterShape) -> list[Problem]:
     elif shape.peft_type != "LORA":
         found.append(Problem("other_adapter", _("This is an adapter of type {kind}, not LoRA.").format(kind=shape.peft_type[:40]),
                              _("Continue it with the program that made it.")))  # fmt: skip
-    else:
-        try:
-            lora_fields(shape.raw)
-            need_trainable(shape.raw)
-        except ValueError as error:
-            words = _("The adapter cannot be trained on here: {why}.").format(why=str(error)[:300])
-            found.append(Problem("adapter_not_carried_on", words, _("Continue it with the program that made it.")))
+    elif (why := why_not_trained(shape.raw)) is not None:
+        words = _("The adapter cannot be trained on here: {why}.").format(why=why[:300])
+        found.append(Problem("adapter_not_carried_on", words, _("Continue it with the program that made it.")))
     mapping = shape.raw.get("auto_mapping")
     parent = mapping.get("parent_library") if isinstance(mapping, dict) else None
     if mapping is not None and parent is not None and str(parent).partition(".")[0] not in TRUSTED_PARENTS:

@@ -61,10 +61,16 @@ def lora_fields(raw: dict[str, Any]) -> dict[str, Any]:
     return fields | {"bias": "none", "task_type": "CAUSAL_LM"}
 
 
-def need_trainable(raw: dict[str, Any]) -> None:
-    """Raise ValueError, in words, where the adapter can be built, and merged or asked, and not be trained on."""
-    if any(name.rpartition(".")[2] == OUTPUT_LAYER for name in _names(raw, "target_modules") or ()):
-        raise ValueError(_("it is on {name}, the output layer, where TRL trains none").format(name=OUTPUT_LAYER))
+def why_not_trained(raw: dict[str, Any]) -> str | None:
+    """Why the saved adapter cannot be trained on here, in words; None where it can. One on the output layer can be built all the same,
+    and merged or asked."""
+    try:
+        targets = lora_fields(raw)["target_modules"]
+    except ValueError as error:
+        return str(error)
+    if any(name.rpartition(".")[2] == OUTPUT_LAYER for name in targets or ()):
+        return _("it is on {name}, the output layer, where TRL trains none").format(name=OUTPUT_LAYER)
+    return None
 
 
 def plain_number(value: float) -> float | int:

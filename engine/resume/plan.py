@@ -15,7 +15,7 @@ from typing import Literal
 
 from engine.checkpoints.checkpoint import Checkpoint, Grade
 from engine.checkpoints.choose import Choice, PassedOver
-from engine.checkpoints.lora_fields import OUTPUT_LAYER
+from engine.checkpoints.lora_fields import OUTPUT_LAYER, why_not_trained
 from engine.checkpoints.scan import EXACT, Scan, glance
 from engine.config import RunConfig, flag
 from engine.course.monitor import LossMonitor
@@ -249,7 +249,7 @@ def _weights_plan(config: RunConfig, output_dir: Path, path: Path, run_id: str) 
             problems_of(checkpoint),
             _("Choose another checkpoint; lora-tui check {folder} lists them.").format(folder=path.parent),
         )
-    against = contradiction(checkpoint, config)
+    against = contradiction(checkpoint, config) or why_not_trained(checkpoint.adapter.raw)
     if against:
         raise CannotContinue(_("{path}: cannot start this run from its weights").format(path=path), against)
     return ResumePlan(

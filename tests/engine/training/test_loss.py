@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from engine.errors import ModelError
+from engine.errors import CannotContinue
 from tests.engine.export.families import adapter_on, build
 from tests.engine.runs import losses, plan, train
 
@@ -98,8 +98,9 @@ def test_loss_and_gradient_are_the_models_own(family: str) -> None:
 def test_an_adapter_of_another_tool_on_the_output_layer_is_refused_by_the_plan(tmp_path: Path, chat_file: Path) -> None:
     base = build(tmp_path / "base", "llama")
     theirs = adapter_on(base, tmp_path / "theirs", target_modules=["q_proj", "lm_head"]) / "final"
-    with pytest.raises(ModelError, match="lm_head is the output layer"):
+    with pytest.raises(CannotContinue) as told:
         plan(dataset=chat_file, model=base, output=tmp_path / "out", init_from=theirs, **FLAGS)
+    assert "on lm_head, the output layer" in told.value.detail
 
 
 def test_a_saved_copy_of_the_output_layer_gets_its_gradient() -> None:
