@@ -12,16 +12,25 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
+import engine
 from engine.cache import cache_root
 from engine.checkpoints.files import Entry, look
 from engine.durable import write_durably
 
-FORMAT = 1
-"""To be raised with every change of what a verdict looks at."""
 GRAIN = 3.0
 """Seconds: FAT's times have a grain of two."""
+
+
+@cache
+def rules() -> str:
+    """Which rules a verdict was found by: those of the files of this very package. Another version of it judges anew; a number that
+    somebody had to raise would be forgotten."""
+    files = [(path.name, path.stat()) for path in sorted(Path(__file__).parent.glob("*.py"))]
+    told = [engine.__version__, *((name, status.st_size, status.st_mtime_ns) for name, status in files)]
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:32]
 
 
 class Verdicts:
@@ -51,7 +60,7 @@ class Verdicts:
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(self.path, json.dumps({"format": FORMAT, "sound": self._now}).encode())
+            write_durably(self.path, json.dumps({"rules": rules(), "sound": self._now}).encode())
         except OSError:
             return
 
@@ -77,7 +86,7 @@ def is_young(entries: Mapping[str, Entry]) -> bool:
 def _read(path: Path) -> dict[str, str]:
     try:
         kept = json.loads(path.read_bytes())
-        if kept["format"] != FORMAT:
+        if kept["rules"] != rules():
             return {}
         return {str(name): str(seal) for name, seal in kept["sound"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from engine.config import RunConfig
 from engine.course.steps import Position, position_at, run_length
-from engine.errors import CannotContinue
 from engine.hardware import Hardware, choose_hardware, free_memory
 from engine.i18n import _
 from engine.models.report import ModelReport, model_report
@@ -21,8 +20,7 @@ from engine.training.ranks import Ranks
 
 def decide(plan: ResumePlan, material: Material, ranks: Ranks) -> Attempt:
     """The next attempt of `plan`. All processes decide the same: rank 0 decides what depends on free memory, and where files or
-    machines differ all raise what `Ranks.agree` raises. Raises ConfigError, and CannotContinue for a checkpoint that does not say
-    where it stands."""
+    machines differ all raise what `Ranks.agree` raises. Raises ConfigError."""
     from engine.training.lora_kernel import choose_kernel
     from engine.training.loss import choose_logits
 
@@ -81,6 +79,5 @@ def _start(plan: ResumePlan, material: Material) -> Position:
         changed = set(changed_rows(manifest.identities, material.identities)) & set(plan.config.accept)
         return saved.begun_anew(cursor.rows) if changed or cursor.rows != rows else saved
     step, epoch = plan.checkpoint.step, plan.checkpoint.epoch
-    if step is None or epoch is None:
-        raise CannotContinue(_("{path}: says neither step nor epoch").format(path=plan.checkpoint.path))
+    assert step is not None and epoch is not None, "the plan refuses one that does not say where it stands"
     return position_at(step, epoch, rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -110,11 +111,23 @@ def test_what_is_too_young_is_not_remembered(out: Path, read: list[str], monkeyp
     assert len(read) == 5
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"format":1,"sound":[1]}', b'{"format":99,"sound":{}}', b"[" * 10_000])
-def test_a_damaged_memory_is_none(content: bytes, out: Path) -> None:
+def test_what_other_rules_found_is_judged_again(out: Path, read: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another version of this package: what was sound by its rules may not be by these."""
+    scan_many(out)
+    read.clear()
+    monkeypatch.setattr(verdicts, "rules", lambda: "others")
+    scan_many(out)
+    assert len(read) == 5
+    read.clear()
+    scan_many(out)
+    assert read == ["checkpoint-50"]
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"rules": RULES, "sound": [1]}', '{"rules": 99, "sound": {}}', "[" * 10_000])
+def test_a_damaged_memory_is_none(content: str, out: Path) -> None:
     before = check_report(scan_many(out))
     (memory,) = (out.parent / "cache" / "verdicts").iterdir()
-    memory.write_bytes(content)
+    memory.write_text(content.replace("RULES", json.dumps(verdicts.rules())))
     assert check_report(scan_many(out)) == before
 
 
