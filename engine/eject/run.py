@@ -45,6 +45,8 @@ class Ejected:
     renamed_in_turns: dict[str, str]
     """As `renamed`, of what turns are made of."""
     train_on: str
+    encoding: str
+    """Of the dataset's text, as it was asked for or found."""
     delimiter: str | None
     """What stands between the fields of a table; None where the dataset is no such file."""
 
@@ -69,6 +71,7 @@ def read_run(out: Path) -> Ejected:
     manifests = [one.manifest for one in glance(out).checkpoints if one.manifest is not None]
     last = manifests[-1] if manifests else None
     names = columns_of(Reading.of(config))
+    encoding = next(iter(rows.raw.encodings), "utf-8")
     table = Path(config.dataset)
     is_table = suffix_of(table) in (".csv", ".tsv") and is_file(table)
     columns = _columns(set(renamed(raw, names)), rows.format)
@@ -86,7 +89,8 @@ def read_run(out: Path) -> Ejected:
         given_way=tuple(name for name in raw if name not in names and name in (names[own] for own in raw if own in names)),
         renamed_in_turns={own: known for own, known in names.items() if any(own in turn for turn in turns)},
         train_on=OWN[rows.format] if config.train_on == "auto" else config.train_on,
-        delimiter=delimiter_of(table, "utf-8" if config.encoding == "auto" else config.encoding) if is_table else None,
+        encoding=encoding,
+        delimiter=delimiter_of(table, encoding) if is_table else None,
     )
 
 

@@ -133,7 +133,7 @@ def _rows_of(run: Ejected) -> list[str]:
         lines = ["rows = load_from_disk(DATASET)"]
     elif suffix in READERS and Path(config.dataset).is_file():
         options = f", delimiter={python_string(run.delimiter)}" if run.delimiter not in (None, ",") else ""
-        options += f", encoding={python_string(config.encoding)}" if config.encoding not in ("auto", "utf-8") else ""
+        options += f", encoding={python_string(run.encoding)}" if run.encoding != "utf-8" else ""
         lines = [f'rows = load_dataset("{READERS[suffix]}", data_files=DATASET, split="train"{options})']
     else:
         lines = ['rows = load_dataset(DATASET, split="train")']
