@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -112,7 +111,7 @@ def cached_snapshot(model: str) -> Path | None:
 def _with_weights(known: ModelReport, folder: Path) -> ModelReport:
     files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin") and path.is_file())
     files = [path for path in files if path.name != "training_args.bin"]
-    tensors = dict(_tensors(path for path in files if path.suffix == ".safetensors"))
+    tensors = weight_headers(folder)
     total = sum(path.stat().st_size for path in files)
     if not files:
         error = ModelError(_("{path}: has no weights").format(path=folder), fix=_("*.safetensors files are missing."))
@@ -132,10 +131,13 @@ def _with_weights(known: ModelReport, folder: Path) -> ModelReport:
     )
 
 
-def _tensors(files: Iterator[Path]) -> Iterator[tuple[str, Tensor]]:
-    for path in files:
+def weight_headers(folder: Path) -> dict[str, Tensor]:
+    """The tensors of all *.safetensors in `folder`, by name, without their numbers. Raises OSError, Unsound."""
+    found: dict[str, Tensor] = {}
+    for path in sorted(path for path in folder.iterdir() if path.suffix == ".safetensors" and path.is_file()):
         with open(path, "rb") as file:
-            yield from read_header(file, path.name).items()
+            found.update(read_header(file, path.name))
+    return found
 
 
 def _has_template(folder: Path) -> bool:

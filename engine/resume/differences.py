@@ -91,6 +91,7 @@ def contradiction(checkpoint: Checkpoint, config: RunConfig) -> str | None:
 
 def _other_base(checkpoint: Checkpoint, config: RunConfig) -> str | None:
     from engine.models.folder import base_digests
+    from engine.resume.layers import other_model
 
     folder = Path(config.model or "")
     if not (folder / "config.json").is_file():
@@ -102,7 +103,7 @@ def _other_base(checkpoint: Checkpoint, config: RunConfig) -> str | None:
         return _("it was trained on another base model ({name})").format(name=saved.base_model)
     named = checkpoint.adapter.base_model if checkpoint.adapter is not None else None
     if named is None or Path(named).name == folder.resolve().name:
-        return None
+        return other_model(checkpoint.path, folder)
     there = Path(named) / "config.json"
     if there.is_file() and base_digests(there.parent) == base_digests(folder):
         return None
