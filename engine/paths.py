@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
+from urllib.parse import unquote
 
 
 def path_of(words: str) -> Path:
     """`words` as a path, `~` being the home folder; the `~name` of nobody stays as it is, as in a shell."""
     return Path(os.path.expanduser(words))  # noqa: PTH111 - Path.expanduser raises for a user that is not there
+
+
+def pasted(words: str) -> str:
+    """`words` as a terminal or a file manager gives a path: in quotes, with its spaces escaped, or as a file: URL, without all that.
+    What is there as it stands stays so."""
+    words = words.strip()
+    if words.startswith("file:///"):
+        return unquote(words.removeprefix("file://"))
+    if not any(mark in words for mark in "'\"\\") or is_there(path_of(words)):
+        return words
+    try:
+        (meant,) = shlex.split(words)
+    except ValueError:
+        return words
+    return meant if words[0] == words[-1] or is_there(path_of(meant)) else words
 
 
 def is_folder(path: Path) -> bool:

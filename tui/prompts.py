@@ -13,7 +13,7 @@ from typing import Any
 
 from engine.errors import LoraTuiError
 from engine.i18n import _
-from engine.paths import path_of
+from engine.paths import pasted, path_of
 from engine.remembered import load_remembered
 from engine.resume.plan import ResumePlan
 from engine.sources import problem_of
@@ -101,8 +101,14 @@ class Questions:
                 ensure_demo(self.show.progress)
                 self.wizard.answers.setdefault("model", demo_answers()["model"])
                 word = str(demo_answers()["dataset"])
+            word = pasted(word)
+            self.wizard.read_as_before(word)
             self.wizard.choose("dataset", word)
             report = dataset_report(word, self.wizard.reading(), None, "auto", 1024)
+            if report.stopped is not None and report.columns is not None:
+                self.told(report.stopped)
+                self.columns(report.columns)
+                report = dataset_report(word, self.wizard.reading(), None, "auto", 1024)
             self.show.lines([*summary_lines(report, ""), *problem_lines(report)])
             if report.stopped is None:
                 self.wizard.report = report
@@ -112,12 +118,22 @@ class Questions:
             self.told(report.stopped)
             kept = ""
 
+    def columns(self, proposed: str) -> None:
+        """Which columns the dataset has."""
+        while True:
+            word = self.ask(_("Columns"), proposed)
+            problem = problem_of("columns", word)
+            if problem is None:
+                self.wizard.answer("columns", word)
+                return
+            self.show.line(problem, "bold red")
+
     def model(self) -> None:
         from engine.models.report import model_report, to_be_fetched
 
         kept = str(self.wizard.answers.get("model") or self.wizard.remembered.answers.get("model") or "")
         while True:
-            word = self.ask(_("Model: a folder or hub id"), kept)
+            word = pasted(self.ask(_("Model: a folder or hub id"), kept))
             if not word:
                 continue
             report = model_report(word)
@@ -132,7 +148,7 @@ class Questions:
     def output(self) -> None:
         kept = str(self.wizard.answers.get("output") or self.wizard.proposed_output())
         while True:
-            word = self.ask(_("Folder of the run"), kept)
+            word = pasted(self.ask(_("Folder of the run"), kept))
             self.wizard.answer("output", word)
             try:
                 self.seen = self.wizard.look_at(path_of(word))

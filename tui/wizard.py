@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 SETTINGS = tuple(name for name in RunConfig.model_fields if field_meta(name)["group"] not in ("What", "Continue"))
 """Fields of the settings step."""
+READING = ("format", "columns", "encoding", "skip_rows")
+"""How the dataset is read, where that should not be found out (engine.data.read.Reading)."""
 FIRST_SETTINGS = ("epochs", "learning_rate", "batch_size", "lora_r", "max_length", "save_steps")
 """Those that matter; the rest stands behind "more"."""
 
@@ -84,6 +86,18 @@ class Wizard:
         if proposed and self.answers.get("output") in proposed:
             self.answer("output", None)
         self.answer(name, value)
+
+    def read_as_before(self, dataset: str) -> None:
+        """Ways to read a dataset are answers about that one: another begins without, the one of last time with those of last time."""
+        if dataset == self.answers.get("dataset"):
+            return
+        last = self.remembered.answers
+        if "dataset" in self.answers:
+            for name in READING:
+                self.answer(name, None)
+        if dataset == last.get("dataset") and not any(name in self.answers for name in READING):
+            for name in READING:
+                self.answer(name, last.get(name))
 
     def is_demo(self) -> bool:
         """Whether the demo's own settings apply: they suit its tiny model and no other."""

@@ -39,6 +39,11 @@ PAIRS = (
     ("source", "target"),
 )
 TEXTS = ("text", "content")
+MEANT = {
+    "指令": "instruction", "问题": "instruction", "提问": "instruction", "输入": "input", "输出": "output", "回答": "output",
+    "答案": "output", "回复": "output", "系统提示": "system", "文本": "text",
+}  # fmt: skip
+"""Chinese names of columns -> what they stand for, as --columns would say it."""
 
 MESSAGE = '{"role": "user" | "assistant" | "system", "content": text}'
 SHAPES = {
@@ -64,8 +69,12 @@ class Rows:
     """A dataset's rows in one of three shapes: {"messages"}, {"prompt", "completion"} or {"text"}. Each iteration reads them anew, so
     a million of them take no room; a bad row is told at the end of the pass, with all others that are bad."""
 
-    def __init__(self, raw: Raw, format: str, reason: str, normalise: Callable[[Row], Row]) -> None:
+    def __init__(
+        self, raw: Raw, format: str, reason: str, normalise: Callable[[Row], Row], columns: dict[str, str] | None = None
+    ) -> None:
         self.raw = raw
+        self.columns = columns or {}
+        """Column as it is in the dataset -> the name it stands for, where that is another."""
         self.name = raw.name
         self.format = format
         """messages | prompt_completion | text | alpaca | sharegpt: what was found, before it was brought to one of the three."""
@@ -98,6 +107,14 @@ class Rows:
             raise bad.error(rows, shape)
 
 
+class UnknownFormat(DatasetError):
+    """Rows of none of the formats. `columns`: what --columns could say, going by the first row."""
+
+    def __init__(self, columns: str, title: str, detail: str, fix: str) -> None:
+        super().__init__(title, detail, fix)
+        self.columns = columns
+
+
 class _Bad(ValueError):
     """One row is not of its shape; says what, and its kind for scripts."""
 
@@ -121,10 +138,24 @@ def read_rows(dataset: str, reading: Reading | None = None, split: str | None = 
             _("Found columns: {columns}.").format(columns=", ".join(sorted(map(str, first[1])))),
             _("--columns names a column of the rows, or of their turns."),
         )
+    by = _("(by --columns)")
+    if not columns and reading.format == "auto" and (columns := _meant(first[1])):
+        by = f"({', '.join(f'{own} = {known}' for own, known in columns.items())})"
     found, reason, normalise = recognise(raw.name, renamed(first[1], columns), reading.format)
     if not columns:
         return Rows(raw, found, reason, normalise)
-    return Rows(raw, found, reason + " " + _("(by --columns)"), lambda row: normalise(renamed(row, columns)))
+    return Rows(raw, found, f"{reason} {by}", lambda row: normalise(renamed(row, columns)), columns)
+
+
+def _meant(first: Row) -> dict[str, str]:
+    """Column -> what it stands for, where Chinese names make up a row and no other name does; else nothing."""
+    if not {*CHATS, *TEXTS, "instruction", *(name for pair in PAIRS for name in pair)}.isdisjoint(first):
+        return {}
+    found = {own: MEANT[own] for own in first if own in MEANT}
+    if "instruction" not in found.values():
+        found = {own: "instruction" if known == "input" else known for own, known in found.items()}
+    meant = set(found.values())
+    return found if len(meant) == len(found) and ({"instruction", "output"} <= meant or "text" in meant) else {}
 
 
 def _has(row: Row, column: str) -> bool:
@@ -175,14 +206,22 @@ def recognise(name: str, first: Row, asked: str = "auto") -> tuple[str, str, Cal
             _("Fine-tuning learns from one answer a row."),
             _("Keep the chosen answers as {shape}.").format(shape=SHAPES["messages"]),
         )
-    raise DatasetError(
+    columns_flag = _could_be(first)
+    raise UnknownFormat(
+        columns_flag,
         _("{name}: its format is not recognised").format(name=name),
         _("Found columns: {columns}.").format(columns=shown),
         _("Say which columns they are with --columns, for example {columns}; or make the rows one of: {shapes}").format(
-            columns=",".join(f"{known}={own}" for known, own in zip(PAIRS[0], [*map(str, first), "B", "C"], strict=False)),
-            shapes="; ".join(SHAPES.values()),
+            columns=columns_flag, shapes="; ".join(SHAPES.values())
         ),
     )
+
+
+def _could_be(first: Row) -> str:
+    """What --columns could say of rows like this one: its first two columns of words are a question and its answer."""
+    words = [str(name) for name, value in first.items() if isinstance(value, str) and not value.strip().isdigit()]
+    named = [*words, *(str(name) for name in first if str(name) not in words), "A", "B"]
+    return f"instruction={named[0]},output={named[1]}"
 
 
 def _found(first: Row, chat: str | None, pair: tuple[str, str] | None, output: str | None, text: str | None) -> str | None:

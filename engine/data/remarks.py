@@ -5,17 +5,18 @@ It is kept with the cached tokens as a code and the numbers in it, and said anew
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from engine.data.problems import Problem
 from engine.i18n import _
 
 
 def remark(code: str, row: int, **parts: Any) -> Problem:
-    """The problem `code` (severity: costs) of `row`, said with `parts`, which must be what JSON can hold. Raises KeyError for a code
+    """The problem `code` of `row`, said with `parts`, which must be what JSON can hold. Raises KeyError for a code
     or a part that is not known."""
     words, fix = _said(code)
-    return Problem(row, code, "costs", words.format(row=row, **parts), fix, parts)
+    severity: Literal["costs", "info"] = "info" if code == "template_unused" else "costs"
+    return Problem(row, code, severity, words.format(row=row, **parts), fix, parts)
 
 
 def _said(code: str) -> tuple[str, str]:
@@ -37,6 +38,14 @@ def _said(code: str) -> tuple[str, str]:
                 _(
                     "The chat template writes none, or it is no special token; take the model's instruct version or mend its "
                     "template."
+                ),
+            )
+        case "template_unused":
+            return (
+                _("row {row}: prompt and completion are joined as they stand; the model's chat template is not used"),
+                _(
+                    "Ollama and others will use it. To train conversations: --columns instruction=PROMPT,output=COMPLETION, with "
+                    "the names of your columns."
                 ),
             )
         case "system_dropped":

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.data.checks import Checker
-from engine.data.formats import Row, Rows, read_rows
+from engine.data.formats import Row, Rows, UnknownFormat, read_rows
 from engine.data.identity import template_digest, tokenizer_digest
 from engine.data.order import row_order
 from engine.data.problems import BadRows, Notes, Problem
@@ -99,6 +99,8 @@ class DatasetReport:
     """The rows as tokens, where there was a tokenizer."""
     stopped: LoraTuiError | None
     """What a run on this dataset would end with; None where it would start."""
+    columns: str | None = None
+    """What --columns could say, where the format is not recognised."""
 
     def stopped_by(self, error: LoraTuiError) -> DatasetReport:
         """The same, with what stops a run beside the dataset among the problems."""
@@ -198,7 +200,8 @@ def _stopped(error: LoraTuiError, found: Notes | None = None) -> dict[str, Any]:
     counts = {**(found.counts if found is not None else {})}
     for one in _of_error(error):
         counts[one.code] = counts.get(one.code, 0) + 1
-    return {"problems": problems, "counts": counts, "stopped": error}
+    columns = error.columns if isinstance(error, UnknownFormat) else None
+    return {"problems": problems, "counts": counts, "stopped": error, "columns": columns}
 
 
 def _marks(tokenizer: Any | None) -> tuple[str, ...]:

@@ -119,6 +119,8 @@ def tokenize_chunk(chunk: Sequence[tuple[int, dict[str, Any]]], tokenizer: Any, 
             continue
         if len(found[0]) == len(row_ids) and _last_learned(found[1]) not in marks:
             notes.add(remark("stop_not_trained", number))
+        if tokenizer.chat_template and isinstance(row.get("prompt"), str) and marks.isdisjoint(row_ids[1:-1].tolist()):
+            notes.add(remark("template_unused", number))
         if dropped := _dropped_system(row, rendered[place].text):
             notes.add(remark("system_dropped", number, words=repr(dropped[:40])))
         ids.append(found[0])

@@ -10,7 +10,7 @@ from engine.checkpoints.scan import glance
 from engine.config import RunConfig
 from engine.data.files import delimiter_of, suffix_of
 from engine.data.formats import CHATS, OWN, PAIRS, TEXTS, read_rows
-from engine.data.read import Reading, columns_of, read_raw, renamed
+from engine.data.read import Reading, read_raw, renamed
 from engine.errors import ConfigError
 from engine.folder import source_of_run
 from engine.i18n import _
@@ -39,7 +39,7 @@ class Ejected:
     columns: tuple[str, ...]
     """Those that its rows are made of, by the names they have once they are renamed."""
     renamed: dict[str, str]
-    """Column as it is in the dataset -> the name that --columns gave it."""
+    """Column as it is in the dataset -> the name it stands for (--columns, or a Chinese one that is known)."""
     given_way: tuple[str, ...]
     """Columns that had such a name themselves."""
     renamed_in_turns: dict[str, str]
@@ -70,7 +70,7 @@ def read_run(out: Path) -> Ejected:
     _number_of, raw = next(iter(read_raw(config.dataset, Reading.of(config))))
     manifests = [one.manifest for one in glance(out).checkpoints if one.manifest is not None]
     last = manifests[-1] if manifests else None
-    names = columns_of(Reading.of(config))
+    names = rows.columns
     encoding = next(iter(rows.raw.encodings), "utf-8")
     table = Path(config.dataset)
     is_table = suffix_of(table) in (".csv", ".tsv") and is_file(table)

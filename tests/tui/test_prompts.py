@@ -102,3 +102,12 @@ def test_saying_no_at_the_end_starts_nothing(flags: dict[str, Any]) -> None:
     questions, _words = talk(flags, "", "", "", "n", "n")
     assert questions.run() == 0
     assert not Path("out/w").exists()
+
+
+def test_columns_of_other_names_are_asked_for(flags: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "odd.csv"
+    path.write_text("no,ask,say\n" + "".join(f"{row},what is {row}?,it is {row}\n" for row in range(9)))
+    questions, words = talk(flags, str(path), "nonsense", "instruction=ask,output=say")
+    questions.run()
+    assert "9 rows · alpaca" in words.getvalue()
+    assert questions.wizard.answers["columns"] == "instruction=ask,output=say"

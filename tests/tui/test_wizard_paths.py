@@ -20,8 +20,8 @@ from tests.tui.conftest import Hand
 from tests.tui.scripted import Scripted, started
 from tui.app import LoraTui
 from tui.cli import run_parser
-from tui.screens.settings import Setting
 from tui.widgets.checkpoint_table import CheckpointTable
+from tui.widgets.setting import Setting
 from tui.wizard import Start, Wizard
 
 Make = Callable[..., LoraTui]

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.timer import Timer
-from textual.widgets import Button, Static
+from textual.widgets import Button, Collapsible, Input, Select, Static
 
+from engine.config import RunConfig
 from engine.data.files import data_files
 from engine.data.read import Reading
 from engine.errors import LoraTuiError
@@ -24,6 +25,8 @@ from tui.messages import Found, Progressed
 from tui.plain import visible
 from tui.screens.base import StepScreen
 from tui.widgets.path_input import PathInput
+from tui.widgets.setting import Setting
+from tui.wizard import READING
 from tui.words import size_words
 
 if TYPE_CHECKING:
@@ -59,6 +62,9 @@ class DatasetScreen(StepScreen):
 
     def compose_body(self) -> ComposeResult:
         yield PathInput("file", _("file, folder or hub id"), self.HELP_TEXT, id="dataset")
+        with Collapsible(title=_("How it is read"), id="reading"):
+            for name in READING:
+                yield Setting(name, self._answered(name))
         yield Static("", id="summary", markup=False)
         yield Static("", id="problems", markup=False)
         yield Static("", id="preview", markup=False)
@@ -66,7 +72,11 @@ class DatasetScreen(StepScreen):
     def compose_buttons(self) -> ComposeResult:
         yield Button(_("Try the demo"), id="demo", compact=True)
 
+    def _answered(self, name: str) -> Any:
+        return self.wizard.answers.get(name, RunConfig.model_fields[name].default)
+
     def fill(self) -> None:
+        self.query_one("#reading").display = False
         field = self.query_one("#dataset", PathInput)
         remembered = self.wizard.remembered
         self._offer(())
@@ -103,6 +113,8 @@ class DatasetScreen(StepScreen):
 
     def action_next(self) -> None:
         value = self.query_one("#dataset", PathInput).value
+        if not self._take_reading():
+            return
         if value and (self._report is None or self._asked != value):
             self._going = True  # as soon as it is read
             self._look(value)
@@ -125,6 +137,36 @@ class DatasetScreen(StepScreen):
         if value and is_there(path_of(value)):
             self._look(value)
 
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """How it is read was said; the path's own field keeps its message to itself."""
+        event.stop()
+        if self._take_reading():
+            self._look_anew()
+
+    def on_select_changed(self, event: Select.Changed) -> None:
+        event.stop()
+        if self._take_reading():
+            self._look_anew()
+
+    def _look_anew(self) -> None:
+        value = self.query_one("#dataset", PathInput).value
+        if value and self._asked is None:
+            self._look(value)
+
+    def _take_reading(self) -> bool:
+        """Keep what the fields below say of how it is read; False where one of them cannot be used. What was found out by other
+        answers no longer counts."""
+        for setting in self.query(Setting):
+            if setting.check() is not None:
+                setting.focus_field()
+                return False
+            raw = setting.raw
+            if raw != Setting.text_of(self._answered(setting.setting)):
+                as_usual = raw == Setting.text_of(RunConfig.model_fields[setting.setting].default)
+                self.wizard.answer(setting.setting, None if as_usual else raw)
+                self._begin_anew(None)
+        return True
+
     def on_path_input_settled(self, event: PathInput.Settled) -> None:
         if event.value:
             self._look(event.value)
@@ -136,6 +178,9 @@ class DatasetScreen(StepScreen):
         going = self._going
         self._begin_anew(value)
         self._going = going
+        self.wizard.read_as_before(value)
+        for setting in self.query(Setting):
+            setting.raw = Setting.text_of(self._answered(setting.setting))
         self.query_one("#summary", Static).update(_("Reading {path}").format(path=visible(value)))
         model = self.wizard.answers.get("model")
         self.ask("report", value, partial(report_of, value, self.wizard.reading()))
@@ -190,10 +235,22 @@ class DatasetScreen(StepScreen):
         self.query_one("#preview", Static).update(Text("\n").join(preview_texts(report, plain)))
         self.close(told(report.stopped) if report.stopped is not None else "")
         going, self._going = self._going, False
+        self._offer_reading(report)
         if report.stopped is not None:
             self.back_to(self.query_one("#dataset", PathInput))
         elif going:
             self.action_next()
+
+    def _offer_reading(self, report: DatasetReport) -> None:
+        """The fields for how it is read: open where one of them may be what is missing, or was answered."""
+        reading = self.query_one("#reading", Collapsible)
+        reading.display = report.rows is not None or report.stopped is not None
+        reading.collapsed = report.columns is None and not any(name in self.wizard.answers for name in READING)
+        if report.columns is not None and "columns" not in self.wizard.answers:
+            setting = next(one for one in self.query(Setting) if one.setting == "columns")
+            setting.raw = report.columns
+            self.query_one("#summary", Static).update(_("What stands at columns is a guess: Enter takes it."))
+            self.call_after_refresh(setting.focus_field)  # until it is drawn it takes no focus
 
     # -- the demo ------------------------------------------------------------------------------------------------------
 

@@ -2,80 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.containers import Horizontal, Vertical
+from textual.containers import Vertical
 from textual.events import DescendantBlur
-from textual.widgets import Collapsible, Input, Select, Static
+from textual.widgets import Collapsible, Input, Static
 
-from engine.config import RunConfig, choices, is_switch
+from engine.config import RunConfig
 from engine.errors import LoraTuiError
 from engine.i18n import _
-from engine.sources import problem_of
-from tui.help import field_help
 from tui.i18n import N_
 from tui.messages import Found
-from tui.plain import visible
 from tui.screens.base import StepScreen
 from tui.screens.dataset import told
+from tui.widgets.setting import Setting, answer_of
 from tui.wizard import FIRST_SETTINGS, SETTINGS
 
 MORE = tuple(name for name in SETTINGS if name not in FIRST_SETTINGS)
-
-
-class Setting(Vertical):
-    """One field: its name, its value, its one line of help, and what is wrong with it."""
-
-    def __init__(self, name: str, value: Any) -> None:
-        super().__init__(classes="setting")
-        self.setting = name
-        self._value = value
-        self.help_text = ""
-
-    def compose(self) -> ComposeResult:
-        self.help_text = field_help(self.setting)
-        words = choices(self.setting)
-        if is_switch(self.setting):
-            words = (
-                ("true", "false") if RunConfig.model_fields[self.setting].default != "auto" else ("auto", "true", "false")
-            )
-        with Horizontal(classes="line"):
-            yield Static(self.setting.replace("_", " "), classes="label", markup=False)
-            if words:
-                yield Select(
-                    [(word, word) for word in words], value=self.text_of(self._value), allow_blank=False, compact=True
-                )
-            else:
-                yield Input(self.text_of(self._value), compact=True)
-            yield Static(_(str(RunConfig.model_fields[self.setting].description)), classes="note", markup=False)
-        yield Static("", classes="wrong", markup=False)
-
-    @staticmethod
-    def text_of(value: Any) -> str:
-        """A value as it stands in a field; nothing for None."""
-        if value is None:
-            return ""
-        if isinstance(value, bool):
-            return "true" if value else "false"
-        return f"{value:g}" if isinstance(value, float) else str(value)
-
-    @property
-    def raw(self) -> str:
-        """What stands in the field."""
-        found = self.query(Input)
-        return found.first().value.strip() if found else str(self.query_one(Select).value)
-
-    def check(self) -> str | None:
-        """What is wrong with it; shown below the field."""
-        problem = None
-        if self.raw or RunConfig.model_fields[self.setting].default is not None:
-            problem = problem_of(self.setting, self.raw)
-        note = self.query_one(".wrong", Static)
-        note.update(visible(problem or ""))
-        note.display = problem is not None
-        self.set_class(problem is not None, "-wrong")
-        return problem
 
 
 class SettingsScreen(StepScreen):
@@ -142,14 +86,13 @@ class SettingsScreen(StepScreen):
             raw = setting.raw
             if setting.check() is not None:
                 wrong.append(setting)
-            elif raw == Setting.text_of(getattr(self._base, setting.setting)):
-                self.wizard.answer(setting.setting, None)
             else:
-                self.wizard.answer(setting.setting, _typed(setting.setting, raw))
+                as_before = raw == Setting.text_of(getattr(self._base, setting.setting))
+                self.wizard.answer(setting.setting, None if as_before else answer_of(setting.setting, raw))
         if wrong:
             if wrong[0].setting in MORE:
                 self.query_one("#more", Collapsible).collapsed = False
-            wrong[0].query(Input).first().focus()
+            wrong[0].focus_field()
             return _("{name}: this value cannot be used").format(name=wrong[0].setting.replace("_", " "))
         return None
 
@@ -157,10 +100,3 @@ class SettingsScreen(StepScreen):
         from tui.screens.review import ReviewScreen
 
         self.owner.show_screen(ReviewScreen())
-
-
-def _typed(name: str, raw: str) -> Any:
-    """The raw answer; an empty one takes a setting back that may be left out."""
-    if raw == "":
-        return None
-    return raw == "true" if is_switch(name) and raw != "auto" else raw

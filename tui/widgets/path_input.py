@@ -16,7 +16,7 @@ from textual.widgets import Button, Input, OptionList
 from textual.widgets.option_list import Option
 
 from engine.i18n import _
-from engine.paths import is_folder, path_of
+from engine.paths import is_folder, pasted, path_of
 from tui.i18n import N_
 from tui.plain import visible
 
@@ -57,8 +57,8 @@ class PathInput(Vertical):
 
     @property
     def value(self) -> str:
-        """What stands in the field, without white space around it."""
-        return self.query_one(Input).value.strip()
+        """What stands in the field, as a path that may have been pasted."""
+        return pasted(self.query_one(Input).value)
 
     @value.setter
     def value(self, value: str) -> None:

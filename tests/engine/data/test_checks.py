@@ -9,6 +9,7 @@ import pytest
 
 from engine.data.read import Reading
 from engine.data.report import DatasetReport, dataset_report
+from engine.models.folder import load_tokenizer
 from tests.conftest import WORDS, chats, write_jsonl
 
 
@@ -142,3 +143,19 @@ def test_a_row_that_cannot_be_read_is_told_with_its_number(name: str, data: byte
     (tmp_path / f"a{name}").write_bytes(data.rpartition(data.splitlines()[-1])[0])
     found = dataset_report(str(tmp_path), Reading(encoding="utf-8"), None, "auto", 1024)
     assert [one.row for one in found.problems if one.code == "dataset_unusable"] == [3]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "with_template", "told"),
+    [("What is it?", True, True), ("<|im_start|>user\nWhat is it?<|im_end|>\n", True, False), ("What is it?", False, False)],
+)
+def test_a_chat_template_that_plain_pairs_leave_unused_is_told(
+    prompt: str, with_template: bool, told: bool, tmp_path: Path, tiny_model: Path
+) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    if not with_template:
+        tokenizer.chat_template = None
+    path = write_jsonl(tmp_path / "pairs.jsonl", [{"prompt": f"{prompt}{row}", "completion": "It is."} for row in range(3)])
+    report = dataset_report(str(path), Reading(), tokenizer, "auto", 64)
+    assert ("template_unused" in report.counts) == told
+    assert report.stopped is None

@@ -307,4 +307,31 @@ def test_columns_of_other_names_are_told_with_the_way_to_name_them(tmp_path: Pat
     (tmp_path / "odd.csv").write_text("Frage;Antwort\nWas brennt?;Die Lampe.\n", encoding="utf-8")
     with pytest.raises(DatasetError) as told:
         list(read_rows(str(tmp_path / "odd.csv")))
-    assert "--columns, for example prompt=Frage,completion=Antwort" in told.value.fix
+    assert "--columns, for example instruction=Frage,output=Antwort" in told.value.fix
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("问题,回答", [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]),
+        ("指令,输出,输入", [{"role": "user", "content": "a\n\nc"}, {"role": "assistant", "content": "b"}]),
+        ("输入,输出", [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]),
+        ("提问,答案,系统提示", [{"role": "system", "content": "c"}, {"role": "user", "content": "a"},
+                              {"role": "assistant", "content": "b"}]),
+    ],
+)  # fmt: skip
+def test_chinese_columns_that_say_what_they_are_make_a_conversation(header: str, said: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "zh.csv").write_text(f"{header}\n{','.join('abc'[: header.count(',') + 1])}\n", encoding="utf-8")
+    assert list(read_rows(str(tmp_path / "zh.csv"))) == [{"messages": said}]
+
+
+@pytest.mark.parametrize("header", ["问题,提问", "问题,解析", "输出,系统提示", "问题,指令,回答"])
+def test_chinese_columns_that_do_not_make_a_row_are_asked_for(header: str, tmp_path: Path) -> None:
+    (tmp_path / "zh.csv").write_text(f"{header}\n{','.join('abc'[: header.count(',') + 1])}\n", encoding="utf-8")
+    with pytest.raises(DatasetError):
+        read_rows(str(tmp_path / "zh.csv"))
+
+
+def test_a_known_name_wins_over_a_chinese_one(tmp_path: Path) -> None:
+    (tmp_path / "both.csv").write_text("prompt,completion,问题,回答\na,b,c,d\n", encoding="utf-8")
+    assert list(read_rows(str(tmp_path / "both.csv"))) == [{"prompt": "a", "completion": "b"}]

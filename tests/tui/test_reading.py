@@ -1,0 +1,83 @@
+"""How a dataset is read, answered on the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from textual.widgets import Collapsible, Input
+
+from engine.remembered import Remembered
+from tests.conftest import chats, write_jsonl
+from tests.tui.conftest import Hand
+from tui.app import LoraTui
+from tui.widgets.setting import Setting
+
+Make = Callable[..., LoraTui]
+
+
+def odd(path: Path) -> Path:
+    path.write_text("no,ask,say\n" + "".join(f"{row},what is {row}?,it is {row}\n" for row in range(9)))
+    return path
+
+
+async def test_columns_of_other_names_are_proposed_and_taken_with_enter(wizard: Make) -> None:
+    odd(Path("odd.csv"))
+    app = wizard({"dataset": "odd.csv"})
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.until(lambda: hand.shows("instruction=ask,output=say"))
+        await hand.press("enter")
+        await hand.until(lambda: hand.shows("9 rows · alpaca"))
+        assert app.wizard.answers["columns"] == "instruction=ask,output=say"
+        assert "--columns" in app.wizard.command_line()
+
+
+async def test_another_dataset_begins_without_the_columns_of_the_last(wizard: Make) -> None:
+    odd(Path("odd.csv"))
+    write_jsonl(Path("plain.jsonl"), chats(5))
+    app = wizard({"dataset": "odd.csv", "columns": "instruction=ask,output=say"})
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.until(lambda: hand.shows("9 rows · alpaca"))
+        hand.screen.query_one("#dataset Input", Input).value = "plain.jsonl"
+        await hand.until(lambda: hand.shows("5 rows · messages"))
+        assert "columns" not in app.wizard.answers
+
+
+async def test_the_columns_of_last_time_come_back_with_its_dataset(wizard: Make) -> None:
+    odd(Path("odd.csv"))
+    last = {"dataset": "odd.csv", "columns": "instruction=ask,output=say"}
+    app = wizard(remembered=Remembered(answers=last))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.until(lambda: hand.shows("9 rows · alpaca"))
+        assert not hand.screen.query_one(Collapsible).collapsed
+
+
+async def test_a_value_that_cannot_be_used_is_told_at_its_field(wizard: Make) -> None:
+    odd(Path("odd.csv"))
+    app = wizard({"dataset": "odd.csv"})
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.until(lambda: hand.shows("instruction=ask,output=say"))
+        (columns,) = [one for one in hand.screen.query(Setting) if one.setting == "columns"]
+        columns.raw = "nonsense"
+        await hand.press("ctrl+n")
+        await hand.until(lambda: hand.shows("names are messages"))
+        assert hand.at("DatasetScreen")
+
+
+@pytest.mark.parametrize("pasted", ["'{}'", '"{}"', "file://{}", " {} "])
+async def test_a_path_as_terminals_paste_it_is_found(pasted: str, wizard: Make, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "my data.jsonl", chats(5))
+    app = wizard()
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        hand.screen.query_one("#dataset Input", Input).value = pasted.format(
+            str(path).replace(" ", "%20" if "file" in pasted else " ")
+        )
+        await hand.until(lambda: hand.shows("5 rows · messages"))
+        hand.screen.query_one("#dataset Input", Input).value = str(path).replace(" ", "\\ ")
+        await hand.until(lambda: hand.shows("5 rows · messages"))
