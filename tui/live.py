@@ -120,8 +120,20 @@ class Live:
 
 
 def begun(history: Iterable[tuple[int, float]] = (), evals: Iterable[tuple[int, float]] = ()) -> Live:
-    """Before the first event: `history` is the loss that the continued checkpoint knows, (step, loss)."""
-    return Live(history=curve_of(history), eval_curve=curve_of(evals))
+    """Before the first event: `history` is the loss that the continued checkpoint knows, (step, loss). Its smoothed line goes on
+    through the join."""
+    known, total, smooth = list(history), 0.0, []
+    finite = [(step, loss) for step, loss in known if math.isfinite(loss)]
+    for count, (step, loss) in enumerate(finite, 1):
+        total, value = _smoothed(total, count, loss)
+        smooth.append((step, value))
+    return Live(history=curve_of(known), eval_curve=curve_of(evals), smooth=curve_of(smooth), average=(total, len(finite)))
+
+
+def _smoothed(total: float, count: int, loss: float) -> tuple[float, float]:
+    """(running sum, smoothed loss) after the `count`th loss, from the running sum before it."""
+    total = SMOOTHING * total + (1 - SMOOTHING) * loss
+    return total, total / (1 - SMOOTHING**count)
 
 
 def fold(live: Live, event: Event, now: float) -> Live:
@@ -163,9 +175,8 @@ def _begun_again(live: Live, step: int) -> Live:
     if live.started is None:
         return live
     known = (*live.history.points, *live.loss_curve.points)
-    evals = curve_of(point for point in live.eval_curve.points if point[0] <= step)
-    history = curve_of(point for point in known if point[0] <= step)
-    return Live(history=history, eval_curve=evals, happenings=live.happenings, stopping=live.stopping, now=live.now)
+    points, evals = ([point for point in some if point[0] <= step] for some in (known, live.eval_curve.points))
+    return replace(begun(points, evals), happenings=live.happenings, stopping=live.stopping, now=live.now)
 
 
 def _stepped(live: Live, event: Step, now: float) -> Live:
@@ -176,12 +187,8 @@ def _stepped(live: Live, event: Step, now: float) -> Live:
     if not math.isfinite(event.loss):  # it would stay in the average for ever
         return live
     total, count = live.average
-    total, count = SMOOTHING * total + (1 - SMOOTHING) * event.loss, count + 1
-    return replace(
-        live,
-        smooth=live.smooth.add(event.step, total / (1 - SMOOTHING**count)),
-        average=(total, count),
-    )
+    total, value = _smoothed(total, count + 1, event.loss)
+    return replace(live, smooth=live.smooth.add(event.step, value), average=(total, count + 1))
 
 
 def _happened(

@@ -53,7 +53,9 @@ def _print(found: list[Standing]) -> None:
     if console.width < WIDE:  # beside so much a name would have no room
         for one in found:
             console.print(Text(visible(str(one.folder)), style="bold"), soft_wrap=True)
-            console.print(Text(visible("  " + " · ".join(_narrow(one))), style=STYLES.get(one.state, "")), soft_wrap=True)
+            console.print(
+                Text(visible("  " + " · ".join(standing_words(one))), style=STYLES.get(one.state, "")), soft_wrap=True
+            )
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column(_("run"), overflow="fold")
@@ -76,7 +78,7 @@ def _print(found: list[Standing]) -> None:
     console.print(table)
 
 
-def _narrow(one: Standing) -> list[str]:
+def standing_words(one: Standing) -> list[str]:
     """How it stands, what is not known left out."""
     words = [state_words(one)]
     if one.step is not None:

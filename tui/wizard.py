@@ -182,6 +182,20 @@ class Wizard:
         self.remembered = after_run(self.remembered, {**self.answers, "output": str(plan.output_dir)})
         save_remembered(self.remembered)
 
+    def last_folder(self) -> Path | None:
+        """The folder of the run that was begun last, while nothing was answered that could mean another."""
+        named = self.remembered.answers.get("output")
+        if named is None or self.demo or not {"dataset", "model", "output"}.isdisjoint(self.answers):
+            return None
+        folder = path_of(str(named))
+        return folder if is_folder(folder) and {"dataset", "model"} <= self.remembered.answers.keys() else None
+
+    def take_up_last(self) -> None:
+        """Answer as last time, to go on with that run; its settings stand in its folder."""
+        for name in ("dataset", "model", "output", *READING):
+            self.answer(name, self.remembered.answers.get(name))
+        self.start = Start()
+
     def proposed_output(self) -> str:
         """The folder that is offered for the run: that of the last one where it learned the same from the same, to continue it."""
         last = self.remembered.answers

@@ -75,6 +75,14 @@ def test_the_smoothed_line_of_a_constant_loss_is_that_loss() -> None:
     assert {round(value, 9) for _step, value in live.smooth.points} == {2.5}
 
 
+def test_the_smoothed_line_goes_on_through_a_join() -> None:
+    steps = [step(number, 3.0 / number) for number in range(1, 41)]
+    joined = begun((one.step, one.loss) for one in steps[:25] if one.loss is not None)
+    for event in (started(checkpoint="checkpoint-25", step=25), *steps[25:]):
+        joined = fold(joined, event, 0.0)
+    assert joined.smooth.points == folded(started(), *steps).smooth.points
+
+
 def test_a_loss_that_is_not_a_number_does_not_spoil_the_smoothed_line() -> None:
     live = folded(started(), step(1, 2.0), step(2, float("nan")), step(3, 2.0))
     assert live.smooth.points[-1] == (3, 2.0)

@@ -61,6 +61,7 @@ class DatasetScreen(StepScreen):
         """Why the tokens cannot be counted."""
 
     def compose_body(self) -> ComposeResult:
+        yield Static("", id="last", markup=False)
         yield PathInput("file", _("file, folder or hub id"), self.HELP_TEXT, id="dataset")
         with Collapsible(title=_("How it is read"), id="reading"):
             for name in READING:
@@ -71,12 +72,17 @@ class DatasetScreen(StepScreen):
 
     def compose_buttons(self) -> ComposeResult:
         yield Button(_("Try the demo"), id="demo", compact=True)
+        yield Button(_("Continue the last run"), id="continue", compact=True)
 
     def _answered(self, name: str) -> Any:
         return self.wizard.answers.get(name, RunConfig.model_fields[name].default)
 
     def fill(self) -> None:
-        self.query_one("#reading").display = False
+        for name in ("#last", "#continue", "#reading"):
+            self.query_one(name).display = False
+        folder = self.wizard.last_folder()
+        if folder is not None:
+            self.ask("last", folder, partial(last_run, folder))
         field = self.query_one("#dataset", PathInput)
         remembered = self.wizard.remembered
         self._offer(())
@@ -199,6 +205,8 @@ class DatasetScreen(StepScreen):
         if event.what == "here":
             if event.value and not isinstance(event.value, LoraTuiError):
                 self._offer(event.value)
+        elif event.what == "last":
+            self._show_last(event.value)
         elif event.what == "demo":
             self._demo_built(event.value)
         elif event.asked != self._asked:
@@ -252,10 +260,24 @@ class DatasetScreen(StepScreen):
             self.query_one("#summary", Static).update(_("What stands at columns is a guess: Enter takes it."))
             self.call_after_refresh(setting.focus_field)  # until it is drawn it takes no focus
 
+    def _show_last(self, value: Any) -> None:
+        """A run that has not come to its end is offered at once."""
+        if value is None or isinstance(value, LoraTuiError):
+            return
+        words, goes_on = value
+        last = self.query_one("#last", Static)
+        last.update(Text(words, style="yellow"))
+        last.display = True
+        self.query_one("#continue").display = goes_on
+
     # -- the demo ------------------------------------------------------------------------------------------------------
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
-        if event.button.id == "demo":
+        if event.button.id == "continue":
+            event.stop()
+            self.wizard.take_up_last()
+            self.owner.go_to(3)
+        elif event.button.id == "demo":
             event.stop()
             self.wizard.demo = True
             for name in ("dataset", "model", "output"):
@@ -296,6 +318,19 @@ class DatasetScreen(StepScreen):
         self.query_one("#dataset", PathInput).value = str(answers["dataset"])
         self._look(str(answers["dataset"]))
         self.focus_main()
+
+
+def last_run(folder: Path) -> tuple[str, bool] | None:
+    """How the run in `folder` stands, and whether one can go on with it now; None where it has come to its end. Imports what would
+    hold up the first frame, so it belongs in a thread."""
+    from engine.watch import standing
+    from tui.runs import standing_words
+
+    found = standing(folder)
+    if found.state in ("finished", "empty"):
+        return None
+    words = _("The last run, {folder}: {how}").format(folder=folder, how=" · ".join(standing_words(found)))
+    return visible(words), found.state != "running"
 
 
 def report_of(dataset: str, reading: Reading) -> DatasetReport:

@@ -220,13 +220,13 @@ class StartScreen(StepScreen):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         one = self.chosen if self.is_mounted else None
+        if one is None and action in ("continue", "weights", "trash"):
+            return False
         match action:
             case "continue":
                 return True if one is not None and one.continuable else None
             case "weights":
                 return True if one is not None and weights_fallback([one]) is not None else None
-            case "trash":
-                return True if one is not None else None
             case "undo":
                 return bool(self._trashed)
         return True
