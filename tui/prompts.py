@@ -17,9 +17,11 @@ from engine.paths import pasted, path_of
 from engine.remembered import load_remembered
 from engine.resume.plan import ResumePlan
 from engine.sources import problem_of
-from tui.dataset_text import preview_texts, problem_lines, summary_lines
+from tui.dataset_text import preview_texts, problem_lines, rows_words, summary_lines
+from tui.expected_text import expected_lines
 from tui.folder_text import choice_lines, held_words, seen_lines
 from tui.headless import carry_out
+from tui.lookups import expect_counted
 from tui.plain import visible
 from tui.show import Show, plan_lines
 from tui.streams import duplicate
@@ -200,12 +202,20 @@ class Questions:
             if word != value:
                 self.wizard.answer(name, word)
 
+    def counted(self, done: int, total: int | None, seconds: float) -> None:
+        """How far the rows have come on their way to tokens."""
+        self.show.progress(rows_words(done, total, seconds), done / total if total else 0.0)
+
     def review(self) -> ResumePlan | None:
         """The plan that a person agreed to; None where not."""
         planned = self.wizard.planned = self.wizard.make_plan()
         self.show.lines(plan_lines(planned.plan))
         if planned.held:
             self.show.line(held_words(planned.plan.output_dir), "yellow")
+        if planned.plan.mode == "complete":
+            return planned.plan
+        with contextlib.suppress(LoraTuiError):  # the run itself will say it, with its exit code
+            self.show.lines(expected_lines(expect_counted(planned.plan, self.counted)))
         self.show.line(_("the same without the wizard:"), "dim")
         self.show.line(self.wizard.command_line())
         return planned.plan if self.agreed(_("Start training?"), kept=True) else None

@@ -15,6 +15,7 @@ import pytest
 
 from engine.journal import read_journal
 from engine.remembered import Remembered
+from tests.engine.runs import train
 from tui.prompts import LEFT, Questions
 from tui.show import Show
 from tui.wizard import Start, Wizard
@@ -111,3 +112,19 @@ def test_columns_of_other_names_are_asked_for(flags: dict[str, Any], tmp_path: P
     questions.run()
     assert "9 rows · alpaca" in words.getvalue()
     assert questions.wizard.answers["columns"] == "instruction=ask,output=say"
+
+
+def test_what_the_run_will_take_is_told_before_it_is_agreed_to(flags: dict[str, Any]) -> None:
+    questions, words = talk(flags, "", "", "", "n", "n")
+    questions.run()
+    assert "14 steps to do" in words.getvalue()
+    assert "memory: about" in words.getvalue()
+    assert "disk: about" in words.getvalue()
+
+
+def test_a_run_that_is_complete_shows_its_result_and_asks_nothing_more(flags: dict[str, Any]) -> None:
+    train(**flags)
+    questions, words = talk(flags, "", "", "", "", "n")
+    assert questions.run() == 0
+    assert "Start training" not in words.getvalue()
+    assert "adapter: " in words.getvalue()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,13 +13,12 @@ from textual.widgets import Button, Collapsible, Input, Select, Static
 
 from engine.config import RunConfig
 from engine.data.files import data_files
-from engine.data.read import Reading
 from engine.errors import LoraTuiError
 from engine.i18n import _
 from engine.paths import is_there, path_of
-from engine.sources import Source, resolve
-from tui.dataset_text import batch_of, preview_texts, problem_lines, rows_words, summary_lines
+from tui.dataset_text import preview_texts, problem_lines, rows_words, summary_lines
 from tui.i18n import N_
+from tui.lookups import last_run, report_of, report_with_model
 from tui.messages import Found, Progressed
 from tui.plain import visible
 from tui.screens.base import StepScreen
@@ -31,7 +29,6 @@ from tui.words import size_words
 
 if TYPE_CHECKING:
     from engine.data.report import DatasetReport
-    from engine.data.table import Tell
 
 PAUSE = 0.4
 """Seconds without a key after which what was typed is looked at."""
@@ -318,42 +315,6 @@ class DatasetScreen(StepScreen):
         self.query_one("#dataset", PathInput).value = str(answers["dataset"])
         self._look(str(answers["dataset"]))
         self.focus_main()
-
-
-def last_run(folder: Path) -> tuple[str, bool] | None:
-    """How the run in `folder` stands, and whether one can go on with it now; None where it has come to its end. Imports what would
-    hold up the first frame, so it belongs in a thread."""
-    from engine.watch import standing
-    from tui.runs import standing_words
-
-    found = standing(folder)
-    if found.state in ("finished", "empty"):
-        return None
-    words = _("The last run, {folder}: {how}").format(folder=folder, how=" · ".join(standing_words(found)))
-    return visible(words), found.state != "running"
-
-
-def report_of(dataset: str, reading: Reading) -> DatasetReport:
-    """The report without tokens: at once, before any large library is loaded. Raises ConfigError for flags that are wrong."""
-    from engine.data.report import dataset_report
-
-    return dataset_report(dataset, reading, None, "auto", 1024)
-
-
-def report_with_model(
-    dataset: str, model: str, answers: Sequence[Source], tell: Tell = lambda done, total, seconds: None
-) -> DatasetReport:
-    """The report with the tokens of `model`, for a run with these answers. Waits for transformers, so it belongs in a thread. Raises
-    ConfigError and ModelError."""
-    from engine.data.report import dataset_report
-    from engine.hardware import load_libraries
-    from engine.models.folder import load_tokenizer
-    from engine.models.report import cached_snapshot, model_folder_here
-
-    load_libraries()
-    config = resolve(answers).config
-    tokenizer = load_tokenizer(cached_snapshot(model) or model_folder_here(model))
-    return dataset_report(dataset, Reading.of(config), tokenizer, config.train_on, config.max_length, tell, batch_of(config))
 
 
 def lines_text(lines: Any) -> Text:

@@ -24,10 +24,11 @@ from engine.sources import Source, resolve
 from engine.training.estimate import TIGHT, Memory, estimate_memory
 from tui.dataset_text import batch_of, preview_texts, problem_lines, summary_lines
 from tui.i18n import N_
+from tui.lookups import report_with_model
 from tui.messages import Found
 from tui.plain import visible
 from tui.screens.base import StepScreen
-from tui.screens.dataset import PAUSE, lines_text, report_with_model, told
+from tui.screens.dataset import PAUSE, lines_text, told
 from tui.widgets.path_input import PathInput
 from tui.words import size_words
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from rich.text import Text
 from textual.app import ComposeResult
@@ -12,22 +12,18 @@ from textual.widgets import Button, Static
 
 from engine.config import RunConfig
 from engine.errors import CannotContinue, LoraTuiError
-from engine.i18n import _, n_
-from engine.sources import Source
-from engine.training.estimate import TIGHT
+from engine.i18n import _
 from engine.training.expect import Expected, expect
+from tui.expected_text import expected_lines
 from tui.folder_text import held_words
 from tui.i18n import N_
+from tui.lookups import expect_counted
 from tui.messages import Found
 from tui.plain import visible
 from tui.screens.base import StepScreen
-from tui.screens.dataset import lines_text, report_with_model, told
+from tui.screens.dataset import lines_text, told
 from tui.show import plan_lines
-from tui.wizard import SETTINGS, Planned, Start
-from tui.words import duration, size_words
-
-if TYPE_CHECKING:
-    from engine.resume.plan import ResumePlan
+from tui.wizard import READING, SETTINGS, Planned, Start
 
 
 class ReviewScreen(StepScreen):
@@ -71,7 +67,7 @@ class ReviewScreen(StepScreen):
         elif isinstance(event.value, Expected):
             self._counted = self._counted or event.what == "counted"
             if event.what == "counted" or not self._counted:
-                self.query_one("#expected", Static).update(lines_text(_expected_lines(event.value)))
+                self.query_one("#expected", Static).update(lines_text(expected_lines(event.value)))
         elif isinstance(event.value, LoraTuiError) and event.what != "counted":
             self.close(told(event.value))
 
@@ -107,7 +103,7 @@ class ReviewScreen(StepScreen):
         report = self.wizard.report_by(str(plan.config.model))
         self.ask("expected", None, lambda: expect(plan, report))
         if report is None or report.tokens is None:  # who came here before they were counted is told no less
-            self.ask("counted", None, partial(_expect_counted, plan))
+            self.ask("counted", None, partial(expect_counted, plan))
 
     def action_next(self) -> None:
         if self._planned is not None and not self.query_one("#main", Button).disabled:
@@ -135,53 +131,11 @@ class ReviewScreen(StepScreen):
             self.owner.go_to(4)
 
 
-def _expect_counted(plan: ResumePlan) -> Expected:
-    """What `plan` will take, its rows counted first. For a thread. Raises LoraTuiError."""
-    config = plan.config
-    answers = [Source("run", "", config.model_dump())]
-    return expect(plan, report_with_model(str(config.dataset), str(config.model), answers))
-
-
-def _expected_lines(found: Expected) -> list[tuple[str, str]]:
-    lines: list[tuple[str, str]] = []
-    steps = found.steps
-    parts = [n_("{count} step to do", "{count} steps to do", steps).format(count=steps)] if steps is not None else []
-    if found.seconds is not None:
-        parts.append(_("about {time} at the pace of last time").format(time=duration(found.seconds)))
-    else:
-        parts.append(_("the time is known after the first steps"))
-    lines.append((" · ".join(parts), ""))
-    for words in found.hardware.reasons().values():
-        lines.append((visible(words), "dim"))
-    if found.fitted is not None:
-        batch = _("batch of {rows} rows · {reason}").format(rows=found.fitted.batch_size, reason=found.fitted.batch_reason)
-        lines.append((visible(batch), "dim"))
-        if found.fitted.checkpointing:
-            words = _("activation checkpointing · {reason}").format(reason=found.fitted.checkpointing_reason)
-            lines.append((visible(words), "dim"))
-        if found.fitted.parallel != "ddp":
-            words = _("each process holds a part of the model ({way}) · {reason}").format(
-                way=found.fitted.parallel, reason=found.fitted.parallel_reason
-            )
-            lines.append((visible(words), "dim"))
-        memory = found.fitted.memory
-        if memory is not None:
-            style = "bold red" if memory.total > found.memory_free else (
-                "yellow" if memory.total > TIGHT * found.memory_free else "")  # fmt: skip
-            words = _("memory: about {need} of {free} free").format(
-                need=size_words(memory.total), free=size_words(found.memory_free)
-            )
-            lines.append((words, style))
-    if found.disk is not None:
-        words = _("disk: about {need} of {free} free").format(need=size_words(found.disk), free=size_words(found.disk_free))
-        lines.append((words, "bold red" if found.disk > found.disk_free else ""))
-    return lines
-
-
 def _settings_text(config: RunConfig, answers: dict[str, Any]) -> Text:
     """Every setting, those that a person chose here apart from the rest."""
     text = Text(_("settings"), style="bold")
-    names = [name for name in ("dataset", "model", "output", *SETTINGS) if getattr(config, name) is not None]
+    read = [name for name in READING if getattr(config, name) != RunConfig.model_fields[name].default]
+    names = [name for name in ("dataset", *read, "model", "output", *SETTINGS) if getattr(config, name) is not None]
     for name in names:
         value = answers.get(name, getattr(config, name)) if name in ("dataset", "model", "output") else getattr(config, name)
         chosen = name in answers

@@ -1,0 +1,67 @@
+"""What the steps have the engine find out: each takes its time and may fail, so it belongs in a thread where a screen waits.
+
+Large libraries are imported in the functions, so that no first frame waits for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.data.read import Reading
+from engine.i18n import _
+from engine.sources import Source, resolve
+from tui.dataset_text import batch_of
+from tui.plain import visible
+
+if TYPE_CHECKING:
+    from engine.data.report import DatasetReport
+    from engine.data.table import Tell
+    from engine.resume.plan import ResumePlan
+    from engine.training.expect import Expected
+
+
+def last_run(folder: Path) -> tuple[str, bool] | None:
+    """How the run in `folder` stands, and whether one can go on with it now; None where it has come to its end. Imports what would
+    hold up the first frame, so it belongs in a thread."""
+    from engine.watch import standing
+    from tui.runs import standing_words
+
+    found = standing(folder)
+    if found.state in ("finished", "empty"):
+        return None
+    words = _("The last run, {folder}: {how}").format(folder=folder, how=" · ".join(standing_words(found)))
+    return visible(words), found.state != "running"
+
+
+def report_of(dataset: str, reading: Reading) -> DatasetReport:
+    """The report without tokens: at once, before any large library is loaded. Raises ConfigError for flags that are wrong."""
+    from engine.data.report import dataset_report
+
+    return dataset_report(dataset, reading, None, "auto", 1024)
+
+
+def report_with_model(
+    dataset: str, model: str, answers: Sequence[Source], tell: Tell = lambda done, total, seconds: None
+) -> DatasetReport:
+    """The report with the tokens of `model`, for a run with these answers. Waits for transformers, so it belongs in a thread. Raises
+    ConfigError and ModelError."""
+    from engine.data.report import dataset_report
+    from engine.hardware import load_libraries
+    from engine.models.folder import load_tokenizer
+    from engine.models.report import cached_snapshot, model_folder_here
+
+    load_libraries()
+    config = resolve(answers).config
+    tokenizer = load_tokenizer(cached_snapshot(model) or model_folder_here(model))
+    return dataset_report(dataset, Reading.of(config), tokenizer, config.train_on, config.max_length, tell, batch_of(config))
+
+
+def expect_counted(plan: ResumePlan, tell: Tell = lambda done, total, seconds: None) -> Expected:
+    """What `plan` will take, its rows counted first. Raises LoraTuiError."""
+    from engine.training.expect import expect
+
+    config = plan.config
+    answers = [Source("run", "", config.model_dump())]
+    return expect(plan, report_with_model(str(config.dataset), str(config.model), answers, tell))
