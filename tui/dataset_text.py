@@ -116,7 +116,7 @@ def _length_lines(report: DatasetReport) -> Iterator[tuple[str, str]]:
     tokens, trained = report.tokens, report.trained_tokens
     assert tokens is not None
     yield (
-        _("{total} tokens, {trained} of them trained on · a row has {low} to {high}, median {median:g}, p95 {p95:g}").format(
+        _("{total} tokens, {trained} of them trained on · a row has {low} to {high}, median {median:g}, p95 {p95:.0f}").format(
             total=tokens.total, trained=trained, low=tokens.min, high=tokens.max, median=tokens.median, p95=tokens.p95
         ),
         "",
@@ -135,7 +135,14 @@ def _length_lines(report: DatasetReport) -> Iterator[tuple[str, str]]:
         )  # fmt: skip
     most = max(rows for _low, _high, rows in tokens.histogram)
     wide = len(str(tokens.histogram[-1][1]))
+    skipped = False
     for low, high, rows in tokens.histogram:
+        if not rows:  # one huge row would leave a dozen empty lines below the others
+            if not skipped:
+                yield f"  {'...':>{wide}}", "dim"
+            skipped = True
+            continue
+        skipped = False
         cut = _("  cut to {limit}").format(limit=report.max_length) if low > report.max_length else ""
         bar = "#" * (-(-rows * BAR // most))
-        yield f"  {low:>{wide}} - {high:>{wide}}  {bar:{BAR}} {rows}{cut}", "dim" if not rows else ""
+        yield f"  {low:>{wide}} - {high:>{wide}}  {bar:{BAR}} {rows}{cut}", ""

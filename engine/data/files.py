@@ -83,10 +83,23 @@ def read_file(path: Path, encoding: str = "utf-8", skip: Callable[[int], bool] =
         return _table(path, encoding, skip, suffix)
     if suffix == ".parquet":
         return _parquet(path, skip)
+    known = _("Known are {suffixes} (text ones also as .gz).").format(suffixes=", ".join(SUFFIXES))
+    remedy = _REMEDIES[suffix]() if suffix in _REMEDIES else ""
     raise DatasetError(
-        _("{path}: what this file holds is not known by its name").format(path=path.name),
-        fix=_("Known are {suffixes} (text ones also as .gz).").format(suffixes=", ".join(SUFFIXES)),
+        _("{path}: what this file holds is not known by its name").format(path=path.name), fix=f"{remedy} {known}".lstrip()
     )
+
+
+def _as_table() -> str:
+    return _("Save the sheet as CSV (UTF-8) in the program that made it.")
+
+
+def _as_texts() -> str:
+    return _('Make it JSON lines, {"text": "..."} for each text, or {"messages": [...]} for conversations.')
+
+
+_REMEDIES = {**dict.fromkeys((".xlsx", ".xls", ".ods", ".numbers"), _as_table), **dict.fromkeys((".txt", ".md"), _as_texts)}
+"""Suffix of what people have instead -> what to do with it, in the language of who asks."""
 
 
 def suffix_of(path: Path) -> str:
