@@ -116,9 +116,9 @@ def _length_lines(report: DatasetReport) -> Iterator[tuple[str, str]]:
     tokens, trained = report.tokens, report.trained_tokens
     assert tokens is not None
     yield (
-        _("{total} tokens, {trained} of them trained on · a row has {low} to {high}, median {median:g}, p95 {p95:.0f}").format(
-            total=tokens.total, trained=trained, low=tokens.min, high=tokens.max, median=tokens.median, p95=tokens.p95
-        ),
+        _(
+            "{total} tokens, {trained} of them trained on · a row has {low} to {high}, median {median:g}, p95 {p95:.0f}"
+        ).format(total=tokens.total, trained=trained, low=tokens.min, high=tokens.max, median=tokens.median, p95=tokens.p95),
         "",
     )
     if report.epoch is not None:

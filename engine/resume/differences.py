@@ -94,20 +94,31 @@ def _other_base(checkpoint: Checkpoint, config: RunConfig) -> str | None:
     from engine.resume.layers import other_model
 
     folder = Path(config.model or "")
-    if not (folder / "config.json").is_file():
-        return None  # a hub id: identified when it is loaded
+    here = (folder / "config.json").is_file()
     if checkpoint.manifest is not None:
+        if not here:
+            return None  # a hub id: identified when it is loaded
         saved = checkpoint.manifest.identities
         if base_digests(folder) == (saved.base_config, saved.base_weights):
             return None
         return _("it was trained on another base model ({name})").format(name=saved.base_model)
     named = checkpoint.adapter.base_model if checkpoint.adapter is not None else None
-    if named is None or Path(named).name == folder.resolve().name:
-        return other_model(checkpoint.path, folder)
+    if named is None or _model_name(Path(named)) in {_model_name(one) for one in (folder.absolute(), folder.resolve())}:
+        return other_model(checkpoint.path, folder) if here else None
     there = Path(named) / "config.json"
-    if there.is_file() and base_digests(there.parent) == base_digests(folder):
+    if here and there.is_file() and base_digests(there.parent) == base_digests(folder):
         return None
-    return _("it was trained on {name}, asked is {folder}").format(name=named, folder=folder)
+    return _(
+        "it was trained on {name}, asked is {folder} (where that is the same model: name the folder in base_model_name_or_path of "
+        "its adapter_config.json)"
+    ).format(name=named, folder=folder)
+
+
+def _model_name(path: Path) -> str:
+    """What a model is called, by the path or hub id that names it: its last part, also where the hub's cache keeps it below
+    `models--owner--name/snapshots`, or ModelScope's with its points written as `___`."""
+    name = path.parts[-3].rpartition("--")[2] if path.parent.name == "snapshots" and len(path.parts) > 2 else path.name
+    return name.replace("___", ".").casefold()
 
 
 def change_words(how: Change) -> str:

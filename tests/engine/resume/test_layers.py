@@ -9,6 +9,7 @@ import pytest
 
 from engine.config import RunConfig
 from engine.errors import CannotContinue
+from engine.resume.differences import _model_name
 from engine.resume.layers import other_model
 from tests.conftest import build_tiny_model, chats, write_jsonl
 from tests.engine.runs import plan
@@ -62,3 +63,16 @@ def test_another_tools_adapter_on_another_base_is_refused_before_a_folder_is_mad
         plan(dataset=write_jsonl(tmp_path / "data.jsonl", chats(8)), model=tmp_path / "there" / "base",
              init_from=tmp_path / "adapter", output=tmp_path / "out", target_modules="q_proj")  # fmt: skip
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "Qwen/Qwen2.5-0.5B",
+        "models/qwen2.5-0.5b",
+        "hub/models/Qwen/Qwen2___5-0___5B",
+        "hub/models--Qwen--Qwen2.5-0.5B/snapshots/0a1b",
+    ],
+)
+def test_one_model_has_one_name_wherever_it_is_kept(path: str) -> None:
+    assert _model_name(Path(path)) == "qwen2.5-0.5b"
