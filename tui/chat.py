@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.chat import SIDES, Chat, Messages, Sampling, Side, open_chat, question
+from engine.export.chat import SIDES, Chat, Messages, Sampling, Side, open_chat, question
 from engine.export.source import ExportSource, find_source
 from engine.hardware import prepare_process
 from engine.i18n import _

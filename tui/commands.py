@@ -197,7 +197,7 @@ def _chat(given: list[str]) -> int:
     options = parser.parse_args(given)
     if options.prompt is not None and options.row is not None:
         parser.error(_("--prompt and --row exclude each other"))
-    from engine.chat import Sampling
+    from engine.export.chat import Sampling
     from tui.chat import Asked, run_chat
 
     sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, options.seed)

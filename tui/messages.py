@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from textual.message import Message
 
 if TYPE_CHECKING:
-    from engine.chat import Side
     from engine.errors import LoraTuiError
+    from engine.export.chat import Side
     from engine.training.attempt import Outcome
     from tui.live import Live
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.chat import Chat, Sampling, question
 from engine.checkpoints.verified import private_copy
 from engine.durable import STAGING_PREFIX
 from engine.errors import ModelError
 from engine.export.card import model_card
+from engine.export.chat import Chat, Sampling, question
 from engine.export.llama_cpp import FTYPES, HF, LORA, OUTTYPES, LlamaCpp, has_library
 from engine.export.loading import load_adapted, tokenizer_of
 from engine.export.lora_gguf import fold, plain_base, refuse_inseparable

@@ -10,8 +10,16 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "module", ["engine.training.trainer", "engine.training.expect", "engine.training.trial", "engine.chat", "tui.wizard", "tui.app"]
-)  # fmt: skip
+    "module",
+    [
+        "engine.training.trainer",
+        "engine.training.expect",
+        "engine.training.trial",
+        "engine.export.chat",
+        "tui.wizard",
+        "tui.app",
+    ],
+)
 def test_a_module_that_is_imported_early_brings_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

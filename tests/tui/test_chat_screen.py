@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine.chat import Chat, Sampling, open_chat, question
+from engine.export.chat import Chat, Sampling, open_chat, question
 from engine.export.source import find_source
 from tests.tui.conftest import Hand
 from tui.app import LoraTui

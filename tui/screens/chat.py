@@ -19,8 +19,8 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Footer, Input, Static
 
-from engine.chat import SIDES, Chat, Messages, Sampling, Side, open_chat, question
 from engine.errors import LoraTuiError
+from engine.export.chat import SIDES, Chat, Messages, Sampling, Side, open_chat, question
 from engine.export.samples import row_of
 from engine.export.source import ExportSource, find_source
 from engine.i18n import _

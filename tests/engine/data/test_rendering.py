@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from engine.chat import Chat, question
 from engine.data.rendering import bounded, rendered
 from engine.eject import script
 from engine.errors import ModelError
 from engine.export import samples
+from engine.export.chat import Chat, question
 from engine.export.modelfile import serving
 from engine.models.folder import load_tokenizer
 

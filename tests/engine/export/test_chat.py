@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from engine.chat import SIDES, Sampling, open_chat, question
 from engine.config import RunConfig
+from engine.export.chat import SIDES, Sampling, open_chat, question
 from engine.export.source import find_source
 from engine.folder import write_run_toml
 from tests.engine.export.families import adapter_on, build
