@@ -1,113 +1,36 @@
-"""A run's folder (contract C2): who holds it, which run it belongs to, and where a new run goes when it is taken.
-
-The lock is the operating system's (flock through filelock), so it goes with the process that held it, however that ended.
-Beside it stands a note of who holds it, for the one sentence a second process needs.
-"""
+"""A run's folder (contract C2): which run it belongs to, and where a new run goes when it is taken. Who holds it: lock.py."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import json
 import os
 import re
 import shutil
-import socket
-import time
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from engine.clock import moment
 from engine.config import RunConfig
-from engine.durable import open_plain_file, write_durably
+from engine.durable import write_durably
 from engine.errors import ConfigError, OutputError
-from engine.events import Warned
 from engine.i18n import _
 from engine.journal import JOURNAL_NAME, read_journal
+from engine.lock import LOCK_FILES, unwritable
 from engine.paths import is_file, is_folder
 from engine.sources import Source, read_toml, resolve, to_toml, toml_text
 
 if TYPE_CHECKING:
-    from filelock import BaseFileLock
+    pass
 
 RUN_TOML = "run.toml"
 FINAL = "final"
 RUN_LOG = "run.log"
 TRASH = ".trash"
 """Where what is replaced or put away goes (checkpoints/trash.py)."""
-_LOCK = ".lock"
-_HOLDER = ".lock.holder"
-_STOP = ".stop"
-_REASON = re.compile(rb"[A-Za-z0-9_]{1,32}")
-WATCHER = "watcher"
-"""RunStopped.reason where somebody who watched the run from elsewhere asked for it (`ask_to_stop`)."""
 OUT_ROOT = Path("out")
 
 NOT_INHERITED = ("resume", "init_from", "accept", "output", "nnodes", "node_rank", "rendezvous")
 """Answers about one start of a run, not about the run: they are kept in run.toml but never taken up from it."""
-
-
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY)
-"""What file systems without locks answer: some network and FUSE mounts."""
-
-
-@contextlib.contextmanager
-def locked(output_dir: Path) -> Iterator[tuple[Warned, ...]]:
-    """Hold `output_dir` for this process, creating it; gives what a person should know of that. Raises OutputError where it is busy
-    or cannot be written."""
-    from filelock import SoftFileLock, Timeout
-
-    created = not os.path.lexists(output_dir)
-    notes = []
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        lock = _acquired(output_dir / _LOCK)
-        if isinstance(lock, SoftFileLock):
-            notes.append(Warned("soft_lock", _(
-                "{folder}: this file system has no locks; a lock file stands for one. Do not start a second run here from another "
-                "machine.").format(folder=output_dir)))  # fmt: skip
-    except Timeout:
-        raise busy(output_dir) from None
-    except FileExistsError:
-        raise unwritable(output_dir, NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))) from None
-    except (OSError, NotImplementedError) as error:
-        raise unwritable(output_dir, error) from error
-    try:
-        if os.path.lexists(output_dir / _HOLDER):
-            # The lock was free and the note is still there: who wrote it did not come to take it away.
-            notes.append(Warned("lock_taken_over", _("the folder's lock was taken over from a run that is gone. {holder}").format(
-                holder=_holder(output_dir))))  # fmt: skip
-        try:
-            _leave_note(output_dir / _HOLDER)
-        except OSError as error:
-            raise unwritable(output_dir, error) from error
-        with contextlib.suppress(OSError):  # what was asked of a run before this one
-            (output_dir / _STOP).unlink(missing_ok=True)
-        yield tuple(notes)
-    finally:
-        for name in (_STOP, _HOLDER):
-            with contextlib.suppress(OSError):
-                (output_dir / name).unlink(missing_ok=True)
-        if created:
-            with contextlib.suppress(OSError):  # a folder that holds anything else stays
-                if {entry.name for entry in output_dir.iterdir()} <= {_LOCK, f"{_LOCK}.soft"}:
-                    (output_dir / _LOCK).unlink(missing_ok=True)
-                    (output_dir / f"{_LOCK}.soft").unlink(missing_ok=True)
-                    output_dir.rmdir()
-        with contextlib.suppress(OSError):  # the folder, or its whole disk, may have gone meanwhile
-            lock.release()
-
-
-def busy(output_dir: Path) -> OutputError:
-    """The error for a folder that another process holds."""
-    return OutputError(
-        _("{folder}: another run is using this folder").format(folder=output_dir),
-        _holder(output_dir),
-        _("Wait for it or stop it, or choose another --output."),
-    )
 
 
 def need_plain_trash(output_dir: Path) -> None:
@@ -119,139 +42,6 @@ def need_plain_trash(output_dir: Path) -> None:
             _("What a run replaces goes there; a link is not followed."),
             _("Take it away."),
         )
-
-
-def _acquired(path: Path) -> BaseFileLock:
-    """The lock on `path`, held: the system's where the file system has locks, else a file that stands for one."""
-    from filelock import FileLock, SoftFileLock
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # filelock itself falls back for ENOSYS and says so on stderr; we say it as an event
-            lock: BaseFileLock = FileLock(path, timeout=0)
-            lock.acquire()
-    except (OSError, NotImplementedError) as error:
-        if isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno not in NO_LOCKS):
-            raise
-        lock = SoftFileLock(path.with_name(f"{path.name}.soft"), timeout=0)
-        lock.acquire()
-    return lock
-
-
-def _leave_note(path: Path) -> None:
-    """Say who holds the lock. What stands there, a link perhaps, is taken away first, never written through."""
-    path.unlink(missing_ok=True)
-    note = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.time()}
-    with os.fdopen(open_plain_file(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w") as file:
-        file.write(json.dumps(note))
-
-
-def unwritable(folder: Path, error: BaseException) -> OutputError:
-    """The error for an output folder that cannot be written to, with the system's own words."""
-    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return OutputError(
-        _("{folder}: cannot write here").format(folder=folder),
-        words,
-        _("Check the folder's permissions and the free space, or choose another --output."),
-    )
-
-
-@dataclass(frozen=True)
-class Holder:
-    """Who holds a folder, by the note beside its lock."""
-
-    pid: int
-    host: str
-    started: float
-    """Seconds of the Unix epoch."""
-
-    @property
-    def is_here(self) -> bool:
-        """Whether it is a process of this machine."""
-        return self.host == socket.gethostname()
-
-
-def holder_of(output_dir: Path) -> Holder | None:
-    """Who holds `output_dir`, or held it and went without a word; None where there is no note, or none that can be read."""
-    try:
-        with os.fdopen(open_plain_file(output_dir / _HOLDER, os.O_RDONLY), "rb") as file:
-            note: Any = json.loads(file.read(4096))
-        return Holder(int(note["pid"]), str(note["host"]), float(note["started"]))
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return None
-
-
-def is_held(output_dir: Path) -> bool:
-    """Whether a process holds `output_dir` at this moment, on any machine that shares its locks. Takes nothing from whoever does.
-
-    A run takes its note away before it lets the lock go, so without a note nobody holds it. With one the lock itself decides: the
-    system frees it however its holder ended, and a process id that was given out again fools nobody.
-    """
-    if not os.path.lexists(output_dir / _HOLDER):
-        return False
-    try:
-        import fcntl
-
-        lock = open_plain_file(output_dir / _LOCK, os.O_RDONLY)
-    except (ImportError, OSError):
-        return _is_alive(holder_of(output_dir))
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # no locks here
-        return _is_alive(holder_of(output_dir))
-    finally:
-        os.close(lock)
-    return False
-
-
-def _is_alive(holder: Holder | None) -> bool:
-    """Whether who left this note is still there, where no lock can say so. Of another machine nothing is known: it is believed."""
-    import psutil
-
-    if holder is None or not holder.is_here:
-        return holder is not None
-    with contextlib.suppress(psutil.Error, OverflowError, ValueError):
-        return psutil.Process(holder.pid).create_time() <= holder.started + 5  # seconds that clocks may be set back
-    return False
-
-
-def ask_to_stop(output_dir: Path, reason: str = WATCHER) -> None:
-    """Ask the run that holds `output_dir`, on whatever machine, to stop after this step and save. `reason`: a word for RunStopped.
-    Raises OutputError.
-
-    A file and not a signal: it also reaches a run on another machine, meets no process that was given the same id since, and asking
-    twice is asking once, where a second signal means to leave without saving.
-    """
-    try:
-        with os.fdopen(open_plain_file(output_dir / _STOP, os.O_WRONLY | os.O_CREAT), "wb") as file:
-            file.write(reason.encode())
-    except OSError as error:
-        raise unwritable(output_dir, error) from error
-
-
-def stop_asked(output_dir: Path) -> str | None:
-    """The reason for which the run in `output_dir` was asked to stop; None where it was not."""
-    if not os.path.lexists(output_dir / _STOP):
-        return None
-    try:
-        with os.fdopen(open_plain_file(output_dir / _STOP, os.O_RDONLY), "rb") as file:
-            reason = file.read(33)
-    except OSError:  # whatever it is: somebody has put it there
-        return WATCHER
-    return reason.decode() if _REASON.fullmatch(reason) else WATCHER
-
-
-def _holder(output_dir: Path) -> str:
-    holder = holder_of(output_dir)
-    since = moment(holder.started) if holder is not None else None
-    if holder is None or since is None:
-        return _("The holder left no note of itself.")
-    words = since.isoformat(sep=" ", timespec="seconds")
-    return _("Held by process {pid} on {host} since {since}.").format(pid=holder.pid, host=holder.host, since=words)
 
 
 def run_id_of(output_dir: Path) -> str | None:
@@ -303,7 +93,7 @@ def occupied(output_dir: Path) -> bool:
         return True
     if not output_dir.is_dir():
         return False
-    none = (_LOCK, f"{_LOCK}.soft", _HOLDER, _STOP, RUN_LOG, ".gitkeep")
+    none = (*LOCK_FILES, RUN_LOG, ".gitkeep")
     return any(entry.name not in none for entry in output_dir.iterdir())
 
 

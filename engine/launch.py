@@ -23,8 +23,8 @@ from engine.config import RunConfig
 from engine.devices import environment, interface_to, is_free, visible_gpus
 from engine.errors import ConfigError
 from engine.events import PARENT_GONE, RunFailed
-from engine.folder import ask_to_stop
 from engine.i18n import _
+from engine.lock import ask_to_stop
 from engine.runner import InThisProcess, Runner
 from engine.training.ranks import Ranks
 

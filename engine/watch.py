@@ -30,9 +30,10 @@ from engine.events import (
     Step,
     as_record,
 )
-from engine.folder import FINAL, RUN_TOML, Holder, holder_of, is_held
+from engine.folder import FINAL, RUN_TOML
 from engine.i18n import _
 from engine.journal import JOURNAL_NAME, MAX_LINE, read_journal, record_of
+from engine.lock import Holder, holder_of, is_held
 from engine.paths import is_file, is_folder
 
 LOOK = 0.5

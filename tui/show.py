@@ -33,8 +33,8 @@ from engine.events import (
     Step,
     Warned,
 )
-from engine.folder import WATCHER
 from engine.i18n import _, n_
+from engine.lock import WATCHER
 from engine.redact import redact
 from engine.resume.plan import ResumePlan
 from tui.dataset_text import rows_words

@@ -15,7 +15,7 @@ from textual.screen import Screen
 
 from engine.errors import LoraTuiError
 from engine.events import LossJumped, RunFailed
-from engine.folder import ask_to_stop
+from engine.lock import ask_to_stop
 from engine.watch import Told, follow
 from tui.app import LoraTui
 from tui.live import begun, fold

@@ -170,7 +170,7 @@ class Wizard:
     def make_plan(self) -> Planned:
         """What a run with these answers would do. Looks at folders, so it belongs in a thread. Raises LoraTuiError."""
         from engine.answers import gather
-        from engine.folder import is_held
+        from engine.lock import is_held
         from engine.resume.plan import plan_run
 
         answers = gather(self.flags(), demo=self.weak(), environ={})

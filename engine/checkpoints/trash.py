@@ -9,8 +9,9 @@ from pathlib import Path
 
 from engine.durable import sync_folder
 from engine.errors import OutputError
-from engine.folder import TRASH, free_sibling, locked, unwritable
+from engine.folder import TRASH, free_sibling
 from engine.i18n import _
+from engine.lock import locked, unwritable
 
 
 def to_trash(path: Path) -> Path:

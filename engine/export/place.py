@@ -14,8 +14,9 @@ from pathlib import Path
 from engine.checkpoints.commit import free_bytes, place, sweep
 from engine.durable import STAGING_PREFIX, sync_file, sync_folder
 from engine.errors import OutputError
-from engine.folder import free_sibling, locked, unwritable
+from engine.folder import free_sibling
 from engine.i18n import _
+from engine.lock import locked, unwritable
 
 EXPORTS = "export"
 """The folder in a run's folder where exports go by default."""

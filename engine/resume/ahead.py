@@ -8,8 +8,9 @@ from engine.data.dataset import eval_rows, held_back_notes, read_dataset
 from engine.data.formats import Rows, read_rows
 from engine.data.read import Reading, is_hub_id
 from engine.data.table import row_digests
-from engine.folder import busy, is_held, look_at
+from engine.folder import look_at
 from engine.i18n import _, n_
+from engine.lock import busy, is_held
 from engine.models.report import model_report, to_be_fetched
 from engine.resume.plan import ResumePlan
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from engine.checkpoints.choose import Choice
 from engine.checkpoints.scan import Scan, glance
 from engine.config import RunConfig
-from engine.folder import Place, is_held, look_at
+from engine.folder import Place, look_at
+from engine.lock import is_held
 from engine.resume.plan import settle_for
 from engine.resume.recommend import settle
 

@@ -18,7 +18,8 @@ from engine.checkpoints.verified import copy_plain_files, private_copy
 from engine.course.advice import advise_by
 from engine.durable import STAGING_PREFIX, sync_file, sync_folder
 from engine.events import RunFinished
-from engine.folder import FINAL, locked, unwritable
+from engine.folder import FINAL
+from engine.lock import locked, unwritable
 from engine.resume.plan import ResumePlan
 
 NOT_FINAL = ("manifest.json", "optimizer.pt", "scheduler.pt", "scaler.pt", "trainer_state.json", "training_args.bin")

@@ -15,9 +15,9 @@ from typing import Any
 
 from engine.errors import LoraTuiError
 from engine.events import Event, RunFailed, Warned, as_record
-from engine.folder import unwritable
 from engine.i18n import _
 from engine.journal import JOURNAL_NAME, Journal
+from engine.lock import unwritable
 from engine.training.ranks import PeerLost, Ranks, TooManyRows
 
 DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})

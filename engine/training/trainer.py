@@ -16,10 +16,11 @@ from typing import cast
 from engine.checkpoints.commit import sweep
 from engine.errors import ConfigError, DatasetError, LoraTuiError, ModelError
 from engine.events import LOSS_JUMPED, RolledBack, RowsTokenised, RunStarted, RunStopped, Warned
-from engine.folder import RUN_LOG, RUN_TOML, TRASH, locked, need_plain_trash, stop_asked, unwritable, write_run_toml
+from engine.folder import RUN_LOG, RUN_TOML, TRASH, need_plain_trash, write_run_toml
 from engine.hardware import prepare_process
 from engine.i18n import _
 from engine.journal import Journal
+from engine.lock import locked, stop_asked, unwritable
 from engine.paths import is_folder, is_there
 from engine.resume.plan import ResumePlan, resumed, roll_back
 from engine.resume.receipt import Item, Receipt, accepted, check_material, versions_item

@@ -74,7 +74,7 @@ def half_written(world: World, run: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def second_run(world: World, run: Path) -> Iterator[None]:
     """Another run is at work in the same folder."""
-    from engine.folder import locked
+    from engine.lock import locked
 
     with locked(run):
         yield

@@ -10,7 +10,8 @@ import pytest
 from engine.answers import gather
 from engine.config import RunConfig
 from engine.errors import ConfigError, OutputError
-from engine.folder import RUN_TOML, free_sibling, last_run, locked, look_at, proposed_output, source_of_run, write_run_toml
+from engine.folder import RUN_TOML, free_sibling, last_run, look_at, proposed_output, source_of_run, write_run_toml
+from engine.lock import locked
 
 
 def test_a_held_folder_is_refused_and_its_holder_named(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from engine.events import Event, RunFinished, RunStopped, Step, Warned, as_record
-from engine.folder import ask_to_stop, is_held, locked, stop_asked
 from engine.journal import JOURNAL_NAME, Journal, read_journal
+from engine.lock import ask_to_stop, is_held, locked, stop_asked
 from engine.watch import Tail, event_of, follow, standing
 from tests.engine.runs import train
 

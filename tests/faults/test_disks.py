@@ -21,8 +21,8 @@ from engine.checkpoints.scan import scan
 from engine.durable import sync
 from engine.errors import LoraTuiError, OutputError
 from engine.events import RunStopped
-from engine.folder import locked
 from engine.journal import Journal, read_journal
+from engine.lock import locked
 from tests.engine.runs import adapter_bytes, losses, train
 
 FLAGS: dict[str, Any] = {"epochs": 1, "batch_size": 4, "save_steps": 2}
@@ -239,7 +239,7 @@ def test_where_there_are_no_locks_a_file_stands_for_one_and_that_is_said(
 
 
 def test_a_soft_lock_of_a_dead_process_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.folder.NO_LOCKS", (errno.ENOLCK,))
+    monkeypatch.setattr("engine.lock.NO_LOCKS", (errno.ENOLCK,))
 
     def none(self: Any, *arguments: Any, **options: Any) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))

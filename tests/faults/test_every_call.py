@@ -21,8 +21,9 @@ from engine.checkpoints.trash import from_trash, to_trash
 from engine.config import RunConfig
 from engine.errors import LoraTuiError
 from engine.events import RunStopped
-from engine.folder import RUN_TOML, locked, write_run_toml
+from engine.folder import RUN_TOML, write_run_toml
 from engine.journal import Journal, read_journal
+from engine.lock import locked
 from engine.resume.plan import ResumePlan
 from engine.resume.recommend import settle
 from engine.training.complete import conclude

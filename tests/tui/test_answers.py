@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from textual.widgets import Button, Input
 
-from engine.folder import locked
+from engine.lock import locked
 from engine.remembered import Remembered, load_remembered
 from tests.conftest import chats, write_jsonl
 from tests.tui.conftest import Hand

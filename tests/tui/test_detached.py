@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from engine.folder import holder_of, is_held
 from engine.journal import read_journal
+from engine.lock import holder_of, is_held
 from engine.watch import standing
 from tests.tui.conftest import RUN
 

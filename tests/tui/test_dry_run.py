@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.folder import locked
+from engine.lock import locked
 from tests.conftest import chats, write_jsonl
 from tests.engine.runs import train
 

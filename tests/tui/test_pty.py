@@ -15,8 +15,8 @@ import pexpect
 import pyte
 import pytest
 
-from engine.folder import holder_of, is_held
 from engine.journal import read_journal
+from engine.lock import holder_of, is_held
 from tests.tui.conftest import RUN
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a pty")

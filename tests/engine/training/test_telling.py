@@ -9,8 +9,8 @@ import pytest
 
 from engine.errors import ModelError
 from engine.events import Event
-from engine.folder import is_held
 from engine.journal import read_journal
+from engine.lock import is_held
 from tests.engine.runs import train
 
 
