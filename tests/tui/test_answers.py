@@ -220,7 +220,8 @@ async def test_what_a_run_takes_does_not_depend_on_how_fast_one_goes_on(
 ) -> None:
     asked: list[Any] = []
     expect = review_screen.expect
-    monkeypatch.setattr(review_screen, "expect", lambda plan, report: (asked.append(report), expect(plan, report))[1])
+    for place in ("tui.screens.review.expect", "engine.training.expect.expect"):
+        monkeypatch.setattr(place, lambda plan, report: (asked.append(report), expect(plan, report))[1])
     app = wizard(flags)
     async with app.run_test(size=(100, 40)) as pilot:
         hand = Hand(app, pilot)
