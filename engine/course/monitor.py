@@ -105,6 +105,8 @@ class LossMonitor:
         """Logs since an alarm whose loss has not come back; 0: no alarm is on."""
         self._spike = False
         """Whether the alarm that is on was a spike, which may yet become a divergence."""
+        self._path, self._height = 0.0, LARGEST_LOG
+        """Of the last alarm: the level that the loss left, and how far above it the loss was (logarithms)."""
         self._back = 0
         """Logs in a row that were back at the level, while an alarm is on."""
         self._not_finite = False
@@ -123,7 +125,7 @@ class LossMonitor:
         self._seen += 1
         if not math.isfinite(loss):
             told, self._not_finite = self._not_finite, True
-            return None if told else LossJumped(step, "non_finite", self._before(), None, None, at_resume, self.good_until)
+            return None if told else LossJumped(step, "non_finite", self._before(), None, None, at_resume, self._good)
         self._not_finite = False
         if at_resume and not self._joined:
             self._reset_votes, self._level_at_join = 0, self._level()
@@ -142,8 +144,8 @@ class LossMonitor:
         if kind is not None:
             if kind != "spike" and self.good_before is None and self.good_until is not None:
                 self.good_before = self.good_until
-                self._left_from = math.log(before)
-            return LossJumped(step, kind, before, loss, loss / before, at_resume, self.good_until)
+                self._left_from = self._path
+            return LossJumped(step, kind, before, loss, loss / before, at_resume, self._good)
         if self.good_before is not None and not self._episode:
             now = self._level()
             if now is not None and now <= self._left_from + noise:
@@ -160,7 +162,7 @@ class LossMonitor:
         """The kind of jump that this loss completes."""
         if at_resume and self._level_at_join is not None:
             if self._is_reset(loss, self._level_at_join, noise):
-                self._episode, self._back, self._spike = 1, 0, False
+                self._alarm(loss, self._level_at_join)
                 return "reset_at_resume"
             return None
         level = self._level()
@@ -180,20 +182,28 @@ class LossMonitor:
             matters and ((rise > 0 and self._rose_slowly(loss, wander)) or self._rose_with_the_window(noise))
         )
         if self._episode and not (self._spike and stays):
-            self._follow(high or worse)
+            self._follow(loss, high or worse)
             return None
         leaps = self._high >= 2 and worse and rise > 2 * HIGH_NOISES * noise and self._is_new(loss, 2, noise)
         if not stays and not leaps:
             return None
-        self._episode, self._back, self._spike = 1, 0, not stays
+        # After a slow rise what is remembered ends where the loss was low, in the window or in the blocks before it.
+        low = self._level()
+        self._alarm(loss, min([level if low is None else low, *self._blocks[-1:]]) if stays else level, spike=not stays)
         return "divergence" if stays else "spike"
+
+    def _alarm(self, loss: float, path: float, spike: bool = False) -> None:
+        """An alarm begins: `loss` has left the level `path`, a logarithm."""
+        self._episode, self._back, self._spike = 1, 0, spike
+        self._path, self._height = path, math.log(loss) - path
 
     def _judge_beginning(self, loss: float) -> str | None:
         """Before there is a level: a rate so high that the very first steps ruined the model leaves no other trace than this."""
         if self._episode:
-            self._follow(high=True)
+            self._follow(loss, high=True)
         elif len(self._start) >= IN_A_ROW and min(*self._start[-2:], loss) > RUINED_RATIO * max(self._start[:-2]):
-            self._episode, self._back, self._spike, self.good_until = 1, 0, False, None
+            self._alarm(loss, math.log(median(self._start[:-2])))
+            self.good_until = None
             return "divergence"
         return None
 
@@ -201,6 +211,11 @@ class LossMonitor:
         """Whether the median of the last `count` losses, `loss` the last of them, surpasses nearly all that came before."""
         last = [*self._logs[len(self._logs) - count + 1 :], math.log(loss)]
         return median(last) > _usual(self._recent(self._logs[: len(self._logs) - count + 1]), noise)
+
+    @property
+    def _good(self) -> int | None:
+        """The step up to which what was saved can be gone back to."""
+        return self.good_before if self.good_before is not None else self.good_until
 
     @property
     def off(self) -> bool:
@@ -250,11 +265,16 @@ class LossMonitor:
             rise = max(math.log(HIGH_RATIO), noises * noise)
             if last - lowest > rise and last > _usual(self._recent(before), noise):
                 good = max(at for at, log in enumerate(before) if log <= lowest + noise)
-                end = int(self._steps[good])
-                self.good_until = min(end, self.good_until if self.good_until is not None else end)
+                self._was_good_until(int(self._steps[good]))
                 del self._logs[good + 1 :], self._steps[good + 1 :]
                 return True
         return False
+
+    def _was_good_until(self, step: int) -> None:
+        """It is noticed only now that the loss left its path after `step`. While it has not come back to a path that it left before,
+        that one counts."""
+        if self.good_before is None:
+            self.good_until = min(step, self.good_until if self.good_until is not None else step)
 
     def _rose_with_the_window(self, noise: float) -> bool:
         """Whether the last blocks are all twice as high as the lowest one. As above, what is known goes back to where it was low."""
@@ -264,8 +284,7 @@ class LossMonitor:
         if min(self._blocks[-BLOCKS_HIGH:]) - lowest <= max(math.log(BLOCK_RATIO), BLOCK_NOISES * noise):
             return False
         good = max(at for at, level in enumerate(self._blocks) if level <= lowest + noise)
-        end = int(self._block_ends[good])
-        self.good_until = min(end, self.good_until if self.good_until is not None else end)
+        self._was_good_until(int(self._block_ends[good]))
         del self._blocks[good + 1 :], self._block_ends[good + 1 :]
         self._block.clear()
         return True
@@ -298,10 +317,11 @@ class LossMonitor:
             number >= IN_A_ROW and far and middle >= way_back and math.log(middle) > _usual(self._recent(self._logs), noise)
         )
 
-    def _follow(self, high: bool) -> None:
-        """An alarm is on: has the loss come back, or has it settled where it is?"""
+    def _follow(self, loss: float, high: bool) -> None:
+        """An alarm is on: has the loss come back, or has it settled where it is? Where the noise is great a loss need not be high to be
+        as far off as before: it is back once it is nearer to its path than to where the alarm found it."""
         self._episode += 1
-        self._back = 0 if high else self._back + 1
+        self._back = self._back + 1 if not high and math.log(loss) - self._path < self._height / 2 else 0
         if self._back >= IN_A_ROW:
             self._episode = self._high = self._worse = 0
         elif self._episode > EPISODE:
@@ -369,6 +389,8 @@ class LossMonitor:
             "good_until": self.good_until,
             "good_before": self.good_before,
             "left_from": self._left_from,
+            "path": self._path,
+            "height": self._height,
             "seen": self._seen,
             "not_positive": self._not_positive,
             "since_zero": self._since_zero,
@@ -391,7 +413,8 @@ class LossMonitor:
             good_until, good_before = (
                 int(step) if step is not None else None for step in (state["good_until"], state.get("good_before"))
             )
-            left_from = float(state.get("left_from", 0.0))
+            left_from, path = (float(state.get(key, 0.0)) for key in ("left_from", "path"))
+            height = float(state.get("height", LARGEST_LOG))
             counts = [int(state[key]) for key in _COUNTS]
             spike, not_finite = bool(state["spike"]), bool(state["not_finite"])
         except (KeyError, TypeError, OverflowError) as error:
@@ -399,7 +422,8 @@ class LossMonitor:
         if (
             any(value <= 0 for value in start)
             or not all(math.isfinite(value) for value in (*start, *steps, *ends))
-            or not all(abs(value) < LARGEST_LOG for value in (*logs, *block, *blocks, left_from))
+            or not all(abs(value) < LARGEST_LOG for value in (*logs, *block, *blocks, left_from, path))
+            or not abs(height) <= LARGEST_LOG
             or (logs and not start)
             or len(logs) != len(steps)
             or len(blocks) != len(ends)
@@ -410,7 +434,7 @@ class LossMonitor:
         self._block, self._blocks, self._block_ends = block[: BLOCK - 1], blocks[-BLOCKS:], ends[-BLOCKS:]
         self.good_until, self.good_before, self._left_from = good_until, good_before, left_from
         self._seen, self._not_positive, self._since_zero, self._high, self._worse, self._episode, self._back = counts
-        self._spike, self._not_finite = spike, not_finite
+        self._spike, self._not_finite, self._path, self._height = spike, not_finite, path, height
         self._joined, self._reset_votes, self._level_at_join, self._join_logs = False, 0, None, []
 
 
