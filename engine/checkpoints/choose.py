@@ -63,6 +63,10 @@ def last_good(found: Sequence[Checkpoint], run: str, until: int) -> Checkpoint |
     return max(good, key=distance, default=None)
 
 
+EQUALLY_FAR = 2
+"""So many parts of `distance` say how far; the rest decides between two that are equally far, once both are judged."""
+
+
 def distance(checkpoint: Checkpoint) -> tuple[float, int, bool, bool, str]:
     """How far along it is: epoch, then step. Of two that are equally far the proven one, then the one that is named by its step, then
     the name decides. What was trained of an epoch before it was begun anew, over changed rows, counts here."""

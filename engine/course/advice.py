@@ -46,8 +46,10 @@ def advise(
     too_low: float = TOO_LOW,
     reached: float = REACHED,
     nearly: float = NEARLY,
+    off_path: bool = False,
 ) -> Advice:
-    """Advice on logged training losses, oldest first, and the eval losses measured meanwhile."""
+    """Advice on logged training losses, oldest first, and the eval losses measured meanwhile. `off_path`: the loss has left its path
+    and not come back."""
     train = [loss for loss in losses if math.isfinite(loss)]
     loss = smoothed(train)
     evals = [loss for loss in eval_losses if math.isfinite(loss)]
@@ -57,6 +59,10 @@ def advise(
         return Advice(
             "unknown", _("A loss below zero is none of supervised fine-tuning; judge this run by its own measure.")
         )
+    if off_path:
+        return Advice("unknown", _(
+            "The smoothed loss is {loss:.3g}: it left its path and has not come back. Go back to a checkpoint from before, with a "
+            "lower learning rate.").format(loss=loss))  # fmt: skip
     if eval_is_rising(evals) and is_falling(train):
         return Advice("overfitting", _(
             "The eval loss rises ({best:.3g} to {now:.3g}) while the training loss falls: it learns the rows by heart. Take the "
@@ -79,9 +85,11 @@ def advise(
     )
 
 
-def advise_by(config: RunConfig, losses: Sequence[float], eval_losses: Sequence[float] = ()) -> Advice:
+def advise_by(
+    config: RunConfig, losses: Sequence[float], eval_losses: Sequence[float] = (), off_path: bool = False
+) -> Advice:
     """`advise` with the bounds that a run was given."""
-    return advise(losses, eval_losses, config.loss_too_low, config.loss_reached, config.loss_nearly)
+    return advise(losses, eval_losses, config.loss_too_low, config.loss_reached, config.loss_nearly, off_path)
 
 
 def smoothed(losses: Sequence[float]) -> float | None:

@@ -11,8 +11,13 @@ from engine.events import LossJumped
 
 
 def jumps_in(history: Sequence[LogRow]) -> list[LossJumped]:
-    """The jumps in a finished log. Where a run was continued is not written there: the epoch going back, or the learning rate
-    leaping up after it had fallen, are taken for a join."""
+    """The jumps in a finished log."""
+    return replayed(history)[1]
+
+
+def replayed(history: Sequence[LogRow]) -> tuple[LossMonitor, list[LossJumped]]:
+    """The monitor after it has seen a finished log, and the jumps in it. Where a run was continued is not written there: the epoch
+    going back, or the learning rate leaping up after it had fallen, are taken for a join."""
     monitor, found = LossMonitor(), []
     rows = [row for row in history if row.loss is not None or (row.learning_rate is not None and row.eval_loss is None)]
     since_join = LOGS_AT_JOIN
@@ -28,7 +33,7 @@ def jumps_in(history: Sequence[LogRow]) -> list[LossJumped]:
         if jump is not None:
             found.append(jump)
         before = row
-    return found
+    return monitor, found
 
 
 def _joined(before: LogRow, row: LogRow, peak: float) -> bool:

@@ -125,7 +125,7 @@ class LossMonitor:
         self._seen += 1
         if not math.isfinite(loss):
             told, self._not_finite = self._not_finite, True
-            return None if told else LossJumped(step, "non_finite", self._before(), None, None, at_resume, self._good)
+            return None if told else LossJumped(step, "non_finite", self._before(), None, None, at_resume, self.good)
         self._not_finite = False
         if at_resume and not self._joined:
             self._reset_votes, self._level_at_join = 0, self._level()
@@ -145,7 +145,7 @@ class LossMonitor:
             if kind != "spike" and self.good_before is None and self.good_until is not None:
                 self.good_before = self.good_until
                 self._left_from = self._path
-            return LossJumped(step, kind, before, loss, loss / before, at_resume, self._good)
+            return LossJumped(step, kind, before, loss, loss / before, at_resume, self.good)
         if self.good_before is not None and not self._episode:
             now = self._level()
             if now is not None and now <= self._left_from + noise:
@@ -213,7 +213,7 @@ class LossMonitor:
         return median(last) > _usual(self._recent(self._logs[: len(self._logs) - count + 1]), noise)
 
     @property
-    def _good(self) -> int | None:
+    def good(self) -> int | None:
         """The step up to which what was saved can be gone back to."""
         return self.good_before if self.good_before is not None else self.good_until
 
@@ -318,8 +318,8 @@ class LossMonitor:
         )
 
     def _follow(self, loss: float, high: bool) -> None:
-        """An alarm is on: has the loss come back, or has it settled where it is? Where the noise is great a loss need not be high to be
-        as far off as before: it is back once it is nearer to its path than to where the alarm found it."""
+        """An alarm is on: has the loss come back, or has it settled where it is? Where the noise is great a loss need not be high to
+        be as far off as before: it is back once it is nearer to its path than to where the alarm found it."""
         self._episode += 1
         self._back = self._back + 1 if not high and math.log(loss) - self._path < self._height / 2 else 0
         if self._back >= IN_A_ROW:

@@ -18,7 +18,6 @@ from engine.checkpoints.choose import Choice, PassedOver
 from engine.checkpoints.lora_fields import OUTPUT_LAYER, why_not_trained
 from engine.checkpoints.scan import EXACT, Scan, glance
 from engine.config import RunConfig, flag
-from engine.course.monitor import LossMonitor
 from engine.course.steps import (
     Length,
     Position,
@@ -34,6 +33,7 @@ from engine.resume.differences import (
     Difference,
     contradiction,
 )
+from engine.resume.off_path import off_path_words
 from engine.resume.onwards import onwards
 from engine.resume.recommend import settle, settle_over_rows
 from engine.sources import Resolved
@@ -215,7 +215,7 @@ def _begun_from(resolved: Resolved, output_dir: Path) -> ResumePlan | None:
         placed, _furthest = asked_for(resolved.config, Path(own.resume))
         reason = _("the run in {folder} began from it and had saved nothing yet").format(folder=output_dir)
         resolved = replace(resolved, config=resolved.config.model_copy(update={"resume": own.resume}))
-        return _continue(resolved, output_dir, run_id, f"{placed.run}/{placed.name}", Choice(placed, reason, ()))
+        return _continue(resolved, output_dir, run_id, f"{placed.run}/{placed.name}", _as_asked(placed, reason))
     return None
 
 
@@ -272,12 +272,16 @@ def _from_path(resolved: Resolved, asked: Path | None, path: Path) -> ResumePlan
     )
     resolved = replace(resolved, config=resolved.config.model_copy(update={"resume": str(placed.path.absolute())}))
     if furthest and (asked is None or asked.resolve() == here.resolve()):
-        choice = Choice(placed, _("as asked; it is the furthest of its run"), ())
+        choice = _as_asked(placed, _("as asked; it is the furthest of its run"))
         output_dir = asked or here
         return _continue(resolved, output_dir, run_id_of(output_dir) or _id_of(placed), None, choice)
     output_dir = free_sibling(asked or beside)
-    choice = Choice(placed, _("as asked; the run branches off here into {folder}").format(folder=output_dir), ())
+    choice = _as_asked(placed, _("as asked; the run branches off here into {folder}").format(folder=output_dir))
     return _continue(resolved, output_dir, new_run_id(), f"{placed.run}/{placed.name}", choice)
+
+
+def _as_asked(placed: Checkpoint, reason: str) -> Choice:
+    return Choice(placed, reason + off_path_words(placed), ())
 
 
 def _continue(resolved: Resolved, output_dir: Path, run_id: str, parent: str | None, choice: Choice) -> ResumePlan:
@@ -291,7 +295,7 @@ def _continue(resolved: Resolved, output_dir: Path, run_id: str, parent: str | N
         run_id,
         parent,
         checkpoint,
-        choice.reason + _off_path(checkpoint),
+        choice.reason,
         choice.passed_over,
         ahead.differences,
         ahead.position,
@@ -328,20 +332,6 @@ def resumed(plan: ResumePlan) -> ResumePlan:
         return plan
     onwards = plan.config.model_copy(update={"resume": "auto", "init_from": None, "output": str(plan.output_dir)})
     return plan_run(Resolved(onwards, {}))
-
-
-def _off_path(checkpoint: Checkpoint) -> str:
-    """A word of warning where the loss was off its path when `checkpoint` was saved: it is the furthest, and maybe not the best."""
-    try:
-        monitor = LossMonitor()
-        monitor.restore(dict(checkpoint.manifest.monitor) if checkpoint.manifest is not None else {})
-    except ValueError:
-        return ""
-    if not monitor.off:
-        return ""
-    told = _("The loss had left its path when it was saved; it was good until step {step}.")
-    good = monitor.good_before if monitor.good_before is not None else monitor.good_until
-    return " " + told.format(step=good if good is not None else 0)
 
 
 def _at(config: RunConfig, output_dir: Path) -> RunConfig:

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 
 from engine.checkpoints.checkpoint import Checkpoint
-from engine.checkpoints.choose import Choice, choose
+from engine.checkpoints.choose import EQUALLY_FAR, Choice, choose, distance
 from engine.checkpoints.scan import Scan, verify
 from engine.config import RunConfig
 from engine.errors import LoraTuiError
 from engine.folder import run_id_of
+from engine.resume.off_path import off_path_words
 
 
 def settle(found: Scan, refuse: Callable[[Checkpoint], str | None] | None = None) -> tuple[Scan, Choice]:
     """`recommend`, with as much judged as the answer needs: from the furthest down to the first that can be continued.
 
-    The answer is the one that judging all would give, since whatever is further along than the chosen one has been judged.
+    The answer is the one that judging all would give, since whatever is as far along as the chosen one, or further, has been judged.
     """
     while True:
         choice = recommend(found, partial(_against_judged, found.unverified, refuse))
-        if choice.checkpoint is None or choice.checkpoint.name not in found.unverified:
+        if choice.checkpoint is None:
             return found, choice
-        found = verify(found, choice.checkpoint.name)
+        far = distance(choice.checkpoint)[:EQUALLY_FAR]
+        unjudged = [
+            one.name for one in found.checkpoints if one.name in found.unverified and distance(one)[:EQUALLY_FAR] == far
+        ]
+        if not unjudged:
+            return found, choice
+        for name in unjudged:
+            found = verify(found, name)
 
 
 def settle_over_rows(
@@ -66,4 +75,7 @@ def recommend(found: Scan, refuse: Callable[[Checkpoint], str | None] | None = N
     own = run_id_of(found.output_dir)
     if own is not None and not any(checkpoint.run == own for checkpoint in found.checkpoints):
         own = None
-    return choose(found.checkpoints, run=own, refuse=refuse)
+    choice = choose(found.checkpoints, run=own, refuse=refuse)
+    if choice.checkpoint is None or choice.checkpoint.name in found.unverified:
+        return choice
+    return replace(choice, reason=choice.reason + off_path_words(choice.checkpoint, found.checkpoints))

@@ -21,6 +21,7 @@ from engine.course.advice import advise_by
 from engine.course.jumps import jumps_in
 from engine.errors import ConfigError
 from engine.folder import source_of_run
+from engine.resume.off_path import off_path
 from engine.sources import resolve
 
 SCHEMA = 1
@@ -105,6 +106,7 @@ def _advice(output_dir: Path, checkpoint: Checkpoint | None) -> dict[str, str]:
         config,
         [row.loss for row in history if row.loss is not None],
         [row.eval_loss for row in history if row.eval_loss is not None],
+        checkpoint is not None and off_path(checkpoint) is not None,
     )
     return {"state": advice.state, "message": advice.message}
 

@@ -20,6 +20,7 @@ from engine.durable import STAGING_PREFIX, sync_file, sync_folder
 from engine.events import RunFinished
 from engine.folder import FINAL
 from engine.lock import locked, unwritable
+from engine.resume.off_path import off_path
 from engine.resume.plan import ResumePlan
 
 NOT_FINAL = ("manifest.json", "optimizer.pt", "scheduler.pt", "scaler.pt", "trainer_state.json", "training_args.bin")
@@ -44,6 +45,7 @@ def conclude(plan: ResumePlan, held: bool = False) -> RunFinished:
         plan.config,
         [row.loss for row in checkpoint.history if row.loss is not None],
         [row.eval_loss for row in checkpoint.history if row.eval_loss is not None],
+        off_path(checkpoint) is not None,
     )
     return RunFinished(
         checkpoint.step or 0, checkpoint.epoch or 0.0, checkpoint.loss, checkpoint.eval_loss, 0.0, str(final),

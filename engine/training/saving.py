@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -34,6 +35,7 @@ from engine.checkpoints.manifest import (
     Process,
     Schedule,
 )
+from engine.checkpoints.retain import good
 from engine.course.monitor import LossMonitor
 from engine.course.steps import warmup_steps
 from engine.data.order import next_batch_digest
@@ -200,11 +202,25 @@ class Saver:
         return self._adapter
 
     def _nothing_sound(self, what: str, trainer: ExactTrainer) -> WeightsNotFinite:
-        return WeightsNotFinite(
-            what.format(step=trainer.state.global_step),
-            _("The newest sound checkpoint is {name}.").format(name=self.last_name or "-"),
-            _("Continue from it with a lower --learning-rate; look at the data where the loss rose."),
+        """Where the loss had left its path before, what was saved since is sound in its numbers and no better for it."""
+        title = what.format(step=trainer.state.global_step)
+        kept = good(self.committer.kept, self.monitor.good) if self.monitor.off else None
+        again = _("Begin again with a lower learning rate; look at the data where the loss rose.")
+        if self.last_name is None:
+            return WeightsNotFinite(title, _("No checkpoint was saved."), again)
+        if self.monitor.off and kept is None:
+            return WeightsNotFinite(
+                title, _("All checkpoints of this attempt are from after the loss had left its path."), again
+            )
+        if kept is not None:
+            name, detail = kept.name, _("The last checkpoint from before the loss left its path is {name}.")
+        else:
+            name, detail = self.last_name, _("The newest sound checkpoint is {name}.")
+        path = shlex.quote(str(self.committer.output_dir / name))
+        way = _(
+            "Continue from it with a lower learning rate: --resume {path} --learning-rate RATE. Look at the data where the loss rose."
         )
+        return WeightsNotFinite(title, detail.format(name=name), way.format(path=path))
 
     def _save(self, trainer: ExactTrainer, adapter: dict[str, torch.Tensor], probe: float) -> None:
         step = trainer.state.global_step

@@ -278,7 +278,7 @@ class Session:
         adapter = adapter_in_memory(trainer.model)
         final = cast(Path, self.ranks.share(self._write_final(adapter) if self.ranks.first else None))
         losses, evals = self.listener.losses, self.listener.eval_losses
-        advice = advise_by(self.config, losses, evals)
+        advice = advise_by(self.config, losses, evals, self.listener.monitor.off)
         self.tell(
             RunFinished(
                 trainer.position.step,

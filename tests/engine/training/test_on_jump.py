@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine.checkpoints.scan import scan
-from engine.errors import CannotContinue, ConfigError
+from engine.errors import CannotContinue, ConfigError, LoraTuiError
 from engine.events import LossJumped, RolledBack, RunStarted, Step
 from engine.journal import read_journal
 from tests.conftest import chats, taught, write_jsonl
@@ -174,3 +174,20 @@ def test_a_run_that_is_killed_right_after_a_rollback_goes_on_at_the_rate_that_wa
 
     train(output=run, on_jump="rollback", watch=watch, **EXPLODES)
     assert rates == [(0.5, 0.5), (0.25, 0.25), (0.125, 0.125)]
+
+
+def test_weights_that_are_lost_after_a_jump_send_back_to_before_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was saved after the jump has sound numbers, and is the ruined model."""
+    from engine.training import saving
+
+    looked: list[int] = []
+
+    def all_finite(values: Any) -> bool:
+        looked.append(1)
+        return len(looked) < 6
+
+    monkeypatch.setattr(saving, "all_finite", all_finite)
+    with pytest.raises(LoraTuiError, match="no longer finite") as told:
+        train(output=run, **{**EXPLODES, "learning_rate": 0.5})
+    assert (run / "checkpoint-56").is_dir()
+    assert "checkpoint-40" in told.value.detail and "checkpoint-40" in told.value.fix
