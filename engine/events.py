@@ -205,6 +205,11 @@ class RunStopped(Event):
     reason: str
     checkpoint: str | None
     """The checkpoint that continuing will start from."""
+    epochs_left: float | None = None
+    loss: float | None = None
+    """The last that was logged."""
+    advice: Mapping[str, str] | None = None
+    """As of RunFinished; None where nothing was trained, and in journals of before."""
 
 
 def as_record(event: Event, attempt: int, now: float) -> dict[str, Any]:

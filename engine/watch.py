@@ -78,6 +78,8 @@ def _has_what_is_shown(event: Event) -> bool:
             return event.kind in JUMPS
         case RunFinished():
             return {"state", "message"} <= event.advice.keys()
+        case RunStopped():
+            return event.advice is None or {"state", "message"} <= event.advice.keys()
     return True
 
 

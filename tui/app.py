@@ -133,8 +133,8 @@ class LoraTui(App[int]):
 
         return DatasetScreen()
 
-    def go_to(self, step: int) -> None:
-        """Enter step `step`, 0 to 6."""
+    def go_to(self, step: int, back: bool = False) -> None:
+        """Enter step `step`, 0 to 6; `back`: from a later one."""
         from importlib import import_module
 
         module, name = (
@@ -146,7 +146,9 @@ class LoraTui(App[int]):
             ("training", "TrainingScreen"),
             ("result", "ResultScreen"),
         )[step]
-        self.show_screen(getattr(import_module(f"tui.screens.{module}"), name)())
+        screen = getattr(import_module(f"tui.screens.{module}"), name)()
+        screen.returned = back
+        self.show_screen(screen)
 
     def show_screen(self, screen: Screen[Any]) -> None:
         """Put `screen` in place of the step that is shown. The very first one stays below: a stack must not be empty."""
@@ -294,6 +296,8 @@ class LoraTui(App[int]):
             return
         while len(self.screen_stack) > 2:
             self.pop_screen()
+        if self._then == "start" and self.plan is not None and self.live.jump is not None:
+            self.wizard.back_from_jump(self.plan)
         self.go_to(3 if self._then == "start" and self.error is None else 6)
 
     def _announce(self, state: str) -> None:

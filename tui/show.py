@@ -130,11 +130,17 @@ class Show:
                     else _("nothing was trained yet")
                 )
                 self.line(
-                    _("stopped ({reason}) at step {step}, epoch {epoch:.2f} · {where}").format(
-                        reason=stop_words(event.reason), step=event.step, epoch=event.epoch, where=where
+                    _("stopped ({reason}) at step {step}, epoch {epoch:.2f}{standing} · {where}").format(
+                        reason=stop_words(event.reason),
+                        step=event.step,
+                        epoch=event.epoch,
+                        standing=stopped_standing(event),
+                        where=where,
                     ),
                     "bold",
                 )
+                if event.advice is not None:
+                    self.line(event.advice["message"])
             case RunFailed():
                 self._end_bar()
                 self.line(_("error: {title}").format(title=event.title), "bold red")
@@ -283,6 +289,13 @@ def rolled_back_words(event: RolledBack) -> str:
     return _("back from step {step} to {where} with the learning rate {rate:.2g} (time {number}){aside}").format(
         step=event.step, where=event.checkpoint or _("the start"), rate=event.learning_rate, number=event.number, aside=aside
     )
+
+
+def stopped_standing(event: RunStopped) -> str:
+    """The loss of a run that was stopped, and what is left of it, as far as it is known."""
+    loss = _(" · loss {loss}").format(loss=number(event.loss)) if event.loss is not None else ""
+    left = _(" · {left:.2f} epochs left").format(left=event.epochs_left) if event.epochs_left is not None else ""
+    return loss + left
 
 
 def stop_words(reason: str) -> str:

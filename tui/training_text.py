@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.text import Text
 
 from engine.config import REACHED, TOO_LOW
@@ -188,8 +190,8 @@ def receipt_text(receipt: ResumeChecked, names: bool = True) -> Text:
     return text
 
 
-def jump_text(jump: LossJumped) -> Text:
-    """The warning, its likely causes and the keys that answer it."""
+def jump_text(jump: LossJumped, keys: Sequence[tuple[str, str]]) -> Text:
+    """The warning, its likely causes and the keys that answer it now: (key, what it does)."""
     text = Text(_("WARNING  {what}").format(what=jump_words(jump.kind)), style="bold")
     ratio = f" (x {jump.ratio:.1f})" if jump.ratio is not None else ""
     words = _("since step {step}: from {before} to {after}").format(
@@ -198,5 +200,6 @@ def jump_text(jump: LossJumped) -> Text:
     text.append(f" · {words}{ratio}")
     for cause in jump.causes:
         text.append("\n- " + cause, style="not bold")
-    text.append("\n" + _("s stop and save · b back to the last good checkpoint · g go on"), style="bold")
+    if keys:
+        text.append("\n" + " · ".join(f"{key} {what}" for key, what in keys), style="bold")
     return text

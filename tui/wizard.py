@@ -66,6 +66,8 @@ class Wizard:
     """What was found out about the dataset."""
     counted_for: str | None = None
     """The model whose tokens it counts."""
+    halved: str | None = None
+    """The learning rate that was halved after a jump."""
     trashed: list[Path] = field(default_factory=list)
     """Places in the trash of checkpoints that were put there, the latest last."""
 
@@ -181,6 +183,12 @@ class Wizard:
         """Keep the answers for the next start, once a run of `plan` begins: with the folder it really goes to."""
         self.remembered = after_run(self.remembered, {**self.answers, "output": str(plan.output_dir)})
         save_remembered(self.remembered)
+
+    def back_from_jump(self, plan: ResumePlan) -> None:
+        """The loss of `plan`'s run left its path: what goes on from before that does so with half the learning rate, as
+        --on-jump rollback would."""
+        self.halved = _plain(plan.config.learning_rate / 2)
+        self.answer("learning_rate", self.halved)
 
     def last_folder(self) -> Path | None:
         """The folder of the run that was begun last, while nothing was answered that could mean another."""

@@ -79,7 +79,7 @@ class Session:
             if self.config.on_jump == "warn":
                 raise
             self.saver.settle()
-            return self._left(monitor.good_until)
+            return self._left(monitor.good)
         finally:
             self._private.close()
             committer.close()
@@ -87,7 +87,18 @@ class Session:
         if self.listener.jump is not None:
             return self._left(self.listener.jump.good_until)
         if self.listener.stopped_by and position.step < self.attempt.length.total_steps:
-            self.tell(RunStopped(position.step, trainer.epochs, self.listener.stopped_by, self.saver.last_name))
+            left = max(0.0, self.attempt.length.total_epochs - trainer.epochs)
+            self.tell(
+                RunStopped(
+                    position.step,
+                    trainer.epochs,
+                    self.listener.stopped_by,
+                    self.saver.last_name,
+                    left,
+                    self.saver.last_loss,
+                    self._advice(),
+                )
+            )
             return Outcome("stopped", position.step, self.saver.last_loss)
         return self._finish(trainer)
 
@@ -277,8 +288,7 @@ class Session:
 
         adapter = adapter_in_memory(trainer.model)
         final = cast(Path, self.ranks.share(self._write_final(adapter) if self.ranks.first else None))
-        losses, evals = self.listener.losses, self.listener.eval_losses
-        advice = advise_by(self.config, losses, evals, self.listener.monitor.off)
+        evals = self.listener.eval_losses
         self.tell(
             RunFinished(
                 trainer.position.step,
@@ -287,10 +297,14 @@ class Session:
                 evals[-1] if evals else None,
                 round(time.monotonic() - self.begun, 1),
                 str(final),
-                {"state": advice.state, "message": advice.message},
+                self._advice(),
             )
         )
         return Outcome("finished", trainer.position.step, self.saver.last_loss)
+
+    def _advice(self) -> dict[str, str]:
+        advice = advise_by(self.config, self.listener.losses, self.listener.eval_losses, self.listener.monitor.off)
+        return {"state": advice.state, "message": advice.message}
 
     def _write_final(self, adapter: Mapping[str, Any]) -> Path:
         from engine.training.hf_files import write_adapter

@@ -100,6 +100,8 @@ async def test_back_to_the_last_good_checkpoint_stops_and_offers_it(
         await hand.press("b")
         await hand.arrive("StartScreen")
         await hand.until(lambda: hand.shows("Continue from checkpoint-6"))
+        assert hand.shows("Back from the jump at step 7: checkpoint-6 is the last good one")
+        assert float(app.wizard.answers["learning_rate"]) == float(flags["learning_rate"]) / 2
 
 
 @pytest.mark.parametrize("fault", [OutputError("disk full", "no room", "make room"), RuntimeError("a fault of ours")])

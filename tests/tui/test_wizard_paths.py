@@ -13,7 +13,7 @@ from textual.widgets import Button, Input
 
 from engine.config import RunConfig
 from engine.errors import OutputError
-from engine.events import Warned
+from engine.events import RunStopped, Warned
 from engine.folder import write_run_toml
 from engine.remembered import load_remembered
 from tests.tui.conftest import Hand
@@ -309,3 +309,29 @@ def test_the_demo_is_named_in_full_where_the_folder_is_another_runs(tmp_path: Pa
     write_run_toml(tmp_path, RunConfig(dataset="/other/rows.jsonl", model="/other/model"), "run-7")
     words = shlex.split(Wizard(demo=True, answers=answers).command_line())
     assert "--demo" not in words and {str(demo_answers()["dataset"]), str(demo_answers()["model"])} <= {*words}
+
+
+async def test_who_goes_back_can_type_another_answer_at_once(wizard: Make, flags: dict[str, Any]) -> None:
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.go_on("ModelScreen", "26 rows")
+        await hand.press("escape")
+        await hand.arrive("DatasetScreen")
+        await hand.until(lambda: hand.shows("26 rows"))
+        assert isinstance(hand.screen.focused, Input)
+
+
+async def test_a_stopped_run_says_where_its_loss_stands_and_what_is_left(wizard: Make, flags: dict[str, Any]) -> None:
+    end = RunStopped(7, 1.0, "user", "checkpoint-7", 1.0, 0.75, {"state": "keep_going", "message": "keep going then"})
+    app = wizard(flags, runner=Scripted(started(), then=end))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.press("ctrl+n")
+        await hand.to_review()
+        await hand.press("ctrl+n")
+        await hand.until(lambda: app.live.started is not None)
+        await hand.press("s")
+        await hand.arrive("ResultScreen")
+        assert hand.shows("loss 0.75 · 1.00 epochs left") and hand.shows("keep going then")

@@ -106,6 +106,8 @@ class StepScreen(WizardScreen):
     STEP: ClassVar[int] = 0
     HEADING: ClassVar[str] = ""
     MAIN: ClassVar[str] = N_("Next")
+    returned = False
+    """Whether one came back here, to answer otherwise."""
 
     def compose(self) -> ComposeResult:
         yield Rail(self.STEP)
@@ -157,7 +159,7 @@ class StepScreen(WizardScreen):
     def action_back(self) -> None:
         self.take()
         if self.STEP:
-            self.owner.go_to(self.STEP - 1)
+            self.owner.go_to(self.STEP - 1, back=True)
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         """The buttons that every step has. Textual also calls the handler of a step of its own, before this one."""
@@ -172,7 +174,7 @@ class StepScreen(WizardScreen):
         event.stop()
         if event.number < self.STEP and self.may_leave():
             self.take()
-            self.owner.go_to(event.number)
+            self.owner.go_to(event.number, back=True)
 
     def may_leave(self) -> bool:
         """Whether one may go back from here."""
@@ -181,6 +183,13 @@ class StepScreen(WizardScreen):
     def focus_main(self) -> None:
         """Enter goes on."""
         self.query_one("#main", Button).focus()
+
+    def focus_main_or(self, field: PathInput) -> None:
+        """Enter goes on with what is known; who came back means to change it."""
+        if self.returned:
+            field.focus_input()
+        else:
+            self.focus_main()
 
     def focus_main_unless_closed(self) -> None:
         """A field was left with Enter: on to the main button, unless what it holds is known to be of no use."""

@@ -95,7 +95,7 @@ class DatasetScreen(StepScreen):
             return
         field.value = known
         self._look(known)
-        self.focus_main()
+        self.focus_main_or(field)
 
     def _offer(self, here: tuple[tuple[str, int], ...]) -> None:
         """What was used before, then what lies in the current folder."""

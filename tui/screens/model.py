@@ -87,7 +87,7 @@ class ModelScreen(StepScreen):
             return
         field.value = str(known)
         self._look(str(known))
-        self.focus_main()
+        self.focus_main_or(field)
 
     def _offer(self, cached: tuple[LocalModel, ...]) -> None:
         demo = str(demo_answers()["model"])

@@ -47,7 +47,7 @@ class OutputScreen(StepScreen):
         value = self.wizard.answers.get("output") or self.wizard.proposed_output()
         self.query_one("#output", PathInput).value = str(value)
         self._look(str(value))
-        self.focus_main()
+        self.focus_main_or(self.query_one("#output", PathInput))
 
     def take(self) -> str | None:
         value = self.query_one("#output", PathInput).value

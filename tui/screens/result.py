@@ -19,7 +19,7 @@ from engine.paths import is_file, is_folder
 from tui.i18n import N_
 from tui.plain import visible
 from tui.screens.base import StepScreen
-from tui.show import number
+from tui.show import number, stopped_standing
 from tui.training_text import picture, receipt_text
 from tui.widgets.chart import LossChart
 from tui.wizard import Start
@@ -163,7 +163,9 @@ def outcome_text(app: LoraTui) -> Text:
         return text
     if isinstance(ended, RunStopped):
         words = _("stopped at step {step}, epoch {epoch:.2f}").format(step=ended.step, epoch=ended.epoch)
-        text = Text(words, style="bold yellow")
+        text = Text(words + stopped_standing(ended), style="bold yellow")
+        if ended.advice is not None:
+            text.append("\n" + visible(ended.advice["message"]), style="not bold")
         if ended.checkpoint is not None:
             line = _("saved: {name}. Continuing goes on from there.").format(name=ended.checkpoint)
             text.append("\n" + visible(line), style="not bold")

@@ -177,11 +177,18 @@ class StartScreen(StepScreen):
     def _reason(self, seen: Seen) -> Text:
         held = [(held_words(seen.place.folder), "yellow")] if seen.held else []
         if seen.choice is not None:
-            return lines_text([*held, *choice_lines(seen.choice)])
+            return lines_text([*held, *self._back_from_jump(seen.found), *choice_lines(seen.choice)])
         words = _("No checkpoint is there yet: a fresh run starts.")
         if self.wizard.start.how == "weights":
             words = _("A new run starts from the weights of {path}.").format(path=self.wizard.start.path)
         return lines_text([*held, (visible(words), "")])
+
+    def _back_from_jump(self, found: Scan | None) -> list[tuple[str, str]]:
+        good, jump = self._preferred(found) if found is not None else None, self.owner.live.jump
+        if good is None or jump is None or self.wizard.halved is None:
+            return []
+        words = _("Back from the jump at step {step}: {name} is the last good one; the learning rate is halved to {rate}.")
+        return [(visible(words.format(step=jump.step, name=good, rate=self.wizard.halved)), "bold yellow")]
 
     # -- the chosen one ------------------------------------------------------------------------------------------------
 

@@ -119,8 +119,8 @@ class TrainingScreen(StepScreen):
             self.query_one(Growing).grown()
         if live.receipt is not None and (before is None or before.receipt is not live.receipt):
             self._paint_receipt(live)
-        if before is None or live.jump is not before.jump:
-            self._warn(live.jump)
+        if before is None or live.jump is not before.jump or live.ended is not before.ended:
+            self._warn(live.jump, new=before is None or live.jump is not before.jump)
         main, over = self.query_one("#main", Button), self._watched_to_its_end(live)
         main.disabled = not over and (live.stopping or live.ended is not None or not self.owner.may_stop)
         if over and (before is None or before.ended is None):
@@ -168,12 +168,18 @@ class TrainingScreen(StepScreen):
             same = before is not None and text.no_wrap and text.plain.count("\n") == before.plain.count("\n")
             self.query_one(f"#{name}", Static).update(text, layout=not same)
 
-    def _warn(self, jump: LossJumped | None) -> None:
+    def _warn(self, jump: LossJumped | None, new: bool) -> None:
         note = self.query_one("#jump", Static)
         note.display = jump is not None
         if jump is not None:
-            note.update(jump_text(jump))
-            self.owner.bell()
+            answers = {
+                "stop": ("s", _("stop and save")),
+                "back_to_good": ("b", _("back to the last good checkpoint")),
+                "go_on_after_jump": ("g", _("go on")),
+            }
+            note.update(jump_text(jump, [words for action, words in answers.items() if self.check_action(action, ())]))
+            if new:
+                self.owner.bell()
 
     def _paint_curves(self, live: Live) -> None:
         chart, spark = self.query_one("#chart", LossChart), self.query_one("#sparkline", Sparkline)
@@ -192,9 +198,10 @@ class TrainingScreen(StepScreen):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "back_to_good":
-            return self.owner.live.jump is not None and not self.owner.watches and not self.owner.detached
+            here = not self.owner.watches and not self.owner.detached
+            return self.owner.live.jump is not None and self.owner.live.ended is None and here
         if action == "go_on_after_jump":
-            return self.owner.live.jump is not None
+            return self.owner.live.jump is not None and self.owner.live.ended is None
         if action == "stop":
             return self.owner.may_stop and self.owner.live.ended is None
         if action == "detach":
