@@ -12,7 +12,7 @@ from tui.plain import visible
 from tui.words import size_words
 
 PASSED = 3
-"""Checkpoints further along than the recommended one that are told."""
+"""Checkpoints further along than the recommended one that are told, and folders that only look like one."""
 
 
 def seen_lines(seen: Seen) -> list[tuple[str, str]]:
@@ -34,6 +34,10 @@ def seen_lines(seen: Seen) -> list[tuple[str, str]]:
         ),
     ]
     lines.append((visible(seen.choice.reason), ""))
+    lines += [
+        (visible(_("Ignored {name}: {reason}").format(name=one.name, reason=one.reason)), "dim")
+        for one in seen.found.ignored[:PASSED]
+    ]
     return lines
 
 

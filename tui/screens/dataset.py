@@ -105,6 +105,8 @@ class DatasetScreen(StepScreen):
 
     def take(self) -> str | None:
         value = self.query_one("#dataset", PathInput).value
+        if self.query_one("#demo", Button).disabled:
+            return _("The demo is still being built.")
         if not value:
             return _("Name a dataset, or try the demo.")
         self.wizard.choose("dataset", value)
@@ -305,6 +307,7 @@ class DatasetScreen(StepScreen):
 
     def _demo_built(self, value: Any) -> None:
         self.query_one("#demo", Button).disabled = False
+        self.close("")
         if isinstance(value, LoraTuiError):
             self.close(told(value))
             return

@@ -137,7 +137,7 @@ def _settings_text(config: RunConfig, answers: dict[str, Any]) -> Text:
     read = [name for name in READING if getattr(config, name) != RunConfig.model_fields[name].default]
     names = [name for name in ("dataset", *read, "model", "output", *SETTINGS) if getattr(config, name) is not None]
     for name in names:
-        value = answers.get(name, getattr(config, name)) if name in ("dataset", "model", "output") else getattr(config, name)
+        value = answers.get(name, getattr(config, name)) if name in ("dataset", "model") else getattr(config, name)
         chosen = name in answers
         shown = f"{value:g}" if isinstance(value, float) else str(value)
         text.append(f"\n{'* ' if chosen else '  '}{name.replace('_', ' '):25}", style="not bold")
