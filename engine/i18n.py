@@ -31,6 +31,14 @@ def n_(singular: str, plural: str, count: int) -> str:
     return _catalogue.ngettext(singular, plural, count)
 
 
+def sentences(*parts: str) -> str:
+    """Sentences one after the other; empty ones are left out. Chinese has no space between them."""
+    text = ""
+    for part in filter(None, parts):
+        text += ("" if not text or text.endswith(("。", "！", "？")) else " ") + part
+    return text
+
+
 def words() -> dict[Any, str]:
     """The installed catalogue as plain data, for a process of ours that is to speak the same language (`install_words`)."""
     return dict(getattr(_catalogue, "_catalog", {}))

@@ -17,7 +17,7 @@ from engine.checkpoints.adapter import CONFIG_NAME
 from engine.checkpoints.choose import Choice
 from engine.checkpoints.scan import scan_many
 from engine.checkpoints.state import STATE_NAME
-from engine.i18n import _
+from engine.i18n import _, sentences
 from engine.paths import is_file
 from engine.resume.recommend import recommend
 from engine.resume.report import check_report
@@ -103,7 +103,7 @@ def _lines(report: dict[str, Any], choice: Choice) -> Iterator[tuple[str, str]]:
     for names, reason in _together((passed.checkpoint.name, passed.reason) for passed in choice.passed_over):
         yield _("Passed over {name}: {reason}").format(name=names, reason=reason), ""
     told = [
-        (one["name"], f"[{problem['code']}] {problem['message']} {problem['fix']}".rstrip())
+        (one["name"], f"[{problem['code']}] {sentences(problem['message'], problem['fix'])}")
         for one in report["checkpoints"]
         for problem in one["problems"]
     ]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import ConfigError, OutputError
 from engine.export.source import ExportSource, find_source
-from engine.i18n import _
+from engine.i18n import _, sentences
 from tui.plain import visible
 from tui.streams import quiet_libraries
 
@@ -193,7 +193,7 @@ def _ollama(source: ExportSource, wanted: Wanted, aside: Aside) -> Told:
             answer = server.ask(name, made.asked)
         except OutputError as error:
             kept = _("The files are whole, in {path}. By hand: {command}").format(path=made.path, command=command)
-            raise OutputError(error.title, error.detail, f"{error.fix} {kept}") from error
+            raise OutputError(error.title, error.detail, sentences(error.fix, kept)) from error
     told.fields |= {"asked": made.asked, "answer": answer, "answer_trained": made.answer}
     told.lines += [
         _("Ollama {version} has it as {name}: ollama run {name}").format(version=version, name=name),

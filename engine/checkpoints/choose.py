@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from engine.checkpoints.checkpoint import Checkpoint, Grade
-from engine.i18n import _, n_
+from engine.i18n import _, n_, sentences
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,7 @@ def _has_weights(checkpoint: Checkpoint) -> bool:
 def _against(checkpoint: Checkpoint, run: str | None, refuse: Callable[[Checkpoint], str | None] | None) -> str | None:
     """Why it cannot be the one; None where it can."""
     if not checkpoint.continuable:  # before whose it is: of a broken one that is only guessed
-        told = " ".join(problem.message for problem in checkpoint.problems[:2])
-        return f"{grade_words(checkpoint.grade)} {told}".strip()
+        return sentences(grade_words(checkpoint.grade), *(problem.message for problem in checkpoint.problems[:2]))
     if run is not None and checkpoint.run != run:
         return _("It belongs to another run ({run}).").format(run=checkpoint.run)
     return refuse(checkpoint) if refuse is not None else None
@@ -128,7 +127,7 @@ def _reason(chosen: Checkpoint | None, found: Sequence[Checkpoint], passed: Sequ
             n_("{count} that is further along was passed over.", "{count} that are further along were passed over.",
                len(passed)).format(count=len(passed))
         )  # fmt: skip
-    return " ".join(parts)
+    return sentences(*parts)
 
 
 def _nothing(found: Sequence[Checkpoint]) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from engine.errors import DatasetError, first_line
-from engine.i18n import _
+from engine.i18n import _, sentences
 
 LONGEST_LINE = 64 << 20
 """Bytes of one JSONL line; a longer one is no row but a damaged file."""
@@ -86,7 +86,7 @@ def read_file(path: Path, encoding: str = "utf-8", skip: Callable[[int], bool] =
     known = _("Known are {suffixes} (text ones also as .gz).").format(suffixes=", ".join(SUFFIXES))
     remedy = _REMEDIES[suffix]() if suffix in _REMEDIES else ""
     raise DatasetError(
-        _("{path}: what this file holds is not known by its name").format(path=path.name), fix=f"{remedy} {known}".lstrip()
+        _("{path}: what this file holds is not known by its name").format(path=path.name), fix=sentences(remedy, known)
     )
 
 

@@ -9,7 +9,7 @@ from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.choose import last_good
 from engine.course.jumps import replayed
 from engine.course.monitor import LossMonitor
-from engine.i18n import _
+from engine.i18n import _, sentences
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ def off_path(checkpoint: Checkpoint) -> OffPath | None:
 
 
 def off_path_words(checkpoint: Checkpoint, found: Sequence[Checkpoint] = ()) -> str:
-    """What is said behind the reason to go on from `checkpoint`: empty where its loss was on its path. `found`: what else is there."""
+    """What is said after the reason to go on from `checkpoint`: empty where its loss was on its path. `found`: what else is there."""
     off = off_path(checkpoint)
     if off is None:
         return ""
     if off.good_until is None:
-        return " " + _("The loss had left its path when it was saved.")
+        return _("The loss had left its path when it was saved.")
     words = _("The loss had left its path when it was saved; it was good until step {step}.").format(step=off.good_until)
     good = last_good(found, checkpoint.run, off.good_until)
-    return f" {words}" + (" " + _("The last from before is {name}.").format(name=good.name) if good is not None else "")
+    return sentences(words, _("The last from before is {name}.").format(name=good.name) if good is not None else "")

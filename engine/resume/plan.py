@@ -281,7 +281,7 @@ def _from_path(resolved: Resolved, asked: Path | None, path: Path) -> ResumePlan
 
 
 def _as_asked(placed: Checkpoint, reason: str) -> Choice:
-    return Choice(placed, reason + off_path_words(placed), ())
+    return Choice(placed, " · ".join(filter(None, (reason, off_path_words(placed)))), ())
 
 
 def _continue(resolved: Resolved, output_dir: Path, run_id: str, parent: str | None, choice: Choice) -> ResumePlan:

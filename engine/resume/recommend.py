@@ -12,6 +12,7 @@ from engine.checkpoints.scan import Scan, verify
 from engine.config import RunConfig
 from engine.errors import LoraTuiError
 from engine.folder import run_id_of
+from engine.i18n import sentences
 from engine.resume.off_path import off_path_words
 
 
@@ -78,4 +79,4 @@ def recommend(found: Scan, refuse: Callable[[Checkpoint], str | None] | None = N
     choice = choose(found.checkpoints, run=own, refuse=refuse)
     if choice.checkpoint is None or choice.checkpoint.name in found.unverified:
         return choice
-    return replace(choice, reason=choice.reason + off_path_words(choice.checkpoint, found.checkpoints))
+    return replace(choice, reason=sentences(choice.reason, off_path_words(choice.checkpoint, found.checkpoints)))

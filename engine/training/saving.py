@@ -41,7 +41,7 @@ from engine.course.steps import warmup_steps
 from engine.data.order import next_batch_digest
 from engine.errors import LoraTuiError, OutputError
 from engine.events import CheckpointSaved, Event, Warned
-from engine.i18n import _
+from engine.i18n import _, sentences
 from engine.paths import is_folder
 from engine.training.attempt import Attempt
 from engine.training.digests import all_finite, rng_digest, state_digest, tensors_digest
@@ -158,7 +158,7 @@ class Saver:
         free = _("{free:.0f} MB are free.").format(free=_free(self.committer.output_dir) / 1e6)
         return OutputError(
             f"{self.committer.output_dir}: {title}",
-            f"{words}. {kept} {free}",
+            sentences(f"{words}.", kept, free),
             _("Make room or mend the disk, then continue with --resume auto."),
         )
 

@@ -23,7 +23,7 @@ from engine.checkpoints.scan import Scan, verified
 from engine.checkpoints.trash import put_away, take_back
 from engine.config import REACHED, TOO_LOW
 from engine.errors import LoraTuiError
-from engine.i18n import _, n_
+from engine.i18n import _, n_, sentences
 from engine.paths import path_of
 from engine.resume.seen import Seen
 from tui.folder_text import choice_lines, held_words
@@ -325,11 +325,11 @@ def facts(one: Checkpoint, choice: Choice | None) -> Text:
     text.append("\n" + " · ".join(parts), style="not bold")
     can = _("It can be continued.") if one.continuable else _("It cannot be continued here.")
     style = "not bold" if one.continuable else "not bold yellow"
-    text.append(f"\n{one.grade}: {grade_words(one.grade)} {can}", style=style)
+    text.append(f"\n{one.grade}: {sentences(grade_words(one.grade), can)}", style=style)
     if choice is not None and choice.checkpoint is not None and choice.checkpoint.name == one.name:
         text.append("\n" + visible(choice.reason), style="not bold green")
     for problem in one.problems:
-        text.append("\n! " + visible(f"{problem.message} {problem.fix}".rstrip()), style="not bold yellow")
+        text.append("\n! " + visible(sentences(problem.message, problem.fix)), style="not bold yellow")
     made = _("made by {tool} · saved {time} · {size}").format(
         tool=visible(one.made_by), time=saved_words(one), size=size_words(one.bytes)
     )

@@ -19,7 +19,7 @@ from textual.widgets import Button, Sparkline, Static
 
 from engine.events import LossJumped, RunFailed
 from engine.folder import RUN_LOG
-from engine.i18n import _
+from engine.i18n import _, sentences
 from tui.i18n import N_
 from tui.live import Live
 from tui.plain import visible
@@ -128,7 +128,7 @@ class TrainingScreen(StepScreen):
             main.refresh(layout=True)
             main.focus()
         if self.owner.watches and isinstance(live.ended, RunFailed):
-            self.close(visible(f"{live.ended.detail} {live.ended.fix}".strip()))
+            self.close(visible(sentences(live.ended.detail, live.ended.fix)))
         offered = tuple(
             bool(self.check_action(binding.action, ())) for binding in self.BINDINGS if isinstance(binding, Binding)
         )
