@@ -35,6 +35,8 @@ class Item:
     found: str
     verdict: Verdict
     detail: str = ""
+    final: bool = False
+    """Whether a failed one stays failed although its kind may be accepted: going on is not possible."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,14 @@ class Receipt:
 
     def event(self) -> ResumeChecked:
         """The receipt as the one event that tells of it."""
-        return ResumeChecked(self.checkpoint.name, tuple(asdict(item) for item in self.items))
+        told = ("item", "expected", "found", "verdict", "detail")
+        return ResumeChecked(self.checkpoint.name, tuple({key: getattr(item, key) for key in told} for item in self.items))
 
     def refuse(self) -> None:
         """Raise CannotContinue (exit 3) where an item failed."""
         if not self.failed:
             return
-        acceptable = [item.item for item in self.failed if item.item in ACCEPTABLE]
+        acceptable = [item.item for item in self.failed if _acceptable(item)]
         final = len(acceptable) < len(self.failed)
         ways = [
             _("a new run from these weights: --init-from {path}").format(path=self.checkpoint),
@@ -78,10 +81,14 @@ def accepted(items: Sequence[Item], accept: Sequence[str]) -> tuple[Item, ...]:
     """`items`, with failed ones that the person accepts turned into changed ones."""
     return tuple(
         replace(item, verdict="changed", detail=(item.detail + " " + _("Accepted with --accept.")).strip())
-        if item.verdict == "failed" and item.item in accept and item.item in ACCEPTABLE
+        if item.verdict == "failed" and item.item in accept and _acceptable(item)
         else item
         for item in items
     )
+
+
+def _acceptable(item: Item) -> bool:
+    return item.item in ACCEPTABLE and not item.final
 
 
 def same(item: str, expected: str, found: str, detail: str = "", otherwise: Verdict = "failed") -> Item:

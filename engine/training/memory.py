@@ -86,10 +86,13 @@ def _format(tensor: torch.Tensor) -> str:
 
 
 def optimizer_item(
-    optimizer: Any, folder: Path, step: int, manifest: Manifest | None, not_loaded: str | None = None
+    model: Any, optimizer: Any, folder: Path, step: int, manifest: Manifest | None, not_loaded: str | None = None
 ) -> Item:
-    """optimizer: Adam's step is the run's, and the moments in memory are those that were saved. `not_loaded`: the library's words."""
-    saved = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)["state"] if manifest is None else {}
+    """optimizer: Adam's step is the run's, each trained parameter of `model` has moments that Adam can go on from, and those in memory
+    are the ones that were saved. `not_loaded`: the library's words."""
+    if (wrong := impossible_moments(model, optimizer)) is not None:
+        return Item("optimizer", f"step {step}", wrong[0], "failed", wrong[1], final=True)
+    saved = _saved_moments(folder) if manifest is None else {}
     expected, steps = _taken(folder, step, manifest, steps_of(saved)), optimizer_steps(optimizer)
     if steps != {expected}:
         shown = ", ".join(map(str, sorted(steps))) or _("none")
@@ -100,8 +103,69 @@ def optimizer_item(
             "failed",
             " ".join(filter(None, (_("The optimizer was not restored, or is of another step."), not_loaded))),
         )
+    if manifest is None and (lost := _without_moments(model, optimizer)):
+        words = _("{name} was trained and has no moments; they would start anew.").format(name=lost[0])
+        return Item("optimizer", f"step {expected}", _("without {count} of them").format(count=len(lost)), "failed", words)
     digest = manifest.optimizer if manifest is not None else state_digest(saved)
     return same("optimizer", digest, optimizer_digest(optimizer), _("The moments are not those that were saved."))
+
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def impossible_moments(model: Any, optimizer: Any) -> tuple[str, str] | None:
+    """What is there, and why the next step cannot be computed from it; None where it can. Adam's kernel trusts shape and layout: it
+    would read and write beyond a smaller tensor. Of a negative exp_avg_sq the root is no number."""
+    for name, parameter in _trained(model):
+        state = optimizer.state.get(parameter)
+        if not state:
+            continue
+        tensors = [(key, state.get(key)) for key in MOMENTS]
+        for key, tensor in tensors:
+            if not isinstance(tensor, torch.Tensor):
+                return _("no {key}").format(key=key), _("{name} has no {key}.").format(name=name, key=key)
+            if tensor.shape != parameter.shape or not _laid_out_alike(tensor, parameter) or not tensor.is_floating_point():
+                words = _("{key} of {name} is not of its shape, {shape}.")
+                return f"{key} {list(tensor.shape)}", words.format(key=key, name=name, shape=list(parameter.shape))
+        if bool((state["exp_avg_sq"] < 0).any()):
+            words = _("exp_avg_sq of {name} is negative, which the mean of squares never is.").format(name=name)
+            return _("negative exp_avg_sq"), words
+        if not isinstance(state.get("step"), torch.Tensor | float | int) or torch.as_tensor(state["step"]).numel() != 1:
+            return _("no {key}").format(key="step"), _("{name} has no {key}.").format(name=name, key="step")
+    return None
+
+
+def _laid_out_alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.stride() == other.stride() or (one.is_contiguous() and other.is_contiguous())
+
+
+def _trained(model: Any) -> list[tuple[str, torch.nn.Parameter]]:
+    """The trained parameters under the names they are saved with."""
+    found = [(name, one) for name, one in model.named_parameters() if one.requires_grad]
+    return [(name.replace(".default.", ".").removesuffix(".default"), one) for name, one in found]
+
+
+def _without_moments(model: Any, optimizer: Any) -> list[str]:
+    """Names of trained parameters that Adam keeps nothing of although they were trained. A layer that no row came through has none:
+    its lora_B is the zero that it began as."""
+    trained = dict(_trained(model))
+    layers = {name: _other_half(name) for name in trained}
+    untouched = {name for name, half in layers.items() if half in trained and not bool(trained[half].detach().any())}
+    return [name for name, one in trained.items() if not optimizer.state.get(one) and name not in untouched]
+
+
+def _other_half(name: str) -> str:
+    """The half of a layer's adapter that is zero before the first step; of an embedding that is A."""
+    return name.replace(".lora_A", ".lora_B").replace(".lora_embedding_B", ".lora_embedding_A")
+
+
+def _saved_moments(folder: Path) -> Mapping[Any, Mapping[str, Any]]:
+    """What another tool's optimizer.pt keeps of each parameter; nothing where it is not laid out as torch's."""
+    content = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+    state = content.get("state") if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping) or not all(isinstance(entry, Mapping) for entry in state.values()):
+        return {}
+    return state
 
 
 def _taken(folder: Path, step: int, manifest: Manifest | None, told: set[int]) -> int:

@@ -146,7 +146,7 @@ class Proof:
         items = [
             *self.items,
             memory.values_item(saved, memory.adapter_in_memory(trainer.model), manifest),
-            memory.optimizer_item(trainer.optimizer, source, start.step, manifest, trainer.not_loaded),
+            memory.optimizer_item(trainer.model, trainer.optimizer, source, start.step, manifest, trainer.not_loaded),
             memory.scheduler_item(trainer.lr_scheduler, source, start.step, manifest, rescheduled or restarted),
             memory.rng_item(
                 source, manifest, self.ranks, attempt.hardware.device, config.lora_dropout, trainer.rng_not_loaded

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine.checkpoints.scan import scan
+from engine.errors import CannotContinue
 from engine.events import LossJumped, Step
 from tests.conftest import chats, write_jsonl
 from tests.engine.runs import plan, receipt, train
@@ -118,7 +120,6 @@ def test_max_steps_and_a_fraction_of_an_epoch_end_where_they_say(run: Path, trai
 
 
 def test_an_adapter_without_effect_is_refused_by_its_probe(run: Path, trainers: Path, taught_model: Path) -> None:
-    from engine.errors import CannotContinue
     from tests.engine.resume.test_receipt import change_tensors, forgotten
 
     for checkpoint in run.glob("checkpoint-*"):
@@ -199,8 +200,6 @@ def test_random_states_that_cannot_be_read_start_anew_and_are_told(run: Path, tr
 
 def test_moments_of_another_optimizer_are_not_taken_for_adams(run: Path, trainers: Path, taught_model: Path) -> None:
     import torch
-
-    from engine.errors import CannotContinue
 
     for path in run.glob("checkpoint-*/optimizer.pt"):
         state = torch.load(path)
@@ -312,3 +311,82 @@ def test_moments_that_are_none_are_not_adams(run: Path) -> None:
     for path in run.glob("checkpoint-*/optimizer.pt"):
         torch.save({**torch.load(path), "state": {}}, path)
     assert {one.grade for one in scan(run).checkpoints} == {"weights-only"}
+
+
+def change_moments(run: Path, change: Callable[[dict[int, dict[str, Any]]], None]) -> None:
+    """Change what optimizer.pt keeps of each parameter, in all checkpoints of `run`."""
+    import torch
+
+    for path in run.glob("checkpoint-*/optimizer.pt"):
+        content = torch.load(path)
+        change(content["state"])
+        torch.save(content, path)
+
+
+def lost(*parameters: int) -> Callable[[dict[int, dict[str, Any]]], None]:
+    def change(state: dict[int, dict[str, Any]]) -> None:
+        for number in parameters:
+            del state[number]
+
+    return change
+
+
+def smaller_moments(state: dict[int, dict[str, Any]]) -> None:
+    state[3]["exp_avg"] = state[3]["exp_avg"][:1].clone()
+
+
+def one_number_for_all(state: dict[int, dict[str, Any]]) -> None:
+    state[3]["exp_avg"] = state[3]["exp_avg"].flatten()[:1].clone().as_strided(state[3]["exp_avg"].shape, (0, 0))
+
+
+def negative_moments(state: dict[int, dict[str, Any]]) -> None:
+    state[3]["exp_avg_sq"].neg_()
+
+
+def half_of_the_moments(state: dict[int, dict[str, Any]]) -> None:
+    del state[3]["exp_avg"]
+
+
+def no_step(state: dict[int, dict[str, Any]]) -> None:
+    del state[3]["step"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [smaller_moments, one_number_for_all, negative_moments, half_of_the_moments, no_step],
+    ids=lambda one: one.__name__,
+)
+def test_moments_that_no_step_can_be_computed_from_are_refused_whatever_is_accepted(
+    run: Path, trainers: Path, taught_model: Path, change: Callable[[dict[int, dict[str, Any]]], None]
+) -> None:
+    """Adam's kernel reads beyond a smaller tensor (the process dies), and takes the root of a negative one."""
+    change_moments(run, change)
+    with pytest.raises(CannotContinue) as refused:
+        go_on(run, trainers, taught_model, accept=("optimizer",))
+    assert "optimizer: " in refused.value.detail and ".layers.0.self_attn.v_proj.lora_B.weight" in refused.value.detail
+    assert "--accept" not in refused.value.fix
+
+
+def test_moments_that_one_parameter_lacks_start_anew_where_that_is_accepted(
+    run: Path, trainers: Path, taught_model: Path
+) -> None:
+    change_moments(run, lost(3))
+    with pytest.raises(CannotContinue, match=r"v_proj\.lora_B\.weight was trained and has no moments") as refused:
+        go_on(run, trainers, taught_model)
+    assert "--accept optimizer" in refused.value.fix
+    events = go_on(run, trainers, taught_model, accept=("optimizer",))
+    assert receipt(events)["optimizer"] == "changed"
+
+
+def test_a_layer_that_was_never_trained_needs_no_moments(run: Path, trainers: Path, taught_model: Path) -> None:
+    """Such as the adapters of a model's eyes, where all rows are text: their lora_B is still zero."""
+    from tests.engine.resume.test_receipt import change_tensors
+
+    change_moments(run, lost(2, 3))
+    for checkpoint in run.glob("checkpoint-*"):
+        change_tensors(checkpoint, without_layer_0s_v_proj)
+    assert receipt(go_on(run, trainers, taught_model))["optimizer"] == "ok"
+
+
+def without_layer_0s_v_proj(tensors: dict[str, Any]) -> dict[str, Any]:
+    return {name: one * ("layers.0.self_attn.v_proj.lora_B" not in name) for name, one in tensors.items()}
