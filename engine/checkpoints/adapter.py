@@ -7,6 +7,7 @@ as their files can be judged without loading them, and named, because "this is a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,6 +16,7 @@ from typing import Any
 from engine.checkpoints.checkpoint import AdapterShape, Problem
 from engine.checkpoints.files import Entry, Unsound, count, not_a_file, number, read_json
 from engine.checkpoints.lora_fields import why_not_trained
+from engine.checkpoints.pickles import FLOATS
 from engine.checkpoints.safetensors_header import check_safetensors
 from engine.checkpoints.torch_file import check_torch_file
 from engine.i18n import _
@@ -28,6 +30,9 @@ TRUSTED_PARENTS = ("transformers", "peft", "trl", "torch")
 
 PAIRS = ((".lora_A", ".lora_B"), (".lora_embedding_A", ".lora_embedding_B"))
 """What stands in the names of the two halves of an adapter."""
+
+FRACTIONS = re.compile(r"B?F[0-9]|UntypedStorage")
+"""Formats of numbers with fractions; of an untyped storage torch says it elsewhere."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -62,9 +67,10 @@ def check_adapter(folder: Path, entries: Mapping[str, Entry], verify: bool) -> W
     try:
         if weights is None:
             raise _missing(WEIGHTS[0])
-        shapes = tensor_shapes(folder / weights, entries[weights], verify)
+        tensors = _tensors(folder / weights, entries[weights], verify)
         if shape is not None and shape.peft_type == "LORA":
-            refuse_odd_lora(shapes, shape, weights)
+            refuse_odd_lora({name: size for name, (size, _kind) in tensors.items()}, shape, weights)
+            _refuse_whole_numbers({name: kind for name, (_size, kind) in tensors.items()}, weights)
     except Unsound as wrong:
         problems.append(wrong.problem)
         sound = False
@@ -139,11 +145,31 @@ def _targets(value: Any, name: str) -> tuple[str, ...]:
 
 def tensor_shapes(path: Path, entry: Entry, verify: bool) -> dict[str, tuple[int, ...]]:
     """The shape of each tensor in a weight file of either format, if it is sound. Raises Unsound."""
+    return {name: size for name, (size, _kind) in _tensors(path, entry, verify).items()}
+
+
+def _tensors(path: Path, entry: Entry, verify: bool) -> dict[str, tuple[tuple[int, ...], str]]:
+    """(shape, format in safetensors' words) of each tensor, as `tensor_shapes`; a format that holds no fractions is told by torch's
+    name for it where the file is torch's."""
     if entry.kind != "file":
         raise not_a_file(entry)
     if path.suffix == ".safetensors":
-        return {name: tensor.shape for name, tensor in check_safetensors(path, finite=verify).items()}
-    return {name: tensor.shape for name, tensor in check_torch_file(path, contents=verify).tensors.items()}
+        return {name: (tensor.shape, tensor.dtype) for name, tensor in check_safetensors(path, finite=verify).items()}
+    listed = check_torch_file(path, contents=verify).tensors
+    return {name: (one.shape, FLOATS.get(one.storage.kind, one.storage.kind)) for name, one in listed.items()}
+
+
+def _refuse_whole_numbers(kinds: Mapping[str, str], name: str) -> None:
+    """Raise Unsound where an adapter's numbers have no fractions: all of them lie near zero, and rounded they are zero."""
+    odd = next((tensor for tensor, kind in kinds.items() if ".lora_" in tensor and not FRACTIONS.match(kind)), None)
+    if odd is not None:
+        raise Unsound(
+            "not_fractions",
+            _("{name}: {tensor} holds {kind}, in which an adapter's small numbers are all zero.").format(
+                name=name, tensor=odd[:120], kind=kinds[odd]
+            ),
+            _("It was converted by mistake; restore the file as it was saved, or take an earlier checkpoint."),
+        )
 
 
 def refuse_odd_lora(shapes: Shapes, shape: AdapterShape, name: str) -> None:

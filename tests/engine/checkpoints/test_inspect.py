@@ -428,3 +428,19 @@ def test_an_adapter_that_a_run_would_refuse_is_said_not_to_be_continuable(
     found = inspect_folder(whole)
     assert not found.continuable and found.grade is Grade.COMPLETE
     assert any(problem.code == "adapter_not_carried_on" and told in problem.message for problem in found.problems)
+
+
+@pytest.mark.parametrize("kind", ["int32", "int8", "bool"])
+def test_an_adapter_of_whole_numbers_is_broken(whole: Path, kind: str) -> None:
+    """Converted to them, all that is near zero is zero."""
+    save_file({name: tensor.astype(kind) for name, tensor in adapter_tensors().items()}, whole / ADAPTER)
+    found = inspect_folder(whole)
+    assert found.grade is Grade.BROKEN and "not_fractions" in codes(found)
+
+
+def test_so_is_an_older_pickle_of_whole_numbers(whole: Path) -> None:
+    import torch
+
+    (whole / ADAPTER).unlink()
+    torch.save({name: torch.from_numpy(one).int() for name, one in adapter_tensors().items()}, whole / "adapter_model.bin")
+    assert "not_fractions" in codes(inspect_folder(whole))
