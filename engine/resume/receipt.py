@@ -37,6 +37,8 @@ class Item:
     detail: str = ""
     final: bool = False
     """Whether a failed one stays failed although its kind may be accepted: going on is not possible."""
+    way: str = ""
+    """Of a failed one, a way on that none other has."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Receipt:
         acceptable = [item.item for item in self.failed if _acceptable(item)]
         final = len(acceptable) < len(self.failed)
         ways = [
+            *(item.way for item in self.failed if item.way),
             _("a new run from these weights: --init-from {path}").format(path=self.checkpoint),
             _("start fresh: --resume never"),
         ]

@@ -45,7 +45,8 @@ def optimizer_steps(optimizer: torch.optim.Optimizer) -> set[int]:
 
 def steps_of(state: Mapping[Any, Mapping[str, Any]]) -> set[int]:
     """The step counts Adam keeps for its parameters, in a state_dict's "state" part: one number, that of the run, if all is well."""
-    return {int(entry["step"]) for entry in state.values() if "step" in entry}
+    steps = [entry["step"] for entry in state.values() if "step" in entry]
+    return {int(step) for step in steps if torch.as_tensor(step).numel() == 1}
 
 
 def rng_digest() -> str:

@@ -5,20 +5,24 @@ All of it is known before the model is loaded, so a changed dataset or tokenizer
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from engine.checkpoints.manifest import Identities
 from engine.config import RunConfig
 from engine.data.dataset import Dataset, data_settings_digest, eval_rows, held_back_notes, read_dataset
-from engine.data.formats import read_rows
+from engine.data.formats import OWN, read_rows
 from engine.data.identity import Digests, identify, template_digest, tokenizer_digest
 from engine.data.problems import Notes
 from engine.data.read import Reading
 from engine.data.table import Tell, token_table
 from engine.data.token_table import TokenTable
+from engine.data.tokens import tokenize
+from engine.errors import LoraTuiError
 from engine.hardware import load_libraries
 from engine.i18n import n_
 from engine.models.folder import base_digests, load_tokenizer, model_folder, tokenizer_files_digest
@@ -52,6 +56,39 @@ class Material:
             ProbeRow(self.train.digests[index].tobytes().hex(), row["input_ids"], row["labels"])
             for index, row in ((index, self.train.row(index)) for index in range(count))
         )
+
+
+@dataclass(frozen=True)
+class Otherwise:
+    """Rows with labels at other tokens than those that are trained on."""
+
+    own: str
+    """--train-on, as it is, with `auto` named."""
+    other: str
+    """--train-on that gives these labels."""
+    rows: tuple[ProbeRow, ...]
+
+
+def counted_otherwise(config: RunConfig, material: Material, rows: Sequence[ProbeRow]) -> Otherwise | None:
+    """`rows` of `material` as a trainer may have counted them that was told nothing, or that they are chats; None where this kind of
+    rows leaves no choice, or its tokens cannot be told apart."""
+    assert config.dataset is not None
+    found = read_rows(config.dataset, Reading.of(config))
+    own = OWN[found.format] if config.train_on == "auto" else config.train_on
+    other = OWN[found.format] if own == "all" else "all"
+    if other == own:
+        return None
+    wanted = {row.digest for row in rows}
+    digests = (digest.tobytes().hex() for digest in material.train.digests)
+    numbers = {int(number) for number, digest in zip(material.train.source_row, digests, strict=True) if digest in wanted}
+    try:
+        chosen = list(islice((pair for pair in found.numbered() if pair[0] in numbers), len(numbers)))
+        table = tokenize(chosen, material.tokenizer, other, config.max_length)
+    except LoraTuiError:
+        return None
+    labelled = {table.digests[index].tobytes().hex(): table.row(index) for index in range(len(table))}
+    made = tuple(ProbeRow(digest, row["input_ids"], row["labels"]) for digest, row in sorted(labelled.items()))
+    return Otherwise(own, other, made) if made else None
 
 
 def load_material(

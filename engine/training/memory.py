@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from engine.checkpoints.adapter import PAIRS
 from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.manifest import Manifest, Probe
 from engine.checkpoints.rates import saved_rates
@@ -79,6 +80,22 @@ def values_item(saved: Mapping[str, torch.Tensor], loaded: Mapping[str, torch.Te
     formats = {"saved": _format(saved[other[0]]), "now": _format(loaded[other[0]])}
     words = _("{name} was rounded from {saved} to {now} while it was loaded.").format(name=other[0], **formats)
     return replace(item, verdict="failed", detail=words)
+
+
+def not_there(item: Item, saved: Mapping[str, torch.Tensor], steps: int) -> Item:
+    """adapter_values as `item`, failed where the file is sound and yet no adapter: half of each pair is zero, as before the first
+    step. `steps`: that were done at a rate above zero."""
+    pairs = [(saved[name], saved[name.replace(one, other)]) for one, other in PAIRS for name in saved if one in name]
+    if item.verdict == "failed" or not steps or any(bool(one.any()) and bool(other.any()) for one, other in pairs):
+        return item
+    words = _("The adapter is not there: one half of each of its layers is zero, as before the first step.")
+    return replace(item, found=_("without effect"), verdict="failed", detail=words)
+
+
+def steps_at_a_rate(optimizer: Any, checkpoint: Checkpoint) -> int:
+    """Optimizer steps that were done at a rate above zero, as far as is known: the first of a warmup has none."""
+    rates = [row.learning_rate for row in checkpoint.history if row.learning_rate is not None]
+    return max(0, min(optimizer_steps(optimizer), default=0) - 1) if not rates or any(rates) else 0
 
 
 def _format(tensor: torch.Tensor) -> str:
@@ -306,38 +323,20 @@ def scaler_item(folder: Path, precision: str, scaler: Any) -> Item:
     return same("scaler", was, found, _("The loss scale was not restored."))
 
 
-def probe_item(saved: Probe | None, comparable: bool, now: float, base: float, logged: float | None, precision: str) -> Item:
+def probe_item(saved: Probe, comparable: bool, now: float, base: float, precision: str) -> Item:
     """probe_loss: the loss on the fixed rows when saved and now, beside the bare base model's. `comparable`: the rows are those that
     were scored when it was saved."""
     found = _("{now:.4f} (base {base:.4f})").format(now=now, base=base)
-    if saved is not None and not comparable:
+    if not comparable:
         return unknown(
             "probe_loss", found, _("The rows that were scored then are not there as they were; these are others.")
         )
-    if saved is not None:
-        looser = max(precision, saved.precision, key=lambda one: TOLERANCE.get(one, 0.0))  # either may have rounded
-        good = agrees(saved.loss, now, looser)
-        gone = agrees(base, now, precision) and not agrees(saved.loss, base, precision)
-        why = _("The adapter is not there: this is the base model's loss.") if gone else _("The model is not the saved one.")
-        expected = _("{now:.4f} (base {base:.4f})").format(now=saved.loss, base=saved.base_loss)
-        return Item("probe_loss", expected, found, "ok" if good else "failed", "" if good else why)
-    if logged is None:
-        return unknown("probe_loss", found)
-    if base - logged > 0.5 and base - now < 0.25 * (base - logged):
-        return Item(
-            "probe_loss",
-            _("near {loss:.2f}, the last logged").format(loss=logged),
-            found,
-            "failed",
-            _("The adapter has no effect: the loss is the base model's."),
-        )
-    return Item(
-        "probe_loss",
-        _("near {loss:.2f}, the last logged").format(loss=logged),
-        found,
-        "unknown",
-        _("No probe was saved; it lies where the logged loss lets expect it.") if now < base else _("No probe was saved."),
-    )
+    looser = max(precision, saved.precision, key=lambda one: TOLERANCE.get(one, 0.0))  # either may have rounded
+    good = agrees(saved.loss, now, looser)
+    gone = agrees(base, now, precision) and not agrees(saved.loss, base, precision)
+    why = _("The adapter is not there: this is the base model's loss.") if gone else _("The model is not the saved one.")
+    expected = _("{now:.4f} (base {base:.4f})").format(now=saved.loss, base=saved.base_loss)
+    return Item("probe_loss", expected, found, "ok" if good else "failed", "" if good else why)
 
 
 def adapter_config_item(checkpoint: Checkpoint, built: Any) -> Item:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,17 +105,40 @@ class Proof:
             return ()
         return tuple(known[digest].cut(manifest.probe.tokens) for digest in manifest.probe.rows)
 
-    def _measured(self, trainer: Any) -> tuple[float, float]:
-        """The probe's loss now, with the adapter and without. Held against a logged loss, which is a mean over many rows, it is that
-        of all rows a probe may have, however long they take: the few tokens of a busy moment say too little to refuse a run for."""
+    def _probe_item(self, trainer: Any, steps: int) -> Item | None:
+        """probe_loss, where there are rows to score: rank 0 tells it. `steps`: that were done at a rate above zero."""
+        from engine.training import memory
+        from engine.training.probe import score
+
+        attempt, saved = self.attempt, self.manifest.probe if self.manifest is not None else None
+        if saved is not None:
+            now = score(trainer.model, self.rows) if self.rows else math.nan
+            return memory.probe_item(saved, self._comparable, now, self.base, attempt.precision)
+        return self._against_log(trainer, steps) if self.rows else None
+
+    def _against_log(self, trainer: Any, steps: int) -> Item:
+        """Held against a logged loss, which is a mean over many rows, it is that of more rows than a save could afford to score. Which
+        of their tokens another tool's log counted nothing says: where the loss is not near, it is scored the other way too."""
+        from engine.training.logged_probe import ROWS, Scored, judged, logged_losses, near
+        from engine.training.material import counted_otherwise
         from engine.training.probe import choose_rows, score, score_base
 
-        if not self.rows:
-            return math.nan, self.base
-        if self.manifest is not None:
-            return score(trainer.model, self.rows), self.base
-        rows = choose_rows(self.attempt.material.probe_candidates)
-        return score(trainer.model, rows), score_base(trainer.model, rows)
+        attempt, config = self.attempt, self.attempt.config
+        assert self.checkpoint is not None
+
+        def scored(train_on: str, rows: Sequence[ProbeRow]) -> Scored:
+            return Scored(train_on, score(trainer.model, rows), score_base(trainer.model, rows))
+
+        rows = choose_rows(attempt.material.probe_candidates, ROWS)
+        here, logged = scored(config.train_on, rows), logged_losses(self.checkpoint)
+        otherwise, other = None, None
+        if self.manifest is None and logged is not None and not near(here, logged, attempt.precision):
+            otherwise = counted_otherwise(config, attempt.material, rows)
+        if attempt.sharded:  # all of them score, or none
+            otherwise = self.ranks.share(otherwise)
+        if otherwise is not None:
+            here, other = replace(here, train_on=otherwise.own), scored(otherwise.other, otherwise.rows)
+        return judged(here, other, logged, steps, attempt.precision, asked=config.train_on != "auto")
 
     def check_memory(self, trainer: Any, source: Path) -> dict[str, str]:
         """The other half of the receipt, told; item -> verdict. Raises CannotContinue where an item failed."""
@@ -124,7 +148,8 @@ class Proof:
         attempt, checkpoint, manifest = self.attempt, self.checkpoint, self.manifest
         assert checkpoint is not None
         config, start, length, restarted = attempt.config, attempt.start, attempt.length, self.restarted
-        probe_now, probe_base = self._measured(trainer)
+        trained = memory.steps_at_a_rate(trainer.optimizer, checkpoint) if manifest is None else 0
+        probe = self._probe_item(trainer, trained)
         saved = memory.adapter_in_file(source)
         order = trainer.batches.order(start.epoch)
         digest = next_batch_digest(order, start.rows_consumed, manifest.geometry.rows if manifest else 0)
@@ -143,9 +168,10 @@ class Proof:
             if restarted
             else next_batch_item(manifest, digest, where)
         )
+        values = memory.values_item(saved, memory.adapter_in_memory(trainer.model), manifest)
         items = [
             *self.items,
-            memory.values_item(saved, memory.adapter_in_memory(trainer.model), manifest),
+            memory.not_there(values, saved, trained),
             memory.optimizer_item(trainer.model, trainer.optimizer, source, start.step, manifest, trainer.not_loaded),
             memory.scheduler_item(trainer.lr_scheduler, source, start.step, manifest, rescheduled or restarted),
             memory.rng_item(
@@ -156,11 +182,8 @@ class Proof:
             memory.precision_item(manifest, attempt.precision, attempt.hardware.device),
             memory.scaler_item(source, attempt.hardware.precision, trainer.accelerator.scaler),
         ]
-        if self.ranks.first:
-            probe = manifest.probe if manifest is not None else None
-            items.append(
-                memory.probe_item(probe, self._comparable, probe_now, probe_base, checkpoint.loss, attempt.precision)
-            )
+        if self.ranks.first and probe is not None:
+            items.append(probe)
         receipt = Receipt(checkpoint.path, accepted(items, config.accept))
         self.tell(receipt.event())
         receipt.refuse()

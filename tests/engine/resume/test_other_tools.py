@@ -390,3 +390,32 @@ def test_a_layer_that_was_never_trained_needs_no_moments(run: Path, trainers: Pa
 
 def without_layer_0s_v_proj(tensors: dict[str, Any]) -> dict[str, Any]:
     return {name: one * ("layers.0.self_attn.v_proj.lora_B" not in name) for name, one in tensors.items()}
+
+
+def test_a_log_of_all_tokens_is_not_continued_on_the_answers_alone_unless_that_is_asked_for(
+    run: Path, trainers: Path, taught_model: Path
+) -> None:
+    """The default of TRL is to train on a whole chat, the one here on what the assistant says."""
+    asked: dict[str, Any] = {"output": run, "dataset": trainers / "data.jsonl", "model": taught_model, "batch_size": 4}
+    with pytest.raises(CannotContinue) as refused:
+        train(**asked)
+    assert "probe_loss: saved near" in refused.value.detail and "with --train-on all it is" in refused.value.detail
+    assert "as it was trained: --train-on all" in refused.value.fix and "--train-on assistant" in refused.value.fix
+    _outcome, events = train(**asked, train_on="assistant")
+    assert receipt(events)["probe_loss"] == "changed"
+
+
+def test_an_adapter_that_is_zero_after_its_steps_is_refused_although_its_file_is_sound(
+    run: Path, trainers: Path, taught_model: Path
+) -> None:
+    from tests.engine.resume.test_receipt import change_tensors, forgotten
+
+    for checkpoint in run.glob("checkpoint-*"):
+        change_tensors(checkpoint, forgotten)
+        state = json.loads((checkpoint / "trainer_state.json").read_text())
+        rows = [{key: value for key, value in row.items() if key != "loss"} for row in state["log_history"]]
+        (checkpoint / "trainer_state.json").write_text(json.dumps({**state, "log_history": rows}))
+    with pytest.raises(CannotContinue) as refused:
+        go_on(run, trainers, taught_model)
+    assert "adapter_values: " in refused.value.detail and "The adapter is not there" in refused.value.detail
+    assert "--accept" not in refused.value.fix
