@@ -132,5 +132,5 @@ def _print_json(
     }  # fmt: skip
     document |= {side: answers[side] for side in SIDES}
     document |= {"wanted": wanted} if wanted is not None else {}
-    sys.stdout.write(json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.write(json.dumps(document, indent=indent, allow_nan=False) + "\n")
     sys.stdout.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -169,7 +170,10 @@ def _eject(given: list[str]) -> int:
     options = _eject_parser().parse_args(given)
     from engine.eject import eject
 
-    sys.stdout.write(eject(Path(options.out), options.to))
+    text = eject(Path(options.out), options.to)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # what Python and YAML take a file for, whatever this terminal shows
+    sys.stdout.write(text)
     return 0
 
 

@@ -58,7 +58,7 @@ def run_export(out: str, checkpoint: str | None, model: str | None, wanted: Want
     if as_json:
         document = {"schema": 1, "to": wanted.to, "from": str(source.adapter.path), "base": source.base_name,
                     "base_proven": source.base_proven, **told.fields, "path": str(told.path)}  # fmt: skip
-        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
         return 0
     for line in told.lines:
         sys.stdout.write(visible(line) + "\n")

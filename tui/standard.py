@@ -27,12 +27,16 @@ def see_to_streams() -> None:
 
 
 class Stdout(io.TextIOWrapper):
-    """Standard output, of which a full disk or a gone one is told to a person. A reader that has gone is no error (tui.cli)."""
+    """Standard output, of which a full disk or a gone one is told to a person. A reader that has gone is no error (tui.cli).
+
+    What its encoding has no character for is a question mark: under an ASCII locale a dot between two words, or a name, must not end a
+    command. Nothing that a program reads is left to that: JSON is escaped to ASCII, and an ejected run is UTF-8.
+    """
 
     @classmethod
     def of(cls, stream: io.TextIOWrapper) -> Stdout:
         """One in the place of `stream`, which is no more to be used."""
-        how = stream.encoding, stream.errors
+        how = stream.encoding, "replace"
         lines, through = stream.line_buffering, stream.write_through
         return cls(stream.detach(), *how, line_buffering=lines, write_through=through)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import write_jsonl
 
 WIZARD = """
 import asyncio, os, sys
@@ -97,3 +100,22 @@ def test_a_full_stdout_is_told_in_a_line(tmp_path: Path, chat_file: Path) -> Non
         assert "Traceback" not in done.stderr
         assert "Exception ignored" not in done.stderr
     assert _told('$L data "$1" | head -1', chat_file).stderr == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell")
+@pytest.mark.parametrize(
+    "locale",
+    [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}],
+    ids=["io", "C"],
+)
+def test_what_an_encoding_cannot_say_ends_no_command(tmp_path: Path, locale: dict[str, str]) -> None:
+    data = write_jsonl(tmp_path / "café.jsonl", [{"text": "“naïve” … 你好"}] * 3)
+    run = tmp_path / "café"
+    (run / "checkpoint-3").mkdir(parents=True)
+    (run / "events.jsonl").write_text('{"type": "run_started", "t": 1.0, "attempt": 1}\n')
+    for command in ('data "$1"', 'data "$1" --json', 'check "$2"', 'check "$2" --json', 'runs "$3"', 'runs "$3" --json'):
+        done = _told(f"$L {command}", data, run, tmp_path, **locale)
+        assert done.returncode == (3 if command.startswith("check") else 0), command
+        assert "Traceback" not in done.stderr
+        if "--json" in command:
+            assert json.loads(done.stdout)["schema"] == 1
