@@ -8,19 +8,15 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from engine.config import RunConfig
 from engine.durable import write_durably
-from engine.errors import ConfigError, OutputError
+from engine.errors import ConfigError, LoraTuiError, OutputError
 from engine.i18n import _
 from engine.journal import JOURNAL_NAME, read_journal
 from engine.lock import LOCK_FILES, unwritable
 from engine.paths import is_file, is_folder
 from engine.sources import Source, read_toml, resolve, to_toml, toml_text
-
-if TYPE_CHECKING:
-    pass
 
 RUN_TOML = "run.toml"
 FINAL = "final"
@@ -42,6 +38,17 @@ def need_plain_trash(output_dir: Path) -> None:
             _("What a run replaces goes there; a link is not followed."),
             _("Take it away."),
         )
+
+
+def need_folder(output_dir: Path) -> Path:
+    """The nearest to `output_dir` that is there: itself, or a folder above it. Raises OutputError where that is no folder."""
+    nearest = next((one for one in (output_dir, *output_dir.absolute().parents) if os.path.lexists(one)), Path("/"))
+    if is_folder(nearest):
+        return nearest
+    raise OutputError(
+        (_("{path}: is a file, not a folder") if is_file(nearest) else _("{path}: is no folder")).format(path=nearest),
+        fix=_("Name the folder that the run is to go to with --output."),
+    )
 
 
 def run_id_of(output_dir: Path) -> str | None:
@@ -105,17 +112,14 @@ class Place:
     occupied: bool
     free: int
     """Bytes that may still be written there."""
-    problem: OutputError | None
+    problem: LoraTuiError | None
     """Why nothing can be written there; None: nothing is known against it."""
 
 
 def look_at(folder: Path) -> Place:
     """Whether `folder` can hold a run."""
-    nearest = next((one for one in (folder, *folder.absolute().parents) if os.path.lexists(one)), Path("/"))
     try:
-        taken = occupied(folder)
-        if not nearest.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(nearest))
+        nearest, taken = need_folder(folder), occupied(folder)
         if not os.access(nearest, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(nearest))
         need_plain_trash(folder)

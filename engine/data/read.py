@@ -27,7 +27,10 @@ __all__ = ["Raw", "Reading", "kind", "read_raw"]
 
 DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json")
 """Files beside the data that hold no rows."""
-SPLITS = ("train", "training", "validation", "valid", "val", "dev", "eval", "test")
+SAVED_TO_DISK = {"state.json", "dataset_dict.json"}
+"""Either says that datasets wrote the folder and reads it."""
+TRAINING = ("train", "training")
+SPLITS = (*TRAINING, "validation", "valid", "val", "dev", "eval", "test")
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,7 @@ def _encoding(path: Path, reading: Reading) -> str:
 
 def _folder(folder: Path, reading: Reading, split: str | None) -> Raw:
     names = {entry.name for entry in folder.iterdir()}
-    if names & {"state.json", "dataset_dict.json"}:
+    if names & SAVED_TO_DISK:
         return _saved_to_disk(folder, reading, split)
     scripts = sorted(name for name in names if name.endswith(".py"))
     if scripts:
@@ -174,7 +177,7 @@ def _folder(folder: Path, reading: Reading, split: str | None) -> Raw:
         )
     files = sorted(entry for entry in folder.rglob("*") if _is_data(entry.relative_to(folder)) and entry.is_file())
     split_of = {entry: _split_of(entry.relative_to(folder)) for entry in files}
-    training = [entry for entry in files if split_of[entry] in ("train", "training")]
+    training = [entry for entry in files if split_of[entry] in TRAINING]
     chosen = training or files
     splits = tuple(dict.fromkeys(name for entry in files if entry not in chosen and (name := split_of[entry]) is not None))
     if split is not None:
@@ -200,6 +203,16 @@ def _folder(folder: Path, reading: Reading, split: str | None) -> Raw:
         notes.append(_("not trained on: {names}").format(names=", ".join(entry.name for entry in raw.others[:5])))
     raw.notes = (*notes, *raw.notes)
     return raw
+
+
+def would_be_read(folder: Path, path: Path) -> bool:
+    """Whether a file that would lie at `path`, below `folder`, would be taken for rows of the dataset in `folder`."""
+    inside = path.relative_to(folder)
+    if not _is_data(inside) or any(is_file(folder / name) for name in SAVED_TO_DISK):
+        return False
+    names = (entry.relative_to(folder) for entry in folder.rglob("*") if entry.is_file() and entry != path)
+    split = any(_split_of(name) in TRAINING for name in names if _is_data(name))
+    return not split or _split_of(inside) is not None
 
 
 def _is_data(path: Path) -> bool:

@@ -36,6 +36,7 @@ from engine.resume.differences import (
 from engine.resume.off_path import off_path_words
 from engine.resume.onwards import onwards
 from engine.resume.recommend import settle, settle_over_rows
+from engine.resume.unfit import need_own_folder
 from engine.sources import Resolved
 
 
@@ -102,6 +103,7 @@ def plan_run(resolved: Resolved, found: Scan | None = None) -> ResumePlan:
         _need_no_output_layer(config)
     assert config.dataset is not None and config.model is not None
     asked = Path(config.output) if config.output else None
+    need_own_folder(asked or proposed_output(config.dataset, config.model), config)
     if config.init_from is not None:
         return _from_weights(config, asked or proposed_output(config.dataset, config.model), Path(config.init_from))
     if config.resume == "never":

@@ -74,7 +74,7 @@ async def test_an_output_that_is_a_file_closes_the_way(wizard: Make, flags: dict
         hand = Hand(app, pilot)
         await hand.go_on("ModelScreen", "26 rows")
         await hand.go_on("OutputScreen", "context 256")
-        await hand.until(lambda: hand.shows("cannot write here"))
+        await hand.until(lambda: hand.shows("is a file, not a folder"))
         await hand.press("ctrl+n")
         assert hand.at("OutputScreen")
 
@@ -106,7 +106,7 @@ async def test_what_was_found_out_of_one_name_does_not_stand_below_another(
     wrong, words, seen = {
         "DatasetScreen": ("no.jsonl", "no.jsonl: there is no such file", "26 rows"),
         "ModelScreen": ("./typo", "there is no such model folder", "context 256"),
-        "OutputScreen": ("taken", "cannot write here", "are free there"),
+        "OutputScreen": ("taken", "is a file, not a folder", "are free there"),
     }[screen]
     app = wizard(flags)
     async with app.run_test(size=(80, 24)) as pilot:

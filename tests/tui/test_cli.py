@@ -128,7 +128,7 @@ def bad(tmp_path: Path, tiny_model: Path, chat_file: Path) -> dict[str, list[obj
         ("wrong type", 4, "row 4"),
         ("no model", 4, "config.json"),
         ("missing model", 4, "gone"),
-        ("a file as output", 5, "cannot write"),
+        ("a file as output", 5, "file: is a file, not a folder"),
         ("unwritable output", 5, "cannot write"),
         ("unknown flag", 2, "did you mean --epochs?"),
         ("out of range", 2, "--epochs"),
