@@ -21,7 +21,7 @@ from typing import Any
 
 import engine
 from engine.config import RunConfig, choices, field_meta, flag, group_title, is_switch
-from engine.errors import LoraTuiError, OutputError
+from engine.errors import ConfigError, LoraTuiError, OutputError
 from engine.i18n import _
 from engine.sources import Source, environment, read_toml, resolve
 from tui import i18n
@@ -148,7 +148,22 @@ def _lang(given: Sequence[str]) -> str | None:
     return None
 
 
+def _need_working_folder() -> None:
+    """Raise ConfigError where the folder that this was started in is gone. Relative paths lead nowhere then, and libraries that ask
+    for it end the process without a word (MKL)."""
+    try:
+        os.getcwd()  # noqa: PTH109 - asked, not wanted
+    except FileNotFoundError:
+        raise ConfigError(
+            _("the folder that lora-tui was started in is no longer there"),
+            _("It was removed or moved, or its disk was taken away."),
+            _("Change to a folder that is there (cd) and start it again."),
+        ) from None
+
+
 def _dispatch(given: list[str]) -> int:
+    if not {"--help", "-h", "--version"} & set(given):
+        _need_working_folder()
     # In front of a command's name stands nothing but the language, if anything.
     ahead = 2 if given[:1] == ["--lang"] else 1 if given and given[0].startswith("--lang=") else 0
     if given[ahead : ahead + 1] and given[ahead] in COMMANDS:

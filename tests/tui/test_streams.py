@@ -119,3 +119,18 @@ def test_what_an_encoding_cannot_say_ends_no_command(tmp_path: Path, locale: dic
         assert "Traceback" not in done.stderr
         if "--json" in command:
             assert json.loads(done.stdout)["schema"] == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a folder in use cannot be removed there")
+def test_a_working_folder_that_is_gone_is_told_and_nothing_is_begun(
+    tmp_path: Path, chat_file: Path, tiny_model: Path
+) -> None:
+    """A run that names everything by absolute paths was ended by a library without a word."""
+    for command in ("check .", 'data "$2"', '--yes --dataset "$2" --model "$3" --output "$4"', "--yes"):
+        gone = tmp_path / "gone"
+        gone.mkdir()
+        done = _told(f'cd "$1" && rmdir "$1" && $L {command}', gone, chat_file, tiny_model, tmp_path / "run")
+        assert done.returncode == 2, command
+        assert "was started in is no longer there" in done.stderr and "cd" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
