@@ -7,7 +7,7 @@ say which folder is meant, then that folder's own answers are laid beneath them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.inspect import SCHEDULER, inspect_folder
 from engine.checkpoints.rates import saved_rates
 from engine.checkpoints.scan import Scan, glance
-from engine.folder import last_run, named, proposed_output, source_of_run
+from engine.folder import NOT_INHERITED, RUN_TOML, last_run, named, proposed_output, source_of_run
 from engine.paths import is_folder
 from engine.remembered import source_remembered
 from engine.resume.logged import logged_schedule, was_limited
@@ -41,7 +41,7 @@ def gather(
     """All answers of a run, validated. Raises ConfigError (2) naming every wrong one."""
     strong = [Source("flag", "", flags), environment() if environ is None else environment(environ)]
     if config_file is not None:
-        strong.append(read_toml(config_file))
+        strong += named_settings(config_file, strong)
     weak = [Source("demo", "", demo)] if demo else []
     first = resolve([*strong, *weak]).config
     if first.init_from is not None:
@@ -70,6 +70,27 @@ def gather(
     found, choice = settle_over_rows(glance(folder), resolve([*strong, *weak]).config)
     chosen = choice.checkpoint
     return Answers(resolve([*strong, *([_told_by(chosen)] if chosen else []), *weak]), found)
+
+
+def named_settings(path: Path, stronger: Sequence[Source]) -> list[Source]:
+    """The settings file that a person named (--config), as sources. Raises ConfigError.
+
+    A run's own run.toml means that run: it goes on, as if its folder were named, and is not begun again as it once was (`resume`,
+    `init_from`, `accept`). Where one of `stronger` names another folder, or the file is a copy, it is settings and no more.
+    """
+    source = read_toml(path)
+    if not source.of_run:
+        return [source]
+    settings = {key: value for key, value in source.values.items() if key not in NOT_INHERITED}
+    file = path.resolve()
+    if file.name != RUN_TOML:
+        kept = {"output": source.values["output"]} if "output" in source.values else {}
+        return [Source("config", source.where, settings | kept)]
+    asked = resolve(stronger).config.output
+    if asked is not None and Path(asked).resolve() != file.parent:
+        return [Source("config", source.where, settings)]
+    folder = file.parent if path.is_symlink() else path.parent
+    return [Source("config", source.where, {"output": str(folder)}), Source("run", source.where, settings)]
 
 
 def _of_checkpoint(path: Path, weights: bool = False) -> list[Source]:

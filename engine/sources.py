@@ -40,6 +40,8 @@ class Source:
     where: str
     """Shown in errors: a file's path, or empty."""
     values: Mapping[str, Any]
+    of_run: bool = False
+    """Whether it is a file that a run wrote of itself, with its id."""
 
     def name(self, field: str) -> str:
         """What a person wrote to set `field` here."""
@@ -151,7 +153,7 @@ def read_toml(path: Path, kind: Literal["config", "run", "remembered"] = "config
         raise ConfigError(_("{path}: is not TOML").format(path=path), str(error)) from None
     empty = not document
     schema, count = document.pop("schema_version", SCHEMA_VERSION), document.pop(HOW_MANY, 0)
-    document.pop("run_id", None)
+    of_run = document.pop("run_id", None) is not None
     if type(schema) is not int or schema != SCHEMA_VERSION:  # true is 1 to Python
         raise ConfigError(
             _("{path}: schema_version {found} is not {known}").format(path=path, found=schema, known=SCHEMA_VERSION),
@@ -159,7 +161,7 @@ def read_toml(path: Path, kind: Literal["config", "run", "remembered"] = "config
         )
     if kind == "run" and (empty or type(count) is not int or not 0 <= count <= len(document)):
         raise _cut_short(path, len(document), count)
-    return Source(kind, str(path), document)
+    return Source(kind, str(path), document, of_run)
 
 
 def _cut_short(path: Path, found: int, count: Any) -> ConfigError:

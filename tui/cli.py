@@ -23,7 +23,7 @@ import engine
 from engine.config import RunConfig, choices, field_meta, flag, group_title, is_switch
 from engine.errors import ConfigError, LoraTuiError, OutputError
 from engine.i18n import _
-from engine.sources import Source, environment, read_toml, resolve
+from engine.sources import Source, environment, resolve
 from tui import i18n
 from tui.commands import COMMANDS
 from tui.completion import SHELLS
@@ -194,11 +194,11 @@ def _run(given: list[str]) -> int:
 def _wizard(parser: Parser, options: argparse.Namespace, flags: dict[str, Any]) -> int:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         parser.error(_("the wizard needs a terminal; add --yes to run without questions"))
-    sources = [
-        Source("flag", "", flags),
-        environment(),
-        *([read_toml(options.config)] if options.config is not None else []),
-    ]
+    sources = [Source("flag", "", flags), environment()]
+    if options.config is not None:
+        from engine.answers import named_settings
+
+        sources += named_settings(options.config, sources)
     if any(source.values for source in sources):  # the first look at a value costs 40 ms, a tenth of the first frame
         resolve(sources)  # bad values are told before the first screen
     answers = {name: value for source in reversed(sources) for name, value in source.values.items()}

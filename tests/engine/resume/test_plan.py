@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
+from engine.answers import gather
 from engine.data import formats
+from engine.folder import run_id_of
+from engine.resume.plan import plan_run
 from tests.conftest import chats, write_jsonl
 from tests.engine.runs import plan, train
 
@@ -130,3 +133,35 @@ def test_settings_that_no_step_was_done_with_are_not_taken_up(tmp_path: Path, ti
         train(**asked, target_modules="nosuch")
     outcome, _events = train(**asked)
     assert (outcome.state, outcome.step) == ("finished", 2)
+
+
+def by_file(path: Path, **flags: Any) -> Any:
+    """What `lora-tui --yes --config PATH` would do with these flags."""
+    answers = gather({key: str(value) for key, value in flags.items()}, path, environ={})
+    return plan_run(answers.resolved, answers.found)
+
+
+@pytest.mark.parametrize("how", ["resume", "init_from"])
+def test_a_run_s_own_file_goes_on_with_that_run_from_any_folder(
+    how: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It began from another's checkpoint, and is not begun there again."""
+    mine = Path(shutil.copytree(run, tmp_path / "mine"))
+    monkeypatch.chdir(tmp_path)
+    train(stop_at=6 if how == "resume" else 2, **{how: mine / "checkpoint-4"}, output="branch", **FLAGS)
+    monkeypatch.chdir(run)
+    begun = run_id_of(tmp_path / "branch")
+    (tmp_path / "link.toml").symlink_to(tmp_path / "branch" / "run.toml")
+    for file in (tmp_path / "branch" / "run.toml", tmp_path / "link.toml"):
+        onwards = by_file(file)
+        assert (onwards.mode, onwards.output_dir, onwards.run_id) == ("continue", tmp_path / "branch", begun)
+        assert onwards == plan(output=tmp_path / "branch")
+
+
+def test_a_run_s_own_file_with_another_output_is_settings_and_no_more(run: Path, tmp_path: Path) -> None:
+    fresh = by_file(run / "run.toml", output=tmp_path / "other")
+    assert (fresh.mode, fresh.output_dir, fresh.config.learning_rate) == ("fresh", tmp_path / "other", 1e-2)
+    copy = tmp_path / "settings.toml"
+    copy.write_text((run / "run.toml").read_text().replace('resume = "auto"', 'resume = "never"'))
+    assert by_file(copy, output=tmp_path / "other").config == fresh.config
+    assert by_file(run / "run.toml", resume="never").output_dir == run.with_name("run-2")
