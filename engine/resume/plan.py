@@ -103,7 +103,8 @@ def plan_run(resolved: Resolved, found: Scan | None = None) -> ResumePlan:
         _need_no_output_layer(config)
     assert config.dataset is not None and config.model is not None
     asked = Path(config.output) if config.output else None
-    need_own_folder(asked or proposed_output(config.dataset, config.model), config)
+    if asked is not None or named is None:  # else it goes where the checkpoint lies, or beside that
+        need_own_folder(asked or proposed_output(config.dataset, config.model), config)
     if config.init_from is not None:
         return _from_weights(config, asked or proposed_output(config.dataset, config.model), Path(config.init_from))
     if config.resume == "never":
