@@ -63,7 +63,7 @@ def _inspect(path: Path, verify: bool, entries: Mapping[str, Entry] | None) -> C
         return _unreadable(path, wrong)
     proof = check_manifest(path, entries, digests=verify) if MANIFEST_NAME in entries else None
     weights, shards = _weights(path, entries, verify)
-    training = _training_state(path, entries, verify, proof.same if proof is not None else frozenset())
+    training = _training_state(path, entries, verify, proof)
     judged = _put_together(path, entries, weights, shards, training, proof, verify)
     if itself.others_write or any(entry.others_write for entry in entries.values()):
         return replace(judged, problems=(*judged.problems, _open_to_all(path)))
@@ -131,8 +131,8 @@ def _no_weights(entries: Mapping[str, Entry]) -> Problem:
     )
 
 
-def _training_state(path: Path, entries: Mapping[str, Entry], verify: bool, same: frozenset[str]) -> _TrainingState:
-    """`same`: files whose digest is that of the manifest."""
+def _training_state(path: Path, entries: Mapping[str, Entry], verify: bool, proof: Proof | None) -> _TrainingState:
+    same = proof.same if proof is not None else frozenset()  # files whose digest is that of the manifest
     problems: list[Problem] = []
     state: TrainerState | None = None
     whole = True
@@ -140,6 +140,9 @@ def _training_state(path: Path, entries: Mapping[str, Entry], verify: bool, same
         if STATE_NAME not in entries:
             raise _state_missing(STATE_NAME, _("how far the run had come is not known"))
         state = read_state(path / STATE_NAME)
+        if proof is None and state.doubt is not None:  # with a manifest that one says where it stood
+            problems.append(state.doubt)
+            whole = False
     except Unsound as wrong:
         problems.append(wrong.problem)
         whole = False

@@ -7,16 +7,18 @@ is taken only where it is exactly what Trainer writes; the rest may be unknown, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engine.checkpoints.checkpoint import LogRow
+from engine.checkpoints.checkpoint import LogRow, Problem
 from engine.checkpoints.files import Unsound, count, number, parse_json, read_bounded
 from engine.checkpoints.trainer_log import KEY, Log, keep_log, known_log, log_of, stands_in
 from engine.i18n import _
 
 STATE_NAME = "trainer_state.json"
+ROUNDED = 0.02
+"""How far an epoch may be off: old versions round it."""
 ENDLESS = 1e9
 """More epochs than this is Trainer's way to say that the dataset has no length (it writes sys.maxsize)."""
 
@@ -32,6 +34,8 @@ class TrainerState:
     log: Log
     batch_size: int | None
     """Rows at a time on a device (train_batch_size)."""
+    doubt: Problem | None = None
+    """Why it cannot have stood at an epoch where it says; the epoch is None then."""
 
     @property
     def history(self) -> tuple[LogRow, ...]:
@@ -79,13 +83,36 @@ def _state(raw: dict[str, Any], log: Log) -> TrainerState:
             _("{name}: epoch is {value}, not a number from 0 on.").format(name=STATE_NAME, value=_short(raw.get("epoch"))),
         )
     total = number(raw.get("num_train_epochs"))
+    total = total if total is not None and 0 < total < ENDLESS else None
+    most = count(raw.get("max_steps")) or None
+    doubt = _doubt(step, epoch, most, total)
     return TrainerState(
         step=step,
-        epoch=epoch,
-        max_steps=count(raw.get("max_steps")) or None,
-        total_epochs=total if total is not None and 0 < total < ENDLESS else None,
+        epoch=epoch if doubt is None else None,
+        max_steps=most,
+        total_epochs=total,
         log=log,
         batch_size=count(raw.get("train_batch_size")) or None,
+        doubt=doubt,
+    )
+
+
+def _doubt(step: int, epoch: float | None, most: int | None, total: float | None) -> Problem | None:
+    """Why a run that has done `step` steps of at most `most` cannot stand at `epoch` of `total`; None where it can. Ranking rests on
+    the epoch, so one that is nonsense would come before all that are sound. A step never goes past the end of an epoch."""
+    if epoch is None:
+        words = _("{name} says step {step} and no epoch: where in the data it stood is not known.")
+        told = Problem("epoch_unknown", words.format(name=STATE_NAME, step=step))
+    elif epoch > step + ROUNDED or (step and not epoch):
+        words = _("{name}: after {step} steps a run cannot be at epoch {epoch:.6g}.")
+        told = Problem("epoch_impossible", words.format(name=STATE_NAME, step=step, epoch=epoch))
+    elif total is not None and most is not None and step <= most and epoch > total * (1 + ROUNDED) + ROUNDED:
+        words = _("{name}: a run of {total:.6g} epochs and {most} steps cannot be at epoch {epoch:.6g} after {step} steps.")
+        told = Problem("epoch_impossible", words.format(name=STATE_NAME, total=total, most=most, epoch=epoch, step=step))
+    else:
+        return None
+    return replace(
+        told, fix=_("Continue from an earlier checkpoint, or start a new run from these weights with --init-from.")
     )
 
 

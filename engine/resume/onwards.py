@@ -23,7 +23,6 @@ from engine.course.steps import (
     run_length,
 )
 from engine.data.dataset import Dataset, in_saved_words, read_dataset
-from engine.errors import CannotContinue
 from engine.i18n import _
 from engine.resume.differences import (
     RESTARTING,
@@ -123,8 +122,7 @@ def _as_logged(resolved: Resolved, checkpoint: Checkpoint) -> Onwards:
     epochs_asked = resolved.asked("epochs") or resolved.asked("max_steps")
     complete = not epochs_asked and checkpoint.max_steps is not None and (checkpoint.step or 0) >= checkpoint.max_steps
     if not complete:
-        if checkpoint.step is None or checkpoint.epoch is None:
-            raise CannotContinue(_("{path}: says neither step nor epoch").format(path=checkpoint.path))
+        assert checkpoint.step is not None and checkpoint.epoch is not None, "else it is not continuable"
         dataset = read_dataset(config)
         rows = len(dataset.train)
         if not resolved.asked("grad_accum") and not resolved.asked("batch_size"):

@@ -444,3 +444,11 @@ def test_so_is_an_older_pickle_of_whole_numbers(whole: Path) -> None:
     (whole / ADAPTER).unlink()
     torch.save({name: torch.from_numpy(one).int() for name, one in adapter_tensors().items()}, whole / "adapter_model.bin")
     assert "not_fractions" in codes(inspect_folder(whole))
+
+
+@pytest.mark.parametrize(("epoch", "code"), [(None, "epoch_unknown"), (1e308, "epoch_impossible")])
+def test_an_epoch_that_cannot_be_leaves_only_the_weights(whole: Path, epoch: float | None, code: str) -> None:
+    """It would be ranked first, or be refused once it was chosen."""
+    write_state(whole, 327, epoch)
+    found = inspect_folder(whole)
+    assert (found.grade, found.continuable, found.epoch) == (Grade.WEIGHTS_ONLY, False, None) and code in codes(found)

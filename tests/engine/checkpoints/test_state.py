@@ -35,8 +35,32 @@ def test_an_epoch_that_is_no_number_is_refused(epoch: str) -> None:
     assert code_of(b'{"global_step": 1, "epoch": %s}' % epoch.encode()) == "epoch_invalid"
 
 
-def test_an_epoch_of_null_is_unknown() -> None:
-    assert parse_state({"global_step": 1, "epoch": None}).epoch is None
+@pytest.mark.parametrize("epoch", [None, 0.0, 1e308, 15.5, 2.5])
+def test_where_no_run_can_stand_is_doubted_and_not_ranked(epoch: float | None) -> None:
+    state = parse_state({"global_step": 15, "epoch": epoch, "max_steps": 20, "num_train_epochs": 2})
+    assert state.epoch is None and state.doubt is not None and len(state.doubt.message) < 200 and state.doubt.fix
+    assert parse_state({"global_step": 0, "epoch": 1.5}).doubt is not None
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"global_step": 1000, "epoch": 1000.0, "max_steps": 1000, "num_train_epochs": 1000},
+        {"global_step": 15000, "epoch": 18.03, "max_steps": 15000, "num_train_epochs": 2**63 - 1},
+        {"global_step": 13, "epoch": 1.3, "max_steps": 13, "num_train_epochs": 2},
+        {"global_step": 21, "epoch": 3.01, "max_steps": 21, "num_train_epochs": 3},
+        {"global_step": 40, "epoch": 4.0, "max_steps": 20, "num_train_epochs": 2},
+        {"global_step": 0, "epoch": 0, "max_steps": 20, "num_train_epochs": 2},
+    ],
+    ids=["a step an epoch", "endless", "limited", "rounded", "extended", "begun"],
+)
+def test_where_a_run_can_stand_is_not_doubted(state: dict[str, float]) -> None:
+    assert parse_state(state).doubt is None
+
+
+def test_no_real_history_is_doubted(histories: Path) -> None:
+    states = [read_state(path) for path in [*histories.glob("0[0-8]*.json"), *histories.rglob("checkpoint-*/*_state.json")]]
+    assert len(states) > 20 and {state.step for state in states if state.doubt is not None} == {0}, "021 had not begun"
 
 
 @pytest.mark.parametrize(
