@@ -19,7 +19,7 @@ from engine.checkpoints.scan import Scan, glance
 from engine.folder import NOT_INHERITED, RUN_TOML, last_run, named, proposed_output, source_of_run
 from engine.paths import is_folder
 from engine.remembered import source_remembered
-from engine.resume.logged import logged_schedule, was_limited
+from engine.resume.logged import logged_schedule
 from engine.resume.recommend import settle_over_rows
 from engine.sources import Resolved, Source, environment, read_toml, resolve
 
@@ -116,7 +116,7 @@ def _told_by(checkpoint: Checkpoint) -> Source:
             values["target_modules"] = ",".join(shape.target_modules)
         if shape.base_model and is_folder(Path(shape.base_model)):
             values["model"] = shape.base_model
-    if was_limited(checkpoint):
+    if checkpoint.was_limited:
         values["max_steps"] = checkpoint.max_steps
     else:
         values["epochs"] = checkpoint.total_epochs

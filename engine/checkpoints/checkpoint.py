@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 
 from engine.checkpoints.manifest import Manifest
 
+ROUNDED = 0.02
+"""A run that is so little shorter than its epochs was not limited: old logs round the epoch."""
+
 
 class Grade(StrEnum):
     """How far a checkpoint can be trusted (C4)."""
@@ -87,8 +90,32 @@ class Checkpoint:
     """Rows at a time on a device, where Trainer wrote it down."""
 
     @property
+    def was_limited(self) -> bool:
+        """Whether another tool's run was to end before its last epoch did: at a number of steps, or a part of an epoch. Trainer writes
+        the epochs rounded up to whole ones, and the steps as they are."""
+        if (
+            self.manifest is not None
+            or not self.step
+            or not self.epoch
+            or self.max_steps is None
+            or self.total_epochs is None
+        ):
+            return False
+        return self.max_steps < (1 - ROUNDED) * self.total_epochs * self.step / self.epoch
+
+    @property
+    def planned_epochs(self) -> float | None:
+        """Epochs of the whole run as it was planned when this was saved; None where that is unknown."""
+        if self.was_limited and self.step and self.epoch and self.max_steps:
+            return self.max_steps * self.epoch / self.step
+        return self.total_epochs
+
+    @property
     def remaining_epochs(self) -> float | None:
-        """Epochs left of the run as it was planned when this was saved; None where that is unknown."""
-        if self.epoch is None or self.total_epochs is None:
+        """Epochs left of it; None where that is unknown. Of another tool's run nothing is left once its steps are done, whatever its
+        epoch says to the last digit."""
+        if self.epoch is None or self.planned_epochs is None:
             return None
-        return max(0.0, self.total_epochs - self.epoch)
+        if self.manifest is None and self.max_steps is not None and (self.step or 0) >= self.max_steps:
+            return 0.0
+        return max(0.0, self.planned_epochs - self.epoch)

@@ -33,8 +33,6 @@ MOST_WARMUPS = 2_000
 MOST_WARMUP = 10_000_000
 MOST_ADDED = 65_536
 """Batches of a step, at most (--grad-accum)."""
-ROUNDED = 0.02
-"""A run that is so little shorter than its epochs was not limited: old logs round the epoch."""
 HALF_A_DIGIT = 0.006
 """How far an epoch of two digits is off, at most."""
 
@@ -153,15 +151,6 @@ def _warmups_to(rates: SavedRates, rated: Sequence[LogRow], total: int) -> list[
         part = math.acos(2 * share - 1) / math.pi
         found.append((step - part * total) / (1 - part))
     return sorted({round(one) for one in found if 0 <= one <= MOST_WARMUP})
-
-
-def was_limited(checkpoint: Checkpoint) -> bool:
-    """Whether another tool's run was to end before its last epoch did: at a number of steps, or a part of an epoch. Trainer writes the
-    epochs rounded up to whole ones, and the steps as they are."""
-    steps = checkpoint.step / checkpoint.epoch if checkpoint.step and checkpoint.epoch else math.inf
-    if checkpoint.max_steps is None or checkpoint.total_epochs is None or not math.isfinite(steps):
-        return False
-    return checkpoint.max_steps < (1 - ROUNDED) * checkpoint.total_epochs * steps
 
 
 def logged_accumulation(checkpoint: Checkpoint, config: RunConfig, rows: int) -> int:

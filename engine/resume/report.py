@@ -64,8 +64,8 @@ def checkpoint_report(checkpoint: Checkpoint) -> dict[str, Any]:
         "loss": _number(checkpoint.loss),
         "eval_loss": _number(checkpoint.eval_loss),
         "max_steps": checkpoint.max_steps,
-        "total_epochs": _number(checkpoint.total_epochs),
-        "remaining_epochs": _number(checkpoint.remaining_epochs),
+        "total_epochs": _rounded(checkpoint.planned_epochs),
+        "remaining_epochs": _rounded(checkpoint.remaining_epochs),
         "grade": str(checkpoint.grade),
         "run": checkpoint.run,
         "made_by": checkpoint.made_by,
@@ -113,6 +113,11 @@ def _advice(output_dir: Path, checkpoint: Checkpoint | None) -> dict[str, str]:
 
 def _number(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
+
+
+def _rounded(epochs: float | None) -> float | None:
+    """What was computed of `epochs`, without the digits that only the computing made."""
+    return round(known, 4) if (known := _number(epochs)) is not None else None
 
 
 def _text(text: str) -> str:

@@ -40,6 +40,13 @@ def document(out: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[s
     return code, json.loads(capsys.readouterr().out, parse_constant=refuse)
 
 
+def test_epochs_are_told_without_the_digits_that_only_computing_made(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = out / "checkpoint-12" / "trainer_state.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), "epoch": 2.6, "num_train_epochs": 3, "max_steps": 30}))
+    told = next(one for one in document(out, capsys)[1]["checkpoints"] if one["name"] == "checkpoint-12")
+    assert 3 - 2.6 != 0.4 and told["remaining_epochs"] == 0.4
+
+
 def test_the_document_is_as_the_contract_says(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, found = document(out, capsys)
     assert code == 0 and set(found) == TOP and found["schema"] == 1 and found["recommended"] == "checkpoint-40"

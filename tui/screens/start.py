@@ -315,7 +315,7 @@ def facts(one: Checkpoint, choice: Choice | None) -> Text:
     text = Text(visible(one.name), style="bold")
     parts = []
     if one.epoch is not None:
-        total = epochs_words(one.total_epochs)
+        total = epochs_words(one.planned_epochs)
         parts.append(_("epoch {epoch} of {total}").format(epoch=f"{one.epoch:.2f}", total=total))
     if one.step is not None:
         parts.append(_("step {step}").format(step=one.step))

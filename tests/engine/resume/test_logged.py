@@ -14,7 +14,7 @@ from engine.checkpoints.checkpoint import Checkpoint, Grade, LogRow
 from engine.checkpoints.rates import SavedRates
 from engine.config import RunConfig
 from engine.course.steps import learning_rate_at
-from engine.resume.logged import LoggedSchedule, _of_saved, logged_accumulation, logged_schedule, misfit, was_limited
+from engine.resume.logged import LoggedSchedule, _of_saved, logged_accumulation, logged_schedule, misfit
 
 
 def checkpoint(rates: dict[int, float | None], total: int | None) -> Checkpoint:
@@ -102,7 +102,16 @@ def test_a_run_that_was_to_end_within_an_epoch_keeps_its_number_of_steps(
     max_steps: int | None, total_epochs: float, limited: bool
 ) -> None:
     known = replace(checkpoint({1: 1e-4}, max_steps), step=10, epoch=10 / 58, total_epochs=total_epochs)
-    assert was_limited(known) is limited
+    assert known.was_limited is limited
+
+
+def test_a_run_that_did_all_its_steps_has_nothing_left_and_its_epochs_are_those_it_came_to() -> None:
+    done = replace(checkpoint({1: 1e-4}, 13), step=13, epoch=1.3, total_epochs=2.0)
+    assert (done.planned_epochs, done.remaining_epochs) == (pytest.approx(1.3), 0.0)
+    before = replace(done, step=10, epoch=1.0)
+    assert (before.planned_epochs, before.remaining_epochs) == (pytest.approx(1.3), pytest.approx(0.3))
+    rounded = replace(checkpoint({1: 1e-4}, 932), step=932, epoch=3.9957, total_epochs=4.0)
+    assert (rounded.planned_epochs, rounded.remaining_epochs) == (4.0, 0.0)
 
 
 @given(
