@@ -316,15 +316,16 @@ def plan_lines(plan: ResumePlan) -> list[tuple[str, str]]:
     if plan.mode == "fresh" or checkpoint is None:
         lines.append((_("starting fresh in {folder} · {reason}").format(folder=plan.output_dir, reason=plan.reason), "bold"))
         return lines
-    total = plan.length.total_epochs if plan.length is not None else checkpoint.total_epochs
+    total = plan.length.total_epochs if plan.length is not None else checkpoint.planned_epochs
     epoch = checkpoint.epoch
     left = plan.epochs_left
-    parts = [
-        f"{checkpoint.name}",
-        _("epoch {epoch} of {total}").format(epoch=_short(epoch), total=epochs_words(total)),
-        _("step {step}").format(step=checkpoint.step if checkpoint.step is not None else "-"),
-        _("last loss {loss}").format(loss=number(checkpoint.loss)),
-    ]
+    parts = [checkpoint.name]  # of a final adapter nothing else is known
+    if epoch is not None:
+        parts.append(_("epoch {epoch} of {total}").format(epoch=_short(epoch), total=epochs_words(total)))
+    if checkpoint.step is not None:
+        parts.append(_("step {step}").format(step=checkpoint.step))
+    if checkpoint.loss is not None:
+        parts.append(_("last loss {loss}").format(loss=number(checkpoint.loss)))
     if plan.mode == "weights":
         lines.append(
             (

@@ -10,7 +10,8 @@ import pytest
 
 from engine.lock import locked
 from tests.conftest import chats, write_jsonl
-from tests.engine.runs import train
+from tests.engine.runs import plan, train
+from tui.show import plan_lines
 
 LoraTui = Callable[..., tuple[int, str, str]]
 
@@ -92,3 +93,9 @@ def test_other_rows_to_measure_on_are_told_before_a_run_goes_on(
     write_jsonl(measured, chats(4))
     code, _out, told = lora_tui(*flags)
     assert code == 0 and "saved 5 rows to measure on, now 4 rows to measure on" in told
+
+
+def test_of_a_final_adapter_only_what_is_known_is_shown(tiny_model: Path, chat_file: Path, tmp_path: Path) -> None:
+    train(dataset=chat_file, model=tiny_model, output=tmp_path / "run", max_steps=1)
+    decided = plan(dataset=chat_file, model=tiny_model, output=tmp_path / "new", init_from=tmp_path / "run" / "final")
+    assert plan_lines(decided)[0][0].endswith("from the weights of final")
