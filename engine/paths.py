@@ -41,3 +41,10 @@ def is_file(path: Path) -> bool:
 def is_there(path: Path) -> bool:
     """As `is_folder`, for anything."""
     return os.path.exists(path)  # noqa: PTH110
+
+
+def rooted(path: Path) -> Path:
+    """The path of what is there at `path` from the root on, so that it holds in any folder: links are kept, `..` is not. Behind a link
+    to a folder that is another place than it reads, and there it stays."""
+    written = os.path.abspath(path)  # noqa: PTH100 - Path.resolve would follow links
+    return Path(written) if is_there(Path(written)) and os.path.samefile(path, written) else path.absolute()  # noqa: PTH121

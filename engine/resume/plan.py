@@ -27,7 +27,7 @@ from engine.devices import placed
 from engine.errors import CannotContinue, ConfigError, ModelError
 from engine.folder import free_sibling, own_start, proposed_output, run_id_of
 from engine.i18n import _
-from engine.paths import is_folder, is_there
+from engine.paths import is_folder, is_there, rooted
 from engine.resume.asked import asked_for, inspected, need_checkpoint, need_continuable, problems_of, ways_on
 from engine.resume.differences import (
     Difference,
@@ -188,7 +188,7 @@ def _need_no_output_layer(config: RunConfig) -> None:
 def _rooted(config: RunConfig) -> RunConfig:
     """Local paths made absolute, so that run.toml and the adapter's own configuration hold from any folder."""
     local = {
-        name: str(Path(value).absolute())
+        name: str(rooted(Path(value)))
         for name in ("dataset", "model", "eval_dataset")
         if (value := getattr(config, name)) is not None and is_there(Path(value)) and not _may_be_a_split(name, value)
     }
@@ -257,7 +257,7 @@ def _weights_plan(config: RunConfig, output_dir: Path, path: Path, run_id: str) 
         raise CannotContinue(_("{path}: cannot start this run from its weights").format(path=path), against)
     return ResumePlan(
         "weights",
-        _at(config, output_dir).model_copy(update={"init_from": str(checkpoint.path.absolute())}),
+        _at(config, output_dir).model_copy(update={"init_from": str(rooted(checkpoint.path))}),
         output_dir,
         run_id,
         f"{checkpoint.run}/{checkpoint.name}",
@@ -273,7 +273,7 @@ def _from_path(resolved: Resolved, asked: Path | None, path: Path) -> ResumePlan
     beside = (
         here if EXACT.fullmatch(placed.name) else proposed_output(str(resolved.config.dataset), str(resolved.config.model))
     )
-    resolved = replace(resolved, config=resolved.config.model_copy(update={"resume": str(placed.path.absolute())}))
+    resolved = replace(resolved, config=resolved.config.model_copy(update={"resume": str(rooted(placed.path))}))
     if furthest and (asked is None or asked.resolve() == here.resolve()):
         choice = _as_asked(placed, _("as asked; it is the furthest of its run"))
         output_dir = asked or here

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ConfigError
-from engine.paths import is_file, is_folder, is_there, path_of
+from engine.paths import is_file, is_folder, is_there, path_of, rooted
 from engine.sources import Source, resolve
 
 LONG = "x" * 300
@@ -55,3 +55,13 @@ def test_a_name_that_is_too_long_is_told_and_not_a_fault(name: str, tmp_path: Pa
 def test_a_name_that_run_toml_could_not_hold_is_refused_at_its_setting() -> None:
     with pytest.raises(ConfigError, match=r"--output: .* UTF-8"):
         resolve([Source("flag", "", {"output": "bad\udcff"})])
+
+
+def test_a_path_from_the_root_has_no_way_back_in_it_unless_a_link_makes_it_another_place(tmp_path: Path) -> None:
+    (tmp_path / "models" / "base").mkdir(parents=True)
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "far" / "base").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "away")
+    assert rooted(tmp_path / "far" / ".." / "models" / "base") == tmp_path / "models" / "base"
+    assert rooted(tmp_path / "link") == tmp_path / "link"
+    assert rooted(tmp_path / "link" / ".." / "base").samefile(tmp_path / "far" / "base")
