@@ -25,6 +25,8 @@ SCHEMA_VERSION = 1
 HOW_MANY = "settings"
 """Key of run.toml: how many settings it holds, since one that was cut at the end of a line is still TOML."""
 ENV_PREFIX = "LORA_TUI_"
+OTHER_VARIABLES = ("lang", "cache", "state", "ascii", "meet")
+"""Variables of that name which are no settings; the last is the batch script's own (submit.py)."""
 MAX_TOML_BYTES = 1_000_000
 RIVALS = {"max_steps": "epochs", "eval_dataset": "eval_fraction", "eval_fraction": "eval_dataset"}
 """Settings that do not count beside another one."""
@@ -77,7 +79,7 @@ def resolve(sources: Sequence[Source]) -> Resolved:
     for source in sources:
         for key, value in source.values.items():
             if key not in RunConfig.model_fields:
-                problems.append(_("{name}: there is no such setting").format(name=source.name(key)))
+                problems.append(_no_such(source, key))
             elif (rival := RIVALS.get(key)) in owner and owner[rival] is not source and values[rival] not in NOTHING:
                 continue
             elif key not in values:
@@ -97,6 +99,14 @@ def resolve(sources: Sequence[Source]) -> Resolved:
         detail = "" if len(problems) == 1 else "\n".join(problems)
         raise ConfigError(title, detail, _("See lora-tui --help for what each setting takes."))
     return Resolved(config, {key: source.kind for key, source in owner.items()})
+
+
+def _no_such(source: Source, key: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(key, RunConfig.model_fields, 1)
+    text = _("{name}: there is no such setting").format(name=source.name(key))
+    return text + (" · " + _("did you mean {near}?").format(near=source.name(near[0])) if near else "")
 
 
 def _explain(key: str, item: Any) -> str:
@@ -129,12 +139,10 @@ def problem_of(field: str, value: Any) -> str | None:
 
 
 def environment(environ: Mapping[str, str] = os.environ) -> Source:
-    """The `LORA_TUI_*` variables that name a setting. LORA_TUI_LANG and the like belong to others and are not read here."""
-    found = {
-        name: environ[ENV_PREFIX + name.upper()]
-        for name in RunConfig.model_fields
-        if environ.get(ENV_PREFIX + name.upper(), "") != ""
-    }
+    """The `LORA_TUI_*` variables, but for those that are no settings. What names none is among them, to be refused: a run with a
+    misspelt one would go on for hours with the default, and nobody else has a reason to use this prefix. An empty one is not set."""
+    names = {name: name.removeprefix(ENV_PREFIX).lower() for name in environ if name.startswith(ENV_PREFIX)}
+    found = {key: environ[name] for name, key in names.items() if environ[name] != "" and key not in OTHER_VARIABLES}
     return Source("environment", "", found)
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.answers import gather
 from engine.config import RunConfig, flag, number_kind
 from engine.errors import ConfigError
 from engine.sources import Source, environment, read_toml, resolve, to_toml
@@ -129,6 +130,13 @@ def test_no_file_of_settings_breaks_the_reader(content: bytes) -> None:
 def test_the_environment_is_read_by_the_names_of_the_settings_only() -> None:
     source = environment({"LORA_TUI_EPOCHS": "4", "LORA_TUI_LANG": "zh_CN", "LORA_TUI_SEED": "", "EPOCHS": "9"})
     assert dict(source.values) == {"epochs": "4"}
+
+
+def test_a_misspelt_variable_is_refused_with_what_was_meant() -> None:
+    with pytest.raises(ConfigError, match="LORA_TUI_EPOCH: there is no such setting · did you mean LORA_TUI_EPOCHS"):
+        gather({}, environ={"LORA_TUI_EPOCH": "5"})
+    others = {"LORA_TUI_MEET": "here:1", "LORA_TUI_CACHE": "/tmp", "LORA_TUI_STATE": "/tmp", "LORA_TUI_ASCII": "1"}
+    assert environment({**others, "LORA_TUI_BOGUS": ""}).values == {}
 
 
 def test_epochs_that_are_asked_for_are_not_overruled_by_steps_of_an_earlier_start() -> None:
