@@ -90,7 +90,7 @@ def named_settings(path: Path, stronger: Sequence[Source]) -> list[Source]:
     if asked is not None and Path(asked).resolve() != file.parent:
         return [Source("config", source.where, settings)]
     folder = file.parent if path.is_symlink() else path.parent
-    return [Source("config", source.where, {"output": str(folder)}), Source("run", source.where, settings)]
+    return [Source("config", source.where, {"output": str(folder)}), Source("run", source.where, settings, True)]
 
 
 def _of_checkpoint(path: Path, weights: bool = False) -> list[Source]:

@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.config import RunConfig
@@ -68,7 +68,7 @@ def source_of_run(output_dir: Path) -> Source | None:
     if not os.path.lexists(path):
         return None
     source = read_toml(path, "run")
-    return Source("run", source.where, {key: value for key, value in source.values.items() if key not in NOT_INHERITED})
+    return replace(source, values={key: value for key, value in source.values.items() if key not in NOT_INHERITED})
 
 
 def own_start(output_dir: Path) -> RunConfig | None:

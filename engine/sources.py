@@ -76,10 +76,12 @@ def resolve(sources: Sequence[Source]) -> Resolved:
     values: dict[str, Any] = {}
     owner: dict[str, Source] = {}
     problems: list[str] = []
+    blamed: list[Source] = []
     for source in sources:
         for key, value in source.values.items():
             if key not in RunConfig.model_fields:
                 problems.append(_no_such(source, key))
+                blamed.append(source)
             elif (rival := RIVALS.get(key)) in owner and owner[rival] is not source and values[rival] not in NOTHING:
                 continue
             elif key not in values:
@@ -93,11 +95,15 @@ def resolve(sources: Sequence[Source]) -> Resolved:
             line = f"{owner[key].name(key)}: {text}" if key in owner else text
             if line not in problems:
                 problems.append(line)
+                blamed += [owner[key]] if key in owner else []
         config = None
     if problems or config is None:
         title = problems[0] if len(problems) == 1 else _("{count} settings are wrong").format(count=len(problems))
         detail = "" if len(problems) == 1 else "\n".join(problems)
-        raise ConfigError(title, detail, _("See lora-tui --help for what each setting takes."))
+        fix = _("See lora-tui --help for what each setting takes.")
+        if blamed and all(source.of_run for source in blamed):  # nobody has named it: a run wrote it of itself
+            fix = _("Put these lines of the run's own file right.") + " " + _way_on("run")
+        raise ConfigError(title, detail, fix)
     return Resolved(config, {key: source.kind for key, source in owner.items()})
 
 
@@ -153,23 +159,36 @@ def read_toml(path: Path, kind: Literal["config", "run", "remembered"] = "config
     try:
         document = tomllib.loads(toml_text(path, follow=kind == "config"))
     except FileNotFoundError:
-        raise ConfigError(_("{path}: there is no such file").format(path=path)) from None
+        raise ConfigError(
+            _("{path}: there is no such file").format(path=path), fix=_("Check the path that --config names.")
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         words = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise ConfigError(_("{path}: cannot be read").format(path=path), words) from None
+        raise ConfigError(_("{path}: cannot be read").format(path=path), words, _way_on(kind)) from None
     except (ValueError, RecursionError) as error:  # not TOMLDecodeError alone: an integer of 5,000 digits is a plain one
-        raise ConfigError(_("{path}: is not TOML").format(path=path), str(error)) from None
+        raise ConfigError(_("{path}: is not TOML").format(path=path), str(error), _way_on(kind)) from None
     empty = not document
     schema, count = document.pop("schema_version", SCHEMA_VERSION), document.pop(HOW_MANY, 0)
     of_run = document.pop("run_id", None) is not None
     if type(schema) is not int or schema != SCHEMA_VERSION:  # true is 1 to Python
         raise ConfigError(
             _("{path}: schema_version {found} is not {known}").format(path=path, found=schema, known=SCHEMA_VERSION),
-            fix=_("It was written by another version of lora-tui."),
+            _("It was written by another version of lora-tui, or changed since."),
+            _("Use the version that wrote it.") + " " + _way_on(kind),
         )
     if kind == "run" and (empty or type(count) is not int or not 0 <= count <= len(document)):
         raise _cut_short(path, len(document), count)
     return Source(kind, str(path), document, of_run)
+
+
+def _way_on(kind: str) -> str:
+    """What to do about a file of settings that cannot be taken."""
+    if kind == "run":
+        return _(
+            "Put it back from a copy. Or delete it: then what the run's checkpoints tell is taken, and what they do not tell must "
+            "be named again."
+        )
+    return _("Mend it, or leave --config out and name the settings as flags; lora-tui --help lists them.")
 
 
 def _cut_short(path: Path, found: int, count: Any) -> ConfigError:
@@ -178,10 +197,7 @@ def _cut_short(path: Path, found: int, count: Any) -> ConfigError:
         _("It holds {found} of {count} settings; what is missing would silently be the default.").format(
             found=found, count=count if type(count) is int and count else "?"
         ),
-        _(
-            "Put it back from a copy. Or delete it: then what the run's checkpoints tell is taken, and what they do not tell must "
-            "be named again. Where you took settings out of it yourself, correct the number in its first line."
-        ),
+        _way_on("run") + " " + _("Where you took settings out of it yourself, correct the number in its first line."),
     )
 
 

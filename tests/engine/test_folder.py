@@ -101,3 +101,33 @@ def test_a_trash_that_is_none_is_told_before_a_run_needs_it(
     with pytest.raises(OutputError, match="is no plain folder"):
         train(dataset=chat_file, model=tiny_model, output=out, max_steps=2)
     assert not list(out.glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize(
+    ("content", "title", "fix"),
+    [
+        ("x = [", "is not TOML", "Put it back from a copy"),
+        ("run_id = 'a'\nschema_version = 99", "schema_version 99", "Put it back from a copy"),
+        ("settings = 1\nrun_id = 'a'\nepoch = 3", "epoch: there is no such setting", "Put these lines"),
+        ("settings = 1\nrun_id = 'a'\nepochs = 'x'", "epochs: 'x'", "Put these lines"),
+        (b"\xff\xfe", "cannot be read", "Put it back from a copy"),
+    ],
+)
+def test_a_run_toml_that_cannot_be_taken_is_told_with_a_way_on(
+    content: str | bytes, title: str, fix: str, tmp_path: Path
+) -> None:
+    path = tmp_path / RUN_TOML
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ConfigError, match=title) as refused:
+        gather({"output": str(tmp_path)}, environ={})
+    assert fix in refused.value.fix and "checkpoints tell" in refused.value.fix
+
+
+def test_a_settings_file_that_cannot_be_taken_is_told_with_a_way_on(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file") as refused:
+        gather({}, tmp_path / "no.toml", environ={})
+    assert "--config" in refused.value.fix
+    (tmp_path / "bad.toml").write_text("x = [")
+    with pytest.raises(ConfigError, match="is not TOML") as refused:
+        gather({}, tmp_path / "bad.toml", environ={})
+    assert "leave --config out" in refused.value.fix
