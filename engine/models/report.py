@@ -76,7 +76,7 @@ def model_report(model: str) -> ModelReport:
     try:
         return _with_weights(known, folder)
     except (OSError, Unsound) as error:
-        return replace(known, stopped=ModelError(_("{path}: the model cannot be loaded").format(path=folder), str(error)))
+        return replace(known, stopped=_torn(folder, error))
 
 
 def to_be_fetched(report: ModelReport) -> bool:
@@ -138,6 +138,24 @@ def weight_headers(folder: Path) -> dict[str, Tensor]:
         with open(path, "rb") as file:
             found.update(read_header(file, path.name))
     return found
+
+
+def torn(folder: Path) -> ModelError | None:
+    """What is wrong with the *.safetensors in `folder` by their headers and sizes; None where nothing is. What a library says of
+    a torn file does not name it."""
+    try:
+        weight_headers(folder)
+    except (OSError, Unsound) as error:
+        return _torn(folder, error)
+    return None
+
+
+def _torn(folder: Path, error: Exception) -> ModelError:
+    return ModelError(
+        _("{path}: the model cannot be loaded").format(path=folder),
+        str(error),
+        _("Copy or fetch the model's files again: lora-tui reads them and never writes to them."),
+    )
 
 
 def _has_template(folder: Path) -> bool:

@@ -1,4 +1,5 @@
-"""Whether an adapter's tensors fit the layers of a base model, by the headers of both files alone.
+"""Whether an adapter fits the layers of a base model: a saved one's tensors, or the layers that are named for a new one. By the
+headers of the files alone.
 
 Only what is certain is said: a layer that both name, with other sizes. Layers that the base's files call by another name than the
 loaded model, or hold packed (4 bit), prove nothing; they are held against each other once the model is loaded.
@@ -6,13 +7,14 @@ loaded model, or hold packed (4 bit), prove nothing; they are held against each 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from engine.checkpoints.adapter import WEIGHTS, tensor_shapes
 from engine.checkpoints.files import Unsound, list_folder
+from engine.errors import ModelError
 from engine.i18n import _
-from engine.models.report import weight_headers
+from engine.models.report import NOT_LINEAR, weight_headers
 
 PREFIX = "base_model.model."
 """What PEFT puts before the name of each layer it has an adapter on."""
@@ -40,6 +42,35 @@ def other_model(checkpoint: Path, base: Path) -> str | None:
                 layer=layer, saved=_words(sizes), here=_words(there), folder=base
             )
     return None
+
+
+def need_layers(targets: str, base: Path) -> None:
+    """Raise ModelError where a name of --target-modules is of no layer of the model in the folder `base`. Of a mixture of experts,
+    which transformers stores under other names than it loads, and of packed weights nothing is said."""
+    names = [] if targets == "all-linear" else targets.split(",")
+    try:
+        stored = {name: tensor for name, tensor in weight_headers(base).items() if name.endswith(".weight")}
+    except (OSError, Unsound):  # told by whoever loads it
+        return
+    known = stored and all("expert" not in name and tensor.dtype in NUMBERS for name, tensor in stored.items())
+    layers = {name.removesuffix(".weight") for name in stored}
+    missing = [name for name in names if not any(f".{layer}".endswith(f".{name}") for layer in layers)]
+    if known and missing:
+        linear = {
+            name.split(".")[-2]
+            for name, tensor in stored.items()
+            if len(tensor.shape) == 2 and not any(part in name for part in NOT_LINEAR)
+        }
+        raise no_such_layers(missing, linear)
+
+
+def no_such_layers(missing: Iterable[str], linear: Iterable[str]) -> ModelError:
+    """The error for names of --target-modules that are of no layer; `linear`: the names that could be."""
+    return ModelError(
+        _("--target-modules {names}: this model has no such layers").format(names=",".join(missing)),
+        _("Its linear layers are: {names}.").format(names=", ".join(sorted(linear))),
+        _("all-linear takes every linear layer but the output layer."),
+    )
 
 
 def _adapted(checkpoint: Path) -> dict[str, tuple[int, int]]:

@@ -12,6 +12,7 @@ from engine.errors import LoraTuiError, ModelError, first_line
 from engine.hardware import Hardware
 from engine.i18n import _
 from engine.models.folder import WEIGHTS, read_model_config
+from engine.models.report import torn
 
 if TYPE_CHECKING:
     from engine.training.parts import Parts
@@ -57,7 +58,7 @@ def load_base(folder: Path, hardware: Hardware, config: RunConfig, parts: Parts 
                     "Close other programs, or take a smaller model. On an NVIDIA GPU, --load-in-4bit takes a quarter of the room."
                 ),
             ) from error
-        raise ModelError(
+        raise torn(folder) or ModelError(
             _("{path}: the model cannot be loaded").format(path=folder),
             f"{type(error).__name__}: {first_line(error)}",
             _("It must be a causal language model that this version of transformers knows."),

@@ -7,8 +7,9 @@ from typing import Any
 from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.lora_fields import lora_fields, plain_number
 from engine.config import RunConfig
-from engine.errors import CannotContinue, ConfigError, ModelError
+from engine.errors import CannotContinue, ConfigError
 from engine.i18n import _
+from engine.resume.layers import no_such_layers
 
 
 def lora_config(config: RunConfig) -> Any:
@@ -26,26 +27,22 @@ def lora_config(config: RunConfig) -> Any:
     )
 
 
-def need_targets(model: Any, config: RunConfig) -> None:
-    """Raise ModelError where a name of --target-modules is of no layer of the PeftModel: PEFT is content with one that is."""
+def need_targets(base: Any, config: RunConfig) -> None:
+    """Raise ModelError where a name of --target-modules is of no layer of the base model: PEFT is content with one that is."""
     if config.target_modules == "all-linear":
         return
-    found = model.base_model.targeted_module_names
+    modules = dict(base.named_modules())
     missing = [
-        name for name in config.target_modules.split(",") if not any(f".{layer}".endswith(f".{name}") for layer in found)
+        name for name in config.target_modules.split(",") if not any(f".{layer}".endswith(f".{name}") for layer in modules)
     ]
     if missing:
-        head = model.get_output_embeddings()
+        head = base.get_output_embeddings()
         linear = {
             name.rpartition(".")[2]
-            for name, module in model.named_modules()
+            for name, module in modules.items()
             if type(module).__name__ == "Linear" and module is not head
         }
-        raise ModelError(
-            _("--target-modules {names}: this model has no such layers").format(names=",".join(missing)),
-            _("Its linear layers are: {names}.").format(names=", ".join(sorted(linear - {"default", "base_layer"}))),
-            _("all-linear takes every linear layer but the output layer."),
-        )
+        raise no_such_layers(missing, linear)
 
 
 def lora_config_of(checkpoint: Checkpoint, config: RunConfig) -> Any:

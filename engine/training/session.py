@@ -192,6 +192,8 @@ class Session:
             need_plain(adapter, attempt.parallel)
             parts = Parts(attempt.parallel, self.ranks.world)
         base = load_base(self.material.folder, attempt.hardware, self.config, parts)
+        if checkpoint is None:
+            need_targets(base, self.config)
         try:
             trainer = ExactTrainer(
                 rows=_Rows(self.material.train),
@@ -219,8 +221,6 @@ class Session:
                     _("all-linear takes every linear layer but the output layer."),
                 ) from error
             raise
-        if checkpoint is None:
-            need_targets(trainer.model, self.config)
         if attempt.fused:
             fuse(trainer.model)
         from transformers import PrinterCallback

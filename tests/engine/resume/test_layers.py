@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from engine.config import RunConfig
-from engine.errors import CannotContinue
+from engine.errors import CannotContinue, ModelError
 from engine.resume.differences import _model_name
-from engine.resume.layers import other_model
+from engine.resume.layers import need_layers, other_model
 from tests.conftest import build_tiny_model, chats, write_jsonl
 from tests.engine.runs import plan
 
@@ -76,3 +76,18 @@ def test_another_tools_adapter_on_another_base_is_refused_before_a_folder_is_mad
 )
 def test_one_model_has_one_name_wherever_it_is_kept(path: str) -> None:
     assert _model_name(Path(path)) == "qwen2.5-0.5b"
+
+
+def test_named_layers_are_looked_for_as_peft_does_and_nothing_is_said_of_experts(tiny_model: Path, tmp_path: Path) -> None:
+    for names in ("all-linear", "q_proj,mlp.up_proj", "layers.0.self_attn.k_proj"):
+        need_layers(names, tiny_model)
+    with pytest.raises(ModelError, match="nope,proj: this model has no such layers") as refused:
+        need_layers("nope,q_proj,proj", tiny_model)
+    assert "q_proj" in refused.value.detail and "lm_head" not in refused.value.detail
+    mixture = tmp_path / "mixture"
+    mixture.mkdir()
+    from safetensors.torch import save_file
+    from torch import zeros
+
+    save_file({"model.layers.0.mlp.experts.0.w1.weight": zeros(2, 2)}, mixture / "model.safetensors")
+    need_layers("gate_up_proj", mixture)
