@@ -13,7 +13,7 @@ from pydantic_core import PydanticKnownError
 
 from engine.i18n import _
 from engine.named import parse_columns, parse_rows
-from engine.paths import path_of
+from engine.paths import is_there, path_of
 from engine.redact import redact
 
 ACCEPTABLE = ("dataset", "tokenizer", "chat_template", "optimizer", "scheduler", "rng", "versions")
@@ -308,6 +308,14 @@ class RunConfig(BaseModel):
                 _("holds an access token, which would be kept in run.toml; use `hf auth login` or HF_TOKEN instead")
             )
         return str(path_of(value)) if value is not None and value.startswith("~") else value
+
+    @field_validator("resume")
+    @classmethod
+    def _no_word_misspelt(cls, value: str) -> str:
+        word = value.lower()
+        if word in ("auto", "never") and value != word and not is_there(path_of(value)):
+            raise ValueError(_("is no checkpoint; did you mean {word}?").format(word=word))
+        return value
 
     # Of those that come before, the last one here is asked first.
     @field_validator("*", mode="before")

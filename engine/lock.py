@@ -24,6 +24,7 @@ from engine.durable import open_plain_file
 from engine.errors import OutputError
 from engine.events import Warned
 from engine.i18n import _
+from engine.paths import is_file
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -37,6 +38,8 @@ LOCK_FILES = (_LOCK, f"{_LOCK}.soft", _HOLDER, _STOP)
 WATCHER = "watcher"
 """RunStopped.reason where somebody who watched the run from elsewhere asked for it (`ask_to_stop`)."""
 
+NO_FILE = (errno.EISDIR, errno.ELOOP, errno.EINVAL)
+"""How `open_plain_file` fails at what is none."""
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY)
 """What file systems without locks answer: some network and FUSE mounts."""
 
@@ -98,7 +101,24 @@ def busy(output_dir: Path) -> OutputError:
 
 
 def unwritable(folder: Path, error: BaseException) -> OutputError:
-    """The error for an output folder that cannot be written to, with the system's own words."""
+    """The error for an output folder that cannot be written to, with the system's own words; where something else stands in the place
+    of one of its files, for that."""
+    at = (
+        Path(os.fsdecode(error.filename))
+        if isinstance(error, OSError) and isinstance(error.filename, str | bytes)
+        else folder
+    )
+    if (
+        isinstance(error, OSError)
+        and error.errno in NO_FILE
+        and folder in at.parents
+        and (at.is_symlink() or not is_file(at))
+    ):
+        return OutputError(
+            _("{path}: is no plain file").format(path=at),
+            _("A run writes to a file of that name; a link is not followed."),
+            _("Take it away, or choose another --output."),
+        )
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return OutputError(
         _("{folder}: cannot write here").format(folder=folder),

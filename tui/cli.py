@@ -14,6 +14,7 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # none is used, an
 # TRL would tell the Hub of every run (model, GPU, number of processes). Read once, when huggingface_hub is first imported.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -179,7 +180,7 @@ def _run(given: list[str]) -> int:
     parser = run_parser()
     options, rest = parser.parse_known_args(given)
     if rest:
-        parser.error(_unknown(rest[0], parser))
+        parser.error(_misplaced(rest, given) or _unknown(rest[0], parser))
     flags = {name: value for name, value in vars(options).items() if name in RunConfig.model_fields}
     if options.detach and not (options.yes or options.json):
         parser.error(_("--detach goes with --yes; in the wizard, the key d on the training screen does it"))
@@ -212,6 +213,15 @@ def _wizard(parser: Parser, options: argparse.Namespace, flags: dict[str, Any]) 
     from tui.app import run_wizard
 
     return run_wizard(answers, options.demo)
+
+
+def _misplaced(rest: Sequence[str], given: Sequence[str]) -> str | None:
+    """What to say where a command stands behind flags, as it may in other programs."""
+    command = next((word for word in rest if word in COMMANDS), None)
+    if command is None:
+        return None
+    behind = shlex.join(given[list(given).index(command) :])
+    return _("the command goes first: {words}").format(words=f"lora-tui {behind}")
 
 
 def _unknown(word: str, parser: argparse.ArgumentParser) -> str:

@@ -16,9 +16,20 @@ from engine.sources import Source, resolve
 from tui.parser import Parser, help_of
 
 
+def _place(words: str) -> str:
+    """A path as it was given. An empty one, of a variable that is not set perhaps, would be the folder one stands in."""
+    if not words.strip():
+        raise argparse.ArgumentTypeError(_("is empty; the folder you are in is ."))
+    return words
+
+
+def _path(words: str) -> Path:
+    return Path(_place(words))
+
+
 def _check_parser() -> Parser:
     parser = Parser(prog="lora-tui check", description=_("What is in an output folder, and what would be continued."))
-    parser.add_argument("out", metavar="OUT", help=_("a run's folder, or any folder with checkpoint-* in it"))
+    parser.add_argument("out", metavar="OUT", type=_place, help=_("a run's folder, or any folder with checkpoint-* in it"))
     parser.add_argument("--json", action="store_true", help=_("as JSON on stdout"))
     parser.add_argument(
         "--full", action="store_true", help=_("read every byte again, also of what was judged before and not touched since")
@@ -41,7 +52,7 @@ def _watch_parser() -> Parser:
         ),
     )
     parser.add_argument(
-        "out", metavar="OUT", nargs="?", type=Path, help=_("a run's folder (default: the last run under ./out)")
+        "out", metavar="OUT", nargs="?", type=_path, help=_("a run's folder (default: the last run under ./out)")
     )
     parser.add_argument("--read-only", action="store_true", help=_("look only: the run cannot be stopped from here"))
     parser.add_argument("--json", action="store_true", help=_("its events as JSON lines on stdout"))
@@ -58,7 +69,7 @@ def _watch(given: list[str]) -> int:
 def _runs_parser() -> Parser:
     parser = Parser(prog="lora-tui runs", description=_("What runs and what ended under a folder, and how."))
     parser.add_argument(
-        "root", metavar="ROOT", nargs="?", type=Path, default=OUT_ROOT, help=_("where runs lie (default: out)")
+        "root", metavar="ROOT", nargs="?", type=_path, default=OUT_ROOT, help=_("where runs lie (default: out)")
     )
     parser.add_argument("--json", action="store_true", help=_("as JSON on stdout"))
     return parser
@@ -77,7 +88,7 @@ OF_DATA = ("format", "columns", "encoding", "skip_rows", "train_on", "max_length
 
 def _data_parser() -> Parser:
     parser = Parser(prog="lora-tui data", description=_("What a dataset is, its problems, and what will be trained on."))
-    parser.add_argument("path", metavar="PATH", help=_("file, save_to_disk folder or hub id"))
+    parser.add_argument("path", metavar="PATH", type=_place, help=_("file, save_to_disk folder or hub id"))
     parser.add_argument("--model", metavar="M", help=_("model whose template and tokenizer are to be used"))
     for name in OF_DATA:
         metavar = str(field_meta(name)["metavar"]) or "|".join(choices(name))
@@ -103,7 +114,7 @@ def _export_parser() -> Parser:
     from engine.export.llama_cpp import QUANTIZATIONS
 
     parser = Parser(prog="lora-tui export", description=_("The result of a run, for other programs."))
-    parser.add_argument("out", metavar="OUT", help=_("a run's folder"))
+    parser.add_argument("out", metavar="OUT", type=_place, help=_("a run's folder"))
     parser.add_argument(
         "--to", required=True, choices=("adapter", "merged", "gguf", "ollama", "hub"),
         help=_(
@@ -158,7 +169,7 @@ def _eject_parser() -> Parser:
     from engine.eject import TARGETS as EJECTED
 
     parser = Parser(prog="lora-tui eject", description=_("The run without lora-tui, on stdout: OUT > train.py"))
-    parser.add_argument("out", metavar="OUT", help=_("a run's folder"))
+    parser.add_argument("out", metavar="OUT", type=_place, help=_("a run's folder"))
     parser.add_argument(
         "--to", choices=EJECTED, default="script",
         help=_("a script on TRL and PEFT alone, or another trainer's YAML (default: script)"),
@@ -179,7 +190,7 @@ def _eject(given: list[str]) -> int:
 
 def _chat_parser() -> Parser:
     parser = Parser(prog="lora-tui chat", description=_("Talk to the trained adapter and to the bare base, side by side."))
-    parser.add_argument("out", metavar="OUT", help=_("a run's folder"))
+    parser.add_argument("out", metavar="OUT", type=_place, help=_("a run's folder"))
     parser.add_argument("--prompt", metavar="TEXT", help=_("ask this once (default: a conversation)"))
     parser.add_argument(
         "--row", metavar="N", type=int, help=_("ask what row N of the dataset asks, and show its answer too")

@@ -143,7 +143,12 @@ def _lines(file: BinaryIO | gzip.GzipFile, path: Path) -> Iterator[bytes]:
         if not line:
             return
         if len(line) > LONGEST_LINE:
-            _bad(path, (number, number), _("the line is longer than {limit} MiB").format(limit=LONGEST_LINE >> 20))
+            _bad(
+                path,
+                (number, number),
+                _("the line is longer than {limit} MiB").format(limit=LONGEST_LINE >> 20),
+                _mend_words(),
+            )
         yield line.removeprefix(BOM) if number == 1 else line
 
 
@@ -267,7 +272,9 @@ def _table(path: Path, encoding: str, skip: Callable[[int], bool], suffix: str) 
         if header is None:
             return
         if len(set(header)) != len(header):
-            raise DatasetError(_("{path}: a column name stands twice").format(path=path.name), ", ".join(header))
+            raise DatasetError(
+                _("{path}: a column name stands twice").format(path=path.name), ", ".join(header), _("Rename one of them.")
+            )
         for number, fields in enumerate((fields for fields in reader if fields), 1):
             if skip(number):
                 continue
@@ -317,7 +324,9 @@ def _parquet(path: Path, skip: Callable[[int], bool]) -> Numbered:
                     if not skip(number):
                         yield number, row
     except (pyarrow.ArrowException, OSError, ValueError, MemoryError) as error:
-        raise DatasetError(_("{path}: is no sound parquet file").format(path=path.name), first_line(error)) from None
+        raise DatasetError(
+            _("{path}: is no sound parquet file").format(path=path.name), first_line(error), _mend_words()
+        ) from None
 
 
 def _rows_at_a_time(metadata: Any) -> int:
@@ -327,6 +336,10 @@ def _rows_at_a_time(metadata: Any) -> int:
     if unpacked > rows * LONGEST_LINE:
         raise ValueError(_("its rows unpack to {size} MiB each").format(size=unpacked // rows >> 20))
     return int(max(1, min(128, rows * LONGEST_LINE // max(1, unpacked))))
+
+
+def _mend_words() -> str:
+    return _("Mend the file, or make or fetch it again from its source.")
 
 
 def _bad(path: Path, place: Place, what: str, fix: str = "") -> NoReturn:
@@ -339,4 +352,6 @@ def _bad(path: Path, place: Place, what: str, fix: str = "") -> NoReturn:
         where = _("{path}, line {line}").format(path=path.name, line=line)
     else:
         where = path.name
-    raise DatasetError(f"{where}: {what}", fix=fix, row=row)
+    if not fix and row is not None:  # a row that is left out is not read
+        fix = _("Mend it, or leave it out with --skip-rows.")
+    raise DatasetError(f"{where}: {what}", fix=fix or _mend_words(), row=row)

@@ -131,3 +131,18 @@ def test_a_settings_file_that_cannot_be_taken_is_told_with_a_way_on(tmp_path: Pa
     with pytest.raises(ConfigError, match="is not TOML") as refused:
         gather({}, tmp_path / "bad.toml", environ={})
     assert "leave --config out" in refused.value.fix
+
+
+@pytest.mark.parametrize("kind", ["link", "folder"])
+@pytest.mark.parametrize("name", ["events.jsonl", "run.log"])
+def test_what_stands_in_the_place_of_a_run_s_file_is_named(
+    name: str, kind: str, tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    from tests.engine.runs import train
+
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / name).symlink_to(tmp_path / "else") if kind == "link" else (out / name).mkdir()
+    with pytest.raises(OutputError, match=f"{name}: is no plain file"):
+        train(dataset=chat_file, model=tiny_model, output=out, max_steps=2)
+    assert not (tmp_path / "else").exists()

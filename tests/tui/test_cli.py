@@ -114,6 +114,10 @@ def bad(tmp_path: Path, tiny_model: Path, chat_file: Path) -> dict[str, list[obj
             "q_proj,model.lm_head",
         ],
         "unknown command": ["chek", "out"],
+        "a command behind flags": ["--yes", "check", "my run", "--json"],
+        "check of no name": ["check", ""],
+        "runs under no name": ["runs", ""],
+        "a word of resume in capitals": ["--yes", *good, "--resume", "AUTO"],
         "check of nothing": ["check", tmp_path / "gone"],
     }
 
@@ -141,6 +145,10 @@ def bad(tmp_path: Path, tiny_model: Path, chat_file: Path) -> dict[str, list[obj
         ("the output layer", 4, "lm_head: no adapter can be put there"),
         ("the output layer among others", 4, "--target-modules model.lm_head: no adapter can be put there"),
         ("unknown command", 2, "did you mean check?"),
+        ("a command behind flags", 2, "the command goes first: lora-tui check 'my run' --json"),
+        ("check of no name", 2, "OUT: is empty"),
+        ("runs under no name", 2, "ROOT: is empty"),
+        ("a word of resume in capitals", 2, "--resume: 'AUTO' is no checkpoint; did you mean auto?"),
         ("check of nothing", 2, "gone"),
     ],
 )

@@ -190,6 +190,7 @@ def test_a_bad_file_is_told_with_its_name_and_the_place(fault: str, tmp_path: Pa
     with pytest.raises(DatasetError) as caught:
         read_rows(str(tmp_path / name))
     assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert caught.value.fix
 
 
 @pytest.mark.parametrize("place", range(10, 60, 7))
