@@ -39,6 +39,8 @@ class Item:
     """Whether a failed one stays failed although its kind may be accepted: going on is not possible."""
     way: str = ""
     """Of a failed one, a way on that none other has."""
+    train_on: str = ""
+    """Of a failed one: it would not fail with this --train-on, and nobody asked for another."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,14 @@ ShouldStop = Callable[[], str | None]
 """Asked between steps; the reason to stop, or None to go on."""
 
 
+class CountedOtherTokens(Exception):
+    """The run that is gone on with was trained on other tokens than `--train-on auto` would take: go on with `train_on`."""
+
+    def __init__(self, train_on: str, why: str) -> None:
+        self.train_on, self.why = train_on, why
+        super().__init__(why)
+
+
 @dataclass(frozen=True)
 class Attempt:
     """The rows to train on, where to begin, and each choice that the machine had a part in."""

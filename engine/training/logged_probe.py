@@ -122,7 +122,7 @@ def _clearly_nearer(one: Scored, than: Scored, logged: Logged, precision: str) -
 
 
 def _other_tokens(expected: str, scored: Scored, other: Scored, asked: bool) -> Item:
-    """Going on would train on other tokens than before: refused, unless a person said so."""
+    """Going on would train on other tokens than before: not so, unless a person said so."""
     counted = _("The logged loss counted other tokens: with --train-on {other} it is {scored}.").format(
         other=other.train_on, scored=other.words()
     )
@@ -134,4 +134,4 @@ def _other_tokens(expected: str, scored: Scored, other: Scored, asked: bool) -> 
     way = _(
         "go on as it was trained: --train-on {other}; or train on other tokens from here on: --train-on {train_on}"
     ).format(other=other.train_on, train_on=scored.train_on)
-    return Item("probe_loss", expected, scored.words(), "failed", counted, way=way)
+    return Item("probe_loss", expected, scored.words(), "failed", counted, way=way, train_on=other.train_on)

@@ -19,7 +19,7 @@ from engine.i18n import _
 from engine.resume.differences import RESTARTING, geometry_words
 from engine.resume.logged import against_log, schedule_words
 from engine.resume.receipt import Item, Receipt, accepted, next_batch_item
-from engine.training.attempt import Attempt
+from engine.training.attempt import Attempt, CountedOtherTokens
 from engine.training.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -185,6 +185,9 @@ class Proof:
         if self.ranks.first and probe is not None:
             items.append(probe)
         receipt = Receipt(checkpoint.path, accepted(items, config.accept))
+        only = receipt.failed[0] if len(receipt.failed) == 1 else None
+        if only is not None and only.train_on and self.ranks.alone:
+            raise CountedOtherTokens(only.train_on, only.detail)
         self.tell(receipt.event())
         receipt.refuse()
         if not self.ranks.alone:

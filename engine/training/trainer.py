@@ -24,7 +24,7 @@ from engine.lock import locked, stop_asked, unwritable
 from engine.paths import is_folder, is_there
 from engine.resume.plan import ResumePlan, resumed, roll_back
 from engine.resume.receipt import Item, Receipt, accepted, check_material, versions_item
-from engine.training.attempt import Attempt, Outcome, ShouldStop
+from engine.training.attempt import Attempt, CountedOtherTokens, Outcome, ShouldStop
 from engine.training.deciding import decide
 from engine.training.facts import facts_of_plan
 from engine.training.fitting import is_out_of_memory, let_go, replanned, smaller, used_up
@@ -171,12 +171,30 @@ class Trainer:
             self.plan = replanned(self.plan, *found)
             self.config = self.plan.config
 
+    def _attempt_as_trained(self, material: Material, should_stop: ShouldStop) -> tuple[Outcome, Material]:
+        """One attempt, on the tokens that another tool's run was trained on: which those are shows only once the model is loaded. With
+        the rows as they became tokens for it."""
+        try:
+            return self._attempt_what_fits(material, should_stop), material
+        except CountedOtherTokens as found:
+            train_on, why = found.train_on, found.why
+        # Here the exception and all that it held of the model are gone.
+        let_go()
+        words = _("{why} It goes on with --train-on {train_on}, as it was trained.").format(why=why, train_on=train_on)
+        self._tell(Warned("train_on", words))
+        self.config = self.config.model_copy(update={"train_on": train_on})
+        self.plan = replace(self.plan, config=self.config)
+        if self._tell.journal is not None:
+            self._tell.journal.next_attempt()
+        material = load_material(self.config, self.plan.dataset, lambda *done: self._tell(RowsTokenised(*done)))
+        return self._attempt_what_fits(material, should_stop), material
+
     def _train(self, material: Material, should_stop: ShouldStop) -> Outcome:
         """Attempt after attempt: one, unless the loss leaves its path and --on-jump says to go back (C2 numbers them)."""
         before = self._tell.journal.rolled_back if self._tell.journal is not None else 0
         # Those of an attempt that was killed, or sent again by a cluster, count too.
         for number in range(min(self.ranks.share(before), ROLLBACKS) + 1, ROLLBACKS + 2):
-            outcome = self._attempt_what_fits(material, should_stop)
+            outcome, material = self._attempt_as_trained(material, should_stop)
             if outcome.state != "jumped":
                 return outcome
             if self.config.on_jump == "stop" or number > ROLLBACKS:
