@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.export.chat import SIDES, Chat, Messages, Sampling, Side, open_chat, question
+from engine.export.chat import SIDES, Chat, Messages, Sampling, Side, continued_words, open_chat, question
 from engine.export.source import ExportSource, find_source
 from engine.hardware import prepare_process
 from engine.i18n import _
@@ -47,6 +47,8 @@ def run_chat(out: str, checkpoint: str | None, model: str | None, asked: Asked) 
     prepare_process()
     quiet_libraries()
     with open_chat(source) as chat:
+        if chat.plain and not asked.as_json:
+            sys.stdout.write(continued_words() + "\n\n")
         if said is None:
             _converse(chat, source, asked)
             return 0
@@ -55,7 +57,7 @@ def run_chat(out: str, checkpoint: str | None, model: str | None, asked: Asked) 
             sys.stdout.write(f"── {title}\n{visible(said[-1]['content'], keep_lines=True)}\n\n")
         answers = _both(chat, source, {side: list(said) for side in SIDES}, asked)
     if asked.as_json:
-        _print_json(said, source, asked.sampling, answers, wanted)
+        _print_json(said, chat, source, asked.sampling, answers, wanted)
     elif wanted is not None:
         title = _("in the dataset")
         sys.stdout.write(f"── {title}\n{visible(wanted, keep_lines=True)}\n")
@@ -78,7 +80,7 @@ def _converse(chat: Chat, source: ExportSource, asked: Asked) -> None:
         for side in SIDES:
             told[side].append({"role": "assistant", "content": answers[side]})
         if asked.as_json:
-            _print_json(question(line), source, asked.sampling, answers, None, indent=None)
+            _print_json(question(line), chat, source, asked.sampling, answers, None, indent=None)
 
 
 def _lines() -> Iterator[str]:
@@ -121,6 +123,7 @@ def _told(piece: str) -> None:
 
 def _print_json(
     said: Messages,
+    chat: Chat,
     source: ExportSource,
     sampling: Sampling,
     answers: dict[Side, str],
@@ -128,7 +131,8 @@ def _print_json(
     indent: int | None = 2,
 ) -> None:
     document: dict[str, Any] = {
-        "schema": 1, "from": str(source.adapter.path), "prompt": said[-1]["content"], "sampling": asdict(sampling),
+        "schema": 1, "from": str(source.adapter.path), "prompt": said[-1]["content"],
+        "chat_template": not chat.continues(said), "sampling": asdict(sampling),
     }  # fmt: skip
     document |= {side: answers[side] for side in SIDES}
     document |= {"wanted": wanted} if wanted is not None else {}

@@ -154,6 +154,10 @@ def _write_gguf(source: ExportSource, wanted: Wanted, answer_tokens: int, aside:
                 "its structure was read; that it behaves as the trained model is not proven: pip install 'lora-tui[llama-cpp]'"
             )
         )
+    if made.serving.plain:
+        told.lines.append(
+            _("trained on plain text: the Modelfile leaves the model's chat template out, and what is asked is continued")
+        )
     if made.serving.template is None:
         told.lines.append(
             _("the chat template does more than Ollama's templates can say: the Modelfile has none, and Ollama guesses one")

@@ -37,13 +37,13 @@ def render(row: dict[str, Any], tokenizer: Any, train_on: str, number: int) -> R
     """`row` as text with its trained spans. Raises DatasetError naming row `number`, or ModelError without a template."""
     if "text" in row:
         _only("all", train_on, number)
-        text = _ended(_begun(row["text"], tokenizer), tokenizer)
+        text = _ended(begun(row["text"], tokenizer), tokenizer)
         return Rendered(text, ((0, len(text)),), True)
     if "messages" in row:
         return _chat(row["messages"], row.get("tools"), tokenizer, train_on, number)
     _only("completion", train_on, number)
     if isinstance(row["prompt"], str):
-        prompt = _begun(row["prompt"], tokenizer)
+        prompt = begun(row["prompt"], tokenizer)
         text = _ended(prompt + row["completion"], tokenizer)
         return Rendered(text, ((0 if train_on == "all" else len(prompt), len(text)),), True)
     return _prompted(row, tokenizer, train_on, number)
@@ -58,7 +58,7 @@ def _only(own: str, train_on: str, number: int) -> None:
         )
 
 
-def _begun(text: str, tokenizer: Any) -> str:
+def begun(text: str, tokenizer: Any) -> str:
     """`text` without a begin token that is written out in it: the tokenizer puts one there, and two would be one too many."""
     return text.removeprefix(tokenizer.bos_token) if tokenizer.bos_token else text
 

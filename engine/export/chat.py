@@ -14,9 +14,11 @@ from typing import Any, Literal
 
 from engine.checkpoints.verified import private_copy
 from engine.config import RunConfig
+from engine.data.masks import begun
 from engine.data.rendering import Endless, rendered
 from engine.errors import ConfigError, DatasetError
 from engine.export.loading import load_adapted
+from engine.export.samples import TEXT, trained_plain
 from engine.export.source import ExportSource
 from engine.i18n import _
 
@@ -51,13 +53,19 @@ class Chat:
 
     model: Any
     tokenizer: Any
+    plain: bool = False
+    """Whether it was trained on plain text, though its tokenizer may have a chat template: it is not asked in what it never saw."""
+
+    def continues(self, said: Messages) -> bool:
+        """Whether the last turn of `said` is continued as it stands, in place of answered within the chat template."""
+        return self.plain or self.tokenizer.chat_template is None or said[-1]["role"] == TEXT
 
     def answer(
         self, said: Messages, side: Side, sampling: Sampling, tell: Callable[[str], None] = lambda piece: None
     ) -> str:
-        """What `side` says to the conversation `said`, whose last turn is the user's; pieces go to `tell` as they come. Without a chat
-        template that turn is continued. Raises DatasetError where the template refuses the conversation, ModelError where it does not
-        come to an end."""
+        """What `side` says to the conversation `said`, whose last turn is the user's; pieces go to `tell` as they come. Where it
+        `continues`, that turn is continued. Raises DatasetError where the template refuses the conversation, ModelError where it does
+        not come to an end."""
         import torch
         from transformers import TextStreamer
 
@@ -82,8 +90,8 @@ class Chat:
 
     def _tokens(self, said: Messages) -> Any:
         """(1, sequence)"""
-        if self.tokenizer.chat_template is None:
-            return self.tokenizer(said[-1]["content"], return_tensors="pt")["input_ids"]
+        if self.continues(said):
+            return self.tokenizer(begun(said[-1]["content"], self.tokenizer), return_tensors="pt")["input_ids"]
         try:
             text = rendered(self.tokenizer, said, prompt=True)
         except Endless:
@@ -115,7 +123,14 @@ def open_chat(source: ExportSource) -> Iterator[Chat]:
     with TemporaryDirectory(prefix="lora-tui-chat-") as folder, private_copy(source.adapter, Path(folder)) as copy:
         model = load_adapted(source, copy, hardware)
         tokenizer = load_tokenizer(copy if (copy / "tokenizer_config.json").is_file() else source.base)
-    yield Chat(model, tokenizer)
+    yield Chat(model, tokenizer, trained_plain(source, tokenizer))
+
+
+def continued_words() -> str:
+    """What a person is told of a chat that is plain."""
+    return _(
+        "trained on plain text: what you ask is continued as it stands, without a chat template and without what was said before"
+    )
 
 
 def _to_be_asked(config: RunConfig) -> RunConfig:

@@ -96,7 +96,7 @@ def export_gguf(
             samples = take_samples(source, tokenizer)
             said = question(_question(samples), samples.system)
             greedy = Sampling(max_new_tokens=max(1, answer_tokens))
-            answer = Chat(model, tokenizer).answer(said, "adapter", greedy) if answer_tokens else None
+            answer = Chat(model, tokenizer, samples.plain).answer(said, "adapter", greedy) if answer_tokens else None
             seen.append((tokenizer, samples, expect(model, samples.rows), answer))
 
         model_files = Path(temporary) / "model"
@@ -213,10 +213,10 @@ def _unmarked(template: str) -> str:
 
 
 def _question(samples: Samples) -> str:
-    """What the first sample's user asks; the beginning of its text where it is not a chat."""
+    """What the first sample's user asks; what of it is given to be continued where it is not a chat."""
     first = samples.rows[0]
     asked = (message["content"] for message in first.messages or () if message["role"] == "user")
-    return next(asked, first.text[:200])
+    return next(asked, first.asked)
 
 
 def _name(source: ExportSource) -> str:

@@ -30,10 +30,16 @@ class Serving:
     context: int | None
     conversations: int
     """How many contexts of real rows and of made ones the template was held against."""
+    plain: bool = False
+    """Whether the model has a chat template that it was not trained with, and is served without it therefore."""
 
     def modelfile(self, weights: str, adapter: str | None = None) -> str:
         """The text of a Modelfile beside the file `weights`."""
         lines = [f"FROM ./{weights}", *([f"ADAPTER ./{adapter}"] if adapter else [])]
+        if self.plain:
+            lines.append(
+                "# Trained on plain text, without the model's chat template: what is asked is continued as it stands."
+            )
         if self.template is not None:
             lines.append(f"TEMPLATE {_quoted(self.template)}")
         if self.system:
@@ -56,9 +62,10 @@ def serving(source: ExportSource, tokenizer: Any, samples: Samples, model: Model
     that a template must not."""
     wanted = min(max(LEAST_CONTEXT, source.config.max_length), MOST_CONTEXT)
     context = None if model.context is None else min(model.context, wanted)
-    if tokenizer.chat_template is None:
+    if samples.plain or tokenizer.chat_template is None:
         # Ollama wraps a prompt by its template; this one continues it, as the model was trained.
-        return Serving("{{ .Prompt }}", _ends(tokenizer, ""), None, context, 0)
+        unused = tokenizer.chat_template is not None
+        return Serving("{{ .Prompt }}", _ends(tokenizer, ""), None, context, 0, unused)
     bos = tokenizer.bos_token if adds_bos and tokenizer.bos_token else ""
 
     def render(messages: Messages) -> str:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from engine.config import RunConfig
 from engine.data.formats import read_rows
 from engine.data.masks import render
 from engine.data.read import Reading
 from engine.data.rendering import rendered
-from engine.data.tokens import IGNORED, tokenize
+from engine.data.tokens import IGNORED, end_marks, tokenize
 from engine.errors import ConfigError, LoraTuiError
 from engine.export.source import ExportSource
 from engine.i18n import _
@@ -23,6 +24,9 @@ TAKEN = 4
 MAX_TOKENS = 256
 ASKED = ("Hello", "What is 12 + 30?", "用一句话介绍你自己。", "Write one line of Python that prints 1 to 3.")
 """Asked of a run whose dataset is gone."""
+
+TEXT = "text"
+"""The role of what is no turn: to be continued as it stands."""
 
 Messages = list[dict[str, Any]]
 
@@ -41,6 +45,8 @@ class Sample:
     """-100 where the loss looks away."""
     messages: Messages | None
     """None: not a chat."""
+    asked: str = ""
+    """Where it is not a chat: what of it is given to be continued."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,8 @@ class Samples:
     """False: the dataset is gone or has changed its form, and fixed questions stand in."""
     system: str | None
     """The system turn that all rows looked at share."""
+    plain: bool = False
+    """Whether all rows looked at are plain text in which no chat template has left its marks."""
 
 
 def take_samples(source: ExportSource, tokenizer: Any) -> Samples:
@@ -59,19 +67,27 @@ def take_samples(source: ExportSource, tokenizer: Any) -> Samples:
     chosen: list[tuple[int, dict[str, Any]]] = []
     if source.config.dataset is not None:
         try:
-            rows = read_rows(source.config.dataset, Reading.of(source.config))
-            chosen = list(islice(rows.numbered(), LOOKED_AT))
+            chosen = _looked_at(source.config)
             made = _samples(chosen, tokenizer, source.config.train_on)
             if made:
-                return Samples(made, True, _shared_system([row for _number, row in chosen]))
+                seen = [row for _number, row in chosen]
+                return Samples(made, True, _shared_system(seen), _plain(seen, tokenizer))
         except LoraTuiError:
             pass  # gone or not what it was: the export does not depend on it
     return Samples(_fixed(tokenizer), False, None)
 
 
+def trained_plain(source: ExportSource, tokenizer: Any) -> bool:
+    """As `Samples.plain`, of the run of `source`. A dataset that is gone does not tell: False."""
+    try:
+        return source.config.dataset is not None and _plain([row for _number, row in _looked_at(source.config)], tokenizer)
+    except LoraTuiError:
+        return False
+
+
 def row_of(source: ExportSource, number: int) -> tuple[Messages, str]:
-    """(the conversation up to the last answer of row `number`, that answer). Raises ConfigError where there is no such row,
-    DatasetError where the dataset cannot be read."""
+    """(what row `number` asks, its answer): the conversation up to its last answer; or, as one turn of TEXT, a prompt or the first
+    half of a text. Raises ConfigError where there is no such row, DatasetError where the dataset cannot be read."""
     if source.config.dataset is None:
         raise ConfigError(_("nothing says which dataset this run was trained on"), fix=_("Ask with --prompt."))
     rows = read_rows(source.config.dataset, Reading.of(source.config))
@@ -80,8 +96,8 @@ def row_of(source: ExportSource, number: int) -> tuple[Messages, str]:
         raise ConfigError(_("the dataset has no row {row}").format(row=number), fix=_("Rows are counted from 1."))
     messages = _messages(found)
     if messages is None:
-        text = found.get("prompt", found.get("text", ""))
-        return [{"role": "user", "content": text}], found.get("completion", "")
+        asked, wanted = _parted(found)
+        return [{"role": TEXT, "content": asked}], wanted
     last = max((place for place, turn in enumerate(messages) if turn["role"] == "assistant"), default=len(messages))
     return messages[:last], messages[last]["content"] if last < len(messages) else ""
 
@@ -94,10 +110,40 @@ def _samples(rows: list[tuple[int, dict[str, Any]]], tokenizer: Any, train_on: s
         tokens = table.row(0)
         made.append(
             Sample(whole.text, whole.add_special_tokens, tokens["input_ids"][:MAX_TOKENS], tokens["labels"][:MAX_TOKENS],
-                   _messages(row))
+                   _messages(row), _parted(row)[0] if _is_plain(row) else "")
         )  # fmt: skip
     usable = [one for one in made if any(label != IGNORED for label in one.labels[1:])]
     return tuple(sorted(usable, key=lambda one: len(one.input_ids))[:TAKEN])
+
+
+def _looked_at(config: RunConfig) -> list[tuple[int, dict[str, Any]]]:
+    """The first rows of the dataset, with their numbers. Raises DatasetError."""
+    assert config.dataset is not None
+    return list(islice(read_rows(config.dataset, Reading.of(config)).numbered(), LOOKED_AT))
+
+
+def _is_plain(row: dict[str, Any]) -> bool:
+    """Whether a row is trained on as it stands: the chat template is for turns, and never put around plain text."""
+    return "text" in row or isinstance(row.get("prompt"), str)
+
+
+def _plain(rows: list[dict[str, Any]], tokenizer: Any) -> bool:
+    """`Samples.plain`. Text into which somebody wrote the template's own marks was trained with the template after all."""
+    marks = end_marks(tokenizer)
+    return bool(rows) and all(
+        _is_plain(row) and marks.isdisjoint(tokenizer("".join(_parted(row)), verbose=False)["input_ids"][1:-1])
+        for row in rows
+    )
+
+
+def _parted(row: dict[str, Any]) -> tuple[str, str]:
+    """(what is given, what is to come) of a row of plain text. A text is cut at a space, which belongs to the word behind it."""
+    if "text" not in row:
+        return row["prompt"], row["completion"]
+    text = row["text"]
+    half = len(text) // 2
+    cut = text.rfind(" ", 1, half + 1)
+    return (text[:cut], text[cut:]) if cut > 0 else (text[:half], text[half:])
 
 
 def _messages(row: dict[str, Any]) -> Messages | None:
@@ -117,7 +163,7 @@ def _fixed(tokenizer: Any) -> tuple[Sample, ...]:
             messages = [{"role": "user", "content": asked}]
             text, special = rendered(tokenizer, messages, prompt=True), False
         ids = tokenizer(text, add_special_tokens=special)["input_ids"]
-        made.append(Sample(text, special, ids, ids, messages))
+        made.append(Sample(text, special, ids, ids, messages, asked))
     return tuple(made)
 
 

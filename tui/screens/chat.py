@@ -20,8 +20,8 @@ from textual.containers import Horizontal, Vertical
 from textual.widgets import Footer, Input, Static
 
 from engine.errors import LoraTuiError
-from engine.export.chat import SIDES, Chat, Messages, Sampling, Side, open_chat, question
-from engine.export.samples import row_of
+from engine.export.chat import SIDES, Chat, Messages, Sampling, Side, continued_words, open_chat, question
+from engine.export.samples import TEXT, row_of
 from engine.export.source import ExportSource, find_source
 from engine.i18n import _
 from tui.i18n import N_
@@ -159,7 +159,8 @@ class ChatScreen(WizardScreen):
         """Answer until the person leaves. Raises LoraTuiError where there is nothing to talk to."""
         source = find_source(self._out)
         with open_chat(source) as chat:
-            self.post_message(Progressed(_("ready · {name}").format(name=source.adapter.path.name)))
+            ready = _("ready · {name}").format(name=source.adapter.path.name)
+            self.post_message(Progressed(f"{ready} · {continued_words()}" if chat.plain else ready))
             conversation, said = 0, _nothing_said()
             while (asked := self._asked.get()) is not None:
                 if asked.conversation != conversation:
@@ -180,7 +181,8 @@ class ChatScreen(WizardScreen):
             tell = partial(self._piece, asked.conversation, side)
             tell(f"> {words[-1]['content']}\n", "bold")
             answer = chat.answer(heard, side, sampling, tell)
-            said[side] = [*heard, {"role": "assistant", "content": answer}]
+            # A row of plain text is no part of a conversation.
+            said[side] = [] if words[-1]["role"] == TEXT else [*heard, {"role": "assistant", "content": answer}]
             there = "(" + _("in the dataset") + f": {wanted})\n" if wanted else ""
             tell(f"\n{there}\n", "dim")
         drawn = _("the likeliest tokens") if not sampling.temperature else _(

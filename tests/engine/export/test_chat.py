@@ -9,10 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from engine.config import RunConfig
+from engine.data.tokens import tokenize
 from engine.export.chat import SIDES, Sampling, open_chat, question
+from engine.export.samples import row_of
 from engine.export.source import find_source
 from engine.folder import write_run_toml
+from tests.conftest import write_jsonl
 from tests.engine.export.families import adapter_on, build
 from tests.engine.runs import train
 
@@ -113,3 +118,38 @@ def test_without_an_adapter_of_the_end_the_furthest_of_the_folder_s_run_speaks(
     shutil.rmtree(tmp_path / "out" / "final")
     (tmp_path / "other" / "checkpoint-4").rename(tmp_path / "out" / "checkpoint-4")
     assert find_source(tmp_path / "out").adapter.name == "checkpoint-2"
+
+
+PAIRS = [{"prompt": f"Question {number}:", "completion": f" answer {number}"} for number in range(8)]
+
+
+@pytest.mark.parametrize(
+    "rows", [PAIRS, [{"text": row["prompt"] + row["completion"]} for row in PAIRS]], ids=["pairs", "texts"]
+)
+def test_a_run_on_plain_text_is_asked_as_it_was_trained_and_not_in_the_chat_template(
+    rows: list[dict[str, str]], lora_tui: Any, tmp_path: Path, tiny_model: Path
+) -> None:
+    data = write_jsonl(tmp_path / "rows.jsonl", rows)
+    train(dataset=data, model=tiny_model, output=tmp_path / "run", max_steps=1)
+    source = find_source(tmp_path / "run")
+    with open_chat(source) as chat:
+        asked, wanted = row_of(source, 3)
+        assert "".join((asked[-1]["content"], wanted)) == "Question 2: answer 2"
+        trained = tokenize([(1, rows[2])], chat.tokenizer, "auto", 99).row(0)["input_ids"]
+        for said in (asked, question(asked[-1]["content"])):
+            ids = chat._tokens(said)[0].tolist()
+            assert ids == list(trained[: len(ids)]) and chat.continues(said)
+    code, told, error = lora_tui("chat", source.adapter.path.parent, "--row", 3, "--max-new-tokens", 2)
+    assert code == 0, error
+    assert "trained on plain text" in told
+
+
+def test_text_that_holds_the_template_s_marks_was_trained_with_the_template(tmp_path: Path, tiny_model: Path) -> None:
+    written = "<|im_start|>user\nquestion<|im_end|>\n<|im_start|>assistant\nanswer<|im_end|>"
+    data = write_jsonl(tmp_path / "rows.jsonl", [{"text": written}] * 4)
+    train(dataset=data, model=tiny_model, output=tmp_path / "run", max_steps=1)
+    source = find_source(tmp_path / "run")
+    with open_chat(source) as chat:
+        assert not chat.continues(question("question"))
+        asked, _wanted = row_of(source, 1)
+        assert chat.tokenizer.decode(chat._tokens(asked)[0]) == asked[-1]["content"]
