@@ -19,6 +19,8 @@ MANIFEST_SCHEMA = 1
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
+ScoredTokens = Annotated[str, Field(pattern=r"^\*?[0-9]{1,9}( \*?[0-9]{1,9}){1,255}$")]
+"""Token ids on one line, with * before those that are trained on."""
 
 
 class _Part(BaseModel):
@@ -67,6 +69,15 @@ class Probe(_Part):
     precision: str
     tokens: Annotated[int, Field(ge=2)] | None = None
     """Only so many tokens of each row were scored, up to its last trained one; None: rows as they are (probe.MAX_TOKENS)."""
+    scored: tuple[ScoredTokens, ...] | None = None
+    """What was scored of each row: a chat template that writes the date makes other tokens of the same row on another day. None: not
+    recorded, by an older version."""
+
+    @model_validator(mode="after")
+    def _tokens_for_each_row(self) -> Probe:
+        if self.scored is not None and len(self.scored) != len(self.rows):
+            raise ValueError(f"tokens of {len(self.scored)} rows, and {len(self.rows)} were scored")
+        return self
 
 
 class DatasetIdentity(_Part):

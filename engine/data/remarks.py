@@ -15,7 +15,7 @@ def remark(code: str, row: int, **parts: Any) -> Problem:
     """The problem `code` of `row`, said with `parts`, which must be what JSON can hold. Raises KeyError for a code
     or a part that is not known."""
     words, fix = _said(code)
-    severity: Literal["costs", "info"] = "info" if code == "template_unused" else "costs"
+    severity: Literal["costs", "info"] = "info" if code in ("template_unused", "date_written") else "costs"
     return Problem(row, code, severity, words.format(row=row, **parts), fix, parts)
 
 
@@ -46,6 +46,16 @@ def _said(code: str) -> tuple[str, str]:
                 _(
                     "Ollama and others will use it. To train conversations: --columns instruction=PROMPT,output=COMPLETION, with "
                     "the names of your columns."
+                ),
+            )
+        case "date_written":
+            return (
+                _(
+                    "row {row}: the model's chat template writes today's date into it; made on another day its tokens are others"
+                ),
+                _(
+                    "A run keeps its tokens in the cache; where that is emptied, it goes on with another date. To be sure, write a "
+                    "date into the template in place of strftime_now."
                 ),
             )
         case "system_dropped":

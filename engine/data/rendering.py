@@ -50,6 +50,11 @@ def rendered(
     return text
 
 
+def writes_date(tokenizer: Any) -> bool:
+    """Whether the tokenizer's chat template asks for the time, so that on another day it writes something else."""
+    return "strftime_now" in str(tokenizer.chat_template or "")
+
+
 @contextlib.contextmanager
 def bounded() -> Iterator[None]:
     """One rendering, in its turn and within its time. Raises Endless. Not nested."""

@@ -22,6 +22,7 @@ from engine.data.identity import row_digest
 from engine.data.masks import Rendered, render
 from engine.data.problems import Collected, Notes, Problem
 from engine.data.remarks import remark
+from engine.data.rendering import writes_date
 from engine.data.token_table import Ids, TokenTable, schema
 from engine.data.workers import in_order
 from engine.errors import DatasetError
@@ -107,7 +108,7 @@ def tokenize_chunk(chunk: Sequence[tuple[int, dict[str, Any]]], tokenizer: Any, 
     ids: list[Ids] = []
     labels: list[Ids] = []
     columns: list[tuple[int, int, int, bytes]] = []
-    marks = end_marks(tokenizer)
+    marks, dated = end_marks(tokenizer), writes_date(tokenizer)
     for place, (row_ids, row_labels) in sorted(_encode(rendered, tokenizer), key=itemgetter(0)):
         number, row = chunk[place]
         found = _fit(row_ids, row_labels, max_length, number, notes)
@@ -121,6 +122,8 @@ def tokenize_chunk(chunk: Sequence[tuple[int, dict[str, Any]]], tokenizer: Any, 
             notes.add(remark("stop_not_trained", number))
         if tokenizer.chat_template and isinstance(row.get("prompt"), str) and marks.isdisjoint(row_ids[1:-1].tolist()):
             notes.add(remark("template_unused", number))
+        if dated and not rendered[place].add_special_tokens:
+            notes.add(remark("date_written", number))
         if dropped := _dropped_system(row, rendered[place].text):
             notes.add(remark("system_dropped", number, words=repr(dropped[:40])))
         ids.append(found[0])

@@ -35,6 +35,18 @@ class ProbeRow:
     tokens: int | None = None
     """What it was cut to."""
 
+    def written(self) -> str:
+        """What `score` looks at, for the manifest: the ids, with * before those that are trained on."""
+        seen = zip(self.input_ids[:MAX_TOKENS], self.labels[:MAX_TOKENS], strict=True)
+        return " ".join(f"{'' if label == -100 else '*'}{token}" for token, label in seen)
+
+    @classmethod
+    def read(cls, digest: str, written: str, tokens: int | None) -> ProbeRow:
+        """The row of which `written` was kept, cut to `tokens` then."""
+        ids = [int(word.removeprefix("*")) for word in written.split()]
+        labels = [token if word.startswith("*") else -100 for token, word in zip(ids, written.split(), strict=True)]
+        return cls(digest, ids, labels, tokens)
+
     def cut(self, tokens: int | None) -> ProbeRow:
         """The last `tokens` tokens of this row up to its last trained one; None: the row as it is."""
         if tokens is None:

@@ -74,12 +74,12 @@ class Proof:
         sharded, candidates = self.attempt.sharded, self.attempt.material.probe_candidates
         if not self.ranks.first and not sharded:
             return
-        known = self._saved_rows({row.digest: row for row in candidates})
-        self._comparable = bool(known)
+        known = self._saved_rows(trainer.model, {row.digest: row for row in candidates})
         self.rows = known or affordable(trainer.model, choose_rows(candidates))
         if sharded:  # how many are affordable each has measured by itself
             self.rows = self.ranks.share(self.rows)
         self.base = score_base(trainer.model, self.rows) if self.rows else 0.0
+        self._comparable = bool(known) and not self._is_other_text()
         if not math.isfinite(self.base):
             raise ModelError(
                 _("{path}: the base model computes no finite loss").format(path=self.attempt.material.folder),
@@ -91,10 +91,13 @@ class Proof:
                 ),
             )
 
-    def _saved_rows(self, known: Mapping[str, ProbeRow]) -> tuple[ProbeRow, ...]:
-        """The rows whose loss was saved, as they were scored then; none where they are not all there, or became other tokens."""
+    def _saved_rows(self, model: Any, known: Mapping[str, ProbeRow]) -> tuple[ProbeRow, ...]:
+        """The rows whose loss was saved, as they were scored then: by their tokens, where the manifest has them, else rows of `known`,
+        the dataset's. None where they are not all there, or became other tokens."""
+        from engine.training.probe import ProbeRow
+
         manifest = self.manifest if self.attempt.continued else None
-        if manifest is None or manifest.probe is None or not all(digest in known for digest in manifest.probe.rows):
+        if manifest is None or manifest.probe is None:
             return ()
         saved, now = manifest.identities, self.attempt.material.identities
         if (saved.tokenizer, saved.chat_template, saved.data_settings) != (
@@ -103,7 +106,23 @@ class Proof:
             now.data_settings,
         ):
             return ()
-        return tuple(known[digest].cut(manifest.probe.tokens) for digest in manifest.probe.rows)
+        probe = manifest.probe
+        if probe.scored is not None:
+            rows = tuple(ProbeRow.read(*row, probe.tokens) for row in zip(probe.rows, probe.scored, strict=True))
+            words = model.config.get_text_config().vocab_size
+            return rows if all(max(row.input_ids) < words for row in rows) else ()
+        return tuple(known[one].cut(probe.tokens) for one in probe.rows) if known.keys() >= set(probe.rows) else ()
+
+    def _is_other_text(self) -> bool:
+        """Whether the saved rows, of which the manifest has no tokens, were rendered on another day by a template that writes the
+        date: then the bare base's loss is another one too."""
+        from engine.data.rendering import writes_date
+        from engine.training.probe import agrees
+
+        saved = self.manifest.probe if self.manifest is not None else None
+        if saved is None or saved.scored is not None or not writes_date(self.attempt.material.tokenizer):
+            return False
+        return not agrees(saved.base_loss, self.base, "float32")
 
     def _probe_item(self, trainer: Any, steps: int) -> Item | None:
         """probe_loss, where there are rows to score: rank 0 tells it. `steps`: that were done at a rate above zero."""

@@ -269,6 +269,7 @@ class Saver:
                 base_loss=self.probe_base,
                 tokens=self.probe_rows[0].tokens,
                 precision=self.attempt.precision,
+                scored=tuple(row.written() for row in self.probe_rows),
             )
         draft: dict[str, Any] = {
             "schema_version": 1,

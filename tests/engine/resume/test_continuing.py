@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from engine.checkpoints.scan import scan
 from engine.errors import CannotContinue
 from engine.events import RunStarted, Step
 from tests.conftest import build_tiny_model, chats, write_jsonl
+from tests.engine.checkpoints.folders import undigested
 from tests.engine.resume.test_receipt import change_json
 from tests.engine.runs import adapter_bytes, losses, plan, receipt, train
 
@@ -439,3 +441,39 @@ def test_a_checkpoint_of_another_run_that_stands_in_the_way_is_told(
     told = [event.message for event in events if event.type == "warned" and event.code == "replaced"]
     (kept,) = (out / ".trash").glob("checkpoint-4.*")
     assert told == [f"checkpoint-4 of another run lay there and was put into the trash: .trash/{kept.name}"]
+
+
+@pytest.fixture
+def dated(tmp_path: Path, chat_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run whose chat template writes the year, stopped; its tokens are gone and the year is another one."""
+    from datetime import datetime
+
+    from transformers.utils import chat_template_utils
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Later:
+            return cls(2222, 2, 22)
+
+    model = build_tiny_model(tmp_path / "model")
+    template = model / "chat_template.jinja"
+    template.write_text("{{ '<|im_start|>system\nIt is ' + strftime_now('%Y') + '.<|im_end|>\n' }}" + template.read_text())
+    _outcome, events = train(stop_at=5, dataset=chat_file, model=model, output=tmp_path / "run", **FLAGS)
+    assert any(event.type == "warned" and "writes today's date" in event.message for event in events)  # type: ignore[attr-defined]
+    monkeypatch.setenv("LORA_TUI_CACHE", str(tmp_path / "cold"))
+    monkeypatch.setattr(chat_template_utils, "datetime", Later)
+    return tmp_path / "run"
+
+
+def test_a_template_that_writes_the_date_does_not_keep_a_run_from_going_on_another_day(dated: Path) -> None:
+    outcome, events = train(output=dated)
+    assert (outcome.state, receipt(events)["probe_loss"]) == ("finished", "ok")
+
+
+def test_where_its_tokens_were_not_kept_another_date_is_not_taken_for_another_model(dated: Path) -> None:
+    for checkpoint in dated.glob("checkpoint-*"):
+        manifest = undigested(checkpoint / "manifest.json")
+        del manifest["probe"]["scored"]
+        (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+    outcome, events = train(output=dated)
+    assert (outcome.state, receipt(events)["probe_loss"]) == ("finished", "unknown")

@@ -48,3 +48,10 @@ def test_what_is_scored_fits_the_budget(monkeypatch: pytest.MonkeyPatch, seconds
     found = affordable(None, [row([7] * 100, digest) for digest in ("00", "01", "02")])
     assert len(found) == rows
     assert found[0].tokens == (25 if tokens == "some" else tokens)
+
+
+@given(st.lists(st.sampled_from([-100, 7]), min_size=2, max_size=MAX_TOKENS + 40))
+def test_what_a_manifest_keeps_of_a_row_is_what_was_scored(labels: list[int]) -> None:
+    whole = row([label if label == -100 else index for index, label in enumerate(labels)])
+    again = ProbeRow.read(whole.digest, whole.written(), whole.tokens)
+    assert (again.input_ids, again.labels) == (whole.input_ids[:MAX_TOKENS], whole.labels[:MAX_TOKENS])
