@@ -7,6 +7,7 @@ questions too.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.errors import ConfigError
 from engine.export.chat import SIDES, Chat, Messages, Sampling, Side, continued_words, open_chat, question
 from engine.export.source import ExportSource, find_source
 from engine.hardware import prepare_process
@@ -67,20 +69,29 @@ def run_chat(out: str, checkpoint: str | None, model: str | None, asked: Asked) 
 def _converse(chat: Chat, source: ExportSource, asked: Asked) -> None:
     """Questions until there are none; each side's own conversation goes on."""
     told = {side: list[dict[str, str]]() for side in SIDES}
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # a line that is no text is refused alone, not all that follow it
     if sys.stdin.isatty():
-        words = _("Both sides answer each line. {again}: begin anew · {leave} or Ctrl-D: leave")
-        sys.stdout.write(words.format(again=AGAIN, leave=LEAVE) + "\n")
+        hint = _("Both sides answer each line. {again}: begin anew · {leave} or Ctrl-D: leave")
+        sys.stdout.write(hint.format(again=AGAIN, leave=LEAVE) + "\n")
     for line in _lines():
         if line == AGAIN:
             told = {side: [] for side in SIDES}
             continue
+        try:
+            words = question(line)
+        except ConfigError as error:
+            from tui.headless import show_error
+
+            show_error(error)
+            continue
         for side in SIDES:
-            told[side].append({"role": "user", "content": line})
+            told[side] += words
         answers = _both(chat, source, told, asked)
         for side in SIDES:
             told[side].append({"role": "assistant", "content": answers[side]})
         if asked.as_json:
-            _print_json(question(line), chat, source, asked.sampling, answers, None, indent=None)
+            _print_json(words, chat, source, asked.sampling, answers, None, indent=None)
 
 
 def _lines() -> Iterator[str]:

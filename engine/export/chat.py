@@ -108,7 +108,16 @@ class Chat:
 
 
 def question(prompt: str, system: str | None = None) -> list[dict[str, str]]:
-    """A conversation that begins with `prompt`."""
+    """A conversation that begins with `prompt`. Raises ConfigError where it is no text: bytes of another encoding than UTF-8 come in
+    as half characters, which no tokenizer takes."""
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            _("what was asked is not UTF-8 text"),
+            prompt.encode("utf-8", "backslashreplace").decode(),
+            _("Write it in UTF-8; iconv -t UTF-8 turns a file into that."),
+        ) from None
     return [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": prompt}]
 
 

@@ -153,3 +153,14 @@ def test_text_that_holds_the_template_s_marks_was_trained_with_the_template(tmp_
         assert not chat.continues(question("question"))
         asked, _wanted = row_of(source, 1)
         assert chat.tokenizer.decode(chat._tokens(asked)[0]) == asked[-1]["content"]
+
+
+def test_what_is_no_utf_8_is_refused_with_words_and_the_lines_behind_it_are_answered(lora_tui: Any, tmp_path: Path) -> None:
+    base = build(tmp_path / "base", "llama")
+    out = adapter_on(base, tmp_path / "out")
+    code, _said, error = lora_tui("chat", out, "--model", base, "--prompt", "bad \udcff")
+    assert code == 2 and "not UTF-8" in error and "Traceback" not in error
+    command = [sys.executable, "-m", "tui", "chat", str(out), "--model", str(base), "--max-new-tokens", "2", "--json"]
+    done = subprocess.run(command, input=b"bad \xff\nquestion 1\n", capture_output=True)
+    assert done.returncode == 0 and b"not UTF-8" in done.stderr, done.stderr
+    assert [json.loads(line)["prompt"] for line in done.stdout.splitlines()] == ["question 1"]
