@@ -24,6 +24,7 @@ import filelock
 
 from engine.cache import cache_root
 from engine.errors import ConfigError, ModelError, OutputError
+from engine.export.place import disk_error
 from engine.i18n import _
 
 VERSION = "0.3.36"
@@ -56,13 +57,15 @@ class LlamaCpp:
     """Whether a person named it (--llama-cpp)."""
 
     def convert(self, script: str, arguments: Sequence[str | Path]) -> None:
-        """Run a converter. Raises ModelError with its own words where it refuses."""
+        """Run a converter. Raises ModelError with its own words where it refuses, OSError where the disk does."""
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": "", "PYTHONSAFEPATH": "", "PYTHONUTF8": "1"}
         command = [sys.executable, str(self.folder / script), *map(str, arguments)]
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL
         )
         if done.returncode != 0:
+            if (full := disk_error(_last_words(done.stderr))) is not None:
+                raise full
             raise ModelError(
                 _("llama.cpp's converter refuses this model"),
                 _last_words(done.stderr),

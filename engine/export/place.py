@@ -7,6 +7,9 @@ that place already is never written over: the new one gets a number.
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +23,7 @@ from engine.lock import locked, unwritable
 
 EXPORTS = "export"
 """The folder in a run's folder where exports go by default."""
+REFUSED_WRITES = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 
 @contextlib.contextmanager
@@ -29,27 +33,42 @@ def staged(into: Path, name: str, room: int) -> Iterator[tuple[Path, Path]]:
     `room`: bytes the export will take, held against the free space before anything is written. Raises OutputError where
     it is not there, or where the folder is busy or cannot be written; nothing half-written stays then.
     """
-    with locked(into):
-        try:
-            sweep(into)
-            free = free_bytes(into)
-            if free < room:
-                raise OutputError(
-                    _("{folder}: the disk is too small for this export").format(folder=into),
-                    _("It takes {needed:.2f} GB; {free:.2f} GB are free.").format(needed=room / 1e9, free=free / 1e9),
-                    _("Make room, or name a folder on another disk with --into."),
-                )
-            target = free_sibling(into / name)
-            staging = into / f"{STAGING_PREFIX}{name}"
-            staging.mkdir()
+    try:
+        with locked(into):
             try:
-                yield staging, target
-                for path in sorted(staging.iterdir()):
-                    sync_file(path)
-                sync_folder(staging)
-                place(staging, target)
-            except BaseException:
-                shutil.rmtree(staging, ignore_errors=True)
-                raise
-        except OSError as error:
-            raise unwritable(into, error) from error
+                sweep(into)
+                free = free_bytes(into)
+                if free < room:
+                    raise OutputError(
+                        _("{folder}: the disk is too small for this export").format(folder=into),
+                        _("It takes {needed:.2f} GB; {free:.2f} GB are free.").format(needed=room / 1e9, free=free / 1e9),
+                        _("Make room, or name a folder on another disk with --into."),
+                    )
+                target = free_sibling(into / name)
+                staging = into / f"{STAGING_PREFIX}{name}"
+                staging.mkdir()
+                try:
+                    yield staging, target
+                    for path in sorted(staging.iterdir()):
+                        sync_file(path)
+                    sync_folder(staging)
+                    place(staging, target)
+                except BaseException:
+                    shutil.rmtree(staging, ignore_errors=True)
+                    raise
+            except OSError as error:
+                raise unwritable(into, error) from error
+            except Exception as error:
+                if (full := disk_error(str(error))) is None:
+                    raise
+                raise unwritable(into, full) from error
+    except OutputError as error:  # the lock's words are those of a run, whose folder another flag names
+        raise OutputError(error.title, error.detail, error.fix.replace("--output", "--into")) from error
+
+
+def disk_error(words: str) -> OSError | None:
+    """The system's refusal to write that `words` tell of: writers in Rust (safetensors, tokenizers) and in another process (the
+    converter) leave no more of it than that. None: they tell of something else."""
+    found = re.search(r"os error (\d+)\)|\[Errno (\d+)\]", words)
+    number = int(found[1] or found[2]) if found else None
+    return OSError(number, os.strerror(number)) if number in REFUSED_WRITES else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ from engine.export import merged as merging
 from engine.export.adapter import export_adapter
 from engine.export.lora_gguf import fold
 from engine.export.merged import export_merged
+from engine.export.place import disk_error
 from engine.export.source import find_source
 from tests.engine.export.families import FAMILIES, adapter_on, build, logits
 from tests.engine.runs import train
@@ -90,6 +92,44 @@ def test_a_disk_too_small_is_told_before_anything_is_written(tmp_path: Path, mon
     with pytest.raises(OutputError, match="too small"):
         export_merged(source, tmp_path / "to")
     assert not (tmp_path / "to").exists()
+
+
+@pytest.mark.parametrize("writes", ["weights", "tokenizer"])
+def test_a_disk_that_fills_while_it_is_written_is_told_as_that_and_leaves_nothing(
+    writes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """safetensors and tokenizers write in Rust, and raise errors of their own."""
+    import resource
+
+    from engine.models import folder
+
+    base = build(tmp_path / "base", "llama")
+    source = find_source(adapter_on(base, tmp_path / "out", r=1), model=str(base))
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if writes == "tokenizer":
+        save = folder.save_tokenizer
+
+        def limited(*given: Any) -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, unlimited[1]))
+            save(*given)
+
+        monkeypatch.setattr(folder, "save_tokenizer", limited)
+    else:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (source.adapter.bytes, unlimited[1]))
+    try:
+        with pytest.raises(OutputError, match="File too large") as refused:
+            export_merged(source, tmp_path / "to")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert refused.value.fix.endswith("another --into.")
+    assert not (tmp_path / "to").exists()
+
+
+@pytest.mark.parametrize("said", ["x: No space left on device (os error 28)", "OSError: [Errno 28] No space left on device"])
+def test_a_full_disk_is_known_by_what_other_writers_say_of_it(said: str) -> None:
+    full = disk_error(said)
+    assert full is not None and full.errno == errno.ENOSPC
+    assert disk_error("No such file or directory (os error 2)") is None and disk_error("28") is None
 
 
 def test_memory_too_small_is_told_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
