@@ -150,8 +150,23 @@ def _export_parser() -> Parser:
     return parser
 
 
+_OF_TARGETS = {
+    "--quantize": ("gguf", "ollama"), "--llama-cpp": ("gguf", "ollama"), "--lora": ("gguf", "ollama"), "--name": ("gguf", "ollama"),
+    "--replace": ("ollama",), "--repo": ("hub",), "--public": ("hub",), "--merged": ("hub",),
+}  # fmt: skip
+"""Flag of an export -> the targets it says something to. Whoever gives it to another one expects what there will not be."""
+
+
 def _export(given: list[str]) -> int:
-    options = _export_parser().parse_args(given)
+    parser = _export_parser()
+    options = parser.parse_args(given)
+    for given_flag, targets in _OF_TARGETS.items():
+        if options.to not in targets and getattr(options, given_flag.removeprefix("--").replace("-", "_")):
+            parser.error(
+                _("{flag} belongs to --to {targets}, and this is --to {target}").format(
+                    flag=given_flag, targets=" | ".join(targets), target=options.to
+                )
+            )
     from engine.export.place import EXPORTS
     from tui.export import Wanted, confirm_upload, run_export
 

@@ -125,6 +125,19 @@ def test_a_disk_that_fills_while_it_is_written_is_told_as_that_and_leaves_nothin
     assert not (tmp_path / "to").exists()
 
 
+@pytest.mark.parametrize(
+    ("given", "target"),
+    [("--to merged --quantize q8_0", "gguf"), ("--to merged --name x", "ollama"), ("--to gguf --replace", "ollama"),
+     ("--to adapter --lora", "gguf"), ("--to gguf --repo a/b", "hub"), ("--to merged --public", "hub"),
+     ("--to merged --merged", "hub")],
+)  # fmt: skip
+def test_a_flag_of_another_target_is_refused_with_that_target_s_name(
+    given: str, target: str, lora_tui: Any, tmp_path: Path
+) -> None:
+    code, _said, error = lora_tui("export", tmp_path, *given.split())
+    assert code == 2 and f"{given.split()[2]} belongs to --to" in error and target in error
+
+
 @pytest.mark.parametrize("said", ["x: No space left on device (os error 28)", "OSError: [Errno 28] No space left on device"])
 def test_a_full_disk_is_known_by_what_other_writers_say_of_it(said: str) -> None:
     full = disk_error(said)
