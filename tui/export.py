@@ -122,6 +122,7 @@ def _write_gguf(source: ExportSource, wanted: Wanted, answer_tokens: int, aside:
     """Write it, and what is to be said of the file."""
     from engine.export.gguf import export_gguf
     from engine.export.llama_cpp import find_llama_cpp
+    from engine.export.samples import MAX_TOKENS
 
     tools = find_llama_cpp(wanted.llama_cpp, aside)
     made = export_gguf(source, wanted.into, wanted.quantize, tools, aside, answer_tokens, wanted.lora)
@@ -154,6 +155,19 @@ def _write_gguf(source: ExportSource, wanted: Wanted, answer_tokens: int, aside:
                 "its structure was read; that it behaves as the trained model is not proven: pip install 'lora-tui[llama-cpp]'"
             )
         )
+    if made.samples.long:
+        told.lines.append(
+            _("no row looked at has something trained among its first {count} tokens: fixed questions stood in").format(
+                count=MAX_TOKENS
+            )
+        )
+    elif not made.samples.of_dataset:
+        told.lines.append(_("the dataset is not there as it was: fixed questions stood in for its rows"))
+    if made.serving.tools:
+        told.lines.append(
+            _("trained with tools: the Modelfile's template writes turns only; for tools use what reads the model's own chat "
+              "template, such as llama-server --jinja")
+        )  # fmt: skip
     if made.serving.plain:
         told.lines.append(
             _("trained on plain text: the Modelfile leaves the model's chat template out, and what is asked is continued")

@@ -32,6 +32,8 @@ class Serving:
     """How many contexts of real rows and of made ones the template was held against."""
     plain: bool = False
     """Whether the model has a chat template that it was not trained with, and is served without it therefore."""
+    tools: bool = False
+    """Whether it was trained with tools, which the template knows nothing of."""
 
     def modelfile(self, weights: str, adapter: str | None = None) -> str:
         """The text of a Modelfile beside the file `weights`."""
@@ -40,6 +42,8 @@ class Serving:
             lines.append(
                 "# Trained on plain text, without the model's chat template: what is asked is continued as it stands."
             )
+        if self.tools and self.template is not None:
+            lines.append("# Trained with tools. This template writes turns only: it offers no tools, and reads no calls.")
         if self.template is not None:
             lines.append(f"TEMPLATE {_quoted(self.template)}")
         if self.system:
@@ -76,7 +80,8 @@ def serving(source: ExportSource, tokenizer: Any, samples: Samples, model: Model
     contexts = [context for row in samples.rows for context in _contexts(row.messages)]
     if turns is None or not agrees(turns, render, contexts):
         return Serving(None, _ends(tokenizer, ""), samples.system, context, 0)
-    return Serving(turns.go_template(), _ends(tokenizer, turns.assistant.after), samples.system, context, len(contexts))
+    ends = _ends(tokenizer, turns.assistant.after)
+    return Serving(turns.go_template(), ends, samples.system, context, len(contexts), tools=samples.tools)
 
 
 def _contexts(messages: Messages | None) -> list[Messages]:

@@ -55,26 +55,30 @@ class Samples:
 
     rows: tuple[Sample, ...]
     of_dataset: bool
-    """False: the dataset is gone or has changed its form, and fixed questions stand in."""
+    """False: fixed questions stand in."""
     system: str | None
     """The system turn that all rows looked at share."""
     plain: bool = False
     """Whether all rows looked at are plain text in which no chat template has left its marks."""
+    tools: bool = False
+    """Whether rows looked at offer tools or call them."""
+    long: bool = False
+    """Whether fixed questions stand in because no row looked at has something trained among its first MAX_TOKENS tokens. Else the
+    dataset is gone or has changed its form."""
 
 
 def take_samples(source: ExportSource, tokenizer: Any) -> Samples:
     """Rows of the run's dataset, else fixed ones."""
-    chosen: list[tuple[int, dict[str, Any]]] = []
     if source.config.dataset is not None:
         try:
             chosen = _looked_at(source.config)
+            seen = [row for _number, row in chosen]
+            system, plain, tools = _shared_system(seen), _plain(seen, tokenizer), any(map(_has_tools, seen))
             made = _samples(chosen, tokenizer, source.config.train_on)
-            if made:
-                seen = [row for _number, row in chosen]
-                return Samples(made, True, _shared_system(seen), _plain(seen, tokenizer))
+            return Samples(made or _fixed(tokenizer, plain), bool(made), system, plain, tools, not made)
         except LoraTuiError:
             pass  # gone or not what it was: the export does not depend on it
-    return Samples(_fixed(tokenizer), False, None)
+    return Samples(_fixed(tokenizer, False), False, None)
 
 
 def trained_plain(source: ExportSource, tokenizer: Any) -> bool:
@@ -136,6 +140,10 @@ def _plain(rows: list[dict[str, Any]], tokenizer: Any) -> bool:
     )
 
 
+def _has_tools(row: dict[str, Any]) -> bool:
+    return bool(row.get("tools")) or any(turn["role"] == "tool" or turn.get("tool_calls") for turn in _messages(row) or ())
+
+
 def _parted(row: dict[str, Any]) -> tuple[str, str]:
     """(what is given, what is to come) of a row of plain text. A text is cut at a space, which belongs to the word behind it."""
     if "text" not in row:
@@ -154,10 +162,10 @@ def _messages(row: dict[str, Any]) -> Messages | None:
     return None
 
 
-def _fixed(tokenizer: Any) -> tuple[Sample, ...]:
+def _fixed(tokenizer: Any, plain: bool) -> tuple[Sample, ...]:
     made = []
     for asked in ASKED:
-        if tokenizer.chat_template is None:
+        if plain or tokenizer.chat_template is None:
             text, special, messages = asked, True, None
         else:
             messages = [{"role": "user", "content": asked}]

@@ -33,7 +33,7 @@ def endless(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize(
     "renders",
-    [lambda tokenizer: Chat(None, tokenizer)._tokens(question("Hello")), samples._fixed],
+    [lambda tokenizer: Chat(None, tokenizer)._tokens(question("Hello")), lambda tokenizer: samples._fixed(tokenizer, False)],
     ids=["a chat", "questions of an export"],
 )
 def test_what_needs_the_text_is_told_that_there_is_no_end(renders: Callable[[Any], Any], endless: Any) -> None:

@@ -10,16 +10,22 @@ import pytest
 
 from engine.config import RunConfig
 from engine.export.modelfile import Serving, serving
-from engine.export.samples import take_samples
+from engine.export.samples import MAX_TOKENS, Samples, take_samples
 from engine.models.folder import load_tokenizer
 from tests.conftest import chats, write_jsonl
 
 
-def served(rows: list[dict[str, Any]], model: Path, tmp_path: Path) -> Serving:
+def sampled(rows: list[dict[str, Any]], model: Path, tmp_path: Path) -> tuple[Any, Any, Samples]:
+    """(source, tokenizer, what is taken of `rows`)"""
     source: Any = SimpleNamespace(config=RunConfig(dataset=str(write_jsonl(tmp_path / "rows.jsonl", rows))))
     tokenizer = load_tokenizer(model)
+    return source, tokenizer, take_samples(source, tokenizer)
+
+
+def served(rows: list[dict[str, Any]], model: Path, tmp_path: Path) -> Serving:
+    source, tokenizer, samples = sampled(rows, model, tmp_path)
     report: Any = SimpleNamespace(context=256)
-    return serving(source, tokenizer, take_samples(source, tokenizer), report, False)
+    return serving(source, tokenizer, samples, report, False)
 
 
 @pytest.mark.parametrize(
@@ -38,3 +44,18 @@ def test_a_run_on_conversations_is_served_in_the_chat_template(tiny_model: Path,
     found = served(chats(3), tiny_model, tmp_path)
     assert found.template is not None and ".Messages" in found.template
     assert "plain text" not in found.modelfile("model.gguf")
+
+
+def test_a_run_with_tools_says_that_its_template_has_none(tiny_model: Path, tmp_path: Path) -> None:
+    weather = {"type": "function", "function": {"name": "weather", "parameters": {}}}
+    found = served([row | {"tools": [weather]} for row in chats(3)], tiny_model, tmp_path)
+    assert "it offers no tools" in found.modelfile("model.gguf")
+    assert "tools" not in served(chats(3), tiny_model, tmp_path).modelfile("model.gguf")
+
+
+def test_rows_too_long_to_be_looked_at_are_told_and_what_they_share_is_still_known(tiny_model: Path, tmp_path: Path) -> None:
+    system = {"role": "system", "content": "Be brief."}
+    row = chats(1)[0]["messages"]
+    long = {"messages": [system, {"role": "user", "content": "why " * MAX_TOKENS}, row[1]]}
+    _source, _tokenizer, samples = sampled([long] * 2, tiny_model, tmp_path)
+    assert (samples.of_dataset, samples.long, samples.system) == (False, True, "Be brief.")
