@@ -40,12 +40,13 @@ class Asked:
 def run_chat(out: str, checkpoint: str | None, model: str | None, asked: Asked) -> int:
     """Ask both sides; the exit code. Raises the engine's errors."""
     source = find_source(Path(out), checkpoint, model)
-    wanted: str | None = None
+    wanted, tools = None, None
     said: Messages | None = question(asked.prompt) if asked.prompt is not None else None
     if asked.row is not None:
         from engine.export.samples import row_of
 
-        said, wanted = row_of(source, asked.row)
+        row = row_of(source, asked.row)
+        said, wanted, tools = row.said, row.wanted, row.tools
     prepare_process()
     quiet_libraries()
     with open_chat(source) as chat:
@@ -57,7 +58,7 @@ def run_chat(out: str, checkpoint: str | None, model: str | None, asked: Asked) 
         if not asked.as_json and asked.row is not None:
             title = _("row {row}").format(row=asked.row)
             sys.stdout.write(f"── {title}\n{visible(said[-1]['content'], keep_lines=True)}\n\n")
-        answers = _both(chat, source, {side: list(said) for side in SIDES}, asked)
+        answers = _both(chat, source, {side: list(said) for side in SIDES}, asked, tools)
     if asked.as_json:
         _print_json(said, chat, source, asked.sampling, answers, wanted)
     elif wanted is not None:
@@ -68,7 +69,7 @@ def run_chat(out: str, checkpoint: str | None, model: str | None, asked: Asked) 
 
 def _converse(chat: Chat, source: ExportSource, asked: Asked) -> None:
     """Questions until there are none; each side's own conversation goes on."""
-    told = {side: list[dict[str, str]]() for side in SIDES}
+    told = {side: list[dict[str, Any]]() for side in SIDES}
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # a line that is no text is refused alone, not all that follow it
     if sys.stdin.isatty():
@@ -111,13 +112,15 @@ def _typed() -> Iterator[str]:
             yield input("> ")
 
 
-def _both(chat: Chat, source: ExportSource, told: dict[Side, list[dict[str, str]]], asked: Asked) -> dict[Side, str]:
+def _both(
+    chat: Chat, source: ExportSource, told: dict[Side, list[dict[str, Any]]], asked: Asked, tools: Any = None
+) -> dict[Side, str]:
     answers: dict[Side, str] = {}
     for side in SIDES:
         if not asked.as_json:
             title = _("adapter ({name})").format(name=source.adapter.path.name) if side == "adapter" else _("bare base")
             sys.stdout.write(f"── {title}\n")
-        answers[side] = chat.answer(told[side], side, asked.sampling, _silent if asked.as_json else _told)
+        answers[side] = chat.answer(told[side], side, asked.sampling, _silent if asked.as_json else _told, tools)
         if not asked.as_json:
             sys.stdout.write("\n\n")
     return answers

@@ -24,8 +24,8 @@ from engine.i18n import _
 
 Side = Literal["adapter", "base"]
 SIDES: tuple[Side, ...] = ("adapter", "base")
-Messages = Sequence[dict[str, str]]
-"""{"role", "content"} each."""
+Messages = Sequence[dict[str, Any]]
+"""{"role", "content"} each, and what a template takes beside."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,16 @@ class Chat:
         return self.plain or self.tokenizer.chat_template is None or said[-1]["role"] == TEXT
 
     def answer(
-        self, said: Messages, side: Side, sampling: Sampling, tell: Callable[[str], None] = lambda piece: None
+        self,
+        said: Messages,
+        side: Side,
+        sampling: Sampling,
+        tell: Callable[[str], None] = lambda piece: None,
+        tools: Any = None,
     ) -> str:
         """What `side` says to the conversation `said`, whose last turn is the user's; pieces go to `tell` as they come. Where it
-        `continues`, that turn is continued. Raises DatasetError where the template refuses the conversation, ModelError where it does
-        not come to an end."""
+        `continues`, that turn is continued. `tools`: what the conversation offers. Raises DatasetError where the template refuses the
+        conversation, ModelError where it does not come to an end."""
         import torch
         from transformers import TextStreamer
 
@@ -73,7 +78,7 @@ class Chat:
             def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
                 tell(text)
 
-        asked = self._tokens(said).to(self.model.device)
+        asked = self._tokens(said, tools).to(self.model.device)
         drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
         torch.manual_seed(sampling.seed)
         with torch.no_grad(), self.model.disable_adapter() if side == "base" else nullcontext():
@@ -88,12 +93,12 @@ class Chat:
             )
         return str(self.tokenizer.decode(found[0, asked.shape[1] :], skip_special_tokens=True))
 
-    def _tokens(self, said: Messages) -> Any:
+    def _tokens(self, said: Messages, tools: Any = None) -> Any:
         """(1, sequence)"""
         if self.continues(said):
             return self.tokenizer(begun(said[-1]["content"], self.tokenizer), return_tensors="pt")["input_ids"]
         try:
-            text = rendered(self.tokenizer, said, prompt=True)
+            text = rendered(self.tokenizer, said, prompt=True, tools=tools)
         except Endless:
             raise
         except Exception as error:  # templates raise whatever they like

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -89,9 +90,20 @@ def trained_plain(source: ExportSource, tokenizer: Any) -> bool:
         return False
 
 
-def row_of(source: ExportSource, number: int) -> tuple[Messages, str]:
-    """(what row `number` asks, its answer): the conversation up to its last answer; or, as one turn of TEXT, a prompt or the first
-    half of a text. Raises ConfigError where there is no such row, DatasetError where the dataset cannot be read."""
+@dataclass(frozen=True)
+class AskedRow:
+    """A row of the dataset as a question."""
+
+    said: Messages
+    """The conversation up to its last answer; or, as one turn of TEXT, a prompt or the first half of a text."""
+    wanted: str
+    """Its answer; tool calls as JSON, one a line."""
+    tools: Any = None
+    """What it offers, as the chat template takes it."""
+
+
+def row_of(source: ExportSource, number: int) -> AskedRow:
+    """Row `number` of the dataset. Raises ConfigError where there is no such row, DatasetError where the dataset cannot be read."""
     if source.config.dataset is None:
         raise ConfigError(_("nothing says which dataset this run was trained on"), fix=_("Ask with --prompt."))
     rows = read_rows(source.config.dataset, Reading.of(source.config))
@@ -101,9 +113,14 @@ def row_of(source: ExportSource, number: int) -> tuple[Messages, str]:
     messages = _messages(found)
     if messages is None:
         asked, wanted = _parted(found)
-        return [{"role": TEXT, "content": asked}], wanted
+        return AskedRow([{"role": TEXT, "content": asked}], wanted)
     last = max((place for place, turn in enumerate(messages) if turn["role"] == "assistant"), default=len(messages))
-    return messages[:last], messages[last]["content"] if last < len(messages) else ""
+    return AskedRow(messages[:last], _said(messages[last]) if last < len(messages) else "", found.get("tools"))
+
+
+def _said(turn: dict[str, Any]) -> str:
+    calls = [json.dumps(call, ensure_ascii=False) for call in turn.get("tool_calls") or ()]
+    return "\n".join(part for part in (turn["content"], *calls) if part)
 
 
 def _samples(rows: list[tuple[int, dict[str, Any]]], tokenizer: Any, train_on: str) -> tuple[Sample, ...]:

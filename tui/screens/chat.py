@@ -10,7 +10,7 @@ import queue
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rich.text import Text
 from textual import work
@@ -21,7 +21,7 @@ from textual.widgets import Footer, Input, Static
 
 from engine.errors import LoraTuiError
 from engine.export.chat import SIDES, Chat, Messages, Sampling, Side, continued_words, open_chat, question
-from engine.export.samples import TEXT, row_of
+from engine.export.samples import TEXT, AskedRow, row_of
 from engine.export.source import ExportSource, find_source
 from engine.i18n import _
 from tui.i18n import N_
@@ -170,19 +170,20 @@ class ChatScreen(WizardScreen):
                 if isinstance(failed, LoraTuiError):
                     self.post_message(Progressed(failed.title))
 
-    def _answer(self, chat: Chat, source: ExportSource, asked: Asked, said: dict[Side, list[dict[str, str]]]) -> None:
+    def _answer(self, chat: Chat, source: ExportSource, asked: Asked, said: dict[Side, list[dict[str, Any]]]) -> None:
         """Answer on both sides, and keep it in `said`. Raises LoraTuiError."""
         sampling = asked.sampling
-        words, wanted = (question(asked.words), None) if isinstance(asked.words, str) else row_of(source, asked.words)
+        row = row_of(source, asked.words) if isinstance(asked.words, int) else AskedRow(question(asked.words), "")
+        words, wanted = row.said, row.wanted
         self.post_message(Progressed(_("answering")))
         for side in SIDES:
             before: Messages = [] if isinstance(asked.words, int) else said[side]
             heard = [*before, *words]
             tell = partial(self._piece, asked.conversation, side)
             tell(f"> {words[-1]['content']}\n", "bold")
-            answer = chat.answer(heard, side, sampling, tell)
-            # A row of plain text is no part of a conversation.
-            said[side] = [] if words[-1]["role"] == TEXT else [*heard, {"role": "assistant", "content": answer}]
+            answer = chat.answer(heard, side, sampling, tell, row.tools)
+            # A row of plain text is no part of a conversation, and tools are a row's own.
+            said[side] = [] if words[-1]["role"] == TEXT or row.tools else [*heard, {"role": "assistant", "content": answer}]
             there = "(" + _("in the dataset") + f": {wanted})\n" if wanted else ""
             tell(f"\n{there}\n", "dim")
         drawn = _("the likeliest tokens") if not sampling.temperature else _(
@@ -213,5 +214,5 @@ class ChatScreen(WizardScreen):
             self.query_one("#chat-state", Static).update(visible(words))
 
 
-def _nothing_said() -> dict[Side, list[dict[str, str]]]:
+def _nothing_said() -> dict[Side, list[dict[str, Any]]]:
     return {side: [] for side in SIDES}

@@ -7,16 +7,18 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from engine.config import RunConfig
 from engine.data.tokens import tokenize
-from engine.export.chat import SIDES, Sampling, open_chat, question
+from engine.export.chat import SIDES, Chat, Sampling, open_chat, question
 from engine.export.samples import row_of
 from engine.export.source import find_source
 from engine.folder import write_run_toml
+from engine.models.folder import load_tokenizer
 from tests.conftest import write_jsonl
 from tests.engine.export.families import adapter_on, build
 from tests.engine.runs import train
@@ -133,8 +135,9 @@ def test_a_run_on_plain_text_is_asked_as_it_was_trained_and_not_in_the_chat_temp
     train(dataset=data, model=tiny_model, output=tmp_path / "run", max_steps=1)
     source = find_source(tmp_path / "run")
     with open_chat(source) as chat:
-        asked, wanted = row_of(source, 3)
-        assert "".join((asked[-1]["content"], wanted)) == "Question 2: answer 2"
+        row = row_of(source, 3)
+        asked = row.said
+        assert asked[-1]["content"] + row.wanted == "Question 2: answer 2"
         trained = tokenize([(1, rows[2])], chat.tokenizer, "auto", 99).row(0)["input_ids"]
         for said in (asked, question(asked[-1]["content"])):
             ids = chat._tokens(said)[0].tolist()
@@ -151,7 +154,7 @@ def test_text_that_holds_the_template_s_marks_was_trained_with_the_template(tmp_
     source = find_source(tmp_path / "run")
     with open_chat(source) as chat:
         assert not chat.continues(question("question"))
-        asked, _wanted = row_of(source, 1)
+        asked = row_of(source, 1).said
         assert chat.tokenizer.decode(chat._tokens(asked)[0]) == asked[-1]["content"]
 
 
@@ -164,3 +167,22 @@ def test_what_is_no_utf_8_is_refused_with_words_and_the_lines_behind_it_are_answ
     done = subprocess.run(command, input=b"bad \xff\nquestion 1\n", capture_output=True)
     assert done.returncode == 0 and b"not UTF-8" in done.stderr, done.stderr
     assert [json.loads(line)["prompt"] for line in done.stdout.splitlines()] == ["question 1"]
+
+
+def test_a_row_is_asked_with_the_tools_it_was_trained_with(tmp_path: Path, tiny_model: Path) -> None:
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {}}}
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "home"}}}
+    turns = [{"role": "user", "content": "fog?"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    template = model / "chat_template.jinja"
+    written = "{% if tools %}{{ tools | tojson }}{% endif %}" + template.read_text().replace(
+        "<|im_end|>", "{{ message.tool_calls | tojson if message.tool_calls else '' }}<|im_end|>"
+    )
+    template.write_text(written)
+    data = write_jsonl(tmp_path / "rows.jsonl", [{"messages": turns, "tools": [tool]}])
+    source: Any = SimpleNamespace(config=RunConfig(dataset=str(data)))
+    row, tokenizer = row_of(source, 1), load_tokenizer(model)
+    asked = Chat(None, tokenizer)._tokens(row.said, row.tools)[0].tolist()
+    trained = list(tokenize([(1, {"messages": turns, "tools": [tool]})], tokenizer, "auto", 999).row(0)["input_ids"])
+    assert "weather" in tokenizer.decode(asked) and asked == trained[: len(asked)]
+    assert '"city": "home"' in row.wanted
