@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Any
 
 from engine.data.rendering import Endless, bounded
-from engine.data.turns import Span, Writer, runaway, turn_span, unmaskable, without_marks
+from engine.data.turns import Span, Writer, runaway, turn_span, unmaskable
 from engine.errors import DatasetError, ModelError
 from engine.i18n import _
 
@@ -77,18 +77,17 @@ def _ended(text: str, tokenizer: Any) -> str:
 def _chat(messages: Sequence[dict[str, Any]], tools: Any, tokenizer: Any, train_on: str, number: int) -> Rendered:
     writer = Writer(tokenizer, tools, number)
     text = writer.write(messages)
-    if train_on == "all":
-        return Rendered(text, ((0, len(text)),), False)
     turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     if train_on == "completion":
         turns = turns[-1:]
+    _has_its_calls(messages, turns, writer)
+    if train_on == "all":
+        return Rendered(text, ((0, len(text)),), False)
     if not any(_says_something(messages[index]) for index in turns):
         return Rendered(text, (), False)
     spans = _marked(messages, writer, text) if train_on != "completion" else ()
     if not spans:
         spans = tuple(turn_span(messages, index, writer, text) for index in turns)
-        for index, span in zip(turns, spans, strict=True):
-            _has_its_calls(messages[index], without_marks(text[slice(*span)], tokenizer), number)
     if any(before[1] > after[0] for before, after in pairwise(spans)):
         raise unmaskable(number)
     return Rendered(text, spans, False)
@@ -98,16 +97,38 @@ def _says_something(message: dict[str, Any]) -> bool:
     return bool(message["content"].strip() or message.get("tool_calls") or message.get("reasoning_content"))
 
 
-def _has_its_calls(message: dict[str, Any], written: str, number: int) -> None:
-    """Refuses a template that leaves out what the turn calls: the model would learn to say nothing there."""
-    for call in message.get("tool_calls") or ():
-        name = call.get("function", call).get("name") if isinstance(call, dict) else None
-        if isinstance(name, str) and name not in written:
-            raise DatasetError(
-                _("row {row}: the model's chat template does not write the call of {name}").format(row=number, name=name),
-                _("This model knows no tool calls, so there would be nothing to learn in that turn."),
-                _("Take a model that knows tools, or rows without tool_calls."),
-            )
+def _has_its_calls(messages: Sequence[dict[str, Any]], turns: Sequence[int], writer: Writer) -> None:
+    """Refuses a template that leaves out what one of `turns` calls: the model would learn to say nothing there.
+
+    A call may have the name of a word that stands there anyway, so each gets a name of its own and must be found under it. A template
+    that refuses such names is believed.
+    """
+    names: dict[str, str] = {}
+    renamed = list(messages)
+    for index in turns:
+        if calls := messages[index].get("tool_calls"):
+            renamed[index] = {**messages[index], "tool_calls": [_as_known(call, names) for call in calls]}
+    written = writer.attempt(renamed) if names else None
+    missing = next((name for mark, name in names.items() if mark not in written), None) if written is not None else None
+    if missing is not None:
+        raise DatasetError(
+            _("row {row}: the model's chat template does not write the call of {name}").format(
+                row=writer.number, name=missing
+            ),
+            _("This model knows no tool calls, so there would be nothing to learn in that turn."),
+            _("Take a model that knows tools, or rows without tool_calls."),
+        )
+
+
+def _as_known(call: Any, names: dict[str, str]) -> Any:
+    """`call` under a name of its own, which is put into `names` with the one it has."""
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        return call
+    mark = f"call_{len(names)}_of_lora_tui"
+    names[mark] = function["name"]
+    marked = {**function, "name": mark}
+    return {**call, "function": marked} if "function" in call else marked
 
 
 def _prompted(row: dict[str, Any], tokenizer: Any, train_on: str, number: int) -> Rendered:
@@ -115,6 +136,7 @@ def _prompted(row: dict[str, Any], tokenizer: Any, train_on: str, number: int) -
     turns, first = [*row["prompt"], *row["completion"]], len(row["prompt"])
     writer = Writer(tokenizer, row.get("tools"), number)
     text = writer.write(turns)
+    _has_its_calls(turns, [index for index in range(first, len(turns)) if turns[index]["role"] == "assistant"], writer)
     if train_on == "all":
         return Rendered(text, ((0, len(text)),), False)
     if turns[first]["role"] != "assistant":

@@ -132,11 +132,6 @@ def _without_tail(upto: str, tokenizer: Any) -> int:
     return len(stripped) if stripped.endswith(_marks(tokenizer)[1]) else len(upto)
 
 
-def without_marks(text: str, tokenizer: Any) -> str:
-    """The words in `text`."""
-    return _marks(tokenizer)[0].sub("", text)
-
-
 @lru_cache(maxsize=4)
 def _marks(tokenizer: Any) -> tuple[re.Pattern[str], tuple[str, ...]]:
     """(pattern, texts) of the tokens that are marks rather than words. Not only the named special ones: many an end mark is

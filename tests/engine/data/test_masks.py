@@ -163,6 +163,35 @@ def test_a_template_that_drops_the_turn_is_refused_rather_than_masked_wrongly() 
         tokenize(enumerate([{"messages": CHAT}], 1), tokenizer, "auto", 1 << 20)
 
 
+WITH_MARKS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|im_end|>"
+    "{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CALLING = {
+    "role": "assistant",
+    "content": "I look at the lamp.",
+    "tool_calls": [{"function": {"name": "lamp", "arguments": {}}}],
+}
+
+
+@pytest.mark.parametrize("train_on", ["auto", "completion", "all"])
+@pytest.mark.parametrize("template", [WITH_MARKS, re.sub(r"{% (end)?generation %}", "", WITH_MARKS)])
+@pytest.mark.parametrize("row", [{"messages": [CHAT[0], CALLING]}, {"prompt": CHAT[:1], "completion": [CALLING]}])
+def test_a_template_that_leaves_out_a_call_is_refused_whatever_says_what_is_trained_on(
+    row: dict[str, Any], template: str, train_on: str
+) -> None:
+    """Also where the call's name stands among the words."""
+    with pytest.raises(DatasetError, match="row 1: the model's chat template does not write the call of lamp"):
+        tokenize(enumerate([row], 1), tokenizer_of(FAMILIES["qwen2_5"], template), train_on, 1 << 20)
+
+
+def test_a_call_that_the_template_writes_is_learned() -> None:
+    tokenizer = family("qwen3")
+    ids, trained = learned([CHAT[0], CALLING], tokenizer)
+    assert '"name": "lamp"' in "".join(sayings(tokenizer, ids, trained))
+
+
 def test_conversations_without_a_template_name_the_ways_on() -> None:
     tokenizer = tokenizer_of(FAMILIES["qwen2_5"], "x")
     tokenizer.chat_template = None
