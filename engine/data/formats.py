@@ -171,6 +171,9 @@ def recognise(name: str, first: Row, asked: str = "auto") -> tuple[str, str, Cal
     pair = next(((left, right) for left, right in PAIRS if {left, right} <= columns), None)
     output = next((name for name in ("output", "response") if name in columns), None)
     text = next((name for name in TEXTS if name in columns), None)
+    turn = next((parts for parts in (("role", "content"), ("from", "value")) if set(parts) <= columns), None)
+    if asked == "auto" and turn is not None and text == turn[1]:
+        text = None
     found = asked if asked != "auto" else _found(first, chat, pair, output, text)
     if found == "messages" and chat:
         return (
@@ -205,6 +208,17 @@ def recognise(name: str, first: Row, asked: str = "auto") -> tuple[str, str, Cal
             _("{name}: is a preference dataset (chosen, rejected)").format(name=name),
             _("Fine-tuning learns from one answer a row."),
             _("Keep the chosen answers as {shape}.").format(shape=SHAPES["messages"]),
+        )
+    if turn is not None:
+        raise DatasetError(
+            _('{name}: each row is one turn ("{role}", "{content}"), not a conversation').format(
+                name=name, role=turn[0], content=turn[1]
+            ),
+            _("What was said before an answer stands in other rows, so none of them tells what is to be learned."),
+            _(
+                "Put the turns of a conversation into one row: {shape}. To learn every word as plain text, the users' too: "
+                "--columns text={content}."
+            ).format(shape=SHAPES["messages"], content=turn[1]),
         )
     columns_flag = _could_be(first)
     raise UnknownFormat(

@@ -103,6 +103,17 @@ def test_preference_data_is_told_apart(tmp_path: Path) -> None:
     assert "preference" in error.title and "chosen" in error.fix
 
 
+@pytest.mark.parametrize("parts", [("role", "content"), ("from", "value")])
+def test_rows_of_one_turn_each_are_no_texts(parts: tuple[str, str], tmp_path: Path) -> None:
+    """Else the users' words would be learned too."""
+    error = refused(tmp_path, *(dict(zip(parts, turn.values(), strict=True)) for turn in TURNS))
+    assert "one turn" in error.title and '{"messages": [' in error.fix
+
+
+def test_rows_of_one_turn_each_are_texts_where_that_is_asked_for(tmp_path: Path) -> None:
+    assert list(read(tmp_path, *TURNS, format="text")) == [{"text": "Who?"}, {"text": "We."}]
+
+
 TURN = TURNS[0]
 BAD: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
     "turns are text": ({"messages": TURNS}, {"messages": "Who?"}, ['"messages" is text']),
