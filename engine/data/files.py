@@ -38,6 +38,8 @@ DELIMITERS = ",;\t"
 """What stands between the fields of a .csv: the first of these that makes more than one column of its header. Where the comma is the
 decimal sign, spreadsheets write semicolons."""
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+CHATS = ("messages", "conversations", "conversation", "dialogue", "chat")
+"""Columns that hold the turns of one row, and no rows."""
 LFS = b"version https://git-lfs.github.com/spec/"
 BOM = b"\xef\xbb\xbf"
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
@@ -250,7 +252,7 @@ def _json(path: Path, encoding: str, skip: Callable[[int], bool]) -> Numbered:
     found = _parsed(text, path, (None, None))
     if isinstance(found, dict):
         lists = [value for value in found.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
-        if len(lists) == 1 and len(found) <= 2 and "messages" not in found and "conversations" not in found:
+        if len(lists) == 1 and len(found) <= 2 and not any(name in found for name in CHATS):
             found = lists[0]
     if not isinstance(found, list):
         _bad(path, (None, None), _("holds {what}, not an array of rows").format(what=kind(found)),

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from engine.data.files import CHATS
 from engine.data.problems import Collected, Problem
 from engine.data.read import Raw, Reading, columns_of, kind, read_raw, renamed
 from engine.errors import DatasetError
@@ -25,7 +26,6 @@ SPEAKERS = {
     "function_call": "assistant",
 }  # fmt: skip
 """ShareGPT's `from` -> role."""
-CHATS = ("messages", "conversations", "conversation", "dialogue", "chat")
 PAIRS = (
     ("prompt", "completion"),
     ("prompt", "response"),

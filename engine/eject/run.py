@@ -8,8 +8,8 @@ from typing import Any
 
 from engine.checkpoints.scan import glance
 from engine.config import RunConfig
-from engine.data.files import delimiter_of, suffix_of
-from engine.data.formats import CHATS, OWN, PAIRS, TEXTS, read_rows
+from engine.data.files import CHATS, delimiter_of, suffix_of
+from engine.data.formats import OWN, PAIRS, TEXTS, read_rows
 from engine.data.read import Reading, read_raw, renamed
 from engine.errors import ConfigError
 from engine.folder import source_of_run

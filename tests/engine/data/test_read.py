@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from engine.data.files import CHATS
 from engine.data.read import read_raw
 from engine.errors import DatasetError
 from tests.engine.data.rows import read_rows
@@ -76,6 +77,14 @@ FILES: dict[str, Callable[[], bytes]] = {
 def test_every_format_gives_the_same_rows(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(FILES[name]())
     assert list(read_rows(str(tmp_path / name))) == ROWS
+
+
+@pytest.mark.parametrize("column", CHATS)
+def test_an_object_with_a_list_of_turns_is_no_list_of_rows(column: str, tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "We."}]
+    (tmp_path / "rows.json").write_text(json.dumps({column: turns}))
+    with pytest.raises(DatasetError, match="not an array of rows"):
+        read_rows(str(tmp_path / "rows.json"))
 
 
 def test_a_folder_that_datasets_saved_gives_the_same_rows(tmp_path: Path) -> None:
