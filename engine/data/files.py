@@ -324,11 +324,23 @@ def _parquet(path: Path, skip: Callable[[int], bool]) -> Numbered:
                 for row in batch.to_pylist():
                     number += 1
                     if not skip(number):
-                        yield number, row
+                        yield number, unpadded(row)
     except (pyarrow.ArrowException, OSError, ValueError, MemoryError) as error:
         raise DatasetError(
             _("{path}: is no sound parquet file").format(path=path.name), first_line(error), _mend_words()
         ) from None
+
+
+def unpadded(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as it was before Arrow held it. There all structs of a column have the same fields, and what one of them lacks is null:
+    the arguments of one tool's call would be those of another's too. A null that was meant looks the same and goes with them."""
+    return {name: _without_nulls(value) for name, value in row.items()}
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nulls(part) for name, part in value.items() if part is not None}
+    return [_without_nulls(part) for part in value] if isinstance(value, list) else value
 
 
 def _rows_at_a_time(metadata: Any) -> int:

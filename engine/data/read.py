@@ -16,7 +16,7 @@ from typing import Any
 
 from engine.config import RunConfig
 from engine.data.encoding import find_encoding
-from engine.data.files import SUFFIXES, Numbered, kind, read_file, suffix_of
+from engine.data.files import SUFFIXES, Numbered, kind, read_file, suffix_of, unpadded
 from engine.errors import DatasetError, first_line
 from engine.hub import hub
 from engine.i18n import _, n_
@@ -284,7 +284,7 @@ def _of_splits(found: Any, name: str, reading: Reading, asked: str | None) -> Ra
         try:
             for number, row in enumerate(found, 1):
                 if number not in skipped:
-                    yield number, row
+                    yield number, unpadded(row)
         except Exception as error:  # as in loading: whatever a damaged file leads the library to
             raise DatasetError(_("{name}: cannot be read to its end").format(name=name), first_line(error)) from None
 

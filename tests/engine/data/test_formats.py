@@ -185,6 +185,30 @@ def test_values_that_json_has_not_are_refused_where_they_would_reach_the_templat
         read_rows(str(tmp_path / "rows.parquet"))
 
 
+@pytest.mark.parametrize("source", ["rows.jsonl", "rows.parquet", "rows"])
+def test_a_call_has_the_arguments_it_was_made_with_and_no_other_calls(source: str, tmp_path: Path) -> None:
+    import datasets
+
+    rows: list[dict[str, Any]] = [
+        {
+            "messages": [TURNS[0], {**TURNS[1], "tool_calls": [{"function": {"name": name, "arguments": {name: "1"}}}]}],
+            "tools": [{"function": {"name": name, "parameters": {"properties": {name: {"type": "string"}}}}}],
+        }
+        for name in ("city", "zone")
+    ]
+    made = datasets.Dataset.from_list(rows)
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    made.to_parquet(tmp_path / "rows.parquet")
+    made.save_to_disk(tmp_path / "rows")
+    assert read_rows(str(tmp_path / source)) == rows
+
+
+def test_a_null_that_stands_in_a_file_of_text_is_meant(tmp_path: Path) -> None:
+    call = {"function": {"name": "lamp", "arguments": {"until": None}}}
+    row = {"messages": [TURNS[0], {**TURNS[1], "tool_calls": [call]}]}
+    assert list(read(tmp_path, row)) == [row]
+
+
 def test_rows_can_be_gone_through_again_and_are_read_anew(tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "rows.jsonl", [{"text": "a"}, {"text": "b"}])
     rows = formats.read_rows(str(file))
