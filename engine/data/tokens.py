@@ -118,7 +118,7 @@ def tokenize_chunk(chunk: Sequence[tuple[int, dict[str, Any]]], tokenizer: Any, 
             labels.append(row_labels[:0])
             columns.append((number, len(row_ids), 0, row_digest(row)))
             continue
-        if len(found[0]) == len(row_ids) and _last_learned(found[1]) not in marks:
+        if len(found[0]) == len(row_ids) and not _learns_to_stop(found[1], marks, tokenizer):
             notes.add(remark("stop_not_trained", number))
         if tokenizer.chat_template and isinstance(row.get("prompt"), str) and marks.isdisjoint(row_ids[1:-1].tolist()):
             notes.add(remark("template_unused", number))
@@ -231,8 +231,14 @@ def end_marks(tokenizer: Any) -> frozenset[int]:
     return frozenset({*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder})
 
 
-def _last_learned(labels: Ids) -> int:
-    return int(labels[np.flatnonzero(labels != IGNORED)[-1]])
+def _learns_to_stop(labels: Ids, marks: frozenset[int], tokenizer: Any) -> bool:
+    """Whether an end mark is the last that is learned; a template may write white space behind it."""
+    for token in labels[labels != IGNORED][::-1].tolist():
+        if token in marks:
+            return True
+        if tokenizer.decode([token]).strip():
+            return False
+    return False
 
 
 def _dropped_system(row: dict[str, Any], text: str) -> str | None:

@@ -110,6 +110,16 @@ def test_a_template_that_drops_the_system_turn_or_never_ends_a_turn_is_told(tmp_
     assert {problem.code for problem in found.problems} == {"system_dropped", "stop_not_trained"}
 
 
+@pytest.mark.parametrize("train_on", ["auto", "all"])
+def test_an_end_mark_with_a_line_break_behind_it_is_an_end_mark(train_on: str, tmp_path: Path, tiny_model: Path) -> None:
+    row = {"prompt": [{"role": "user", "content": "Who?"}], "completion": [{"role": "assistant", "content": "We."}]}
+    found = dataset_report(
+        str(write_jsonl(tmp_path / "rows.jsonl", [row])), Reading(), load_tokenizer(tiny_model), train_on, 1024
+    )
+    assert found.preview[0].pieces[-1][0].endswith("<|im_end|>\n")
+    assert "stop_not_trained" not in found.counts
+
+
 def test_rows_of_one_pattern_are_each_compared_with_a_few_others_and_near_ones_are_still_found() -> None:
     from engine.data.checks import BESIDE, _NearCopies
 
