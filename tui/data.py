@@ -28,7 +28,7 @@ USABLE, UNUSABLE = 0, 4
 
 
 def run_data(config: RunConfig, as_json: bool, measure: bool) -> int:
-    """Print what the dataset of `config` is; the exit code. Raises DatasetError or ModelError, for people."""
+    """Print what the dataset of `config` is; the exit code. Raises DatasetError, ModelError or ConfigError, for people."""
     assert config.dataset is not None
     show = Show(sys.stderr)
     tokenizer, no_model = None, None

@@ -16,7 +16,7 @@ from typing import Any
 
 from engine.data.rendering import Endless, bounded
 from engine.data.turns import Span, Writer, runaway, turn_span, unmaskable
-from engine.errors import DatasetError, ModelError
+from engine.errors import ConfigError, DatasetError, ModelError
 from engine.i18n import _
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -34,14 +34,15 @@ class Rendered:
 
 
 def render(row: dict[str, Any], tokenizer: Any, train_on: str, number: int) -> Rendered:
-    """`row` as text with its trained spans. Raises DatasetError naming row `number`, or ModelError without a template."""
+    """`row` as text with its trained spans. Raises DatasetError naming row `number`, ModelError without a template, or ConfigError
+    where `train_on` does not fit rows of this kind."""
     if "text" in row:
-        _only("all", train_on, number)
+        _only("all", train_on)
         text = _ended(begun(row["text"], tokenizer), tokenizer)
         return Rendered(text, ((0, len(text)),), True)
     if "messages" in row:
         return _chat(row["messages"], row.get("tools"), tokenizer, train_on, number)
-    _only("completion", train_on, number)
+    _only("completion", train_on)
     if isinstance(row["prompt"], str):
         prompt = begun(row["prompt"], tokenizer)
         text = _ended(prompt + row["completion"], tokenizer)
@@ -49,11 +50,13 @@ def render(row: dict[str, Any], tokenizer: Any, train_on: str, number: int) -> R
     return _prompted(row, tokenizer, train_on, number)
 
 
-def _only(own: str, train_on: str, number: int) -> None:
+def _only(own: str, train_on: str) -> None:
     if train_on not in ("auto", "all", own):
-        raise DatasetError(
-            _("row {row}: --train-on {train_on} does not fit this dataset").format(row=number, train_on=train_on),
-            _("Its rows have no turns of an assistant.") if train_on == "assistant" else _("Its rows are plain text."),
+        raise ConfigError(
+            _("--train-on {train_on} does not fit this dataset").format(train_on=train_on),
+            _("Its rows are plain text.")
+            if own == "all"
+            else _("Its rows say what their completion is, and that is learned."),
             _("Use --train-on auto."),
         )
 

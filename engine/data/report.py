@@ -24,7 +24,7 @@ from engine.data.read import Reading
 from engine.data.table import Tell, token_table
 from engine.data.token_table import TokenTable
 from engine.data.tokens import IGNORED
-from engine.errors import DatasetError, LoraTuiError, ModelError
+from engine.errors import ConfigError, DatasetError, LoraTuiError, ModelError
 from engine.paths import is_there, path_of
 
 SCHEMA = 1
@@ -150,8 +150,8 @@ def dataset_report(
     tell: Tell = lambda done, total, seconds: None,
     batch: tuple[int, int] = (BATCH, 1),
 ) -> DatasetReport:
-    """Read and check `dataset`; with a tokenizer, also what of it is trained on. `batch`: (rows, batches of a step). Never
-    raises for what is wrong with the dataset or with the tokenizer's template: that is in `problems` and `stopped`."""
+    """Read and check `dataset`; with a tokenizer, also what of it is trained on. `batch`: (rows, batches of a step). Never raises
+    for what is wrong with the dataset, with the tokenizer's template or with `train_on`: that is in `problems` and `stopped`."""
     path = str(path_of(dataset).absolute()) if is_there(path_of(dataset)) else dataset
     empty = DatasetReport(path, None, "", None, (), {}, None, None, None, (), (), max_length, None, None)
     try:
@@ -175,7 +175,7 @@ def dataset_report(
     digest = tokenizer_digest(tokenizer) + template_digest(tokenizer)
     try:
         made = token_table(rows, reading, tokenizer, digest, train_on, max_length, tell)
-    except (DatasetError, ModelError) as error:
+    except (DatasetError, ModelError, ConfigError) as error:
         return replace(known, preview=tuple(words), **_stopped(error, checker.notes))
     table = made.table
     return replace(
@@ -258,7 +258,8 @@ def _of_error(error: LoraTuiError) -> tuple[Problem, ...]:
     if isinstance(error, BadRows):
         return error.problems
     message = f"{error.title}: {error.detail}" if error.detail else error.title
-    code = "model_unusable" if isinstance(error, ModelError) else "dataset_unusable"
+    codes: dict[type, str] = {ModelError: "model_unusable", ConfigError: "setting_unusable"}
+    code = codes.get(type(error), "dataset_unusable")
     row = error.row if isinstance(error, DatasetError) else None
     return (Problem(row, code, "stops", message, error.fix),)
 

@@ -66,7 +66,7 @@ def token_table(
 ) -> Made:
     """The table of `rows`, from the cache or made. `tokenizer_digest`: of the tokenizer and its template.
 
-    Raises DatasetError and ModelError as `tokens.tokenized`.
+    Raises DatasetError, ModelError and ConfigError as `tokens.tokenized`.
     """
     if not rows.raw.files:
         note = _("the token table is not kept: the dataset is in memory, and has no files by which it could be known again")

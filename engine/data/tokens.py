@@ -54,7 +54,8 @@ def tokenized(
     """Arrow batches of tokenised rows, in order. `done` is told the rows so far, after each chunk.
 
     Rows without a token to learn from are left out and told in `notes`. Raises DatasetError (rows the template refuses, all of them
-    told at the end; or no trainable token at all) and ModelError (no chat template where one is needed, or one without an end).
+    told at the end; or no trainable token at all), ModelError (no chat template where one is needed, or one without an end) and
+    ConfigError (`train_on` does not fit these rows).
     """
     refused = Collected()
     kept = 0
@@ -92,7 +93,7 @@ class Made:
 
 
 def tokenize_chunk(chunk: Sequence[tuple[int, dict[str, Any]]], tokenizer: Any, train_on: str, max_length: int) -> Made:
-    """The rows of `chunk`, rendered, tokenised and cut. Raises ModelError."""
+    """The rows of `chunk`, rendered, tokenised and cut. Raises ModelError and ConfigError."""
     import pyarrow as pa
 
     made = Made()

@@ -9,6 +9,7 @@ import pytest
 
 from engine.data.read import Reading
 from engine.data.report import DatasetReport, dataset_report
+from engine.errors import ConfigError
 from engine.models.folder import load_tokenizer
 from tests.conftest import WORDS, chats, write_jsonl
 
@@ -118,6 +119,29 @@ def test_an_end_mark_with_a_line_break_behind_it_is_an_end_mark(train_on: str, t
     )
     assert found.preview[0].pieces[-1][0].endswith("<|im_end|>\n")
     assert "stop_not_trained" not in found.counts
+
+
+@pytest.mark.parametrize(
+    ("row", "train_on", "why"),
+    [
+        ({"prompt": "Who? ", "completion": "We."}, "assistant", "completion"),
+        (
+            {"prompt": [{"role": "user", "content": "Who?"}], "completion": [{"role": "assistant", "content": "We."}]},
+            "assistant",
+            "completion",
+        ),
+        ({"text": "We."}, "assistant", "plain text"),
+        ({"text": "We."}, "completion", "plain text"),
+    ],
+)
+def test_a_train_on_that_does_not_fit_is_a_fault_of_the_setting_and_of_no_row(
+    row: Any, train_on: str, why: str, tmp_path: Path, tiny_model: Path
+) -> None:
+    file = write_jsonl(tmp_path / "rows.jsonl", [row] * 3)
+    found = dataset_report(str(file), Reading(), load_tokenizer(tiny_model), train_on, 1024)
+    (problem,) = (one for one in found.problems if one.severity == "stops")
+    assert (problem.row, problem.fix) == (None, "Use --train-on auto.") and why in problem.message
+    assert isinstance(found.stopped, ConfigError)
 
 
 def test_rows_of_one_pattern_are_each_compared_with_a_few_others_and_near_ones_are_still_found() -> None:
