@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engine.data.formats import THOUGHTS
 from engine.data.identity import row_digest
 from engine.data.problems import Notes, Problem
 from engine.i18n import _
@@ -94,7 +95,7 @@ class Checker:
 
     def _turns(self, number: int, turns: list[Row]) -> None:
         for place, turn in enumerate(turns, 1):
-            if not turn["content"].strip() and not turn.get("tool_calls") and not turn.get("reasoning_content"):
+            if not turn["content"].strip() and not any(turn.get(name) for name in ("tool_calls", *THOUGHTS)):
                 self._tell(number, "empty_turn", "costs",
                            _("row {row}: turn {turn} ({role}) is empty").format(row=number, turn=place, role=turn["role"]),
                            _("Fill it, or take the turn or the row out."))  # fmt: skip

@@ -39,6 +39,8 @@ PAIRS = (
     ("source", "target"),
 )
 TEXTS = ("text", "content")
+THOUGHTS = ("reasoning_content", "thinking")
+"""What a turn thought before it spoke, by the names that templates read."""
 MEANT = {
     "指令": "instruction", "问题": "instruction", "提问": "instruction", "输入": "input", "输出": "output", "回答": "output",
     "答案": "output", "回复": "output", "系统提示": "system", "文本": "text",
@@ -70,7 +72,13 @@ class Rows:
     a million of them take no room; a bad row is told at the end of the pass, with all others that are bad."""
 
     def __init__(
-        self, raw: Raw, format: str, reason: str, normalise: Callable[[Row], Row], columns: dict[str, str] | None = None
+        self,
+        raw: Raw,
+        format: str,
+        reason: str,
+        normalise: Callable[[Row], Row],
+        columns: dict[str, str] | None = None,
+        unused: str = "",
     ) -> None:
         self.raw = raw
         self.columns = columns or {}
@@ -79,12 +87,14 @@ class Rows:
         self.format = format
         """messages | prompt_completion | text | alpaca | sharegpt: what was found, before it was brought to one of the three."""
         self.reason = reason
+        self.unused = unused
+        """What is said of columns that other shapes would make turns of, and this one has no place for; empty where there are none."""
         self._normalise = normalise
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a person should know of how they were read."""
-        return self.raw.notes
+        return (*self.raw.notes, *([self.unused] if self.unused else []))
 
     def __iter__(self) -> Iterator[Row]:
         return (row for _number, row in self.numbered())
@@ -141,10 +151,26 @@ def read_rows(dataset: str, reading: Reading | None = None, split: str | None = 
     by = _("(by --columns)")
     if not columns and reading.format == "auto" and (columns := _meant(first[1])):
         by = f"({', '.join(f'{own} = {known}' for own, known in columns.items())})"
-    found, reason, normalise = recognise(raw.name, renamed(first[1], columns), reading.format)
+    example = renamed(first[1], columns)
+    found, reason, normalise = recognise(raw.name, example, reading.format)
+    unused = _unused(raw.name, normalise, example)
     if not columns:
-        return Rows(raw, found, reason, normalise)
-    return Rows(raw, found, f"{reason} {by}", lambda row: normalise(renamed(row, columns)), columns)
+        return Rows(raw, found, reason, normalise, unused=unused)
+    return Rows(raw, found, f"{reason} {by}", lambda row: normalise(renamed(row, columns)), columns, unused)
+
+
+def _unused(name: str, normalise: Callable[[Row], Row], example: Row) -> str:
+    """What is lost of rows like this one: columns whose words a conversation would have, in rows that are plain text."""
+    try:
+        chat = not any(isinstance(part, str) for part in normalise(example).values())
+    except _Bad:  # told when the rows are gone through
+        return ""
+    lost = [column for column in ("system", "history", "tools") if example.get(column)] if not chat else []
+    if not lost:
+        return ""
+    return _("{name}: not learned are the columns {columns}; rows of plain text have no turns to put them in").format(
+        name=name, columns=", ".join(lost)
+    )
 
 
 def _meant(first: Row) -> dict[str, str]:
@@ -253,7 +279,7 @@ def _found(first: Row, chat: str | None, pair: tuple[str, str] | None, output: s
 def _messages(row: Row, column: str) -> Row:
     turns = _list(row, column)
     messages = [_message(turn, number) for number, turn in enumerate(turns, 1)]
-    return _conversation(messages, row)
+    return _conversation([*_system(row, messages), *messages], row)
 
 
 def _conversation(messages: list[Row], row: Row) -> Row:
@@ -299,10 +325,16 @@ def _message(turn: Any, number: int) -> Row:
             ),
             "unknown_role",
         )
-    message = {"role": role, "content": _content(turn, number)}
-    for key in ("tool_calls", "tool_call_id", "name", "reasoning_content"):
+    message: Row = {"role": role, "content": _content(turn, number)}
+    for key in ("tool_calls", "tool_call_id", "name", *THOUGHTS):
         if turn.get(key):
             message[key] = _plain(turn[key], key)
+    weight = turn.get("weight")
+    if role == "assistant" and weight is not None and weight != 1:
+        if weight != 0:
+            raise _Bad(_('turn {number}: "weight" is {weight!r}; known are 0 (not learned) and 1').format(
+                number=number, weight=weight))  # fmt: skip
+        message["weight"] = 0
     return message
 
 
@@ -333,8 +365,7 @@ def _sharegpt(row: Row, column: str) -> Row:
         if not isinstance(value, str):
             raise _Bad(_('turn {number}: "value" is {what}, not text').format(number=number, what=kind(value)))
         messages.append({"role": SPEAKERS[speaker], "content": _whole(value)})
-    messages = _system(row) + messages
-    return _conversation(messages, row)
+    return _conversation([*_system(row, messages), *messages], row)
 
 
 def _alpaca(row: Row, output: str) -> Row:
@@ -342,16 +373,31 @@ def _alpaca(row: Row, output: str) -> Row:
     extra = row.get("input")
     if extra is not None:
         extra = _text(row, "input")
-    messages = [{"role": "user", "content": f"{question}\n\n{extra}" if extra else question},
+    messages = [*_history(row), {"role": "user", "content": f"{question}\n\n{extra}" if extra else question},
                 {"role": "assistant", "content": _some_text(row, output)}]  # fmt: skip
-    messages = _system(row) + messages
-    return {"messages": messages}
+    return {"messages": [*_system(row, messages), *messages]}
 
 
-def _system(row: Row) -> list[Row]:
-    """The system turn that Alpaca's and ShareGPT's descendants keep in a column of its own."""
+def _history(row: Row) -> list[Row]:
+    """The turns before the instruction, which LLaMA-Factory's Alpaca keeps as pairs of question and answer."""
+    pairs = row.get("history")
+    if not isinstance(pairs, list):
+        return []
+    turns: list[Row] = []
+    for pair in pairs:
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(words, str) for words in pair):
+            raise _Bad(_('"history" holds {what}, not a pair of question and answer').format(what=kind(pair)))
+        turns += [{"role": role, "content": _whole(words)} for role, words in zip(("user", "assistant"), pair, strict=True)]
+    return turns
+
+
+def _system(row: Row, messages: list[Row]) -> list[Row]:
+    """The system turn that many keep in a column of its own; none where `messages` begin with the same one."""
     text = row.get("system")
-    return [{"role": "system", "content": _whole(text)}] if isinstance(text, str) and text else []
+    if not isinstance(text, str) or not text:
+        return []
+    turn = {"role": "system", "content": _whole(text)}
+    return [] if messages[:1] == [turn] else [turn]
 
 
 def _pair(row: Row, prompt: str, completion: str) -> Row:
@@ -362,6 +408,9 @@ def _pair(row: Row, prompt: str, completion: str) -> Row:
         }
         if not any(message["role"] == "assistant" for message in sides[completion]):
             raise _Bad(_('"{name}" has no assistant turn').format(name=completion), "no_assistant_turn")
+        if any("weight" in message for message in sides[completion]):
+            raise _Bad(_('"{name}" has a turn of weight 0, and a completion is learned as a whole').format(name=completion))
+        sides[prompt] = [*_system(row, sides[prompt]), *sides[prompt]]
         return {"prompt": sides[prompt], "completion": sides[completion], **_tools(row)}
     return {"prompt": _text(row, prompt), "completion": _some_text(row, completion)}
 

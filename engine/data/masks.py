@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from engine.data.formats import THOUGHTS
 from engine.data.rendering import Endless, bounded
 from engine.data.turns import Span, Writer, runaway, turn_span, unmaskable
 from engine.errors import ConfigError, DatasetError, ModelError
@@ -78,17 +79,18 @@ def _ended(text: str, tokenizer: Any) -> str:
 
 
 def _chat(messages: Sequence[dict[str, Any]], tools: Any, tokenizer: Any, train_on: str, number: int) -> Rendered:
+    turns = learned_turns(messages, train_on)
+    unlearned = any("weight" in message for message in messages)
+    if unlearned:  # no word of the conversation, so none for the template
+        messages = [{key: value for key, value in message.items() if key != "weight"} for message in messages]
     writer = Writer(tokenizer, tools, number)
     text = writer.write(messages)
-    turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-    if train_on == "completion":
-        turns = turns[-1:]
     _has_its_calls(messages, turns, writer)
     if train_on == "all":
         return Rendered(text, ((0, len(text)),), False)
     if not any(_says_something(messages[index]) for index in turns):
         return Rendered(text, (), False)
-    spans = _marked(messages, writer, text) if train_on != "completion" else ()
+    spans = _marked(messages, writer, text) if train_on != "completion" and not unlearned else ()
     if not spans:
         spans = tuple(turn_span(messages, index, writer, text) for index in turns)
     if any(before[1] > after[0] for before, after in pairwise(spans)):
@@ -96,8 +98,16 @@ def _chat(messages: Sequence[dict[str, Any]], tools: Any, tokenizer: Any, train_
     return Rendered(text, spans, False)
 
 
+def learned_turns(messages: Sequence[dict[str, Any]], train_on: str) -> list[int]:
+    """Which of `messages` are answers to learn from: the assistant's (`completion`: its last), but for those of weight 0."""
+    turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    if train_on == "completion":
+        turns = turns[-1:]
+    return [index for index in turns if messages[index].get("weight") != 0]
+
+
 def _says_something(message: dict[str, Any]) -> bool:
-    return bool(message["content"].strip() or message.get("tool_calls") or message.get("reasoning_content"))
+    return bool(message["content"].strip() or message.get("tool_calls") or any(message.get(name) for name in THOUGHTS))
 
 
 def _has_its_calls(messages: Sequence[dict[str, Any]], turns: Sequence[int], writer: Writer) -> None:

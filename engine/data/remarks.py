@@ -30,7 +30,7 @@ def _said(code: str) -> tuple[str, str]:
         case "nothing_to_learn":
             return (
                 _("row {row} has no token to learn from and is left out"),
-                _("Its answer is empty; mend or remove it."),
+                _("Its answer is empty, or of weight 0; mend or remove it."),
             )
         case "stop_not_trained":
             return (
@@ -62,5 +62,15 @@ def _said(code: str) -> tuple[str, str]:
             return (
                 _("row {row}: the model's chat template leaves out the system turn ({words})"),
                 _("Put its words into the first user turn, or take a model that knows system turns."),
+            )
+        case "thoughts_dropped":
+            return (
+                _(
+                    "row {row}: the model's chat template leaves out what was thought before an answer ({words}); it is not learned"
+                ),
+                _(
+                    "Many templates write the thoughts of the last answer only: give each answer a row of its own. Some read them "
+                    "under one name only, reasoning_content or thinking; others know none."
+                ),
             )
     raise KeyError(code)

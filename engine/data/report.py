@@ -18,6 +18,7 @@ import numpy.typing as npt
 from engine.data.checks import Checker
 from engine.data.formats import Row, Rows, UnknownFormat, read_rows
 from engine.data.identity import template_digest, tokenizer_digest
+from engine.data.masks import learned_turns
 from engine.data.order import row_order
 from engine.data.problems import BadRows, Notes, Problem
 from engine.data.read import Reading
@@ -245,11 +246,10 @@ def _said(row: Row, train_on: str) -> tuple[Piece, ...]:
             for part, learned in ((row["prompt"], False), (row["completion"], True))
         )
     turns = row["messages"]
-    last = max((place for place, turn in enumerate(turns) if turn["role"] == "assistant"), default=-1)
+    answers = learned_turns(turns, train_on)
     pieces: list[Piece] = []
     for place, turn in enumerate(turns):
-        learned = turn["role"] == "assistant" and (train_on != "completion" or place == last)
-        pieces += [(f"{turn['role']}: ", train_on == "all"), (turn["content"], learned or train_on == "all")]
+        pieces += [(f"{turn['role']}: ", train_on == "all"), (turn["content"], place in answers or train_on == "all")]
         pieces.append(("\n", False))
     return tuple(pieces[:-1])
 

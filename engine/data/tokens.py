@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engine.data.formats import THOUGHTS
 from engine.data.identity import row_digest
 from engine.data.masks import Rendered, render
 from engine.data.problems import Collected, Notes, Problem
@@ -127,6 +128,8 @@ def tokenize_chunk(chunk: Sequence[tuple[int, dict[str, Any]]], tokenizer: Any, 
             notes.add(remark("date_written", number))
         if dropped := _dropped_system(row, rendered[place].text):
             notes.add(remark("system_dropped", number, words=repr(dropped[:40])))
+        if thought := _dropped_thought(row, rendered[place].text):
+            notes.add(remark("thoughts_dropped", number, words=repr(thought[:40])))
         ids.append(found[0])
         labels.append(found[1])
         columns.append((number, len(row_ids), int(np.count_nonzero(found[1][1:] != IGNORED)), row_digest(row)))
@@ -247,3 +250,10 @@ def _dropped_system(row: dict[str, Any], text: str) -> str | None:
     turns = row.get("messages") or (row["prompt"] if isinstance(row.get("prompt"), list) else ())
     words = (turn["content"].strip() for turn in turns if turn["role"] == "system")
     return next((one for one in words if one and one not in text), None)
+
+
+def _dropped_thought(row: dict[str, Any], text: str) -> str | None:
+    """What an answer thought and the template left out."""
+    turns = (turn for part in ("messages", "completion") if isinstance(row.get(part), list) for turn in row[part])
+    thoughts = (str(turn[name]).strip() for turn in turns for name in THOUGHTS if name in turn)
+    return next((one for one in thoughts if one not in text), None)

@@ -16,6 +16,7 @@ from tests.conftest import write_jsonl
 from tests.engine.data.rows import Read, read_rows
 
 TURNS = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "We."}]
+SYSTEM = {"role": "system", "content": "Short."}
 CALL = [{"type": "function", "function": {"name": "lamp", "arguments": {"on": True}}}]
 TOOLS = [{"type": "function", "function": {"name": "lamp", "parameters": {}}}]
 
@@ -59,6 +60,26 @@ KNOWN: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
         "prompt_completion",
         {"prompt": TURNS[:1], "completion": TURNS[1:], "tools": TOOLS},
     ),
+    "a system text beside turns": ({"messages": TURNS, "system": "Short."}, "messages", {"messages": [SYSTEM, *TURNS]}),
+    "a system text that stands among the turns too": (
+        {"messages": [SYSTEM, *TURNS], "system": "Short."}, "messages", {"messages": [SYSTEM, *TURNS]}),
+    "a system text beside a prompt of turns": (
+        {"prompt": TURNS[:1], "completion": TURNS[1:], "system": "Short."},
+        "prompt_completion",
+        {"prompt": [SYSTEM, *TURNS[:1]], "completion": TURNS[1:]},
+    ),
+    "alpaca with what was said before": (
+        {"instruction": "Who?", "output": "We.", "system": "Short.", "history": [["Hm?", "Yes."]]},
+        "alpaca",
+        {"messages": [SYSTEM, {"role": "user", "content": "Hm?"}, {"role": "assistant", "content": "Yes."}, *TURNS]},
+    ),
+    "an answer not to be learned": (
+        {"messages": [TURNS[0], {**TURNS[1], "weight": 0}, TURNS[0], {**TURNS[1], "weight": 1}]},
+        "messages",
+        {"messages": [TURNS[0], {**TURNS[1], "weight": 0}, *TURNS]},
+    ),
+    "an answer that was thought about": (
+        {"messages": [TURNS[0], {**TURNS[1], "thinking": "Hm."}]}, "messages", {"messages": [TURNS[0], {**TURNS[1], "thinking": "Hm."}]}),
     "text": ({"text": "The lamp burns.", "source": "log"}, "text", {"text": "The lamp burns."}),
     "content": ({"content": "The lamp burns."}, "text", {"text": "The lamp burns."}),
     "tools as JSON text": ({"messages": TURNS, "tools": json.dumps(TOOLS)}, "messages", {"messages": TURNS, "tools": TOOLS}),
@@ -96,6 +117,12 @@ def test_an_asked_format_whose_columns_are_missing_tells_what_is_there(tmp_path:
 def test_unknown_columns_are_told_with_the_nearest_format(tmp_path: Path) -> None:
     error = refused(tmp_path, {"title": "a", "body": "b"})
     assert "rows.jsonl" in error.title and "body, title" in error.detail and '"messages"' in error.fix
+
+
+@pytest.mark.parametrize("row", [{"prompt": "Who? ", "completion": "We."}, {"text": "We."}])
+def test_a_system_text_that_plain_rows_have_no_place_for_is_told(row: dict[str, Any], tmp_path: Path) -> None:
+    assert read(tmp_path, row).notes == ()
+    assert "not learned are the columns system;" in read(tmp_path, {**row, "system": "Short."}).notes[0]
 
 
 def test_preference_data_is_told_apart(tmp_path: Path) -> None:
@@ -146,6 +173,11 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
     "the completion's turns have no answer": ({"prompt": TURNS[:1], "completion": TURNS[1:]}, {"prompt": TURNS[:1], "completion": TURNS[:1]},
                                               ['"completion" has no assistant']),
     "the prompt's turns are none": ({"prompt": TURNS[:1], "completion": TURNS[1:]}, {"prompt": [], "completion": TURNS[1:]}, ['"prompt" is empty']),
+    "a weight is a half": ({"messages": TURNS}, {"messages": [TURN, {**TURNS[1], "weight": 0.5}]}, ["turn 2", '"weight" is 0.5']),
+    "a completion is of weight 0": ({"prompt": TURNS[:1], "completion": TURNS[1:]},
+                                    {"prompt": TURNS[:1], "completion": [{**TURNS[1], "weight": 0}]}, ["weight 0"]),
+    "what was said before is no pair": ({"instruction": "a", "output": "b"},
+                                        {"instruction": "a", "output": "b", "history": ["c"]}, ['"history" holds text']),
     "the text is true": ({"text": "a"}, {"text": True}, ['"text" is true or false']),
     "the text is empty": ({"text": "a"}, {"text": "\n"}, ['"text" is empty']),
 }  # fmt: skip

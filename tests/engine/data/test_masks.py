@@ -163,6 +163,30 @@ def test_a_template_that_drops_the_turn_is_refused_rather_than_masked_wrongly() 
         tokenize(enumerate([{"messages": CHAT}], 1), tokenizer, "auto", 1 << 20)
 
 
+@pytest.mark.parametrize("name", ["llama3", "llama3_training"])
+@pytest.mark.parametrize("train_on", ["auto", "completion"])
+def test_an_answer_of_weight_0_is_not_learned(name: str, train_on: str) -> None:
+    tokenizer = tokenizer_of(FAMILIES["llama3"], (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8"))
+    chat = [CHAT[0], {**CHAT[1], "weight": 0}, *CHAT[2:]]
+    row = tokenize(enumerate([{"messages": chat}], 1), tokenizer, train_on, 1 << 20).row(0)
+    said = sayings(tokenizer, row["input_ids"], [label != IGNORED for label in row["labels"]])
+    assert [words.strip() for words in said] == ["burns until morning, 直到天亮<|eot_id|>"]
+
+
+@pytest.mark.parametrize(("name", "told"), [("qwen3", False), ("qwen2_5", True)])
+def test_thoughts_that_the_template_leaves_out_are_told(name: str, told: bool) -> None:
+    chat = [CHAT[0], {**CHAT[1], "reasoning_content": "hm"}]
+    table = tokenize(enumerate([{"messages": chat}], 1), family(name), "auto", 1 << 20)
+    assert ("thoughts_dropped" in table.notes.counts) == told
+
+
+def test_thoughts_are_learned_under_the_name_that_the_template_reads() -> None:
+    marks = ["<|startoftext|>", "<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>"]
+    tokenizer = tokenizer_of(marks, (TEMPLATES / "gptoss.jinja").read_text(encoding="utf-8"))
+    said = sayings(tokenizer, *learned([CHAT[0], {**CHAT[1], "thinking": "by the tide"}], tokenizer))
+    assert "by the tide" in "".join(said)
+
+
 WITH_MARKS = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|im_end|>"
     "{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}\n{% endfor %}"
