@@ -34,7 +34,7 @@ MOST_PACKED = 200
 gigabyte, is made to fill a memory."""
 
 LONGEST_HEADER = 1 << 16
-DELIMITERS = ",;\t"
+DELIMITERS = ",;\t|"
 """What stands between the fields of a .csv: the first of these that makes more than one column of its header. Where the comma is the
 decimal sign, spreadsheets write semicolons."""
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
@@ -273,6 +273,7 @@ def _table(path: Path, encoding: str, skip: Callable[[int], bool], suffix: str) 
         header = next(reader, None)
         if header is None:
             return
+        header = [name.strip() for name in header]  # ", " is written by people, and no name could be said with its spaces
         if len(set(header)) != len(header):
             raise DatasetError(
                 _("{path}: a column name stands twice").format(path=path.name), ", ".join(header), _("Rename one of them.")

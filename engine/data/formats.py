@@ -153,6 +153,8 @@ def read_rows(dataset: str, reading: Reading | None = None, split: str | None = 
         by = f"({', '.join(f'{own} = {known}' for own, known in columns.items())})"
     example = renamed(first[1], columns)
     found, reason, normalise = recognise(raw.name, example, reading.format)
+    if "role" in columns.values():
+        as_said, normalise = normalise, lambda row: as_said(_roles_known(row))
     unused = _unused(raw.name, normalise, example)
     if not columns:
         return Rows(raw, found, reason, normalise, unused=unused)
@@ -171,6 +173,19 @@ def _unused(name: str, normalise: Callable[[Row], Row], example: Row) -> str:
     return _("{name}: not learned are the columns {columns}; rows of plain text have no turns to put them in").format(
         name=name, columns=", ".join(lost)
     )
+
+
+def _roles_known(row: Row) -> Row:
+    """`row` with the speakers of its turns as roles: a part that --columns calls the role holds whatever words it had."""
+    return {
+        name: [_role_known(turn) for turn in value] if name in CHATS and isinstance(value, list) else value
+        for name, value in row.items()
+    }
+
+
+def _role_known(turn: Any) -> Any:
+    role = turn.get("role") if isinstance(turn, dict) else None
+    return {**turn, "role": SPEAKERS[role]} if isinstance(role, str) and role in SPEAKERS else turn
 
 
 def _meant(first: Row) -> dict[str, str]:
@@ -258,10 +273,26 @@ def recognise(name: str, first: Row, asked: str = "auto") -> tuple[str, str, Cal
 
 
 def _could_be(first: Row) -> str:
-    """What --columns could say of rows like this one: its first two columns of words are a question and its answer."""
+    """What --columns could say of rows like this one: its first list of turns; else its first two columns of words are a question and
+    its answer."""
+    for name, value in first.items():
+        if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
+            return _turns_could_be(str(name), value)
     words = [str(name) for name, value in first.items() if isinstance(value, str) and not value.strip().isdigit()]
     named = [*words, *(str(name) for name in first if str(name) not in words), "A", "B"]
     return f"instruction={named[0]},output={named[1]}"
+
+
+def _turns_could_be(column: str, turns: list[Row]) -> str:
+    """The same of the column that holds `turns`: who speaks is the part whose words are few and known, what is said the longest."""
+    parts = [name for name in turns[0] if all(isinstance(turn.get(name), str) for turn in turns)]
+    if {"from", "value"} <= set(parts) or len(parts) < 2:
+        return f"messages={column}"
+    said = {name: [turn[name] for turn in turns] for name in parts}
+    role = max(parts, key=lambda name: (name == "role", {*said[name]} <= {*SPEAKERS, *ROLES}, -len({*said[name]})))
+    content = max((name for name in parts if name != role), key=lambda name: (name == "content", sum(map(len, said[name]))))
+    named = [f"{known}={own}" for known, own in (("role", role), ("content", content)) if known != own]
+    return ",".join([f"messages={column}", *named])
 
 
 def _found(first: Row, chat: str | None, pair: tuple[str, str] | None, output: str | None, text: str | None) -> str | None:

@@ -111,7 +111,7 @@ def test_a_small_learning_rate_stays_a_number(tmp_path: Path, tiny_model: Path) 
 
 
 @pytest.mark.parametrize(
-    ("name", "delimiter"), [("rows.csv", ","), ("rows.csv", ";"), ("rows.csv", "\t"), ("rows.tsv", "\t")]
+    ("name", "delimiter"), [("rows.csv", ","), ("rows.csv", ";"), ("rows.csv", "|"), ("rows.csv", "\t"), ("rows.tsv", "\t")]
 )
 def test_the_script_reads_a_table_as_the_run_did(name: str, delimiter: str, tmp_path: Path, tiny_model: Path) -> None:
     rows = [("What burns?", "The lamp, and fog; both."), ("Who keeps it?", "We do.")] * 3

@@ -67,6 +67,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     "mark.csv": lambda: b"\xef\xbb\xbf" + table(","),
     "rows.csv.gz": lambda: gzip.compress(table(",")),
     "semicolons.csv": lambda: table(";"),
+    "bars.csv": lambda: table("|"),
     "tabs.csv": lambda: table("\t"),
     "rows.tsv": lambda: table("\t"),
     "rows.parquet": parquet,

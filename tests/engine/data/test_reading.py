@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.data.encoding import encoding_of
+from engine.data.formats import UnknownFormat
 from engine.errors import ConfigError, DatasetError
 from engine.named import parse_rows
 from engine.sources import Source, resolve
@@ -80,6 +81,39 @@ def test_columns_of_turns_stand_for_what_was_said(tmp_path: Path) -> None:
     file = str(write_jsonl(tmp_path / "rows.jsonl", [{"chat_log": turns}]))
     (row,) = read_rows(file, columns="messages=chat_log,role=speaker,content=says")
     assert row == {"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "We."}]}
+
+
+def test_speakers_by_other_names_are_known_where_columns_say_who_speaks(tmp_path: Path) -> None:
+    turns = [{"who": "human", "txt": "Who?"}, {"who": "bot", "txt": "We."}]
+    file = write_jsonl(tmp_path / "rows.jsonl", [{"talk": turns}])
+    wanted = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "We."}]
+    assert read_rows(str(file), columns="messages=talk,role=who,content=txt") == [{"messages": wanted}]
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"turns": [{"who": "human", "txt": "Who?"}, {"who": "gpt", "txt": "We."}]}, "messages=turns,role=who,content=txt"),
+        ({"turns": [{"txt": "Who?", "who": "human"}, {"txt": "We.", "who": "gpt"}]}, "messages=turns,role=who,content=txt"),
+        ({"turns": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "We."}]}, "messages=turns"),
+        ({"turns": [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "We."}]}, "messages=turns"),
+        ({"id": 4, "ask": "Who?", "say": "We."}, "instruction=ask,output=say"),
+    ],
+)
+def test_the_columns_that_are_proposed_make_the_rows_readable(row: dict[str, Any], columns: str, tmp_path: Path) -> None:
+    file = str(write_jsonl(tmp_path / "rows.jsonl", [row]))
+    with pytest.raises(UnknownFormat) as caught:
+        read_rows(file)
+    assert caught.value.columns == columns
+    (found,) = read_rows(file, columns=columns)
+    assert [turn["content"] for turn in found["messages"]] == ["Who?", "We."]
+
+
+def test_the_spaces_around_a_tables_column_names_are_no_part_of_them(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("ask , say\nWho?, We.\n")
+    assert read_rows(str(tmp_path / "rows.csv"), columns="prompt=ask,completion=say") == [
+        {"prompt": "Who?", "completion": " We."}
+    ]
 
 
 def test_a_column_that_has_the_name_already_gives_way_wherever_it_stands(tmp_path: Path) -> None:
