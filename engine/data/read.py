@@ -113,7 +113,7 @@ def unreadable(dataset: str, error: OSError) -> DatasetError:
 
 def _of_files(name: str, files: tuple[Path, ...], reading: Reading) -> Raw:
     """The rows of `files`, one after the other."""
-    encodings = {path: _encoding(path, reading) for path in files}
+    encodings = {path: encoding_to_read(path, reading) for path in files}
     notes = tuple(
         _("{path} is {encoding}, not UTF-8, and is read as such (--encoding utf-8 refuses it)").format(
             path=path.name, encoding=encoding.upper()
@@ -154,7 +154,7 @@ def _skipped(reading: Reading) -> frozenset[int]:
     return parse_rows(reading.skip_rows) if reading.skip_rows is not None else frozenset()
 
 
-def _encoding(path: Path, reading: Reading) -> str:
+def encoding_to_read(path: Path, reading: Reading) -> str:
     """The encoding to read `path` in: what was asked for, else what it plainly is, else UTF-8, which will say where it is not."""
     if reading.encoding != "auto":
         return reading.encoding

@@ -8,13 +8,13 @@ from typing import Any
 
 from engine.checkpoints.scan import glance
 from engine.config import RunConfig
-from engine.data.files import CHATS, delimiter_of, suffix_of
+from engine.data.files import CHATS, SUFFIXES, delimiter_of, suffix_of
 from engine.data.formats import OWN, PAIRS, TEXTS, read_rows
-from engine.data.read import Reading, read_raw, renamed
+from engine.data.read import Reading, encoding_to_read, read_raw, renamed
 from engine.errors import ConfigError
 from engine.folder import source_of_run
 from engine.i18n import _
-from engine.paths import is_file, is_folder
+from engine.paths import is_folder
 from engine.sources import resolve
 
 READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
@@ -40,15 +40,12 @@ class Ejected:
     """Those that its rows are made of, by the names they have once they are renamed."""
     renamed: dict[str, str]
     """Column as it is in the dataset -> the name it stands for (--columns, or a Chinese one that is known)."""
-    given_way: tuple[str, ...]
-    """Columns that had such a name themselves."""
     renamed_in_turns: dict[str, str]
     """As `renamed`, of what turns are made of."""
     train_on: str
-    encoding: str
-    """Of the dataset's text, as it was asked for or found."""
-    delimiter: str | None
-    """What stands between the fields of a table; None where the dataset is no such file."""
+    files: tuple[tuple[str, str, str | None], ...]
+    """(path, encoding, what stands between the fields of a table, else None) of the dataset's files, in order; empty where it is
+    one of the library datasets, in a folder or on the hub."""
 
     def called(self, name: str) -> str:
         """What the dataset itself calls the column or the part of a turn that is known as `name`."""
@@ -71,9 +68,6 @@ def read_run(out: Path) -> Ejected:
     manifests = [one.manifest for one in glance(out).checkpoints if one.manifest is not None]
     last = manifests[-1] if manifests else None
     names = rows.columns
-    encoding = next(iter(rows.raw.encodings), "utf-8")
-    table = Path(config.dataset)
-    is_table = suffix_of(table) in (".csv", ".tsv") and is_file(table)
     columns = _columns(set(renamed(raw, names)), rows.format)
     turns = [turn for column in raw if names.get(column, column) in columns for turn in _turns(raw[column])]
     return Ejected(
@@ -86,11 +80,9 @@ def read_run(out: Path) -> Ejected:
         format=rows.format,
         columns=columns,
         renamed={own: known for own, known in names.items() if own in raw},
-        given_way=tuple(name for name in raw if name not in names and name in (names[own] for own in raw if own in names)),
         renamed_in_turns={own: known for own, known in names.items() if any(own in turn for turn in turns)},
         train_on=OWN[rows.format] if config.train_on == "auto" else config.train_on,
-        encoding=encoding,
-        delimiter=delimiter_of(table, encoding) if is_table else None,
+        files=_files(rows.raw.files, Reading.of(config)),
     )
 
 
@@ -99,6 +91,17 @@ def _columns(found: set[str], format: str) -> tuple[str, ...]:
         return next(pair for pair in PAIRS if set(pair) <= found)
     names = {"messages": CHATS, "sharegpt": CHATS, "text": TEXTS, "alpaca": ("output", "response")}[format]
     return (next(name for name in names if name in found),)
+
+
+def _files(files: tuple[Path, ...], reading: Reading) -> tuple[tuple[str, str, str | None], ...]:
+    """As `Ejected.files`."""
+    if any(suffix_of(path) not in SUFFIXES for path in files):
+        return ()
+    found = [(path, encoding_to_read(path, reading)) for path in files]
+    return tuple(
+        (str(path), encoding, delimiter_of(path, encoding) if suffix_of(path) in (".csv", ".tsv") else None)
+        for path, encoding in found
+    )
 
 
 def _turns(value: Any) -> list[dict[str, Any]]:

@@ -1,29 +1,44 @@
-"""The run as a script on TRL and PEFT alone. Settings: https://huggingface.co/docs/trl/sft_trainer"""
+"""The run as a script on TRL and PEFT alone. Settings: https://huggingface.co/docs/trl/sft_trainer
+
+TRL trains on a chat by a template with marks of its own, and where a model's has none by another template, which may write another
+text. So the script makes tokens and labels itself, by the functions of recipe.py, whose source it brings; TRL takes them as they are.
+"""
 
 from __future__ import annotations
 
+import inspect
 import json
-import re
-from pathlib import Path
+from collections.abc import Iterator
+from itertools import islice
+from types import FunctionType
+from typing import Any
 
 import engine
-from engine.config import RunConfig
 from engine.course.steps import warmup_steps
-from engine.data.formats import SPEAKERS
-from engine.data.rendering import rendered
-from engine.eject.run import READERS, Ejected, harmless
-from engine.export.turns import Messages, find_turns
+from engine.data.formats import SPEAKERS, read_rows
+from engine.data.read import Reading, read_raw
+from engine.data.rendering import bounded
+from engine.data.tokens import tokenize
+from engine.eject import recipe
+from engine.eject.run import Ejected, harmless
+from engine.errors import ConfigError, LoraTuiError
+from engine.i18n import _
 from engine.models.folder import load_tokenizer, model_folder
+from engine.named import parse_rows
+from engine.paths import is_folder, path_of
+
+COMPARED = 256
+"""Rows of the run that become tokens both ways before a script is written."""
 
 
 def script(run: Ejected) -> str:
-    """The run as a Python script."""
+    """The run as a Python script. Raises ConfigError where it would not learn the same tokens, ModelError where the model is gone."""
+    _compare(run)
     config = run.config
     targets = config.target_modules if config.target_modules == "all-linear" else config.target_modules.split(",")
     length = f"max_steps={run.total_steps}," if run.total_steps is not None else f"num_train_epochs={config.epochs:g},"
     warmup = warmup_steps(config, run.total_steps) if run.total_steps is not None else config.warmup
     scheduler = "constant_with_warmup" if config.scheduler == "constant" else config.scheduler
-    loss_on = {"assistant": ["    assistant_only_loss=True,"], "completion": ["    completion_only_loss=True,"], "all": []}
     quantized = (
         [
             "    quantization_config=BitsAndBytesConfig(",
@@ -38,26 +53,30 @@ def script(run: Ejected) -> str:
         f'"""The run {harmless(run.name)} on TRL and PEFT alone. Written by lora-tui {engine.__version__}.',
         "",
         "Not the same as there: the order of the rows (TRL draws its own, so losses agree step by step only where a step holds all",
-        "rows), rows that are too long (TRL cuts their ends), and every check of a continued run. With one GPU or a CPU:",
+        "rows), and every check of a continued run. With one GPU or a CPU:",
         "    python train.py",
         '"""',
         "",
+        *(f"import {name}" for name in _modules(run)),
+        "",
+        "import numpy as np",
         "import torch",
-        f"from datasets import {'load_from_disk' if _saved_to_disk(config) else 'load_dataset'}",
+        f"from datasets import Dataset{'' if run.files else ', load_from_disk' if _saved_to_disk(run) else ', load_dataset'}",
         "from peft import LoraConfig",
         f"from transformers import AutoModelForCausalLM, AutoTokenizer{', BitsAndBytesConfig' if quantized else ''}",
         "from trl import SFTConfig, SFTTrainer",
         "",
         f"MODEL = {python_string(config.model)}",
-        f"DATASET = {python_string(config.dataset)}",
+        *_source(run),
         "",
-        *_rows_of(run),
+        *_functions(run),
+        "",
         f"model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.{run.precision}" + ("," if quantized else ")"),
         *([*quantized, ")"] if quantized else []),
         "tokenizer = AutoTokenizer.from_pretrained(MODEL)",
         "if tokenizer.pad_token is None:",
         "    tokenizer.pad_token = tokenizer.eos_token",
-        *_template(run),
+        *_rows(run),
         "",
         "arguments = SFTConfig(",
         f"    output_dir={python_string(f'{run.name}-trl')},",
@@ -70,7 +89,6 @@ def script(run: Ejected) -> str:
         f"    weight_decay={config.weight_decay!r},",
         f"    max_grad_norm={config.max_grad_norm!r},",
         f"    max_length={config.max_length},",
-        *loss_on[run.train_on],
         f"    bf16={'torch.cuda.is_available()' if run.precision == 'bfloat16' else False},",
         f"    fp16={run.precision == 'float16'},",
         f"    activation_checkpointing={config.activation_checkpointing is True},",
@@ -100,104 +118,123 @@ def script(run: Ejected) -> str:
     return "\n".join(lines)
 
 
-def _template(run: Ejected) -> list[str]:
-    """The chat template with marks of what is trained on, where it has none: TRL knows few templates without them."""
-    if run.train_on != "assistant":
-        return []
-    tokenizer = load_tokenizer(model_folder(str(run.config.model)))
-    template = tokenizer.chat_template
-    if isinstance(template, dict):
-        template = template.get("default")
-    if not isinstance(template, str) or re.search(r"\{%[-+]?\s*generation\b", template):
-        return []
-
-    def render(messages: Messages) -> str:
-        return rendered(tokenizer, messages, prompt=True)
-
-    marks = [*tokenizer.all_special_tokens, *(str(token) for token in tokenizer.added_tokens_decoder.values())]
-    turns = find_turns(render, marks)
-    if turns is None:
-        return ["# The chat template has no {% generation %} marks; where TRL refuses it, they must be put in by hand."]
-    return [
-        "# The model's chat template, written again with marks of what is trained on.",
-        f"tokenizer.chat_template = {python_string(turns.jinja_template(marks))}",
-    ]
-
-
-def _rows_of(run: Ejected) -> list[str]:
-    """The lines that read the dataset into `rows` as TRL takes them."""
+def _compare(run: Ejected) -> None:
+    """Raises ConfigError where the script's functions make other tokens of the run's first rows than the run did, or other labels."""
     config = run.config
-    assert config.dataset is not None
-    suffix = Path(config.dataset.removesuffix(".gz")).suffix.lower()
-    if _saved_to_disk(config):
-        lines = ["rows = load_from_disk(DATASET)"]
-    elif suffix in READERS and Path(config.dataset).is_file():
-        options = f", delimiter={python_string(run.delimiter)}" if run.delimiter not in (None, ",") else ""
-        options += f", encoding={python_string(run.encoding)}" if run.encoding != "utf-8" else ""
-        lines = [f'rows = load_dataset("{READERS[suffix]}", data_files=DATASET, split="train"{options})']
+    tokenizer = load_tokenizer(model_folder(str(config.model)))
+    rows = islice(read_rows(str(config.dataset), Reading.of(config)).numbered(), COMPARED)
+    table = tokenize(rows, tokenizer, config.train_on, config.max_length)
+    ours = {int(table.source_row[at]): table.row(at) for at in range(len(table))}
+    made: dict[int, Any] = {}
+    try:
+        numbers = (number for number, _row in read_raw(str(config.dataset), Reading.of(config)))
+        for number, row in islice(zip(numbers, _as_the_script(run), strict=True), COMPARED):
+            with bounded():
+                made[number] = recipe.as_tokens(row, tokenizer, run.train_on, config.max_length)
+    except LoraTuiError:
+        raise
+    except Exception as error:
+        # A template, a slow tokenizer without offsets, a file that only lora-tui can read: whatever it is, the script would end so.
+        raise _other(f"{type(error).__name__}: {error}") from error
+    for number, pair in made.items():
+        own = ours.get(number)
+        if pair != ((own["input_ids"], own["labels"]) if own is not None else None):
+            raise _other(_("Row {row} would become other tokens, or others would be learned.").format(row=number))
+
+
+def _other(why: str) -> ConfigError:
+    return ConfigError(
+        _("this run cannot be written as a script that learns the same"),
+        why,
+        _("Take --to axolotl or --to llamafactory, whose own templates and masks are used there."),
+    )
+
+
+def _as_the_script(run: Ejected) -> Iterator[dict[str, Any]]:
+    """The rows as the script reads and normalises them."""
+    skipped = parse_rows(run.config.skip_rows) if run.config.skip_rows else frozenset()
+    if run.files:
+        rows = recipe.rows_of_files(run.files, skipped)
     else:
-        lines = ['rows = load_dataset(DATASET, split="train")']
-    if run.renamed:
-        if run.given_way:
-            lines.append(f"rows = rows.remove_columns({json.dumps(run.given_way)})")
-        lines.append(f"rows = rows.rename_columns({json.dumps(run.renamed)})")
-    if run.renamed_in_turns:
-        lines += [
-            f"PARTS = {json.dumps(run.renamed_in_turns)}",
-            *(line.replace("COLUMN", python_string(name)) for name in run.columns for line in _RENAMED_TURNS),
-        ]
-    if config.skip_rows:
-        lines.append(f"# lora-tui left out rows: {harmless(config.skip_rows)}")
+        rows = (row for _number, row in read_raw(str(run.config.dataset), Reading.of(run.config)))
+    names = {**run.renamed, **run.renamed_in_turns}
+    for row in rows:
+        named = recipe.renamed(row, names) if names else row
+        yield _normaliser(run)(named, run.columns, _roles(run))
+
+
+def _normaliser(run: Ejected) -> FunctionType:
+    found = getattr(recipe, f"from_{run.format}")
+    assert isinstance(found, FunctionType)
+    return found
+
+
+def _roles(run: Ejected) -> dict[str, str]:
+    """Word for a speaker -> role, where it need not be the role itself."""
+    return dict(SPEAKERS) if run.format == "sharegpt" or "role" in run.renamed_in_turns.values() else {}
+
+
+def _modules(run: Ejected) -> list[str]:
+    return [*(["csv", "gzip", "io"] if run.files else []), "json", "re"]
+
+
+def _source(run: Ejected) -> list[str]:
+    """The lines that say where the rows come from, and what their parts are."""
+    names = {**run.renamed, **run.renamed_in_turns}
+    skipped = sorted(parse_rows(run.config.skip_rows)) if run.config.skip_rows else []
+    files = [f"    ({python_string(path)}, {python_string(encoding)}, {python_string(delimiter) if delimiter else None})," for
+             path, encoding, delimiter in run.files]  # fmt: skip
+    lines = ["FILES = [  # path, encoding, what stands between the fields of a table", *files, "]"] if files else [
+        f"DATASET = {python_string(run.config.dataset)}"]  # fmt: skip
+    lines += [f"COLUMNS = {json.dumps(run.columns)}", f"ROLES = {json.dumps(_roles(run))}"]
+    lines += [f"NAMES = {json.dumps(names)}"] if names else []
+    return [*lines, f"SKIPPED = {set(skipped) if skipped else 'set()'}"]
+
+
+def _functions(run: Ejected) -> list[str]:
+    """The functions of recipe.py that this run needs."""
+    chat = run.format in ("messages", "sharegpt", "alpaca", "prompt_completion")
+    functions: list[Any] = [
+        *([recipe.rows_of_files, recipe.read_file] if run.files else [recipe.rows_of_datasets]),
+        recipe.unpadded,
+        *([recipe.renamed] if run.renamed or run.renamed_in_turns else []),
+        *([recipe.as_turn] if run.format in ("messages", "prompt_completion") else []),
+        *([recipe.beside] if chat else []),
+        _normaliser(run),
+        recipe.as_tokens,
+        recipe.plain_as_text,
+        recipe.chat_as_text,
+        recipe.span_of,
+    ]
+    return [line for one in functions for line in ("", *inspect.getsource(one).splitlines(), "")]
+
+
+def _rows(run: Ejected) -> list[str]:
+    """The lines that make `rows` as TRL takes them."""
+    config = run.config
+    lines = []
     if config.eval_dataset:
         lines.append(f"# lora-tui measured on {harmless(config.eval_dataset)}; here nothing is measured.")
     if config.eval_fraction:
         lines.append(
             f"# lora-tui held back {config.eval_fraction:g} of the rows, chosen by their content; here all are trained on."
         )
-    wanted = {"messages": ("messages",), "prompt_completion": ("prompt", "completion"), "text": ("text",)}.get(
-        run.format, run.columns
-    )
-    lines += [
-        f"rows = rows.rename_column({python_string(name)}, {python_string(new)})"
-        for name, new in zip(run.columns, wanted, strict=True)
-        if name != new
+    if run.files:
+        raw = "rows_of_files(FILES, SKIPPED)"
+    else:
+        raw = f"rows_of_datasets({'load_from_disk' if _saved_to_disk(run) else 'load_dataset'}(DATASET), SKIPPED)"
+    row = "renamed(row, NAMES)" if run.renamed or run.renamed_in_turns else "row"
+    normal = f"{_normaliser(run).__name__}({row}, COLUMNS, ROLES)"
+    return [
+        *lines,
+        "tokens = (",
+        f"    as_tokens({normal}, tokenizer, {python_string(run.train_on)}, {config.max_length})",
+        f"    for row in {raw}",
+        ")",
+        "rows = Dataset.from_list(",
+        '    [{"input_ids": np.array(ids, np.int32), "labels": np.array(labels, np.int32)} for ids, labels in filter(None, tokens)]',
+        ")",
     ]
-    return [*lines, *(line.replace("COLUMN", run.columns[0]) for line in _CONVERSIONS.get(run.format, [])), ""]
-
-
-_RENAMED_TURNS = [
-    "rows = rows.map(",
-    "    lambda row: {COLUMN: [{PARTS.get(name, name): part for name, part in turn.items()} for turn in row[COLUMN]]}",
-    ")",
-]
-_CONVERSIONS = {
-    "alpaca": [
-        "",
-        "",
-        "def as_messages(row):",
-        '    question = "\\n\\n".join(part for part in (row["instruction"], row.get("input")) if part)',
-        '    system = [{"role": "system", "content": row["system"]}] if row.get("system") else []',
-        '    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": row["COLUMN"]}]',
-        '    return {"messages": system + turns}',
-        "",
-        "",
-        "rows = rows.map(as_messages, remove_columns=rows.column_names)",
-    ],
-    "sharegpt": [
-        "",
-        "",
-        f"ROLES = {json.dumps(dict(SPEAKERS))}",
-        "",
-        "",
-        "def as_messages(row):",
-        '    system = [{"role": "system", "content": row["system"]}] if row.get("system") else []',
-        '    turns = [{"role": ROLES[turn["from"]], "content": turn["value"]} for turn in row["COLUMN"]]',
-        '    return {"messages": system + turns}',
-        "",
-        "",
-        "rows = rows.map(as_messages, remove_columns=rows.column_names)",
-    ],
-}
 
 
 def python_string(text: str | None) -> str:
@@ -205,6 +242,5 @@ def python_string(text: str | None) -> str:
     return json.dumps(text, ensure_ascii=True)
 
 
-def _saved_to_disk(config: RunConfig) -> bool:
-    folder = Path(str(config.dataset))
-    return (folder / "dataset_info.json").is_file() or (folder / "state.json").is_file()
+def _saved_to_disk(run: Ejected) -> bool:
+    return is_folder(path_of(str(run.config.dataset)))

@@ -7,7 +7,6 @@ every shape and on rows of the dataset; a template that does more than write aro
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,25 +64,6 @@ class Turns:
             word = "if" if number == 0 else "else if"
             parts.append(f'{{{{ {word} eq .Role "{role}" }}}}{_go(around.before)}{{{{ .Content }}}}{_go(around.after)}')
         return "".join([*parts, "{{ end }}{{ end }}", _go(self.prompt)])
-
-    def jinja_template(self, marks: Sequence[str]) -> str:
-        """As a chat template that marks with `generation` what the assistant says, its end mark included (one of `marks`)."""
-        behind = [mark for mark in marks if mark and self.assistant.after.startswith(mark)]
-        end = max(behind, key=len, default="")
-        roles = {"user": self.user, "assistant": self.assistant} | ({"system": self.system} if self.system else {})
-        parts = [_jinja(self.start)]
-        if self.unasked:
-            parts.append("{% if messages[0]['role'] != 'system' %}" + _jinja(self.unasked) + "{% endif %}")
-        parts.append("{% for message in messages %}")
-        for number, (role, around) in enumerate(roles.items()):
-            parts.append(f"{{% {'el' if number else ''}if message['role'] == '{role}' %}}{_jinja(around.before)}")
-            if role == "assistant":
-                words = "{% generation %}{{ message['content'] }}" + _jinja(end) + "{% endgeneration %}"
-                parts.append(words + _jinja(around.after.removeprefix(end)))
-            else:
-                parts.append("{{ message['content'] }}" + _jinja(around.after))
-        parts.append("{% endif %}{% endfor %}{% if add_generation_prompt %}" + _jinja(self.prompt) + "{% endif %}")
-        return "".join(parts)
 
 
 def find_turns(render: Render, marks: Sequence[str] = ()) -> Turns | None:
@@ -165,11 +145,6 @@ def _common_start(one: str, other: str, marks: Sequence[str]) -> str:
         if text.startswith(mark, place) and place + len(mark) > length
     ]
     return one[: min([length, *cut])]
-
-
-def _jinja(text: str) -> str:
-    """`text` as a Jinja expression; a literal would lose a line break behind a block."""
-    return "{{ " + json.dumps(text) + " }}" if text else ""
 
 
 def _go(text: str) -> str:

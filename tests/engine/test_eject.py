@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import ast
 import csv
+import gzip
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
+import trl
 import yaml
 
-from engine.eject import TARGETS, eject
+from engine.data.tokens import tokenize_chunk
+from engine.eject import TARGETS, eject, recipe
 from engine.errors import ConfigError
 from tests.conftest import chats, write_jsonl
+from tests.engine.data.test_masks import CHAT, FAMILIES, family
 from tests.engine.runs import losses, train
 
 ROWS: dict[str, list[dict[str, Any]]] = {
@@ -28,11 +32,26 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     "text": [{"content": f"question {n} alpha"} for n in range(6)],
     "renamed columns": [{"ask": f"question {n}", "prompt": "another", "say": f" alpha {n}"} for n in range(6)],
     "renamed turns": [{"talk": [{"who": turn["role"], "what": turn["content"]} for turn in row["messages"]]} for row in chats(6)],
+    "last answers": [{"messages": [*row["messages"], *row["messages"]]} for row in chats(6)],
+    "tool calls": [
+        {
+            "tools": [{"type": "function", "function": {"name": "lamp", "parameters": {"type": "object", "properties": {}}}}],
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": f"question {n}"}]},
+                {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "lamp", "arguments": {}}}]},
+                {"role": "tool", "name": "lamp", "content": f"alpha {n}"},
+                {"role": "assistant", "content": f"alpha {n}"},
+            ],
+            "prompt": "another column",
+        }
+        for n in range(6)
+    ],
 }  # fmt: skip
+TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 COLUMNS = {"renamed columns": "prompt=ask,completion=say", "renamed turns": "messages=talk,role=who,content=what"}
 
 
-SLOW = ("sharegpt", "text", "renamed columns")
+SLOW = ("sharegpt", "alpaca", "text", "renamed columns")
 """Formats whose script differs from another's by a line or two."""
 
 
@@ -42,7 +61,12 @@ def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp(request.param)
     data = write_jsonl(folder / "rows.jsonl", ROWS[request.param])
     asked = {"columns": COLUMNS[request.param]} if request.param in COLUMNS else {}
-    train(dataset=data, model=tiny_model, output=folder / "the run", epochs=4, batch_size=6, learning_rate=0.0125, warmup=1,
+    asked |= {"train_on": "completion"} if request.param == "last answers" else {}
+    model = tiny_model
+    if request.param == "tool calls":
+        model = shutil.copytree(tiny_model, folder / "model")
+        (model / "chat_template.jinja").write_text((TEMPLATES / "qwen3.jinja").read_text(encoding="utf-8"), encoding="utf-8")
+    train(dataset=data, model=model, output=folder / "the run", epochs=4, batch_size=6, learning_rate=0.0125, warmup=1,
           lora_r=3, seed=7, **asked)  # fmt: skip
     return folder / "the run"
 
@@ -78,7 +102,7 @@ def test_a_name_full_of_tricks_stays_a_name(tmp_path: Path, tiny_model: Path) ->
     for to in TARGETS:
         text = eject(out, to)
         if to == "script":
-            assert not any(isinstance(node, ast.Raise) for node in ast.walk(ast.parse(text)))
+            assert not any(isinstance(node, ast.Name) and node.id == "SystemExit" for node in ast.walk(ast.parse(text)))
         else:
             assert isinstance(yaml.safe_load(text), dict)
 
@@ -118,8 +142,88 @@ def test_the_script_reads_a_table_as_the_run_did(name: str, delimiter: str, tmp_
     with open(tmp_path / name, "w", newline="", encoding="utf-8") as file:
         csv.writer(file, delimiter=delimiter).writerows([("prompt", "completion"), *rows])
     train(dataset=tmp_path / name, model=tiny_model, output=tmp_path / "out", max_steps=1, batch_size=6)
-    lines = eject(tmp_path / "out", "script").splitlines()
-    (reading,) = [line for line in lines if line.startswith("rows = load_dataset(")]
-    known = {"load_dataset": datasets.load_dataset, "DATASET": str(tmp_path / name)}
-    exec(reading, known)
-    assert [(row["prompt"], row["completion"]) for row in known["rows"]] == rows  # type: ignore[attr-defined]
+    known: dict[str, Any] = {}
+    exec(eject(tmp_path / "out", "script").partition("model = ")[0], known)
+    assert [(row["prompt"], row["completion"]) for row in known["rows_of_files"](known["FILES"], set())] == rows
+
+
+THOUGHT = [{**turn, "reasoning_content": "hm"} if turn["role"] == "assistant" else turn for turn in CHAT]
+UNSAID = [CHAT[0], {**CHAT[1], "weight": 0}, *CHAT[2:]]
+CALL = [
+    CHAT[0],
+    {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "lamp", "arguments": {"on": True}}}]},
+]
+LIKE: dict[str, dict[str, Any]] = {
+    "chat": {"messages": CHAT},
+    "thoughts": {"messages": THOUGHT},
+    "an answer of weight 0": {"messages": UNSAID},
+    "a call": {"messages": CALL, "tools": [{"type": "function", "function": {"name": "lamp", "parameters": {}}}]},
+    "completion of turns": {"prompt": CHAT[:3], "completion": CHAT[3:]},
+    "pair": {"prompt": "when? ", "completion": "at night"},
+    "text": {"text": "the lamp burns"},
+    "nothing to learn": {"messages": [CHAT[0], {"role": "assistant", "content": ""}]},
+}
+
+
+@pytest.mark.parametrize("limit", [1 << 20, 24])
+@pytest.mark.parametrize("train_on", ["auto", "completion", "all"])
+@pytest.mark.parametrize(("name", "training"), [*((name, False) for name in FAMILIES), ("llama3", True)])
+def test_the_scripts_tokens_and_labels_are_the_runs(name: str, training: bool, train_on: str, limit: int) -> None:
+    """With every template: rows of each kind, but for those that the run refuses."""
+    tokenizer = family(name, training)
+    compared = 0
+    for row in LIKE.values():
+        try:
+            made = tokenize_chunk([(1, row)], tokenizer, "all" if "text" in row else train_on, limit)
+        except ConfigError:
+            continue
+        if made.batch is not None:
+            (ours,) = made.batch.to_pylist()
+            theirs = recipe.as_tokens({"tools": None, **row}, tokenizer, "all" if "text" in row else train_on, limit)
+            assert (theirs or ([], [])) == (ours["input_ids"], ours["labels"])
+            compared += 1
+    assert compared >= 5
+
+
+def test_a_script_that_would_learn_something_else_is_not_written(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_jsonl(tmp_path / "rows.jsonl", ROWS["messages"])
+    train(dataset=data, model=tiny_model, output=tmp_path / "out", max_steps=1, batch_size=6)
+    assert eject(tmp_path / "out", "script")
+    monkeypatch.setattr(recipe, "span_of", lambda turns, index, text, write, tokenizer: (0, len(text)))
+    with pytest.raises(ConfigError, match="Row 1 would become other tokens"):
+        eject(tmp_path / "out", "script")
+
+
+def _lines(rows: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+SOURCES = {
+    "rows.jsonl": b"\xef\xbb\xbf" + _lines(ROWS["text"]).replace(b"\n", b"\r\n\n"),
+    "rows.jsonl.gz": gzip.compress(_lines(ROWS["text"])),
+    "lines.json": _lines(ROWS["text"]),
+    "array.json": json.dumps(ROWS["text"], indent=1).encode(),
+    "data.json": json.dumps({"data": ROWS["text"]}).encode(),
+    "rows.csv": b"content\n" + b"".join(row["content"].encode() + b"\n" for row in ROWS["text"]),
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_the_script_reads_the_rows_that_were_not_left_out(name: str, tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / name).write_bytes(SOURCES[name])
+    train(dataset=tmp_path / name, model=tiny_model, output=tmp_path / "out", max_steps=1, batch_size=6, skip_rows="2,4-5")
+    known: dict[str, Any] = {}
+    exec(eject(tmp_path / "out", "script").partition("model = ")[0], known)
+    assert list(known["rows_of_files"](known["FILES"], known["SKIPPED"])) == [ROWS["text"][at] for at in (0, 2, 5)]
+
+
+def test_a_damaged_row_that_was_left_out_does_not_stop_the_script(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(_lines(ROWS["text"]) + b'{"content": "\xff')
+    train(
+        dataset=tmp_path / "rows.jsonl", model=tiny_model, output=tmp_path / "out", max_steps=1, batch_size=6, skip_rows="7"
+    )
+    known: dict[str, Any] = {}
+    exec(eject(tmp_path / "out", "script").partition("model = ")[0], known)
+    assert list(known["rows_of_files"](known["FILES"], known["SKIPPED"])) == ROWS["text"]

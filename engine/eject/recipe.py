@@ -1,0 +1,233 @@
+"""How a dataset becomes tokens in a script. These functions stand in it word for word, so they need nothing of lora-tui.
+
+They say again, in fewer words, what engine/data does (files, formats, masks, turns, tokens). That both say the same is not hoped for:
+before a script is written, both are asked about the run's own rows (script.py). A row is a dict, a turn too; spans are of characters.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+
+
+def rows_of_files(files, skipped):
+    """The rows of files (path, encoding, delimiter), but for those whose numbers, from 1, are in `skipped`."""
+    number = 0
+    for path, encoding, delimiter in files:
+        for row in read_file(path, encoding, delimiter, number + 1, skipped):
+            number += 1
+            if number not in skipped:
+                yield row
+
+
+def read_file(path, encoding, delimiter, first, skipped):
+    """The rows of one file, which are numbered from `first`; those of JSON lines that are in `skipped` are not looked at."""
+    name = path.lower().removesuffix(".gz")
+    if name.endswith(".parquet"):
+        import pyarrow.parquet
+
+        yield from map(unpadded, pyarrow.parquet.read_table(path).to_pylist())
+        return
+    with gzip.open(path, "rb") if path.lower().endswith(".gz") else open(path, "rb") as file:
+        data = file.read().removeprefix(b"\xef\xbb\xbf")
+    if delimiter is not None:
+        header, *records = (
+            one for one in csv.reader(io.StringIO(data.decode(encoding), newline=""), delimiter=delimiter) if one
+        )
+        for record in records:
+            yield dict(zip((column.strip() for column in header), record, strict=True))
+        return
+    lines = [line for line in data.split(b"\n") if line.strip()]
+    if name.endswith(".json") and not (len(lines) > 1 and lines[0].startswith(b"{") and lines[0].rstrip().endswith(b"}")):
+        found = json.loads(data.decode(encoding))
+        if isinstance(found, dict):
+            (found,) = (some for some in found.values() if isinstance(some, list) and some and isinstance(some[0], dict))
+        yield from found
+        return
+    for number, line in enumerate(lines, first):
+        yield None if number in skipped else json.loads(line.decode(encoding))
+
+
+def rows_of_datasets(found, skipped):
+    """The same of what the library datasets loaded."""
+    if isinstance(found, dict):
+        found = found["train" if "train" in found else next(iter(found))]
+    return (unpadded(row) for number, row in enumerate(found, 1) if number not in skipped)
+
+
+def unpadded(value):
+    """A value as it was before Arrow gave all structs of a column the same fields."""
+    if isinstance(value, dict):
+        return {name: unpadded(part) for name, part in value.items() if part is not None}
+    return [unpadded(part) for part in value] if isinstance(value, list) else value
+
+
+def renamed(row, names):
+    """A row with its columns, and those of its turns, under the names they stand for."""
+
+    def one(parts):
+        left = {name: part for name, part in parts.items() if name not in names}
+        return left | {names[name]: part for name, part in parts.items() if name in names}
+
+    def turns(value):
+        return [one(turn) if isinstance(turn, dict) else turn for turn in value] if isinstance(value, list) else value
+
+    return one({name: turns(value) for name, value in row.items()})
+
+
+def as_turn(turn, roles):
+    """A turn as chat templates take it."""
+    content = turn.get("content") or ""
+    if isinstance(content, list):
+        content = "".join(part["text"] for part in content)
+    kept = ("tool_calls", "tool_call_id", "name", "reasoning_content", "thinking")
+    found = {
+        "role": roles.get(turn["role"], turn["role"]),
+        "content": content,
+        **{key: turn[key] for key in kept if turn.get(key)},
+    }
+    return found | ({"weight": 0} if found["role"] == "assistant" and turn.get("weight") == 0 else {})
+
+
+def beside(row, turns):
+    """(the system turn that stands in a column of its own, as a list, tools)"""
+    system = [{"role": "system", "content": row["system"]}] if isinstance(row.get("system"), str) and row["system"] else []
+    tools = row.get("tools") or None
+    return [] if system == turns[:1] else system, json.loads(tools) if isinstance(tools, str) and tools.strip() else tools
+
+
+def from_messages(row, columns, roles):
+    """A conversation out of turns with role and content."""
+    turns = [as_turn(turn, roles) for turn in row[columns[0]]]
+    system, tools = beside(row, turns)
+    return {"messages": system + turns, "tools": tools}
+
+
+def from_sharegpt(row, columns, roles):
+    """A conversation out of turns with from and value."""
+    turns = [{"role": roles[turn["from"]], "content": turn["value"]} for turn in row[columns[0]]]
+    system, tools = beside(row, turns)
+    return {"messages": system + turns, "tools": tools}
+
+
+def from_alpaca(row, columns, roles):
+    """A conversation out of instruction, input and output, with what was said before."""
+    history = row["history"] if isinstance(row.get("history"), list) else []
+    question = "\n\n".join(part for part in (row["instruction"], row.get("input")) if part)
+    pairs = [*history, (question, row[columns[0]])]
+    turns = [
+        {"role": role, "content": words} for pair in pairs for role, words in zip(("user", "assistant"), pair, strict=True)
+    ]
+    return {"messages": beside(row, turns)[0] + turns, "tools": None}
+
+
+def from_prompt_completion(row, columns, roles):
+    """Prompt and completion, as texts or as turns."""
+    prompt, completion = (row[name] for name in columns)
+    if isinstance(prompt, str):
+        return {"prompt": prompt, "completion": completion}
+    prompt, completion = ([as_turn(turn, roles) for turn in side] for side in (prompt, completion))
+    system, tools = beside(row, prompt)
+    return {"prompt": system + prompt, "completion": completion, "tools": tools}
+
+
+def from_text(row, columns, roles):
+    """A text."""
+    return {"text": row[columns[0]]}
+
+
+def as_tokens(row, tokenizer, train_on, max_length):
+    """(input_ids, labels) of a row, cut to `max_length` so that something is left to learn; None where there was nothing."""
+    chat = "messages" in row or isinstance(row.get("prompt"), list)
+    text, spans = chat_as_text(row, tokenizer, train_on) if chat else plain_as_text(row, tokenizer, train_on)
+    found = tokenizer(text, add_special_tokens=not chat, return_offsets_mapping=True, verbose=False)
+    ids, labels = found["input_ids"], [-100] * len(found["input_ids"])
+    for low, high in spans:
+        inside = [
+            at for at, (begin, end) in enumerate(found["offset_mapping"]) if begin < end and begin < high and end > low
+        ]
+        if inside:
+            labels[inside[0] : inside[-1] + 1] = ids[inside[0] : inside[-1] + 1]
+    learned = [at for at, label in enumerate(labels) if at and label != -100]
+    if not learned:
+        return None
+    end = max_length if len(ids) <= max_length or learned[0] < max_length else learned[-1] + 1
+    return ids[end - max_length : end], labels[end - max_length : end]
+
+
+def plain_as_text(row, tokenizer, train_on):
+    """(text, what is learned of it) of a row that no chat template writes; the tokenizer puts the begin token before it."""
+    begin, end = tokenizer.bos_token or "", tokenizer.eos_token
+    prompt = row["prompt"].removeprefix(begin) if "prompt" in row else ""
+    text = prompt + row["completion"] if "prompt" in row else row["text"].removeprefix(begin)
+    text = text if text.endswith(end) else text + end
+    return text, [(0 if train_on == "all" else len(prompt), len(text))]
+
+
+def chat_as_text(row, tokenizer, train_on):
+    """(text, what is learned of it) of a conversation: answers with the marks that end them, or all of a completion."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    turns, tools = row["messages"] if "messages" in row else row["prompt"] + row["completion"], row["tools"]
+    answers = [index for index, turn in enumerate(turns) if turn["role"] == "assistant"]
+    answers = [index for index in (answers[-1:] if train_on == "completion" else answers) if "weight" not in turns[index]]
+    weighed = any("weight" in turn for turn in turns)
+    turns = [{name: part for name, part in turn.items() if name != "weight"} for turn in turns]
+
+    def write(turns, prompt=False):
+        return tokenizer.apply_chat_template(turns, tools=tools, tokenize=False, add_generation_prompt=prompt)
+
+    text = write(turns)
+    if train_on == "all":
+        return text, [(0, len(text))]
+    if "messages" not in row:
+        first = len(row["prompt"])
+        own = turns[first]["role"] == "assistant"
+        return text, [(span_of(turns, first, text, write, tokenizer)[0] if own else len(write(turns[:first])), len(text))]
+    if not any(
+        turns[at]["content"].strip() or turns[at].keys() & {"tool_calls", "reasoning_content", "thinking"} for at in answers
+    ):
+        return text, []
+    template = tokenizer.get_chat_template(None, tools)
+    if train_on != "completion" and not weighed and re.search(r"\{%-?\s*generation\s*-?%\}", template):
+        written, spans = render_jinja_template(
+            conversations=[turns], tools=tools, chat_template=template, return_assistant_tokens_mask=True,
+            **tokenizer.special_tokens_map,
+        )  # fmt: skip
+        if written[0] == text and spans[0]:
+            return text, spans[0]
+    return text, [span_of(turns, index, text, write, tokenizer) for index in answers]
+
+
+def span_of(turns, index, text, write, tokenizer):
+    """Where turn `index` stands in the text: behind the header that invites it, up to its end mark. Where the template writes a turn
+    otherwise once others follow, a marker in its place tells."""
+
+    def attempt(turns, prompt=False):
+        try:
+            return write(turns, prompt)
+        except Exception:  # a part of a conversation need not be one
+            return ""
+
+    marks = [str(token) for token in tokenizer.added_tokens_decoder.values()] + tokenizer.all_special_tokens
+    marks = sorted({mark for mark in marks if mark.strip()}, key=len, reverse=True)
+    head = attempt(turns[:index], True)
+    upto = text if index == len(turns) - 1 else attempt(turns[: index + 1])
+    if head and upto and text.startswith(upto) and upto.startswith(head):
+        stripped = upto.rstrip()
+        return len(head), max(len(head), len(stripped if stripped.endswith(tuple(marks)) else upto))
+    marker = "\u27e6words\u27e7"
+    words = {name: part for name, part in turns[index].items() if name != "tool_calls"} | {"content": marker}
+    before, behind = write([*turns[:index], words, *turns[index + 1 :]]).split(marker)
+    if not text.startswith(before) or not text.endswith(behind):
+        raise ValueError("it cannot be told which of a row's tokens are the assistant's")
+    begin, end = len(before), len(text) - len(behind)
+    mark = re.compile("|".join(map(re.escape, marks)) or "(?!)")
+    last = attempt([*turns[:index], words])
+    closing = mark.match(behind.lstrip())
+    if closing and mark.match(last.split(marker)[-1].lstrip() if last else behind.lstrip()):
+        end += len(behind) - len(behind.lstrip()) + closing.end()
+    return (len(head) if head and len(head) <= begin and text.startswith(head) else begin), end
