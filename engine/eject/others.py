@@ -15,6 +15,9 @@ from engine.course.steps import warmup_steps
 from engine.data.formats import ROLES
 from engine.eject.run import READERS, Ejected
 
+CONVERSATIONS = ("messages", "sharegpt", "alpaca")
+"""Formats whose rows may hold several answers."""
+
 
 def axolotl(run: Ejected) -> str:
     """For `axolotl train`."""
@@ -27,6 +30,13 @@ def axolotl(run: Ejected) -> str:
         mapped = dict(zip(("role", "content"), map(run.called, parts), strict=True))
         kind |= {} if mapped == {"role": "role", "content": "content"} else {"message_property_mappings": mapped}
         kind |= {"roles_to_train": list(ROLES) if run.train_on == "all" else ["assistant"]}
+        if run.train_on == "completion":
+            notes.append(
+                "lora-tui learned only the last answer of a row; axolotl has no such setting and learns all of them."
+            )
+            notes.append(
+                'For the same put "train": true or false into each turn, and message_field_training: train beside type.'
+            )
     elif run.format == "alpaca":
         kind |= {"type": "alpaca"}
         notes.append(
@@ -98,6 +108,7 @@ def llamafactory(run: Ejected) -> str:
         "dataset_dir": ".",
         "cutoff_len": config.max_length,
         "train_on_prompt": run.train_on == "all",
+        **({"mask_history": True} if run.train_on == "completion" and run.format in CONVERSATIONS else {}),
         "per_device_train_batch_size": run.batch_size,
         "gradient_accumulation_steps": config.grad_accum,
         **({"max_steps": run.total_steps} if config.max_steps is not None else {"num_train_epochs": config.epochs}),
@@ -127,13 +138,20 @@ def _columns(run: Ejected) -> dict[str, Any]:
     if run.format in ("messages", "sharegpt"):
         tags = {"role_tag": run.called("role"), "content_tag": run.called("content"), "user_tag": "user", "assistant_tag": "assistant",
                 "system_tag": "system"}  # fmt: skip
-        said: dict[str, Any] = {"formatting": "sharegpt", "columns": {"messages": run.called(run.columns[0])}}
+        columns = {"messages": run.called(run.columns[0]), **_beside(run)}
+        said: dict[str, Any] = {"formatting": "sharegpt", "columns": columns}
         return said | ({"tags": tags} if run.format == "messages" else {})
     if run.format == "alpaca":
         parts = {"prompt": "instruction", "query": "input", "response": run.columns[0]}
     else:
         parts = dict(zip(("prompt", "response"), run.columns, strict=False))
-    return {"columns": {name: run.called(column) for name, column in parts.items()}}
+    return {"columns": {**{name: run.called(column) for name, column in parts.items()}, **_beside(run)}}
+
+
+def _beside(run: Ejected) -> dict[str, str]:
+    """The columns beside the words that a run's rows are made of, by LLaMA-Factory's names, which are the same."""
+    used = {"messages": ("system", "tools"), "sharegpt": ("system", "tools"), "alpaca": ("system", "history")}
+    return {name: run.called(name) for name in used.get(run.format, ()) if name in run.beside}
 
 
 def _warmup(run: Ejected) -> dict[str, Any]:

@@ -42,6 +42,8 @@ class Ejected:
     """Column as it is in the dataset -> the name it stands for (--columns, or a Chinese one that is known)."""
     renamed_in_turns: dict[str, str]
     """As `renamed`, of what turns are made of."""
+    beside: frozenset[str]
+    """The other columns, by the names they stand for."""
     train_on: str
     files: tuple[tuple[str, str, str | None], ...]
     """(path, encoding, what stands between the fields of a table, else None) of the dataset's files, in order; empty where it is
@@ -81,6 +83,7 @@ def read_run(out: Path) -> Ejected:
         columns=columns,
         renamed={own: known for own, known in names.items() if own in raw},
         renamed_in_turns={own: known for own, known in names.items() if any(own in turn for turn in turns)},
+        beside=frozenset(renamed(raw, names)) - {*columns},
         train_on=OWN[rows.format] if config.train_on == "auto" else config.train_on,
         files=_files(rows.raw.files, Reading.of(config)),
     )

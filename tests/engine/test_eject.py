@@ -116,11 +116,40 @@ def test_renamed_columns_have_their_own_names_in_other_trainers_settings(tmp_pat
     (dataset,) = yaml.safe_load(axolotl)["datasets"]
     assert dataset["field_messages"] == "talk"
     assert dataset["message_property_mappings"] == {"role": "who", "content": "what"}
-    entry = json.loads(next(line for line in factory.splitlines() if "dataset_info.json" in line).split(": ", 1)[1])
-    assert entry["renamed turns"]["columns"] == {"messages": "talk"}
-    assert {"role_tag": "who", "content_tag": "what"}.items() <= entry["renamed turns"]["tags"].items()
+    assert _entry(factory)["columns"] == {"messages": "talk"}
+    assert {"role_tag": "who", "content_tag": "what"}.items() <= _entry(factory)["tags"].items()
     (dataset,) = yaml.safe_load(eject(tmp_path / "renamed columns", "axolotl"))["datasets"]
     assert (dataset["type"]["field_instruction"], dataset["type"]["field_output"]) == ("ask", "say")
+
+
+def _entry(text: str) -> dict[str, Any]:
+    """What LLaMA-Factory's dataset_info.json is to say."""
+    (entry,) = json.loads(next(line for line in text.splitlines() if "dataset_info.json" in line).split(": ", 1)[1]).values()
+    assert isinstance(entry, dict)
+    return entry
+
+
+def test_that_only_last_answers_were_learned_is_in_the_other_trainers_settings(tmp_path: Path, tiny_model: Path) -> None:
+    data = write_jsonl(tmp_path / "rows.jsonl", ROWS["last answers"])
+    for name, train_on in (("last", "completion"), ("each", "auto")):
+        train(dataset=data, model=tiny_model, output=tmp_path / name, max_steps=1, batch_size=6, train_on=train_on)
+        assert yaml.safe_load(eject(tmp_path / name, "llamafactory")).get("mask_history", False) == (name == "last")
+        assert ("# lora-tui learned only the last answer" in eject(tmp_path / name, "axolotl")) == (name == "last")
+
+
+def test_columns_beside_the_turns_are_named_to_llama_factory(tmp_path: Path, tiny_model: Path) -> None:
+    rows = [{**row, "sys": "Be brief.", "tools": ""} for row in ROWS["messages"]]
+    data = write_jsonl(tmp_path / "rows.jsonl", rows)
+    train(
+        dataset=data,
+        model=tiny_model,
+        output=tmp_path / "out",
+        max_steps=1,
+        batch_size=6,
+        columns="messages=messages,system=sys",
+    )
+    wanted = {"messages": "messages", "system": "sys", "tools": "tools"}
+    assert _entry(eject(tmp_path / "out", "llamafactory"))["columns"] == wanted
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
