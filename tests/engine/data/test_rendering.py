@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 
 from engine.data.rendering import bounded, rendered
-from engine.eject import script
+from engine.eject import eject, script
 from engine.errors import ModelError
 from engine.export import samples
 from engine.export.chat import Chat, question
 from engine.export.modelfile import serving
 from engine.models.folder import load_tokenizer
+from tests.conftest import chats, write_jsonl
+from tests.engine.runs import train
 
 LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 
@@ -48,13 +50,13 @@ def test_a_modelfile_is_written_without_the_template(endless: Any) -> None:
     assert found.template is None
 
 
-def test_an_ejected_script_is_written_without_the_template(
-    endless: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_ejected_script_is_not_written_with_the_template(
+    endless: Any, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    train(dataset=write_jsonl(tmp_path / "rows.jsonl", chats(2)), model=tiny_model, output=tmp_path / "out", max_steps=1)
     monkeypatch.setattr(script, "load_tokenizer", lambda folder: endless)
-    monkeypatch.setattr(script, "model_folder", lambda model: tmp_path)
-    run = SimpleNamespace(train_on="assistant", config=SimpleNamespace(model="x"))
-    assert ["by hand" in line for line in script._template(run)] == [True]
+    with pytest.raises(ModelError, match="does not come to an end"):
+        eject(tmp_path / "out", "script")
 
 
 def test_a_template_that_writes_too_much_is_stopped(endless: Any, monkeypatch: pytest.MonkeyPatch) -> None:
