@@ -67,6 +67,12 @@ def begun(text: str, tokenizer: Any) -> str:
     return text.removeprefix(tokenizer.bos_token) if tokenizer.bos_token else text
 
 
+def ends_itself(tokenizer: Any) -> bool:
+    """Whether the tokenizer puts its end token behind every text by itself: one too many where it is written out, and wrong behind
+    what is to be continued."""
+    return tokenizer.eos_token_id is not None and list(tokenizer("a")["input_ids"])[-1] == tokenizer.eos_token_id
+
+
 def _ended(text: str, tokenizer: Any) -> str:
     """`text` with the end token behind it, so that the model learns to stop."""
     if not tokenizer.eos_token:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from engine.data.formats import THOUGHTS
 from engine.data.identity import row_digest
-from engine.data.masks import Rendered, render
+from engine.data.masks import Rendered, ends_itself, render
 from engine.data.problems import Collected, Notes, Problem
 from engine.data.remarks import remark
 from engine.data.rendering import writes_date
@@ -157,6 +157,7 @@ def _encode(rendered: dict[int, Rendered], tokenizer: Any) -> Iterator[tuple[int
         chosen = {place: row for place, row in rendered.items() if row.add_special_tokens == special}
         if not chosen:
             continue
+        kept = _kept(tokenizer, special)
         encoded = tokenizer(
             [row.text for row in chosen.values()],
             add_special_tokens=special,
@@ -167,14 +168,19 @@ def _encode(rendered: dict[int, Rendered], tokenizer: Any) -> Iterator[tuple[int
         for (place, row), row_ids, offsets in zip(
             chosen.items(), encoded["input_ids"], encoded["offset_mapping"], strict=True
         ):
-            found = np.array(row_ids, dtype=np.int32)
-            yield place, (found, _labels(found, np.array(offsets, dtype=np.int64).reshape(-1, 2), row))
+            found = np.array(row_ids, dtype=np.int32)[kept]
+            yield place, (found, _labels(found, np.array(offsets, dtype=np.int64).reshape(-1, 2)[kept], row))
+
+
+def _kept(tokenizer: Any, special: bool) -> slice:
+    """All tokens of a text, or all but an end token that the tokenizer adds: plain text has its own already, which is trained on."""
+    return slice(-1) if special and ends_itself(tokenizer) else slice(None)
 
 
 def _encode_slowly(row: Rendered, tokenizer: Any) -> tuple[Ids, Ids]:
     """For tokenizers that cannot say where a token stands: a span begins where the tokens of the text before it and those of the
     whole text part ways, as in TRL's masks."""
-    ids = tokenizer.encode(row.text, add_special_tokens=row.add_special_tokens)
+    ids = tokenizer.encode(row.text, add_special_tokens=row.add_special_tokens)[_kept(tokenizer, row.add_special_tokens)]
     labels = np.full(len(ids), IGNORED, dtype=np.int32)
     for span in row.spans:
         low, high = (

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from engine.checkpoints.verified import private_copy
 from engine.config import RunConfig
-from engine.data.masks import begun
+from engine.data.masks import begun, ends_itself
 from engine.data.rendering import Endless, rendered
 from engine.errors import ConfigError, DatasetError
 from engine.export.loading import load_adapted
@@ -96,7 +96,8 @@ class Chat:
     def _tokens(self, said: Messages, tools: Any = None) -> Any:
         """(1, sequence)"""
         if self.continues(said):
-            return self.tokenizer(begun(said[-1]["content"], self.tokenizer), return_tensors="pt")["input_ids"]
+            ids = self.tokenizer(begun(said[-1]["content"], self.tokenizer), return_tensors="pt")["input_ids"]
+            return ids[:, :-1] if ends_itself(self.tokenizer) else ids
         try:
             text = rendered(self.tokenizer, said, prompt=True, tools=tools)
         except Endless:

@@ -189,7 +189,7 @@ def _begins_with_bos(samples: Samples, tokenizer: Any) -> bool:
 
 def _make_plain(folder: Path, base: Path, bos: bool) -> None:
     """What converter and runtime read, and nothing that names code. `bos`: whether rows were trained with BOS in front; runtimes put
-    it there by themselves, or not, by what the file says."""
+    it there by themselves, or not, by what the file says. An end mark behind a question they must never add."""
     for name in ("config.json", "tokenizer_config.json"):
         path = folder / name
         if path.is_file():
@@ -198,7 +198,7 @@ def _make_plain(folder: Path, base: Path, bos: bool) -> None:
             for named in content["chat_template"] if isinstance(content.get("chat_template"), list) else ():
                 named["template"] = _unmarked(named["template"])
             if name == "tokenizer_config.json":
-                content["add_bos_token"] = bos
+                content["add_bos_token"], content["add_eos_token"] = bos, False
             path.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
     template = folder / "chat_template.jinja"
     if template.is_file():

@@ -10,7 +10,7 @@ from typing import Any
 
 from engine.config import RunConfig
 from engine.data.formats import read_rows
-from engine.data.masks import render
+from engine.data.masks import ends_itself, render
 from engine.data.read import Reading
 from engine.data.rendering import rendered
 from engine.data.tokens import IGNORED, end_marks, tokenize
@@ -188,6 +188,7 @@ def _fixed(tokenizer: Any, plain: bool) -> tuple[Sample, ...]:
             messages = [{"role": "user", "content": asked}]
             text, special = rendered(tokenizer, messages, prompt=True), False
         ids = tokenizer(text, add_special_tokens=special)["input_ids"]
+        ids = ids[:-1] if special and ends_itself(tokenizer) else ids
         made.append(Sample(text, special, ids, ids, messages, asked))
     return tuple(made)
 

@@ -186,3 +186,20 @@ def test_a_row_is_asked_with_the_tools_it_was_trained_with(tmp_path: Path, tiny_
     trained = list(tokenize([(1, {"messages": turns, "tools": [tool]})], tokenizer, "auto", 999).row(0)["input_ids"])
     assert "weather" in tokenizer.decode(asked) and asked == trained[: len(asked)]
     assert '"city": "home"' in row.wanted
+
+
+def test_a_tokenizer_that_ends_texts_itself_ends_a_row_once_and_a_question_never(tiny_model: Path) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = load_tokenizer(tiny_model)
+    end = tokenizer.eos_token_id
+    tokenizer.chat_template = None
+    row = {"prompt": "question", "completion": " home"}
+    before = tokenize([(1, row)], tokenizer, "auto", 99).row(0)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {tokenizer.eos_token}", special_tokens=[(tokenizer.eos_token, end)]
+    )
+    found = tokenize([(1, row)], tokenizer, "auto", 99).row(0)
+    assert [list(found[key]) for key in ("input_ids", "labels")] == [list(before[key]) for key in ("input_ids", "labels")]
+    assert list(found["labels"])[-2:] == list(found["input_ids"])[-2:] and list(found["input_ids"]).count(end) == 1
+    assert end not in Chat(None, tokenizer)._tokens(question("question"))[0]
