@@ -39,10 +39,17 @@ class Sampling:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        if not (self.max_new_tokens >= 1 and 0 <= self.temperature <= 10 and 0 < self.top_p <= 1 and 0 <= self.seed < 2**32):
+        usable = {
+            "max_new_tokens": self.max_new_tokens >= 1,
+            "temperature": 0 <= self.temperature <= 10,
+            "top_p": 0 < self.top_p <= 1,
+            "seed": 0 <= self.seed < 2**32,
+        }
+        wrong = [f"{name.replace('_', '-')} {getattr(self, name):g}" for name, good in usable.items() if not good]
+        if wrong:
             raise ConfigError(
                 _("these sampling settings cannot be used"),
-                f"{self}",
+                ", ".join(wrong),
                 _("max-new-tokens from 1 on, temperature 0 to 10, top-p above 0 and up to 1, seed 0 to 4294967295."),
             )
 

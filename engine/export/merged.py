@@ -19,7 +19,7 @@ from engine.checkpoints.verified import private_copy
 from engine.errors import ModelError
 from engine.export.card import model_card
 from engine.export.loading import load_adapted, tokenizer_of
-from engine.export.place import staged
+from engine.export.place import size_words, staged
 from engine.export.source import ExportSource
 from engine.i18n import _
 
@@ -125,7 +125,7 @@ def need_memory(source: ExportSource, dtype: str) -> None:
     if free < need:
         raise ModelError(
             _("{path}: too large to be merged with the memory that is free").format(path=source.base),
-            _("In float32 it takes {need:.1f} GB; {free:.1f} GB are free.").format(need=need / 1e9, free=free / 1e9),
+            _("In float32 it takes {need}; {free} are free.").format(need=size_words(need), free=size_words(free)),
             _("Close other programs, or export the adapter (--to adapter) and merge it on a larger machine."),
         )
 

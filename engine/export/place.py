@@ -41,7 +41,7 @@ def staged(into: Path, name: str, room: int) -> Iterator[tuple[Path, Path]]:
                 if free < room:
                     raise OutputError(
                         _("{folder}: the disk is too small for this export").format(folder=into),
-                        _("It takes {needed:.2f} GB; {free:.2f} GB are free.").format(needed=room / 1e9, free=free / 1e9),
+                        _("It takes {needed}; {free} are free.").format(needed=size_words(room), free=size_words(free)),
                         _("Make room, or name a folder on another disk with --into."),
                     )
                 target = free_sibling(into / name)
@@ -64,6 +64,12 @@ def staged(into: Path, name: str, room: int) -> Iterator[tuple[Path, Path]]:
                 raise unwritable(into, full) from error
     except OutputError as error:  # the lock's words are those of a run, whose folder another flag names
         raise OutputError(error.title, error.detail, error.fix.replace("--output", "--into")) from error
+
+
+def size_words(size: int) -> str:
+    """`size` in bytes, in the largest unit of which it is at least one."""
+    unit, name = next(((unit, name) for unit, name in ((1e9, "GB"), (1e6, "MB")) if size >= unit), (1e3, "kB"))
+    return f"{size / unit:.1f} {name}"
 
 
 def disk_error(words: str) -> OSError | None:

@@ -77,7 +77,8 @@ def test_the_command_answers_as_json_and_refuses_bad_settings(lora_tui: Any, tmp
     assert code == 0, error
     assert {"adapter", "base", "prompt", "sampling"} <= json.loads(said).keys()
     assert lora_tui(*asked)[1].count("── ") == 2
-    assert lora_tui(*asked, "--temperature", "-1")[0] == 2
+    code, _said, error = lora_tui(*asked, "--temperature", "-1")
+    assert code == 2 and "\n  temperature -1\n" in error
 
 
 def test_lines_of_a_pipe_are_a_conversation_that_each_side_remembers(tmp_path: Path) -> None:
