@@ -11,6 +11,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
+from textual.geometry import Region
 from textual.message import Message
 from textual.widgets import Button, Input, OptionList
 from textual.widgets.option_list import Option
@@ -63,7 +64,19 @@ class PathInput(Vertical):
     @value.setter
     def value(self, value: str) -> None:
         with self.prevent(Input.Changed):
-            self.query_one(Input).value = value
+            field = self.query_one(Input)
+            field.value = value
+            field.cursor_position = len(value)
+        self.call_after_refresh(self._show_end)
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._show_end)
+
+    def _show_end(self) -> None:
+        """Of a path too long for the field show the end, where the file's name stands, unless somebody is in the middle of it."""
+        field = self.query_one(Input)
+        if field.cursor_position == len(field.value):
+            field.scroll_to_region(Region(field.virtual_size.width, 0, 1, 1), force=True, animate=False)
 
     def offer(self, offers: Sequence[tuple[str, str]]) -> None:
         """Offer (value, note) pairs."""

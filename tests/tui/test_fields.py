@@ -1,0 +1,47 @@
+"""Fields of a form, each alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from textual.app import App, ComposeResult
+from textual.widgets import Input, Static
+
+import tui
+from tui.widgets.path_input import PathInput
+from tui.widgets.setting import Setting
+
+LONG = "/".join(f"folder{number}" for number in range(20)) + "/rows.jsonl"
+
+
+class Form(App[None]):
+    CSS_PATH = Path(tui.__file__).with_name("lora.tcss")
+
+    def compose(self) -> ComposeResult:
+        yield Input(id="first")
+        yield PathInput("file", "", "")
+        yield Setting("activation_checkpointing", False)
+
+    def on_mount(self) -> None:
+        self.query_one(PathInput).value = LONG
+
+
+async def test_of_a_path_longer_than_its_field_the_name_at_its_end_is_seen() -> None:
+    app = Form()
+    async with app.run_test(size=(60, 24)) as pilot:
+        field = app.query_one(PathInput).query_one(Input)
+        for width in (60, 50, 90):
+            await pilot.resize_terminal(width, 24)
+            await pilot.pause()
+            await pilot.pause()
+            assert not field.has_focus and field.scroll_x > 0
+            assert LONG[int(field.scroll_x) :].endswith("rows.jsonl")
+            assert len(LONG) - field.scroll_x <= field.content_size.width
+
+
+async def test_the_longest_name_of_a_setting_does_not_touch_its_value() -> None:
+    app = Form()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.pause()
+        label = app.query_one(Setting).query(Static).first()
+        assert label.size.width >= len("activation checkpointing") and label.region.width > len("activation checkpointing")
