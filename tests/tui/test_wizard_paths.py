@@ -74,6 +74,7 @@ async def test_continuing_takes_the_furthest_and_shows_the_receipt(
         assert hand.shows("continuing from checkpoint-8")
         await hand.run_to_end()
         assert hand.shows("done · step 14")
+        assert hand.shows("items restored as saved")
         assert app.live.receipt is not None
         assert all(item["verdict"] == "ok" for item in app.live.receipt.items)
         assert app.live.join == 8

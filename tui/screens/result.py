@@ -65,11 +65,12 @@ class ResultScreen(StepScreen):
         self.query_one("#outcome", Static).update(outcome_text(self.owner))
         self.query_one("#chart", LossChart).show(picture(live))
         self.query_one("#chart").display = bool(live.loss_curve.points or live.history.points)
-        failed = live.receipt is not None and any(item["verdict"] == "failed" for item in live.receipt.items)
         receipt = self.query_one("#receipt", Static)
-        receipt.display = failed
-        if failed and live.receipt is not None:
-            receipt.update(receipt_text(live.receipt))
+        receipt.display = live.receipt is not None
+        if live.receipt is not None:
+            told = receipt_text(live.receipt)
+            failed = any(item["verdict"] == "failed" for item in live.receipt.items)
+            receipt.update(told if failed else told.split("\n")[0])  # a short run was over before anybody could read it
         self.query_one("#fresh").display = error is not None
         self.query_one("#talk").display = self.query_one("#export").display = self._adapter_is_there()
         if isinstance(error, CannotContinue):
