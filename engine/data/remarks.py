@@ -44,8 +44,8 @@ def _said(code: str) -> tuple[str, str]:
             return (
                 _("row {row}: prompt and completion are joined as they stand; the model's chat template is not used"),
                 _(
-                    "Ollama and others will use it. To train conversations: --columns instruction=PROMPT,output=COMPLETION, with "
-                    "the names of your columns."
+                    "Chat and the Modelfile leave it out too; other programs will use it. To train conversations: --columns "
+                    "instruction=PROMPT,output=COMPLETION, with the names of your columns."
                 ),
             )
         case "date_written":
