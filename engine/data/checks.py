@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.data.formats import THOUGHTS
 from engine.data.identity import row_digest
+from engine.data.normal import THOUGHTS
 from engine.data.problems import Notes, Problem
 from engine.i18n import _
 

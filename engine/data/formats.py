@@ -7,25 +7,17 @@ text. All bad rows are told together, with their numbers (from 1).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from engine.data import normal
 from engine.data.files import CHATS
+from engine.data.normal import ROLES, SPEAKERS, Bad, Row
 from engine.data.problems import Collected, Problem
-from engine.data.read import Raw, Reading, columns_of, kind, read_raw, renamed
+from engine.data.read import Raw, Reading, columns_of, read_raw, renamed
 from engine.errors import DatasetError
 from engine.i18n import _
 
-Row = dict[str, Any]
-
-ROLES = ("system", "user", "assistant", "tool", "developer")
-SPEAKERS = {
-    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant", "bot": "assistant",
-    "model": "assistant", "system": "system", "tool": "tool", "function": "tool", "observation": "tool",
-    "function_call": "assistant",
-}  # fmt: skip
-"""ShareGPT's `from` -> role."""
 PAIRS = (
     ("prompt", "completion"),
     ("prompt", "response"),
@@ -39,8 +31,6 @@ PAIRS = (
     ("source", "target"),
 )
 TEXTS = ("text", "content")
-THOUGHTS = ("reasoning_content", "thinking")
-"""What a turn thought before it spoke, by the names that templates read."""
 MEANT = {
     "指令": "instruction", "问题": "instruction", "提问": "instruction", "输入": "input", "输出": "output", "回答": "output",
     "答案": "output", "回复": "output", "系统提示": "system", "文本": "text",
@@ -107,7 +97,7 @@ class Rows:
             rows += 1
             try:
                 normal = self._normalise(row)
-            except _Bad as error:
+            except Bad as error:
                 fix = _("Mend it, leave it out with --skip-rows {row}, or name another --format.").format(row=number)
                 bad.add(Problem(number, error.code, "stops", f"{self.raw.where(number)}: {error}", fix))
                 continue
@@ -123,14 +113,6 @@ class UnknownFormat(DatasetError):
     def __init__(self, columns: str, title: str, detail: str, fix: str) -> None:
         super().__init__(title, detail, fix)
         self.columns = columns
-
-
-class _Bad(ValueError):
-    """One row is not of its shape; says what, and its kind for scripts."""
-
-    def __init__(self, message: str, code: str = "wrong_type") -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def read_rows(dataset: str, reading: Reading | None = None, split: str | None = None) -> Rows:
@@ -165,7 +147,7 @@ def _unused(name: str, normalise: Callable[[Row], Row], example: Row) -> str:
     """What is lost of rows like this one: columns whose words a conversation would have, in rows that are plain text."""
     try:
         chat = not any(isinstance(part, str) for part in normalise(example).values())
-    except _Bad:  # told when the rows are gone through
+    except Bad:  # told when the rows are gone through
         return ""
     lost = [column for column in ("system", "history", "tools") if example.get(column)] if not chat else []
     if not lost:
@@ -220,24 +202,28 @@ def recognise(name: str, first: Row, asked: str = "auto") -> tuple[str, str, Cal
         return (
             found,
             _('the column "{name}" holds turns with role and content').format(name=chat),
-            lambda row: _messages(row, chat),
+            lambda row: normal.messages(row, chat),
         )
     if found == "sharegpt" and chat:
         return (
             found,
             _('the column "{name}" holds turns with from and value').format(name=chat),
-            lambda row: _sharegpt(row, chat),
+            lambda row: normal.sharegpt(row, chat),
         )
     if found == "alpaca" and "instruction" in columns and output:
-        return found, _('there are columns "instruction" and "{name}"').format(name=output), lambda row: _alpaca(row, output)
+        return (
+            found,
+            _('there are columns "instruction" and "{name}"').format(name=output),
+            lambda row: normal.alpaca(row, output),
+        )
     if found == "prompt_completion" and pair:
         return (
             found,
             _('there are columns "{left}" and "{right}"').format(left=pair[0], right=pair[1]),
-            lambda row: _pair(row, *pair),
+            lambda row: normal.pair(row, *pair),
         )
     if found == "text" and text:
-        return found, _('there is a column "{name}"').format(name=text), lambda row: {"text": _some_text(row, text)}
+        return found, _('there is a column "{name}"').format(name=text), lambda row: {"text": normal.some_text(row, text)}
     shown = ", ".join(sorted(map(str, columns))[:12]) or _("none")
     if asked != "auto":
         raise DatasetError(
@@ -305,177 +291,3 @@ def _found(first: Row, chat: str | None, pair: tuple[str, str] | None, output: s
     if pair is not None:
         return "prompt_completion"
     return "text" if text is not None else None
-
-
-def _messages(row: Row, column: str) -> Row:
-    turns = _list(row, column)
-    messages = [_message(turn, number) for number, turn in enumerate(turns, 1)]
-    return _conversation([*_system(row, messages), *messages], row)
-
-
-def _conversation(messages: list[Row], row: Row) -> Row:
-    if not any(message["role"] == "assistant" for message in messages):
-        raise _Bad(_("has no assistant turn, so there is nothing to learn"), "no_assistant_turn")
-    return {"messages": messages, **_tools(row)}
-
-
-def _tools(row: Row) -> Row:
-    """{"tools"} where the row offers some; written as JSON text or as a list."""
-    tools = row.get("tools")
-    if isinstance(tools, str) and tools.strip():
-        try:
-            tools = json.loads(tools)
-        except (ValueError, RecursionError):
-            raise _Bad(_('"tools" is text that is not JSON')) from None
-    if not tools:
-        return {}
-    if not isinstance(tools, list):
-        raise _Bad(_('"tools" is {what}, not a list').format(what=kind(tools)))
-    return {"tools": _plain(tools, "tools")}
-
-
-def _plain(value: Any, name: str) -> Any:
-    """`value`, refused where it is not what JSON can hold as whole text: it goes into templates and digests as it is."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except (TypeError, ValueError, RecursionError):
-        raise _Bad(_('"{name}" holds something that is not plain JSON').format(name=name)) from None
-    return value
-
-
-def _message(turn: Any, number: int) -> Row:
-    if not isinstance(turn, dict):
-        raise _Bad(_("turn {number} is {what}, not an object").format(number=number, what=kind(turn)))
-    role = turn.get("role")
-    if not isinstance(role, str):
-        raise _Bad(_('turn {number}: "role" is {what}, not text').format(number=number, what=kind(role)))
-    if role not in ROLES:
-        raise _Bad(
-            _('turn {number}: "role" is {role!r}; known are {roles}').format(
-                number=number, role=role, roles=", ".join(ROLES)
-            ),
-            "unknown_role",
-        )
-    message: Row = {"role": role, "content": _content(turn, number)}
-    for key in ("tool_calls", "tool_call_id", "name", *THOUGHTS):
-        if turn.get(key):
-            message[key] = _plain(turn[key], key)
-    weight = turn.get("weight")
-    if role == "assistant" and weight is not None and weight != 1:
-        if weight != 0:
-            raise _Bad(_('turn {number}: "weight" is {weight!r}; known are 0 (not learned) and 1').format(
-                number=number, weight=weight))  # fmt: skip
-        message["weight"] = 0
-    return message
-
-
-def _content(turn: Row, number: int) -> str:
-    content = turn.get("content")
-    if content is None and turn.get("tool_calls"):
-        return ""
-    if isinstance(content, list):
-        parts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
-        if not all(isinstance(part, str) for part in parts):
-            raise _Bad(_('turn {number}: "content" has a part that is not text').format(number=number))
-        content = "".join(str(part) for part in parts)
-    if not isinstance(content, str):
-        raise _Bad(_('turn {number}: "content" is {what}, not text').format(number=number, what=kind(content)))
-    return _whole(content)
-
-
-def _sharegpt(row: Row, column: str) -> Row:
-    messages = []
-    for number, turn in enumerate(_list(row, column), 1):
-        if not isinstance(turn, dict):
-            raise _Bad(_("turn {number} is {what}, not an object").format(number=number, what=kind(turn)))
-        speaker = turn.get("from")
-        if not isinstance(speaker, str) or speaker not in SPEAKERS:
-            raise _Bad(_('turn {number}: "from" is {speaker!r}; known are {known}').format(
-                number=number, speaker=speaker, known=", ".join(SPEAKERS)), "unknown_role")  # fmt: skip
-        value = turn.get("value")
-        if not isinstance(value, str):
-            raise _Bad(_('turn {number}: "value" is {what}, not text').format(number=number, what=kind(value)))
-        messages.append({"role": SPEAKERS[speaker], "content": _whole(value)})
-    return _conversation([*_system(row, messages), *messages], row)
-
-
-def _alpaca(row: Row, output: str) -> Row:
-    question = _some_text(row, "instruction")
-    extra = row.get("input")
-    if extra is not None:
-        extra = _text(row, "input")
-    messages = [*_history(row), {"role": "user", "content": f"{question}\n\n{extra}" if extra else question},
-                {"role": "assistant", "content": _some_text(row, output)}]  # fmt: skip
-    return {"messages": [*_system(row, messages), *messages]}
-
-
-def _history(row: Row) -> list[Row]:
-    """The turns before the instruction, which LLaMA-Factory's Alpaca keeps as pairs of question and answer."""
-    pairs = row.get("history")
-    if not isinstance(pairs, list):
-        return []
-    turns: list[Row] = []
-    for pair in pairs:
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(words, str) for words in pair):
-            raise _Bad(_('"history" holds {what}, not a pair of question and answer').format(what=kind(pair)))
-        turns += [{"role": role, "content": _whole(words)} for role, words in zip(("user", "assistant"), pair, strict=True)]
-    return turns
-
-
-def _system(row: Row, messages: list[Row]) -> list[Row]:
-    """The system turn that many keep in a column of its own; none where `messages` begin with the same one."""
-    text = row.get("system")
-    if not isinstance(text, str) or not text:
-        return []
-    turn = {"role": "system", "content": _whole(text)}
-    return [] if messages[:1] == [turn] else [turn]
-
-
-def _pair(row: Row, prompt: str, completion: str) -> Row:
-    if isinstance(row.get(prompt), list) or isinstance(row.get(completion), list):
-        sides = {
-            name: [_message(turn, number) for number, turn in enumerate(_list(row, name), 1)]
-            for name in (prompt, completion)
-        }
-        if not any(message["role"] == "assistant" for message in sides[completion]):
-            raise _Bad(_('"{name}" has no assistant turn').format(name=completion), "no_assistant_turn")
-        if any("weight" in message for message in sides[completion]):
-            raise _Bad(_('"{name}" has a turn of weight 0, and a completion is learned as a whole').format(name=completion))
-        sides[prompt] = [*_system(row, sides[prompt]), *sides[prompt]]
-        return {"prompt": sides[prompt], "completion": sides[completion], **_tools(row)}
-    return {"prompt": _text(row, prompt), "completion": _some_text(row, completion)}
-
-
-def _list(row: Row, column: str) -> list[Any]:
-    found = row.get(column)
-    if not isinstance(found, list):
-        raise _Bad(_('"{name}" is {what}, not a list of turns').format(name=column, what=kind(found)))
-    if not found:
-        raise _Bad(_('"{name}" is empty').format(name=column), "empty")
-    return found
-
-
-def _text(row: Row, column: str) -> str:
-    found = row.get(column)
-    if not isinstance(found, str):
-        raise _Bad(_('"{name}" is {what}, not text').format(name=column, what=kind(found)))
-    return _whole(found)
-
-
-def _some_text(row: Row, column: str) -> str:
-    found = _text(row, column)
-    if not found.strip():
-        raise _Bad(_('"{name}" is empty').format(name=column), "empty")
-    return found
-
-
-def _whole(text: str) -> str:
-    """`text`, refused where it holds half a character (a lone surrogate), which no tokenizer can take."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise _Bad(
-            _("holds half a character (U+{code:04X}), a trace of damaged text").format(code=ord(text[error.start])),
-            "damaged_text",
-        ) from None
-    return text

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from engine.data.formats import THOUGHTS
+from engine.data.normal import THOUGHTS
 from engine.data.rendering import Endless, bounded
 from engine.data.turns import Span, Writer, runaway, turn_span, unmaskable
 from engine.errors import ConfigError, DatasetError, ModelError

@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.data.checks import Checker
-from engine.data.formats import Row, Rows, UnknownFormat, read_rows
+from engine.data.formats import Rows, UnknownFormat, read_rows
 from engine.data.identity import template_digest, tokenizer_digest
 from engine.data.masks import learned_turns
+from engine.data.normal import Row
 from engine.data.order import row_order
 from engine.data.problems import BadRows, Notes, Problem
 from engine.data.read import Reading

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.data.formats import THOUGHTS
 from engine.data.identity import row_digest
 from engine.data.masks import Rendered, ends_itself, render
+from engine.data.normal import THOUGHTS
 from engine.data.problems import Collected, Notes, Problem
 from engine.data.remarks import remark
 from engine.data.rendering import writes_date

@@ -12,7 +12,7 @@ from typing import Any
 
 import engine
 from engine.course.steps import warmup_steps
-from engine.data.formats import ROLES
+from engine.data.normal import ROLES
 from engine.eject.run import READERS, Ejected
 
 CONVERSATIONS = ("messages", "sharegpt", "alpaca")

@@ -15,7 +15,8 @@ from typing import Any
 
 import engine
 from engine.course.steps import warmup_steps
-from engine.data.formats import SPEAKERS, read_rows
+from engine.data.formats import read_rows
+from engine.data.normal import SPEAKERS
 from engine.data.read import Reading, read_raw
 from engine.data.rendering import bounded
 from engine.data.tokens import tokenize

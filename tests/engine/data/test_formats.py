@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from engine.data import formats
-from engine.data.formats import ROLES, SPEAKERS
+from engine.data.normal import ROLES, SPEAKERS
 from engine.errors import DatasetError
 from tests.conftest import write_jsonl
 from tests.engine.data.rows import Read, read_rows

@@ -1,0 +1,212 @@
+"""One row as it stands in a dataset -> one of the three shapes: {"messages"}, {"prompt", "completion"} or {"text"}.
+
+What a row holds beside its words (system, history, tools, weights, thoughts) becomes part of its turns. Each function is for one of
+the formats that formats.py recognises, and raises Bad for a row that is not of it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from engine.data.read import kind
+from engine.i18n import _
+
+Row = dict[str, Any]
+
+ROLES = ("system", "user", "assistant", "tool", "developer")
+SPEAKERS = {
+    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant", "bot": "assistant",
+    "model": "assistant", "system": "system", "tool": "tool", "function": "tool", "observation": "tool",
+    "function_call": "assistant",
+}  # fmt: skip
+"""ShareGPT's `from` -> role."""
+THOUGHTS = ("reasoning_content", "thinking")
+"""What a turn thought before it spoke, by the names that templates read."""
+
+
+class Bad(ValueError):
+    """One row is not of its shape; says what, and its kind for scripts."""
+
+    def __init__(self, message: str, code: str = "wrong_type") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def messages(row: Row, column: str) -> Row:
+    """A conversation."""
+    turns = _list(row, column)
+    messages = [_message(turn, number) for number, turn in enumerate(turns, 1)]
+    return _conversation([*_system(row, messages), *messages], row)
+
+
+def _conversation(messages: list[Row], row: Row) -> Row:
+    if not any(message["role"] == "assistant" for message in messages):
+        raise Bad(_("has no assistant turn, so there is nothing to learn"), "no_assistant_turn")
+    return {"messages": messages, **_tools(row)}
+
+
+def _tools(row: Row) -> Row:
+    """{"tools"} where the row offers some; written as JSON text or as a list."""
+    tools = row.get("tools")
+    if isinstance(tools, str) and tools.strip():
+        try:
+            tools = json.loads(tools)
+        except (ValueError, RecursionError):
+            raise Bad(_('"tools" is text that is not JSON')) from None
+    if not tools:
+        return {}
+    if not isinstance(tools, list):
+        raise Bad(_('"tools" is {what}, not a list').format(what=kind(tools)))
+    return {"tools": _plain(tools, "tools")}
+
+
+def _plain(value: Any, name: str) -> Any:
+    """`value`, refused where it is not what JSON can hold as whole text: it goes into templates and digests as it is."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError):
+        raise Bad(_('"{name}" holds something that is not plain JSON').format(name=name)) from None
+    return value
+
+
+def _message(turn: Any, number: int) -> Row:
+    if not isinstance(turn, dict):
+        raise Bad(_("turn {number} is {what}, not an object").format(number=number, what=kind(turn)))
+    role = turn.get("role")
+    if not isinstance(role, str):
+        raise Bad(_('turn {number}: "role" is {what}, not text').format(number=number, what=kind(role)))
+    if role not in ROLES:
+        raise Bad(
+            _('turn {number}: "role" is {role!r}; known are {roles}').format(
+                number=number, role=role, roles=", ".join(ROLES)
+            ),
+            "unknown_role",
+        )
+    message: Row = {"role": role, "content": _content(turn, number)}
+    for key in ("tool_calls", "tool_call_id", "name", *THOUGHTS):
+        if turn.get(key):
+            message[key] = _plain(turn[key], key)
+    weight = turn.get("weight")
+    if role == "assistant" and weight is not None and weight != 1:
+        if weight != 0:
+            raise Bad(_('turn {number}: "weight" is {weight!r}; known are 0 (not learned) and 1').format(
+                number=number, weight=weight))  # fmt: skip
+        message["weight"] = 0
+    return message
+
+
+def _content(turn: Row, number: int) -> str:
+    content = turn.get("content")
+    if content is None and turn.get("tool_calls"):
+        return ""
+    if isinstance(content, list):
+        parts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
+        if not all(isinstance(part, str) for part in parts):
+            raise Bad(_('turn {number}: "content" has a part that is not text').format(number=number))
+        content = "".join(str(part) for part in parts)
+    if not isinstance(content, str):
+        raise Bad(_('turn {number}: "content" is {what}, not text').format(number=number, what=kind(content)))
+    return _whole(content)
+
+
+def sharegpt(row: Row, column: str) -> Row:
+    """ShareGPT's turns, `from` and `value`."""
+    messages = []
+    for number, turn in enumerate(_list(row, column), 1):
+        if not isinstance(turn, dict):
+            raise Bad(_("turn {number} is {what}, not an object").format(number=number, what=kind(turn)))
+        speaker = turn.get("from")
+        if not isinstance(speaker, str) or speaker not in SPEAKERS:
+            raise Bad(_('turn {number}: "from" is {speaker!r}; known are {known}').format(
+                number=number, speaker=speaker, known=", ".join(SPEAKERS)), "unknown_role")  # fmt: skip
+        value = turn.get("value")
+        if not isinstance(value, str):
+            raise Bad(_('turn {number}: "value" is {what}, not text').format(number=number, what=kind(value)))
+        messages.append({"role": SPEAKERS[speaker], "content": _whole(value)})
+    return _conversation([*_system(row, messages), *messages], row)
+
+
+def alpaca(row: Row, output: str) -> Row:
+    """An instruction with its input, and its output."""
+    question = some_text(row, "instruction")
+    extra = row.get("input")
+    if extra is not None:
+        extra = _text(row, "input")
+    messages = [*_history(row), {"role": "user", "content": f"{question}\n\n{extra}" if extra else question},
+                {"role": "assistant", "content": some_text(row, output)}]  # fmt: skip
+    return {"messages": [*_system(row, messages), *messages]}
+
+
+def _history(row: Row) -> list[Row]:
+    """The turns before the instruction, which LLaMA-Factory's Alpaca keeps as pairs of question and answer."""
+    pairs = row.get("history")
+    if not isinstance(pairs, list):
+        return []
+    turns: list[Row] = []
+    for pair in pairs:
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(words, str) for words in pair):
+            raise Bad(_('"history" holds {what}, not a pair of question and answer').format(what=kind(pair)))
+        turns += [{"role": role, "content": _whole(words)} for role, words in zip(("user", "assistant"), pair, strict=True)]
+    return turns
+
+
+def _system(row: Row, messages: list[Row]) -> list[Row]:
+    """The system turn that many keep in a column of its own; none where `messages` begin with the same one."""
+    text = row.get("system")
+    if not isinstance(text, str) or not text:
+        return []
+    turn = {"role": "system", "content": _whole(text)}
+    return [] if messages[:1] == [turn] else [turn]
+
+
+def pair(row: Row, prompt: str, completion: str) -> Row:
+    """A prompt and its completion, both text or both turns."""
+    if isinstance(row.get(prompt), list) or isinstance(row.get(completion), list):
+        sides = {
+            name: [_message(turn, number) for number, turn in enumerate(_list(row, name), 1)]
+            for name in (prompt, completion)
+        }
+        if not any(message["role"] == "assistant" for message in sides[completion]):
+            raise Bad(_('"{name}" has no assistant turn').format(name=completion), "no_assistant_turn")
+        if any("weight" in message for message in sides[completion]):
+            raise Bad(_('"{name}" has a turn of weight 0, and a completion is learned as a whole').format(name=completion))
+        sides[prompt] = [*_system(row, sides[prompt]), *sides[prompt]]
+        return {"prompt": sides[prompt], "completion": sides[completion], **_tools(row)}
+    return {"prompt": _text(row, prompt), "completion": some_text(row, completion)}
+
+
+def _list(row: Row, column: str) -> list[Any]:
+    found = row.get(column)
+    if not isinstance(found, list):
+        raise Bad(_('"{name}" is {what}, not a list of turns').format(name=column, what=kind(found)))
+    if not found:
+        raise Bad(_('"{name}" is empty').format(name=column), "empty")
+    return found
+
+
+def _text(row: Row, column: str) -> str:
+    found = row.get(column)
+    if not isinstance(found, str):
+        raise Bad(_('"{name}" is {what}, not text').format(name=column, what=kind(found)))
+    return _whole(found)
+
+
+def some_text(row: Row, column: str) -> str:
+    """The text of a column, refused where it is empty."""
+    found = _text(row, column)
+    if not found.strip():
+        raise Bad(_('"{name}" is empty').format(name=column), "empty")
+    return found
+
+
+def _whole(text: str) -> str:
+    """`text`, refused where it holds half a character (a lone surrogate), which no tokenizer can take."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise Bad(
+            _("holds half a character (U+{code:04X}), a trace of damaged text").format(code=ord(text[error.start])),
+            "damaged_text",
+        ) from None
+    return text
