@@ -14,6 +14,7 @@ from typing import Any
 
 from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.inspect import SCHEDULER, inspect_folder
+from engine.checkpoints.lora_fields import out_of_range
 from engine.checkpoints.rates import saved_rates
 from engine.checkpoints.scan import Scan, glance
 from engine.folder import NOT_INHERITED, RUN_TOML, last_run, named, proposed_output, source_of_run
@@ -110,8 +111,9 @@ def _told_by(checkpoint: Checkpoint) -> Source:
     """The answers that a checkpoint of another tool gives: the shape of its adapter, its base, its length and its schedule."""
     shape = checkpoint.adapter
     values: dict[str, Any] = {}
-    if shape is not None:
+    if shape is not None and out_of_range(shape.raw) is None:  # else the checkpoint is refused, not its numbers as settings
         values |= {"lora_r": shape.r, "lora_alpha": shape.lora_alpha, "lora_dropout": shape.raw.get("lora_dropout")}
+    if shape is not None:
         if shape.target_modules:
             values["target_modules"] = ",".join(shape.target_modules)
         if shape.base_model and is_folder(Path(shape.base_model)):

@@ -103,6 +103,8 @@ def resolve(sources: Sequence[Source]) -> Resolved:
         fix = _("See lora-tui --help for what each setting takes.")
         if blamed and all(source.of_run for source in blamed):  # nobody has named it: a run wrote it of itself
             fix = _("Put these lines of the run's own file right.") + " " + _way_on("run")
+        elif blamed and all(source.kind == "run" for source in blamed):
+            fix = _("The checkpoint's own files say so; name these settings as flags.")
         raise ConfigError(title, detail, fix)
     return Resolved(config, {key: source.kind for key, source in owner.items()})
 

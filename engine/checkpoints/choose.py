@@ -12,6 +12,11 @@ from dataclasses import dataclass
 from engine.checkpoints.checkpoint import Checkpoint, Grade
 from engine.i18n import _, n_, sentences
 
+WHOLE = "whole_model"
+"""The problem of a checkpoint that is no adapter's (adapter.py)."""
+FOREIGN = frozenset({WHOLE, "prompt_tuning", "other_adapter", "adapter_not_carried_on", "sharded", "several_adapters"})
+"""Problems of a checkpoint that no mended file would make one to continue here."""
+
 
 @dataclass(frozen=True)
 class PassedOver:
@@ -55,6 +60,19 @@ def choose(
 def weights_fallback(found: Sequence[Checkpoint]) -> Checkpoint | None:
     """The furthest sound LoRA adapter: what `--init-from` can start a new run from where nothing can be continued."""
     return max((checkpoint for checkpoint in found if _has_weights(checkpoint)), key=distance, default=None)
+
+
+def can_be_mended(found: Sequence[Checkpoint]) -> bool:
+    """Whether the files of one of them, put right, could make it one to continue: all are of a kind that is continued here."""
+    return any(not any(problem.code in FOREIGN for problem in one.problems) for one in found)
+
+
+def base_fallback(found: Sequence[Checkpoint]) -> Checkpoint | None:
+    """The furthest sound checkpoint of a whole model: what a new run can take as its base, and no more can be done with it here."""
+    whole = [
+        one for one in found if one.grade is not Grade.BROKEN and any(problem.code == WHOLE for problem in one.problems)
+    ]
+    return max(whole, key=distance, default=None)
 
 
 def last_good(found: Sequence[Checkpoint], run: str, until: int) -> Checkpoint | None:
@@ -134,6 +152,11 @@ def _nothing(found: Sequence[Checkpoint]) -> str:
     if not found:
         return _("There is no checkpoint in this folder.")
     weights = weights_fallback(found)
+    base = base_fallback(found)
+    if weights is None and base is not None:
+        return _(
+            "Nothing here can be continued. The whole model in {name} ({where}) can be the base of a new run: --model {path}"
+        ).format(name=base.name, where=_where(base), path=base.path)
     if weights is None:
         return _("Nothing here can be continued, and no adapter is sound enough to start a new run from.")
     return _(

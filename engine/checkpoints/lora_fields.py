@@ -33,6 +33,8 @@ INERT = frozenset(
 DEFAULTS: dict[str, Any] = {"bias": "none", "megatron_core": "megatron.core", "qalora_group_size": 16}
 """What PEFT writes where nobody has set these; all other fields are empty then (peft 0.21, LoraConfig)."""
 OUTPUT_LAYER = "lm_head"
+MOST_RANK, MOST_ALPHA = 4096, 65_536
+"""As far as a run's own settings go (config.py); a larger one can be built and asked, and not trained on."""
 
 
 def lora_fields(raw: dict[str, Any]) -> dict[str, Any]:
@@ -68,9 +70,24 @@ def why_not_trained(raw: dict[str, Any]) -> str | None:
         targets = lora_fields(raw)["target_modules"]
     except ValueError as error:
         return str(error)
+    if odd := out_of_range(raw):
+        return odd
     if any(name.rpartition(".")[2] == OUTPUT_LAYER for name in targets or ()):
         return _("it is on {name}, the output layer, where TRL trains none").format(name=OUTPUT_LAYER)
     return None
+
+
+def out_of_range(raw: dict[str, Any]) -> str | None:
+    """Which number of the saved adapter no run can have, in words; None where each can be, or is not there."""
+    rank, alpha, dropout = (number(raw.get(name)) for name in ("r", "lora_alpha", "lora_dropout"))
+    odd = {
+        "r": rank is not None and not 1 <= rank <= MOST_RANK,
+        "lora_alpha": alpha is not None and not 0 < alpha <= MOST_ALPHA,
+        "lora_dropout": (dropout is None and raw.get("lora_dropout") is not None)
+        or (dropout is not None and not 0 <= dropout < 1),
+    }
+    name = next((name for name in odd if odd[name]), None)
+    return _("{name} is {value!r}").format(name=name, value=raw[name]) if name is not None else None
 
 
 def plain_number(value: float) -> float | int:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.checkpoints.checkpoint import Checkpoint
-from engine.checkpoints.choose import choose, weights_fallback
+from engine.checkpoints.choose import base_fallback, can_be_mended, choose, weights_fallback
 from engine.checkpoints.inspect import inspect_folder
 from engine.checkpoints.scan import Scan, glance, verify
 from engine.config import RunConfig
@@ -79,8 +79,13 @@ def problems_of(checkpoint: Checkpoint) -> str:
 def ways_on(checkpoints: tuple[Checkpoint, ...]) -> str:
     """What a person can do where none of them can be gone on from."""
     weights = weights_fallback(checkpoints)
-    ways = [_("mend or restore the checkpoint's files and try again")]
+    base = base_fallback(checkpoints)
+    ways = [_("mend or restore the checkpoint's files and try again")] if can_be_mended(checkpoints) else []
     if weights is not None:
         ways.append(_("start a new run from sound weights: --init-from {path}").format(path=weights.path))
+    if base is not None:
+        ways.append(
+            _("take the whole model as the base of a new run: --model {path}, with another --output").format(path=base.path)
+        )
     ways.append(_("start fresh in a new folder: --resume never"))
     return _("Ways on: {ways}.").format(ways="; ".join(ways))

@@ -252,7 +252,7 @@ def _weights_plan(config: RunConfig, output_dir: Path, path: Path, run_id: str) 
             problems_of(checkpoint),
             _("Choose another checkpoint; lora-tui check {folder} lists them.").format(folder=path.parent),
         )
-    against = contradiction(checkpoint, config) or why_not_trained(checkpoint.adapter.raw)
+    against = why_not_trained(checkpoint.adapter.raw) or contradiction(checkpoint, config)
     if against:
         raise CannotContinue(_("{path}: cannot start this run from its weights").format(path=path), against)
     return ResumePlan(

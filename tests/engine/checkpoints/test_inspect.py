@@ -13,10 +13,13 @@ import numpy
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from safetensors.numpy import save_file
 
 from engine.checkpoints.checkpoint import Grade
 from engine.checkpoints.inspect import inspect_folder
+from engine.checkpoints.lora_fields import MOST_ALPHA, MOST_RANK, out_of_range
+from engine.config import RunConfig
 from tests.engine.checkpoints.folders import (
     adapter_config,
     adapter_tensors,
@@ -419,6 +422,10 @@ def test_what_is_no_folder_is_broken_and_never_opened(tmp_path: Path) -> None:
         ({"bias": "all"}, "it sets bias"),
         ({"trainable_token_indices": [1]}, "it sets trainable_token_indices"),
         ({"of_a_newer_peft": True}, "it sets of_a_newer_peft"),
+        ({"lora_alpha": 1e300}, "lora_alpha is 1e+300"),
+        ({"lora_alpha": -1}, "lora_alpha is -1"),
+        ({"lora_dropout": 1.5}, "lora_dropout is 1.5"),
+        ({"lora_dropout": "much"}, "lora_dropout is 'much'"),
     ],
 )
 def test_an_adapter_that_a_run_would_refuse_is_said_not_to_be_continuable(
@@ -452,3 +459,15 @@ def test_an_epoch_that_cannot_be_leaves_only_the_weights(whole: Path, epoch: flo
     write_state(whole, 327, epoch)
     found = inspect_folder(whole)
     assert (found.grade, found.continuable, found.epoch) == (Grade.WEIGHTS_ONLY, False, None) and code in codes(found)
+
+
+@pytest.mark.parametrize("numbers", [{"lora_r": MOST_RANK, "lora_alpha": MOST_ALPHA}, {"lora_dropout": 0.99}])
+def test_what_a_checkpoint_may_be_of_is_what_a_run_may_ask_for(numbers: dict[str, Any]) -> None:
+    assert RunConfig(**numbers)
+    raw = adapter_config(**{name.replace("lora_r", "r"): value for name, value in numbers.items()})
+    assert out_of_range(raw) is None
+    beyond = {name: value + 1 for name, value in numbers.items()}
+    for name, value in beyond.items():
+        assert out_of_range({**raw, name.replace("lora_r", "r"): value}) is not None
+        with pytest.raises(ValidationError):
+            RunConfig(**{name: value})

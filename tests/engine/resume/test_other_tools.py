@@ -14,7 +14,9 @@ import pytest
 from engine.checkpoints.scan import scan
 from engine.errors import CannotContinue
 from engine.events import LossJumped, Step, Warned
+from engine.resume.recommend import recommend
 from tests.conftest import chats, write_jsonl
+from tests.engine.resume.test_receipt import change_json
 from tests.engine.runs import plan, receipt, train
 
 
@@ -428,3 +430,28 @@ def test_an_adapter_that_is_zero_after_its_steps_is_refused_although_its_file_is
         go_on(run, trainers, taught_model)
     assert "adapter_values: " in refused.value.detail and "The adapter is not there" in refused.value.detail
     assert "--accept" not in refused.value.fix
+
+
+def test_a_number_that_no_run_can_have_is_the_checkpoint_s_fault(run: Path, trainers: Path, taught_model: Path) -> None:
+    """Taken up as a setting it was a wrong flag that nobody had given."""
+    for checkpoint in run.glob("checkpoint-*"):
+        change_json(checkpoint / "adapter_config.json", lora_dropout=1.5)
+    asked = {"dataset": trainers / "data.jsonl", "model": taught_model}
+    for named in ({"output": run}, {"resume": run / "checkpoint-14"}, {"init_from": run / "checkpoint-14"}):
+        with pytest.raises(CannotContinue) as refused:
+            plan(**asked, **named)
+        assert "lora_dropout is 1.5" in refused.value.detail and "mend" not in refused.value.fix
+
+
+def test_of_whole_models_the_way_on_is_to_take_one_as_the_base(run: Path, trainers: Path, taught_model: Path) -> None:
+    """No mended file would make an adapter of them."""
+    for checkpoint in run.glob("checkpoint-*"):
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            (checkpoint / name).unlink()
+        for name in ("config.json", "model.safetensors"):
+            shutil.copy(taught_model / name, checkpoint)
+    way = f"--model {run}/checkpoint-14"
+    with pytest.raises(CannotContinue) as refused:
+        plan(dataset=trainers / "data.jsonl", model=taught_model, output=run)
+    assert way in refused.value.fix and "mend" not in refused.value.fix
+    assert way in recommend(scan(run)).reason
