@@ -180,7 +180,7 @@ def read_toml(path: Path, kind: Literal["config", "run", "remembered"] = "config
         )
     if kind == "run" and (empty or type(count) is not int or not 0 <= count <= len(document)):
         raise _cut_short(path, len(document), count)
-    return Source(kind, str(path), document, of_run)
+    return Source(kind, str(path), document, of_run or kind == "run")
 
 
 def _way_on(kind: str) -> str:

@@ -139,6 +139,12 @@ def test_a_misspelt_variable_is_refused_with_what_was_meant() -> None:
     assert environment({**others, "LORA_TUI_BOGUS": ""}).values == {}
 
 
+def test_what_a_checkpoint_says_and_no_run_can_do_is_to_be_named_as_a_flag() -> None:
+    with pytest.raises(ConfigError, match="checkpoint-3: epochs") as refused:
+        resolve([Source("run", "out/checkpoint-3", {"epochs": 1e9})])
+    assert "as flags" in refused.value.fix
+
+
 def test_epochs_that_are_asked_for_are_not_overruled_by_steps_of_an_earlier_start() -> None:
     started = Source("run", "run.toml", {"max_steps": 12, "epochs": 3.0})
     assert resolve([flags(epochs="5"), started]).config.max_steps is None
