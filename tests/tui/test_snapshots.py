@@ -30,7 +30,6 @@ from tests.tui.scripted import Scripted, started, step
 from tui import i18n
 from tui.app import LoraTui
 from tui.screens import model as model_screen
-from tui.screens import review as review_screen
 from tui.screens import start as start_screen
 from tui.screens import training as training_screen
 from tui.widgets import checkpoint_table
@@ -64,9 +63,9 @@ def fixed(played: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     fitted = Fitted(4, "as set", False, "it fits without", memory)
     hardware = Hardware("cpu", "no GPU", "float32", "exact")
-    monkeypatch.setattr(
-        review_screen, "expect", lambda *_: Expected(6, 90.0, hardware, fitted, 12_000_000_000, 1_000_000, 50_000_000_000)
-    )
+    expected = Expected(6, 90.0, hardware, fitted, 12_000_000_000, 1_000_000, 50_000_000_000)
+    for asked in ("tui.screens.review.expect", "engine.training.expect.expect"):
+        monkeypatch.setattr(asked, lambda *_: expected)
     monkeypatch.setattr(seen, "look_at", lambda folder: Place(folder, folder.exists(), 50 * 10**9, None))
     monkeypatch.setattr(training_screen, "_memory", lambda: "615 MB")
     monkeypatch.setattr(training_screen, "CHART", 0.0)
