@@ -51,7 +51,7 @@ TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 COLUMNS = {"renamed columns": "prompt=ask,completion=say", "renamed turns": "messages=talk,role=who,content=what"}
 
 
-SLOW = ("sharegpt", "alpaca", "text", "renamed columns")
+SLOW = ("sharegpt", "alpaca", "text", "renamed columns", "renamed turns")
 """Formats whose script differs from another's by a line or two."""
 
 

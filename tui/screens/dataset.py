@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.text import Text
 from textual.app import ComposeResult
+from textual.containers import Vertical
 from textual.timer import Timer
 from textual.widgets import Button, Collapsible, Input, Select, Static
 
@@ -61,8 +62,7 @@ class DatasetScreen(StepScreen):
         yield Static("", id="last", markup=False)
         yield PathInput("file", _("file, folder or hub id"), self.HELP_TEXT, id="dataset")
         with Collapsible(title=_("How it is read"), id="reading"):
-            for name in READING:
-                yield Setting(name, self._answered(name))
+            yield Vertical(id="ways")
         yield Static("", id="summary", markup=False)
         yield Static("", id="problems", markup=False)
         yield Static("", id="preview", markup=False)
@@ -149,8 +149,10 @@ class DatasetScreen(StepScreen):
             self._look_anew()
 
     def on_select_changed(self, event: Select.Changed) -> None:
+        """A list also says so when it is made; what stands in the other fields is not taken for that."""
         event.stop()
-        if self._take_reading():
+        setting = next(one for one in event.select.ancestors if isinstance(one, Setting))
+        if setting.raw != Setting.text_of(self._answered(setting.setting)) and self._take_reading():
             self._look_anew()
 
     def _look_anew(self) -> None:
@@ -253,9 +255,14 @@ class DatasetScreen(StepScreen):
         reading = self.query_one("#reading", Collapsible)
         reading.display = report.rows is not None or report.stopped is not None
         reading.collapsed = report.columns is None and not any(name in self.wizard.answers for name in READING)
-        if report.columns is not None and "columns" not in self.wizard.answers:
+        guess = report.columns if "columns" not in self.wizard.answers else None
+        if not self.query(Setting):  # made now, for the first frame does not wait for what nobody sees
+            values = {name: self._answered(name) for name in READING} | ({"columns": guess} if guess is not None else {})
+            self.query_one("#ways", Vertical).mount_all(Setting(name, value) for name, value in values.items())
+        if guess is not None:
             setting = next(one for one in self.query(Setting) if one.setting == "columns")
-            setting.raw = report.columns
+            if setting.is_mounted:
+                setting.raw = guess
             self.query_one("#summary", Static).update(_("What stands at columns is a guess: Enter takes it."))
             self.call_after_refresh(setting.focus_field)  # until it is drawn it takes no focus
 
