@@ -45,9 +45,9 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY)
 
 
 @contextlib.contextmanager
-def locked(output_dir: Path) -> Iterator[tuple[Warned, ...]]:
+def locked(output_dir: Path, flag: str = "--output") -> Iterator[tuple[Warned, ...]]:
     """Hold `output_dir` for this process, creating it; gives what a person should know of that. Raises OutputError where it is busy
-    or cannot be written."""
+    or cannot be written. `flag`: which names the folder, here and in the errors below."""
     from filelock import SoftFileLock, Timeout
 
     created = not os.path.lexists(output_dir)
@@ -60,11 +60,11 @@ def locked(output_dir: Path) -> Iterator[tuple[Warned, ...]]:
                 "{folder}: this file system has no locks; a lock file stands for one. Do not start a second run here from another "
                 "machine.").format(folder=output_dir)))  # fmt: skip
     except Timeout:
-        raise busy(output_dir) from None
+        raise busy(output_dir, flag) from None
     except FileExistsError:
-        raise unwritable(output_dir, NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))) from None
+        raise unwritable(output_dir, NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)), flag) from None
     except (OSError, NotImplementedError) as error:
-        raise unwritable(output_dir, error) from error
+        raise unwritable(output_dir, error, flag) from error
     try:
         if os.path.lexists(output_dir / _HOLDER):
             # The lock was free and the note is still there: who wrote it did not come to take it away.
@@ -73,7 +73,7 @@ def locked(output_dir: Path) -> Iterator[tuple[Warned, ...]]:
         try:
             _leave_note(output_dir / _HOLDER)
         except OSError as error:
-            raise unwritable(output_dir, error) from error
+            raise unwritable(output_dir, error, flag) from error
         with contextlib.suppress(OSError):  # what was asked of a run before this one
             (output_dir / _STOP).unlink(missing_ok=True)
         yield tuple(notes)
@@ -91,16 +91,16 @@ def locked(output_dir: Path) -> Iterator[tuple[Warned, ...]]:
             lock.release()
 
 
-def busy(output_dir: Path) -> OutputError:
+def busy(output_dir: Path, flag: str = "--output") -> OutputError:
     """The error for a folder that another process holds."""
     return OutputError(
         _("{folder}: another run is using this folder").format(folder=output_dir),
         _holder(output_dir),
-        _("Wait for it or stop it, or choose another --output."),
+        _("Wait for it or stop it, or choose another {flag}.").format(flag=flag),
     )
 
 
-def unwritable(folder: Path, error: BaseException) -> OutputError:
+def unwritable(folder: Path, error: BaseException, flag: str = "--output") -> OutputError:
     """The error for an output folder that cannot be written to, with the system's own words; where something else stands in the place
     of one of its files, for that."""
     at = (
@@ -117,13 +117,13 @@ def unwritable(folder: Path, error: BaseException) -> OutputError:
         return OutputError(
             _("{path}: is no plain file").format(path=at),
             _("A run writes to a file of that name; a link is not followed."),
-            _("Take it away, or choose another --output."),
+            _("Take it away, or choose another {flag}.").format(flag=flag),
         )
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return OutputError(
         _("{folder}: cannot write here").format(folder=folder),
         words,
-        _("Check the folder's permissions and the free space, or choose another --output."),
+        _("Check the folder's permissions and the free space, or choose another {flag}.").format(flag=flag),
     )
 
 

@@ -21,8 +21,8 @@ from engine.i18n import _, sentences
 from engine.paths import is_file
 from engine.resume.recommend import recommend
 from engine.resume.report import check_report
+from engine.sizes import size_words
 from tui.plain import visible
-from tui.words import size_words
 
 CONTINUABLE, NOTHING = 0, 3
 """Exit codes (contract C4)."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from engine.i18n import _, n_
+from engine.sizes import size_words
 from engine.training.estimate import TIGHT
 from engine.training.expect import Expected
 from tui.plain import visible
-from tui.words import duration, size_words
+from tui.words import duration
 
 
 def expected_lines(found: Expected) -> list[tuple[str, str]]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from engine.checkpoints.choose import Choice
 from engine.i18n import _, n_
 from engine.resume.seen import Seen
+from engine.sizes import size_words
 from tui.plain import visible
-from tui.words import size_words
 
 PASSED = 3
 """Checkpoints further along than the recommended one that are told, and folders that only look like one."""

@@ -21,7 +21,7 @@ from tui.dataset_text import preview_texts, problem_lines, rows_words, summary_l
 from tui.expected_text import expected_lines
 from tui.folder_text import choice_lines, held_words, seen_lines
 from tui.headless import carry_out
-from tui.lookups import expect_counted
+from tui.lookups import expect_counted, report_of
 from tui.plain import visible
 from tui.show import Show, plan_lines
 from tui.streams import duplicate
@@ -91,7 +91,6 @@ class Questions:
     # -- the steps of the wizard ---------------------------------------------------------------------------------------
 
     def dataset(self) -> None:
-        from engine.data.report import dataset_report
         from engine.demo import demo_answers, ensure_demo
 
         remembered = self.wizard.remembered.answers.get("dataset")
@@ -106,11 +105,11 @@ class Questions:
             word = pasted(word)
             self.wizard.read_as_before(word)
             self.wizard.choose("dataset", word)
-            report = dataset_report(word, self.wizard.reading(), None, "auto", 1024)
+            report = report_of(word, self.wizard.reading())
             if report.stopped is not None and report.columns is not None:
                 self.told(report.stopped)
                 self.columns(report.columns)
-                report = dataset_report(word, self.wizard.reading(), None, "auto", 1024)
+                report = report_of(word, self.wizard.reading())
             self.show.lines([*summary_lines(report, ""), *problem_lines(report)])
             if report.stopped is None:
                 self.wizard.report = report

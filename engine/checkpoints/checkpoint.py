@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from engine.checkpoints.manifest import Manifest
 
 ROUNDED = 0.02
-"""A run that is so little shorter than its epochs was not limited: old logs round the epoch."""
+"""How far an epoch may be off, as a share: old versions of Trainer round it."""
 
 
 class Grade(StrEnum):

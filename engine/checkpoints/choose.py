@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from engine.checkpoints.checkpoint import Checkpoint, Grade
 from engine.i18n import _, n_, sentences
 
-WHOLE = "whole_model"
+WHOLE_MODEL = "whole_model"
 """The problem of a checkpoint that is no adapter's (adapter.py)."""
-FOREIGN = frozenset({WHOLE, "prompt_tuning", "other_adapter", "adapter_not_carried_on", "sharded", "several_adapters"})
+FOREIGN = frozenset({WHOLE_MODEL, "prompt_tuning", "other_adapter", "adapter_not_carried_on", "sharded", "several_adapters"})
 """Problems of a checkpoint that no mended file would make one to continue here."""
 
 
@@ -70,7 +70,9 @@ def can_be_mended(found: Sequence[Checkpoint]) -> bool:
 def base_fallback(found: Sequence[Checkpoint]) -> Checkpoint | None:
     """The furthest sound checkpoint of a whole model: what a new run can take as its base, and no more can be done with it here."""
     whole = [
-        one for one in found if one.grade is not Grade.BROKEN and any(problem.code == WHOLE for problem in one.problems)
+        one
+        for one in found
+        if one.grade is not Grade.BROKEN and any(problem.code == WHOLE_MODEL for problem in one.problems)
     ]
     return max(whole, key=distance, default=None)
 

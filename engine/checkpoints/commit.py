@@ -11,12 +11,13 @@ Errors do not vanish in the thread: they are kept and raised in the training loo
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,6 +164,22 @@ def place(staging: Path, final: Path) -> Path | None:
         raise
     sync_folder(final.parent)
     return earlier
+
+
+@contextlib.contextmanager
+def made_in(staging: Path, final: Path) -> Iterator[Path]:
+    """A new folder `staging` to write into, which takes the place `final` once the block has ended well and everything is on the disk;
+    nothing of it stays otherwise. Raises OSError."""
+    staging.mkdir()
+    try:
+        yield staging
+        for path in sorted(staging.iterdir()):
+            sync_file(path)
+        sync_folder(staging)
+        place(staging, final)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
 
 
 def remove(path: Path) -> None:

@@ -11,14 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engine.checkpoints.checkpoint import LogRow, Problem
+from engine.checkpoints.checkpoint import ROUNDED, LogRow, Problem
 from engine.checkpoints.files import Unsound, count, number, parse_json, read_bounded
 from engine.checkpoints.trainer_log import KEY, Log, keep_log, known_log, log_of, stands_in
 from engine.i18n import _
 
 STATE_NAME = "trainer_state.json"
-ROUNDED = 0.02
-"""How far an epoch may be off: old versions round it."""
 ENDLESS = 1e9
 """More epochs than this is Trainer's way to say that the dataset has no length (it writes sys.maxsize)."""
 

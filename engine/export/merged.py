@@ -19,9 +19,10 @@ from engine.checkpoints.verified import private_copy
 from engine.errors import ModelError
 from engine.export.card import model_card
 from engine.export.loading import load_adapted, tokenizer_of
-from engine.export.place import size_words, staged
+from engine.export.place import staged
 from engine.export.source import ExportSource
 from engine.i18n import _
+from engine.sizes import size_words
 
 TOLERANCE = 1e-5
 """Largest logit difference in float32, relative to the largest logit where that is above 1: merging reorders sums, no more."""

@@ -9,14 +9,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
 from pathlib import Path
 
 from engine.checkpoints.checkpoint import Checkpoint
-from engine.checkpoints.commit import leftovers, place, sweep
+from engine.checkpoints.commit import leftovers, made_in, sweep
 from engine.checkpoints.verified import copy_plain_files, private_copy
 from engine.course.advice import advise_by
-from engine.durable import STAGING_PREFIX, sync_file, sync_folder
+from engine.durable import STAGING_PREFIX
 from engine.events import RunFinished
 from engine.folder import FINAL
 from engine.lock import locked, unwritable
@@ -63,19 +62,12 @@ def _is_of(final: Path, checkpoint: Checkpoint) -> bool:
 
 
 def _write(final: Path, checkpoint: Checkpoint) -> None:
-    staging = final.parent / f"{STAGING_PREFIX}final-{os.getpid()}"
-    staging.mkdir()
-    try:
-        with private_copy(checkpoint, final.parent) as source:
-            states = tuple(path.name for path in source.iterdir() if path.name.startswith("rng_state"))
-            copy_plain_files(source, staging, (*NOT_FINAL, *states))
-        for path in sorted(staging.iterdir()):
-            sync_file(path)
-        sync_folder(staging)
-        place(staging, final)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+    with (
+        made_in(final.parent / f"{STAGING_PREFIX}final-{os.getpid()}", final) as staging,
+        private_copy(checkpoint, final.parent) as source,
+    ):
+        states = tuple(path.name for path in source.iterdir() if path.name.startswith("rng_state"))
+        copy_plain_files(source, staging, (*NOT_FINAL, *states))
 
 
 def _sha256(path: Path) -> str:

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from engine.checkpoints.checkpoint import Checkpoint
-from engine.checkpoints.commit import Committer, free_bytes, need_room, place
+from engine.checkpoints.commit import Committer, free_bytes, made_in, need_room
 from engine.checkpoints.retain import Kept, good
 from engine.checkpoints.scan import scan
 from engine.checkpoints.verified import private_copy
 from engine.course.advice import advise_by
 from engine.course.monitor import LossMonitor
-from engine.durable import STAGING_PREFIX, sync_file, sync_folder
+from engine.durable import STAGING_PREFIX
 from engine.errors import ConfigError, ModelError, OutputError
 from engine.events import Event, RunFinished, RunStopped, Warned
 from engine.folder import FINAL, write_run_toml
@@ -310,18 +309,12 @@ class Session:
         from engine.training.hf_files import write_adapter
 
         out = self.plan.output_dir
-        staging = out / f"{STAGING_PREFIX}final-{os.getpid()}"
         try:
-            staging.mkdir()
-            write_adapter(staging, self.saver.constants, self.saver.copies.adapter(adapter))
-            for path in staging.iterdir():
-                sync_file(path)
-            sync_folder(staging)
-            place(staging, out / FINAL)
+            with made_in(out / f"{STAGING_PREFIX}final-{os.getpid()}", out / FINAL) as staging:
+                write_adapter(staging, self.saver.constants, self.saver.copies.adapter(adapter))
             return out / FINAL
         except Exception as error:
             # As with checkpoints: three libraries write here, and each has its own word for a full disk.
-            shutil.rmtree(staging, ignore_errors=True)
             raise self.saver.unsaved(_("the final adapter could not be saved"), error) from error
 
 

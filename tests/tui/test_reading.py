@@ -81,3 +81,16 @@ async def test_a_path_as_terminals_paste_it_is_found(pasted: str, wizard: Make, 
         await hand.until(lambda: hand.shows("5 rows · messages"))
         hand.screen.query_one("#dataset Input", Input).value = str(path).replace(" ", "\\ ")
         await hand.until(lambda: hand.shows("5 rows · messages"))
+
+
+async def test_a_guess_is_seen_before_one_goes_on_with_it(wizard: Make) -> None:
+    odd(Path("odd.csv"))
+    app = wizard({"dataset": "odd.csv"})
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.until(lambda: hand.shows("instruction=ask,output=say"))
+        await hand.press("ctrl+n")
+        await hand.until(lambda: hand.shows("9 rows · alpaca"))
+        assert hand.at("DatasetScreen")
+        await hand.press("ctrl+n")
+        await hand.arrive("ModelScreen")

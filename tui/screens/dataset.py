@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,6 +18,7 @@ from engine.data.files import data_files
 from engine.errors import LoraTuiError
 from engine.i18n import _
 from engine.paths import is_there, path_of
+from engine.sizes import size_words
 from tui.dataset_text import preview_texts, problem_lines, rows_words, summary_lines
 from tui.i18n import N_
 from tui.lookups import last_run, report_of, report_with_model
@@ -26,7 +28,6 @@ from tui.screens.base import StepScreen
 from tui.widgets.path_input import PathInput
 from tui.widgets.setting import Setting
 from tui.wizard import READING
-from tui.words import size_words
 
 if TYPE_CHECKING:
     from engine.data.report import DatasetReport
@@ -117,8 +118,13 @@ class DatasetScreen(StepScreen):
         return None
 
     def action_next(self) -> None:
-        value = self.query_one("#dataset", PathInput).value
+        value, known = self.query_one("#dataset", PathInput).value, self._asked
         if not self._take_reading():
+            return
+        if (
+            known is not None and self._asked is None
+        ):  # what was found by other answers is not what one may go on with unseen
+            self._look_anew()
             return
         if value and (self._report is None or self._asked != value):
             self._going = True  # as soon as it is read
@@ -152,7 +158,7 @@ class DatasetScreen(StepScreen):
         """A list also says so when it is made; what stands in the other fields is not taken for that."""
         event.stop()
         setting = next(one for one in event.select.ancestors if isinstance(one, Setting))
-        if setting.raw != Setting.text_of(self._answered(setting.setting)) and self._take_reading():
+        if setting.raw != Setting.text_of(self._answered(setting.setting)) and self._take_reading([setting]):
             self._look_anew()
 
     def _look_anew(self) -> None:
@@ -160,10 +166,10 @@ class DatasetScreen(StepScreen):
         if value and self._asked is None:
             self._look(value)
 
-    def _take_reading(self) -> bool:
-        """Keep what the fields below say of how it is read; False where one of them cannot be used. What was found out by other
+    def _take_reading(self, fields: Iterable[Setting] | None = None) -> bool:
+        """Keep what `fields`, else all, say of how it is read; False where one of them cannot be used. What was found out by other
         answers no longer counts."""
-        for setting in self.query(Setting):
+        for setting in fields if fields is not None else self.query(Setting):
             if setting.check() is not None:
                 setting.focus_field()
                 return False

@@ -20,6 +20,7 @@ from engine.i18n import _
 from engine.models.local import LocalModel, cached_models
 from engine.models.report import ModelReport, model_report, to_be_fetched
 from engine.paths import is_file, path_of
+from engine.sizes import size_words
 from engine.sources import Source, resolve
 from engine.training.estimate import TIGHT, Memory, estimate_memory
 from tui.dataset_text import batch_of, preview_texts, problem_lines, summary_lines
@@ -30,7 +31,6 @@ from tui.plain import visible
 from tui.screens.base import StepScreen
 from tui.screens.dataset import PAUSE, lines_text, told
 from tui.widgets.path_input import PathInput
-from tui.words import size_words
 
 if TYPE_CHECKING:
     from engine.data.report import DatasetReport

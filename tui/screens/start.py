@@ -26,6 +26,7 @@ from engine.errors import LoraTuiError
 from engine.i18n import _, n_, sentences
 from engine.paths import path_of
 from engine.resume.seen import Seen
+from engine.sizes import size_words
 from tui.folder_text import choice_lines, held_words
 from tui.i18n import N_
 from tui.messages import Found
@@ -36,7 +37,7 @@ from tui.show import number
 from tui.widgets.chart import Line, LossChart, Picture
 from tui.widgets.checkpoint_table import CheckpointTable, saved_words
 from tui.wizard import Start
-from tui.words import epochs_words, size_words
+from tui.words import epochs_words
 
 ROOMY = 100
 """Columns from which on the main button has room for all of its words beside all others, the one that takes back too."""

@@ -20,6 +20,7 @@ from textual.widgets import Button, Sparkline, Static
 from engine.events import LossJumped, RunFailed
 from engine.folder import RUN_LOG
 from engine.i18n import _, sentences
+from engine.sizes import size_words
 from tui.i18n import N_
 from tui.live import Live
 from tui.plain import visible
@@ -27,7 +28,6 @@ from tui.screens.base import StepScreen
 from tui.training_text import events_text, jump_text, picture, receipt_text, span_text, status_text, tiles_text
 from tui.widgets.chart import LossChart
 from tui.widgets.growing import Growing
-from tui.words import size_words
 
 if TYPE_CHECKING:
     import psutil

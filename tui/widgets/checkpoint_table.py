@@ -18,9 +18,9 @@ from engine.checkpoints.scan import Scan
 from engine.clock import moment
 from engine.i18n import _
 from engine.resume.report import runs_of
+from engine.sizes import size_words
 from tui.plain import visible
 from tui.show import number
-from tui.words import size_words
 
 WIDE = 132
 """Columns from which on the time and the size are shown too."""

@@ -89,7 +89,7 @@ def test_a_disk_too_small_is_told_before_anything_is_written(tmp_path: Path, mon
     base = build(tmp_path / "base", "llama")
     source = find_source(adapter_on(base, tmp_path / "out"), model=str(base))
     monkeypatch.setattr("engine.export.place.free_bytes", lambda folder: 1000)
-    with pytest.raises(OutputError, match=r"It takes \d+\.\d [kM]B; 1\.0 kB are free"):
+    with pytest.raises(OutputError, match=r"It takes [\d.]+ [kM]B; 1 kB are free"):
         export_merged(source, tmp_path / "to")
     assert not (tmp_path / "to").exists()
 
