@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from textual.widgets import Collapsible, Input
@@ -94,3 +96,22 @@ async def test_a_guess_is_seen_before_one_goes_on_with_it(wizard: Make) -> None:
         assert hand.at("DatasetScreen")
         await hand.press("ctrl+n")
         await hand.arrive("ModelScreen")
+
+
+async def test_a_machine_that_is_slow_to_make_the_fields_is_waited_for(
+    wizard: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compose = Setting._on_compose
+
+    async def late(setting: Setting, *event: Any) -> None:
+        await asyncio.sleep(0.3)
+        await compose(setting, *event)
+
+    monkeypatch.setattr(Setting, "_on_compose", late)
+    odd(Path("odd.csv"))
+    app = wizard({"dataset": "odd.csv"})
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.until(lambda: hand.shows("instruction=ask,output=say") and isinstance(hand.screen.focused, Input))
+        await hand.press("enter")
+        await hand.until(lambda: hand.shows("9 rows · alpaca"))

@@ -207,7 +207,7 @@ class DatasetScreen(StepScreen):
         for name in ("#problems", "#preview"):
             self.query_one(name, Static).update("")
 
-    def on_found(self, event: Found) -> None:
+    async def on_found(self, event: Found) -> None:
         event.stop()
         if event.what == "here":
             if event.value and not isinstance(event.value, LoraTuiError):
@@ -219,23 +219,23 @@ class DatasetScreen(StepScreen):
         elif event.asked != self._asked:
             return
         elif isinstance(event.value, LoraTuiError):
-            self._failed(event.what, event.value)
+            await self._failed(event.what, event.value)
         elif event.what == "tokens" or self._report is None or self._report.tokens is None:
             # The report with tokens may come before or after the one without; it always counts.
-            self._show(event.value)
+            await self._show(event.value)
 
-    def _failed(self, what: str, error: LoraTuiError) -> None:
+    async def _failed(self, what: str, error: LoraTuiError) -> None:
         if what == "tokens":  # the report without them stands
             self._uncounted = _("The tokens cannot be counted: {reason}").format(reason=visible(error.title))
             if self._report is not None:
-                self._show(self._report)
+                await self._show(self._report)
             return
         self._going = False
         self.query_one("#summary", Static).update("")
         self.close(told(error))
         self.back_to(self.query_one("#dataset", PathInput))
 
-    def _show(self, report: DatasetReport) -> None:
+    async def _show(self, report: DatasetReport) -> None:
         self._report = report
         self.wizard.keep(report, self.wizard.answers.get("model"))
         counting = (
@@ -250,25 +250,23 @@ class DatasetScreen(StepScreen):
         self.query_one("#preview", Static).update(Text("\n").join(preview_texts(report, plain)))
         self.close(told(report.stopped) if report.stopped is not None else "")
         going, self._going = self._going, False
-        self._offer_reading(report)
+        await self._offer_reading(report)
         if report.stopped is not None:
             self.back_to(self.query_one("#dataset", PathInput))
         elif going:
             self.action_next()
 
-    def _offer_reading(self, report: DatasetReport) -> None:
+    async def _offer_reading(self, report: DatasetReport) -> None:
         """The fields for how it is read: open where one of them may be what is missing, or was answered."""
         reading = self.query_one("#reading", Collapsible)
         reading.display = report.rows is not None or report.stopped is not None
         reading.collapsed = report.columns is None and not any(name in self.wizard.answers for name in READING)
         guess = report.columns if "columns" not in self.wizard.answers else None
         if not self.query(Setting):  # made now, for the first frame does not wait for what nobody sees
-            values = {name: self._answered(name) for name in READING} | ({"columns": guess} if guess is not None else {})
-            self.query_one("#ways", Vertical).mount_all(Setting(name, value) for name, value in values.items())
+            await self.query_one("#ways", Vertical).mount_all(Setting(name, self._answered(name)) for name in READING)
         if guess is not None:
             setting = next(one for one in self.query(Setting) if one.setting == "columns")
-            if setting.is_mounted:
-                setting.raw = guess
+            setting.raw = guess
             self.query_one("#summary", Static).update(_("What stands at columns is a guess: Enter takes it."))
             self.call_after_refresh(setting.focus_field)  # until it is drawn it takes no focus
 

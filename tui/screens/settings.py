@@ -47,7 +47,7 @@ class SettingsScreen(StepScreen):
         self.query_one("#more").display = False
         self.ask("base", None, self.wizard.base)
 
-    def on_found(self, event: Found) -> None:
+    async def on_found(self, event: Found) -> None:
         event.stop()
         if isinstance(event.value, LoraTuiError):
             self.query_one("#summary", Static).update("")
@@ -58,7 +58,7 @@ class SettingsScreen(StepScreen):
         summary.display = False
         for group, names in (("#first", FIRST_SETTINGS), ("#rest", MORE)):
             fields = [Setting(name, self.wizard.answers.get(name, getattr(self._base, name))) for name in names]
-            self.query_one(group, Vertical).mount_all(fields)
+            await self.query_one(group, Vertical).mount_all(fields)  # none is asked for its value before it has one
         self.query_one("#more").display = True
         self.focus_main()
 
