@@ -48,6 +48,8 @@ class Weights:
     problems: tuple[Problem, ...]
     files: tuple[str, ...]
     """The files they consist of."""
+    shapes: tuple[tuple[int, ...], ...] = ()
+    """Of the tensors of a sound LoRA adapter."""
 
 
 def check_adapter(folder: Path, entries: Mapping[str, Entry], verify: bool) -> Weights:
@@ -56,6 +58,7 @@ def check_adapter(folder: Path, entries: Mapping[str, Entry], verify: bool) -> W
     files = tuple(name for name in (CONFIG_NAME, weights) if name is not None)
     problems: list[Problem] = []
     shape: AdapterShape | None = None
+    shapes: tuple[tuple[int, ...], ...] = ()
     sound = True
     try:
         if CONFIG_NAME not in entries:
@@ -71,6 +74,7 @@ def check_adapter(folder: Path, entries: Mapping[str, Entry], verify: bool) -> W
         if shape is not None and shape.peft_type == "LORA":
             refuse_odd_lora({name: size for name, (size, _kind) in tensors.items()}, shape, weights)
             _refuse_whole_numbers({name: kind for name, (_size, kind) in tensors.items()}, weights)
+            shapes = tuple(size for size, _kind in tensors.values())
     except Unsound as wrong:
         problems.append(wrong.problem)
         sound = False
@@ -83,7 +87,7 @@ def check_adapter(folder: Path, entries: Mapping[str, Entry], verify: bool) -> W
             )
         )
     foreign = _foreign(shape) if shape is not None else []
-    return Weights(sound, sound and not foreign, shape, (*problems, *foreign), files)
+    return Weights(sound, sound and not foreign, shape, (*problems, *foreign), files, shapes)
 
 
 def _foreign(shape: AdapterShape) -> list[Problem]:
@@ -156,7 +160,8 @@ def _tensors(path: Path, entry: Entry, verify: bool) -> dict[str, tuple[tuple[in
     if path.suffix == ".safetensors":
         return {name: (tensor.shape, tensor.dtype) for name, tensor in check_safetensors(path, finite=verify).items()}
     listed = check_torch_file(path, contents=verify).tensors
-    return {name: (one.shape, FLOATS.get(one.storage.kind, one.storage.kind)) for name, one in listed.items()}
+    last = {name: found[-1] for name, found in listed.items()}
+    return {name: (one.shape, FLOATS.get(one.storage.kind, one.storage.kind)) for name, one in last.items()}
 
 
 def _refuse_whole_numbers(kinds: Mapping[str, str], name: str) -> None:

@@ -9,6 +9,7 @@ the structural checks and replaces none.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from engine.checkpoints.adapter import Weights
 from engine.checkpoints.checkpoint import Checkpoint, Grade, Problem
 from engine.checkpoints.files import Entry, Unsound, list_folder, look, not_a_file, reading_once, unreadable
 from engine.checkpoints.manifest import MANIFEST_NAME
+from engine.checkpoints.pickles import Listing
 from engine.checkpoints.proof import Proof, check_manifest, read_manifest
 from engine.checkpoints.state import STATE_NAME, TrainerState, last_eval_loss, last_loss, read_state
 from engine.checkpoints.torch_file import check_torch_file
@@ -63,7 +65,7 @@ def _inspect(path: Path, verify: bool, entries: Mapping[str, Entry] | None) -> C
         return _unreadable(path, wrong)
     proof = check_manifest(path, entries, digests=verify) if MANIFEST_NAME in entries else None
     weights, shards = _weights(path, entries, verify)
-    training = _training_state(path, entries, verify, proof)
+    training = _training_state(path, entries, verify, proof, weights)
     judged = _put_together(path, entries, weights, shards, training, proof, verify)
     if itself.others_write or any(entry.others_write for entry in entries.values()):
         return replace(judged, problems=(*judged.problems, _open_to_all(path)))
@@ -120,7 +122,7 @@ def _weights(path: Path, entries: Mapping[str, Entry], verify: bool) -> tuple[We
         found = Weights(False, False, None, (_no_weights(entries),), ())
     added = ([spread[0]] if spread else []) + ([kinds.several(others)] if others else [])
     return Weights(
-        found.sound, found.continuable and not added, found.adapter, (*found.problems, *added), found.files
+        found.sound, found.continuable and not added, found.adapter, (*found.problems, *added), found.files, found.shapes
     ), bool(spread)
 
 
@@ -131,7 +133,9 @@ def _no_weights(entries: Mapping[str, Entry]) -> Problem:
     )
 
 
-def _training_state(path: Path, entries: Mapping[str, Entry], verify: bool, proof: Proof | None) -> _TrainingState:
+def _training_state(
+    path: Path, entries: Mapping[str, Entry], verify: bool, proof: Proof | None, weights: Weights
+) -> _TrainingState:
     same = proof.same if proof is not None else frozenset()  # files whose digest is that of the manifest
     problems: list[Problem] = []
     state: TrainerState | None = None
@@ -159,6 +163,10 @@ def _training_state(path: Path, entries: Mapping[str, Entry], verify: bool, proo
             stepped = bool(found.tensors) or (state is not None and state.step > 0)
             if name == OPTIMIZER and stepped and not found.tensors.keys() >= MOMENTS:
                 raise _other_optimizer(found.tensors)
+            if (
+                name == OPTIMIZER and proof is None and weights.shapes
+            ):  # with a manifest the digests say that they belong together
+                _refuse_moments_of_others(found, weights.shapes)
         except Unsound as wrong:
             problems.append(wrong.problem)
             whole = False
@@ -172,6 +180,24 @@ def _other_optimizer(tensors: Iterable[str]) -> Unsound:
         _("{name} is of another optimizer than AdamW ({names}).").format(name=OPTIMIZER, names=names),
         _("Continue it with the program that made it, or start a new run from these weights with --init-from."),
     )
+
+
+def _refuse_moments_of_others(found: Listing, shapes: Iterable[tuple[int, ...]]) -> None:
+    """Raise Unsound where moments have a shape that is left over when each of `shapes`, the adapter's, has been given its own: they
+    are of other parameters. Which is whose is not said in the file; the receipt sees it. An adapter may hold more than was trained."""
+    has = Counter(shapes)
+    for name in MOMENTS & found.tensors.keys():
+        odd = next(iter(Counter(one.shape for one in found.tensors[name]) - has), None)
+        if odd is not None:
+            raise Unsound(
+                "optimizer_mismatch",
+                _("{name} holds moments of shape {shape} that no tensor of the adapter has; it is of another run.").format(
+                    name=OPTIMIZER, shape=list(odd)
+                ),
+                _(
+                    "Restore the {name} that was saved with it, or start a new run from these weights with --init-from."
+                ).format(name=OPTIMIZER),
+            )
 
 
 def _rng_files(entries: Mapping[str, Entry]) -> tuple[str, ...]:

@@ -80,8 +80,8 @@ class Listing:
 
     globals: set[str] = field(default_factory=set)
     storages: dict[str, Storage] = field(default_factory=dict)
-    tensors: dict[str, PickledTensor] = field(default_factory=dict)
-    """Those that stand in a dict under a text key."""
+    tensors: dict[str, list[PickledTensor]] = field(default_factory=dict)
+    """Those that stand in a dict under a text key; a key stands once in each of several dicts, as exp_avg in an optimizer's."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ class _Machine:
         if opcode in ("SETITEM", "SETITEMS"):
             for key, value in zip(items[::2], items[1::2], strict=True):
                 if isinstance(key, str) and isinstance(value, PickledTensor):
-                    self.listing.tensors[key] = value
+                    self.listing.tensors.setdefault(key, []).append(value)
 
     def _global(self, argument: str) -> _Global:
         name = argument.replace(" ", ".", 1)

@@ -265,6 +265,25 @@ def test_infinite_moments_of_the_optimizer_leave_only_the_weights(whole: Path) -
     assert found.grade is Grade.WEIGHTS_ONLY and codes(found) == {"non_finite"}
 
 
+@pytest.mark.parametrize("moment", ["exp_avg", "exp_avg_sq"])
+def test_moments_that_fit_no_tensor_of_the_adapter_leave_only_the_weights(whole: Path, moment: str) -> None:
+    import torch
+
+    state = torch.load(whole / "optimizer.pt")
+    state["state"][0][moment] = state["state"][0][moment][:, :1].clone()
+    torch.save(state, whole / "optimizer.pt")
+    found = inspect_folder(whole)
+    assert (found.grade, found.continuable, codes(found)) == (Grade.WEIGHTS_ONLY, False, {"optimizer_mismatch"})
+
+
+def test_an_adapter_may_hold_tensors_that_were_not_trained(whole: Path) -> None:
+    """PEFT saves embeddings with it that only grew."""
+    save_file(
+        {**adapter_tensors(), "base_model.model.lm_head.weight": numpy.ones((9, 5), numpy.float32)}, str(whole / ADAPTER)
+    )
+    assert inspect_folder(whole).grade is Grade.COMPLETE
+
+
 def test_a_lost_tensor_breaks_it(whole: Path) -> None:
     tensors = adapter_tensors()
     del tensors["base_model.model.layers.1.q_proj.lora_B.weight"]

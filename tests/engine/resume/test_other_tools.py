@@ -333,8 +333,8 @@ def lost(*parameters: int) -> Callable[[dict[int, dict[str, Any]]], None]:
     return change
 
 
-def smaller_moments(state: dict[int, dict[str, Any]]) -> None:
-    state[3]["exp_avg"] = state[3]["exp_avg"][:1].clone()
+def moments_of_the_next_parameter(state: dict[int, dict[str, Any]]) -> None:
+    state[3]["exp_avg"], state[4]["exp_avg"] = state[4]["exp_avg"], state[3]["exp_avg"]
 
 
 def one_number_for_all(state: dict[int, dict[str, Any]]) -> None:
@@ -355,7 +355,7 @@ def no_step(state: dict[int, dict[str, Any]]) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [smaller_moments, one_number_for_all, negative_moments, half_of_the_moments, no_step],
+    [moments_of_the_next_parameter, one_number_for_all, negative_moments, half_of_the_moments, no_step],
     ids=lambda one: one.__name__,
 )
 def test_moments_that_no_step_can_be_computed_from_are_refused_whatever_is_accepted(
