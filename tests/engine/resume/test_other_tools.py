@@ -5,57 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine.checkpoints.scan import scan
-from engine.errors import CannotContinue
 from engine.events import LossJumped, Step, Warned
-from engine.resume.recommend import recommend
-from tests.conftest import chats, write_jsonl
-from tests.engine.resume.test_receipt import change_json
 from tests.engine.runs import plan, receipt, train
-
-
-@pytest.fixture(scope="module")
-def trainers(tmp_path_factory: pytest.TempPathFactory, taught_model: Path) -> Path:
-    """A folder that plain transformers.Trainer with a PEFT model wrote: checkpoints 7 and 14 of 21 steps, losses logged at each."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
-
-    folder = tmp_path_factory.mktemp("plain")
-    data = write_jsonl(folder / "data.jsonl", chats(28))
-    tokenizer = AutoTokenizer.from_pretrained(taught_model)
-    rows = [json.loads(line)["messages"] for line in data.read_text().splitlines()]
-    texts = [tokenizer.apply_chat_template(row, tokenize=False) for row in rows]
-    encoded = [tokenizer(text)["input_ids"] for text in texts]
-
-    def collate(batch: list[list[int]]) -> dict[str, Any]:
-        longest = max(map(len, batch))
-        ids = torch.tensor([row + [0] * (longest - len(row)) for row in batch])
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in batch])
-        return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)}
-
-    torch.manual_seed(0)
-    base = AutoModelForCausalLM.from_pretrained(taught_model, dtype=torch.float32)
-    shape = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM")
-    arguments = TrainingArguments(
-        str(folder / "run"), per_device_train_batch_size=4, num_train_epochs=3, max_steps=-1, learning_rate=5e-3, logging_steps=1,
-        save_steps=7, use_cpu=True, report_to=[], disable_tqdm=True, remove_unused_columns=False, seed=1,
-    )  # fmt: skip
-    trainer = Trainer(get_peft_model(base, shape), arguments, data_collator=collate, train_dataset=encoded)  # type: ignore[arg-type]
-    trainer.train()
-    shutil.rmtree(folder / "run" / "checkpoint-21")
-    return folder
-
-
-@pytest.fixture
-def run(trainers: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(trainers / "run", tmp_path / "run"))
 
 
 def go_on(run: Path, trainers: Path, model: Path, **flags: Any) -> list[Any]:
@@ -119,15 +76,6 @@ def test_max_steps_and_a_fraction_of_an_epoch_end_where_they_say(run: Path, trai
     other = Path(shutil.copytree(trainers / "run", run.with_name("other")))
     events = go_on(other, trainers, taught_model, epochs=2.5)
     assert [event.step for event in events if isinstance(event, Step)] == [15, 16, 17, 18]
-
-
-def test_an_adapter_without_effect_is_refused_by_its_probe(run: Path, trainers: Path, taught_model: Path) -> None:
-    from tests.engine.resume.test_receipt import change_tensors, forgotten
-
-    for checkpoint in run.glob("checkpoint-*"):
-        change_tensors(checkpoint, forgotten)
-    with pytest.raises(CannotContinue, match="probe_loss"):
-        go_on(run, trainers, taught_model)
 
 
 def test_the_plan_of_a_foreign_run_says_that_it_is_continued(run: Path, trainers: Path, taught_model: Path) -> None:
@@ -198,18 +146,6 @@ def test_random_states_that_cannot_be_read_start_anew_and_are_told(run: Path, tr
     for path in run.glob("checkpoint-*/rng_state.pth"):
         torch.save({"python": [3, [1], None]}, path)
     assert receipt(go_on(run, trainers, taught_model))["rng"] == "changed"
-
-
-def test_moments_of_another_optimizer_are_not_taken_for_adams(run: Path, trainers: Path, taught_model: Path) -> None:
-    import torch
-
-    for path in run.glob("checkpoint-*/optimizer.pt"):
-        state = torch.load(path)
-        state["state"] = {key: {"step": one["step"], "sum": one["exp_avg"]} for key, one in state["state"].items()}
-        torch.save(state, path)
-    assert {one.grade for one in scan(run).checkpoints} == {"weights-only"}
-    with pytest.raises(CannotContinue, match="another optimizer than AdamW"):
-        go_on(run, trainers, taught_model)
 
 
 def test_with_few_logged_rates_the_saved_scheduler_tells_the_rest(run: Path, trainers: Path, taught_model: Path) -> None:
@@ -306,94 +242,6 @@ def test_a_schedule_that_several_kinds_would_give_is_assumed_and_told_not_proven
     assert receipt(events)["schedule"] == "changed"
 
 
-def test_moments_that_are_none_are_not_adams(run: Path) -> None:
-    """As SGD without momentum leaves them."""
-    import torch
-
-    for path in run.glob("checkpoint-*/optimizer.pt"):
-        torch.save({**torch.load(path), "state": {}}, path)
-    assert {one.grade for one in scan(run).checkpoints} == {"weights-only"}
-
-
-def change_moments(run: Path, change: Callable[[dict[int, dict[str, Any]]], None]) -> None:
-    """Change what optimizer.pt keeps of each parameter, in all checkpoints of `run`."""
-    import torch
-
-    for path in run.glob("checkpoint-*/optimizer.pt"):
-        content = torch.load(path)
-        change(content["state"])
-        torch.save(content, path)
-
-
-def lost(*parameters: int) -> Callable[[dict[int, dict[str, Any]]], None]:
-    def change(state: dict[int, dict[str, Any]]) -> None:
-        for number in parameters:
-            del state[number]
-
-    return change
-
-
-def moments_of_the_next_parameter(state: dict[int, dict[str, Any]]) -> None:
-    state[3]["exp_avg"], state[4]["exp_avg"] = state[4]["exp_avg"], state[3]["exp_avg"]
-
-
-def one_number_for_all(state: dict[int, dict[str, Any]]) -> None:
-    state[3]["exp_avg"] = state[3]["exp_avg"].flatten()[:1].clone().as_strided(state[3]["exp_avg"].shape, (0, 0))
-
-
-def negative_moments(state: dict[int, dict[str, Any]]) -> None:
-    state[3]["exp_avg_sq"].neg_()
-
-
-def half_of_the_moments(state: dict[int, dict[str, Any]]) -> None:
-    del state[3]["exp_avg"]
-
-
-def no_step(state: dict[int, dict[str, Any]]) -> None:
-    del state[3]["step"]
-
-
-@pytest.mark.parametrize(
-    "change",
-    [moments_of_the_next_parameter, one_number_for_all, negative_moments, half_of_the_moments, no_step],
-    ids=lambda one: one.__name__,
-)
-def test_moments_that_no_step_can_be_computed_from_are_refused_whatever_is_accepted(
-    run: Path, trainers: Path, taught_model: Path, change: Callable[[dict[int, dict[str, Any]]], None]
-) -> None:
-    """Adam's kernel reads beyond a smaller tensor (the process dies), and takes the root of a negative one."""
-    change_moments(run, change)
-    with pytest.raises(CannotContinue) as refused:
-        go_on(run, trainers, taught_model, accept=("optimizer",))
-    assert "optimizer: " in refused.value.detail and ".layers.0.self_attn.v_proj.lora_B.weight" in refused.value.detail
-    assert "--accept" not in refused.value.fix
-
-
-def test_moments_that_one_parameter_lacks_start_anew_where_that_is_accepted(
-    run: Path, trainers: Path, taught_model: Path
-) -> None:
-    change_moments(run, lost(3))
-    with pytest.raises(CannotContinue, match=r"v_proj\.lora_B\.weight was trained and has no moments") as refused:
-        go_on(run, trainers, taught_model)
-    assert "--accept optimizer" in refused.value.fix
-    events = go_on(run, trainers, taught_model, accept=("optimizer",))
-    assert receipt(events)["optimizer"] == "changed"
-
-
-def test_a_layer_that_was_never_trained_needs_no_moments(run: Path, trainers: Path, taught_model: Path) -> None:
-    """Such as the adapters of a model's eyes, where all rows are text: their lora_B is still zero."""
-    from tests.engine.resume.test_receipt import change_tensors
-
-    change_moments(run, lost(2, 3))
-    for checkpoint in run.glob("checkpoint-*"):
-        change_tensors(checkpoint, without_layer_0s_v_proj)
-    assert receipt(go_on(run, trainers, taught_model))["optimizer"] == "ok"
-
-
-def without_layer_0s_v_proj(tensors: dict[str, Any]) -> dict[str, Any]:
-    return {name: one * ("layers.0.self_attn.v_proj.lora_B" not in name) for name, one in tensors.items()}
-
-
 def test_a_log_of_all_tokens_is_gone_on_with_on_all_tokens_and_that_is_told(
     run: Path, trainers: Path, taught_model: Path
 ) -> None:
@@ -414,44 +262,3 @@ def test_other_tokens_than_those_of_the_log_are_trained_on_where_they_are_asked_
     asked: dict[str, Any] = {"output": run, "dataset": trainers / "data.jsonl", "model": taught_model, "batch_size": 4}
     _outcome, events = train(**asked, train_on="assistant")
     assert receipt(events)["probe_loss"] == "changed"
-
-
-def test_an_adapter_that_is_zero_after_its_steps_is_refused_although_its_file_is_sound(
-    run: Path, trainers: Path, taught_model: Path
-) -> None:
-    from tests.engine.resume.test_receipt import change_tensors, forgotten
-
-    for checkpoint in run.glob("checkpoint-*"):
-        change_tensors(checkpoint, forgotten)
-        state = json.loads((checkpoint / "trainer_state.json").read_text())
-        rows = [{key: value for key, value in row.items() if key != "loss"} for row in state["log_history"]]
-        (checkpoint / "trainer_state.json").write_text(json.dumps({**state, "log_history": rows}))
-    with pytest.raises(CannotContinue) as refused:
-        go_on(run, trainers, taught_model)
-    assert "adapter_values: " in refused.value.detail and "The adapter is not there" in refused.value.detail
-    assert "--accept" not in refused.value.fix
-
-
-def test_a_number_that_no_run_can_have_is_the_checkpoint_s_fault(run: Path, trainers: Path, taught_model: Path) -> None:
-    """Taken up as a setting it was a wrong flag that nobody had given."""
-    for checkpoint in run.glob("checkpoint-*"):
-        change_json(checkpoint / "adapter_config.json", lora_dropout=1.5)
-    asked = {"dataset": trainers / "data.jsonl", "model": taught_model}
-    for named in ({"output": run}, {"resume": run / "checkpoint-14"}, {"init_from": run / "checkpoint-14"}):
-        with pytest.raises(CannotContinue) as refused:
-            plan(**asked, **named)
-        assert "lora_dropout is 1.5" in refused.value.detail and "mend" not in refused.value.fix
-
-
-def test_of_whole_models_the_way_on_is_to_take_one_as_the_base(run: Path, trainers: Path, taught_model: Path) -> None:
-    """No mended file would make an adapter of them."""
-    for checkpoint in run.glob("checkpoint-*"):
-        for name in ("adapter_config.json", "adapter_model.safetensors"):
-            (checkpoint / name).unlink()
-        for name in ("config.json", "model.safetensors"):
-            shutil.copy(taught_model / name, checkpoint)
-    way = f"--model {run}/checkpoint-14"
-    with pytest.raises(CannotContinue) as refused:
-        plan(dataset=trainers / "data.jsonl", model=taught_model, output=run)
-    assert way in refused.value.fix and "mend" not in refused.value.fix
-    assert way in recommend(scan(run)).reason
