@@ -83,6 +83,14 @@ def _message(turn: Any, number: int) -> Row:
             ),
             "unknown_role",
         )
+    if turn.get("function_call"):
+        raise Bad(
+            _(
+                'turn {number}: "function_call" is the older way to write a call; write "tool_calls": [{{"type": "function", '
+                '"function": ...}}], "role": "tool" for what it gave back, and "tools" for the row\'s "functions"'
+            ).format(number=number),
+            "function_call",
+        )
     message: Row = {"role": role, "content": _content(turn, number)}
     for key in ("tool_calls", "tool_call_id", "name", *THOUGHTS):
         if turn.get(key):

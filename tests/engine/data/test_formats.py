@@ -151,6 +151,8 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
     "a role is unknown": ({"messages": TURNS}, {"messages": [{"role": "gpt", "content": "a"}]}, ["turn 1", "'gpt'", "assistant"]),
     "content is a number": ({"messages": TURNS}, {"messages": [TURN, {"role": "assistant", "content": 4}]}, ["turn 2", '"content" is a number']),
     "content is null": ({"messages": TURNS}, {"messages": [TURN, {"role": "assistant", "content": None}]}, ["turn 2", "null"]),
+    "a call of the older kind": ({"messages": TURNS}, {"messages": [TURN, {**TURNS[1], "function_call": {"name": "f", "arguments": "{}"}}]},
+                                 ["turn 2", '"function_call"', '"tool_calls"']),
     "content has a picture": ({"messages": TURNS}, {"messages": [{"role": "user", "content": [{"type": "image"}]}]}, ["turn 1", "not text"]),
     "content holds half a character": ({"messages": TURNS}, {"messages": [TURN, {"role": "assistant", "content": "\ud83d"}]}, ["U+D83D"]),
     "nobody answers": ({"messages": TURNS}, {"messages": [TURN]}, ["no assistant turn"]),
