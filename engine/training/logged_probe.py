@@ -53,6 +53,11 @@ class Logged:
     """From the first one that was logged; negative where it rose."""
 
     @property
+    def first(self) -> float:
+        """The one that was logged first, when little was learned."""
+        return self.last + self.fell
+
+    @property
     def tolerance(self) -> float:
         """How far from `last` is near."""
         return NEAR + NEAR_SHARE * self.last
@@ -117,8 +122,14 @@ def _worse(scored: Scored, precision: str) -> bool:
 
 
 def _clearly_nearer(one: Scored, than: Scored, logged: Logged, precision: str) -> bool:
-    nearer = CLEARLY * abs(one.now - logged.last) <= abs(than.now - logged.last)
-    return nearer and near(one, logged, precision) and not near(than, logged, precision)
+    """By the last loss alone, or by the last and the first together, which was logged when the model was hardly another than the
+    base: far above its end a log says little by its end alone."""
+    if not near(one, logged, precision) or near(than, logged, precision):
+        return False
+    (last, first), (far_last, far_first) = (
+        (abs(each.now - logged.last), abs(each.base - logged.first)) for each in (one, than)
+    )
+    return CLEARLY * last <= far_last or CLEARLY * (last + first) <= far_last + far_first
 
 
 def _other_tokens(expected: str, scored: Scored, other: Scored, asked: bool) -> Item:
