@@ -187,20 +187,23 @@ def numbers_of(parts: Iterable[tuple[str | None, int]]) -> Numbers | None:
 def surely_finite(file: BinaryIO, numbers: Numbers | None) -> bool:
     """Whether a small file held in memory has no NaN or infinity wherever one looks, numbers or not: one look instead of one for each
     of hundreds of small tensors. False means nothing: what lies between them may look like one.
+    """
+    if numbers is None or not isinstance(file, BytesIO):
+        return False
+    data = memoryview(file.getvalue())  # no copy, unlike getbuffer()
+    return all(numbers_are_finite(data[: len(data) // int(kind[-1]) * int(kind[-1])], kind, mask) for kind, mask in numbers)
+
+
+def numbers_are_finite(data: bytes | memoryview, kind: str, mask: int) -> bool:
+    """Whether no number in `data` has the exponent `mask`, all of them as wide as numpy's unsigned `kind` (EXPONENTS).
 
     With an exponent of ones, a positive number is among the greatest signed integers, a negative one among the greatest unsigned.
     """
     import numpy
 
-    if numbers is None or not isinstance(file, BytesIO):
-        return False
-    data = memoryview(file.getvalue())  # no copy, unlike getbuffer()
-    for kind, mask in numbers:
-        bits = numpy.frombuffer(data[: len(data) // int(kind[-1]) * int(kind[-1])], kind)
-        sign = 1 << (8 * int(kind[-1]) - 1)
-        if int(bits.max()) >= sign | mask or int(bits.view(kind.replace("u", "i")).max()) >= mask:
-            return False
-    return True
+    bits = numpy.frombuffer(data, kind)
+    sign = 1 << (8 * int(kind[-1]) - 1)
+    return not len(bits) or (int(bits.max()) < sign | mask and int(bits.view(kind.replace("u", "i")).max()) < mask)
 
 
 def _torn(name: str, why: str) -> Unsound:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import pairwise
@@ -20,12 +20,16 @@ from typing import BinaryIO
 
 from engine.checkpoints.files import Unsound, around, open_plain, places, refuse_pointer, size_of
 from engine.checkpoints.pickles import FLOATS, Listing, list_pickle
-from engine.checkpoints.safetensors_header import BLOCK, EXPONENTS, Numbers, numbers_of, surely_finite
+from engine.checkpoints.safetensors_header import BLOCK, EXPONENTS, numbers_are_finite
 from engine.i18n import _
 
 MAX_PICKLE_BYTES = 64 * 2**20
 MAX_DIRECTORY_BYTES = 32 * 2**20
 """The archive's list of entries; 100,000 tensors take nine of them."""
+
+
+_Floats = tuple[tuple[str, int, Callable[[memoryview], tuple[memoryview, ...]]], ...]
+"""For each width of numbers with fractions that a file holds: its kind and mask (EXPONENTS), and what takes them out of the file."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class _Layout:
     checksums_of: Callable[[bytes], tuple[bytes, ...]]
     """Takes their checksums out of its list of entries."""
     listing: Listing
-    numbers: Numbers | None
+    floats: _Floats
 
 
 _layouts: dict[int, _Layout] = {}
@@ -54,7 +58,7 @@ def check_torch_file(path: Path, contents: bool, checksums: bool = True) -> List
     that were written; where a digest of the whole file was compared they say nothing new. Raises Unsound."""
     with open_plain(path) as file:
         known = _laid_out_alike(file, path.name, contents and checksums)
-        if known is not None and (not contents or surely_finite(file, known.numbers)):
+        if known is not None and (not contents or _all_finite(file, known.floats)):
             return known.listing
         _refuse_other_kinds(file, path.name)
         try:
@@ -76,13 +80,13 @@ def check_torch_file(path: Path, contents: bool, checksums: bool = True) -> List
                 if contents:
                     begins = {entry: _begin(file, entry, path.name) for entry in entries.values()}
                     where = [(begins[entry], entry, FLOATS.get(storage.kind)) for entry, storage in held if entry]
-                    numbers = numbers_of((dtype, begin) for begin, _entry, dtype in where)
-                    finite = surely_finite(file, numbers)
+                    floats = _floats((dtype, begin, begin + entry.file_size) for begin, entry, dtype in where)
+                    finite = _all_finite(file, floats)
                     for begin, entry, dtype in where:
                         if checksums or not finite:
                             _check_contents(file, begin, entry, None if finite else dtype, checksums, path.name)
                     if isinstance(file, BytesIO):
-                        _keep_layout(file.getvalue(), archive.start_dir, begins, listing, numbers)
+                        _keep_layout(file.getvalue(), archive.start_dir, begins, listing, floats)
         except (
             zipfile.BadZipFile,
             struct.error,
@@ -113,7 +117,7 @@ def _laid_out_alike(file: BinaryIO, name: str, checksums: bool) -> _Layout | Non
 
 
 def _keep_layout(
-    data: bytes, directory: int, begins: Mapping[zipfile.ZipInfo, int], listing: Listing, numbers: Numbers | None
+    data: bytes, directory: int, begins: Mapping[zipfile.ZipInfo, int], listing: Listing, floats: _Floats
 ) -> None:
     """Keep how `data` is laid out, whose list of entries begins at `directory`; where it is as torch lays it out."""
     holes, pickle, contents = [], (0, 0), []
@@ -137,7 +141,25 @@ def _keep_layout(
     contents.sort(key=lambda one: one[:2] != pickle)
     contents_of = places([(begin, end) for begin, end, _checksum in contents])
     checksums_of = places([(checksum, checksum + 4) for _begin, _end, checksum in contents])
-    _layouts[len(data)] = _Layout(rest_of, rest, contents_of, checksums_of, listing, numbers)
+    _layouts[len(data)] = _Layout(rest_of, rest, contents_of, checksums_of, listing, floats)
+
+
+def _floats(parts: Iterable[tuple[str | None, int, int]]) -> _Floats:
+    """Of `parts` (format, first byte, byte behind the last)."""
+    spans: dict[tuple[str, int], list[tuple[int, int]]] = {}
+    for dtype, begin, end in parts:
+        if dtype is not None:
+            spans.setdefault(EXPONENTS[dtype], []).append((begin, end))
+    return tuple((kind, mask, places(found)) for (kind, mask), found in spans.items())
+
+
+def _all_finite(file: BinaryIO, floats: _Floats) -> bool:
+    """Whether a file held in memory has no NaN or infinity: all its numbers put together, one look instead of one for each of
+    hundreds of small tensors. (The checksums between them look like NaN now and then.) False of a file that is not held."""
+    if not isinstance(file, BytesIO):
+        return False
+    data = memoryview(file.getvalue())  # no copy, unlike getbuffer()
+    return all(numbers_are_finite(b"".join(take(data)), kind, mask) for kind, mask, take in floats)
 
 
 def _refuse_other_kinds(file: BinaryIO, name: str) -> None:
