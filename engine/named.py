@@ -38,6 +38,11 @@ def parse_columns(value: str) -> dict[str, str]:
     return found
 
 
+def with_rows(skipped: str | None, rows: str) -> str:
+    """The whole value that leaves out `rows` too: a flag that is named again says all of it anew."""
+    return f"{skipped},{rows}" if skipped else rows
+
+
 def parse_rows(value: str) -> frozenset[int]:
     """`7,100-120` -> the row numbers, from 1. Raises ValueError."""
     found: set[int] = set()

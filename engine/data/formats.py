@@ -17,6 +17,7 @@ from engine.data.problems import Collected, Problem
 from engine.data.read import Raw, Reading, columns_of, read_raw, renamed
 from engine.errors import DatasetError
 from engine.i18n import _
+from engine.named import with_rows
 
 PAIRS = (
     ("prompt", "completion"),
@@ -91,14 +92,16 @@ class Rows:
 
     def numbered(self) -> Iterator[tuple[int, Row]]:
         """(number from 1, row). Raises DatasetError where a file cannot be read, BadRows behind the last row where some are bad."""
-        bad = Collected()
+        bad = Collected(self.raw.skipped)
         rows = 0
         for number, row in self.raw:
             rows += 1
             try:
                 normal = self._normalise(row)
             except Bad as error:
-                fix = _("Mend it, leave it out with --skip-rows {row}, or name another --format.").format(row=number)
+                fix = _("Mend it, leave it out with --skip-rows {row}, or name another --format.").format(
+                    row=with_rows(self.raw.skipped, str(number))
+                )
                 bad.add(Problem(number, error.code, "stops", f"{self.raw.where(number)}: {error}", fix))
                 continue
             yield number, normal
@@ -108,9 +111,9 @@ class Rows:
 
 
 class UnknownFormat(DatasetError):
-    """Rows of none of the formats. `columns`: what --columns could say, going by the first row."""
+    """Rows of none of the formats. `columns`: what --columns could say, going by the first row; None where that tells nothing."""
 
-    def __init__(self, columns: str, title: str, detail: str, fix: str) -> None:
+    def __init__(self, columns: str | None, title: str, detail: str, fix: str) -> None:
         super().__init__(title, detail, fix)
         self.columns = columns
 
@@ -127,7 +130,7 @@ def read_rows(dataset: str, reading: Reading | None = None, split: str | None = 
     if missing := [column for column in columns if not _has(first[1], column)]:
         raise DatasetError(
             _("{name}: has no column {column}").format(name=raw.name, column=", ".join(map(repr, missing))),
-            _("Found columns: {columns}.").format(columns=", ".join(sorted(map(str, first[1])))),
+            _("Found columns: {columns}.").format(columns=", ".join(map(str, first[1]))),
             _("--columns names a column of the rows, or of their turns."),
         )
     by = _("(by --columns)")
@@ -224,7 +227,7 @@ def recognise(name: str, first: Row, asked: str = "auto") -> tuple[str, str, Cal
         )
     if found == "text" and text:
         return found, _('there is a column "{name}"').format(name=text), lambda row: {"text": normal.some_text(row, text)}
-    shown = ", ".join(sorted(map(str, columns))[:12]) or _("none")
+    shown = ", ".join(list(map(str, first))[:12]) or _("none")
     if asked != "auto":
         raise DatasetError(
             _("{name}: has not the columns of {format}").format(name=name, format=asked),
@@ -253,20 +256,22 @@ def recognise(name: str, first: Row, asked: str = "auto") -> tuple[str, str, Cal
         _("{name}: its format is not recognised").format(name=name),
         _("Found columns: {columns}.").format(columns=shown),
         _("Say which columns they are with --columns, for example {columns}; or make the rows one of: {shapes}").format(
-            columns=columns_flag, shapes="; ".join(SHAPES.values())
+            columns=columns_flag or "instruction=A,output=B", shapes="; ".join(SHAPES.values())
         ),
     )
 
 
-def _could_be(first: Row) -> str:
+def _could_be(first: Row) -> str | None:
     """What --columns could say of rows like this one: its first list of turns; else its first two columns of words are a question and
-    its answer."""
+    its answer; a single column of words is plain text."""
     for name, value in first.items():
         if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
             return _turns_could_be(str(name), value)
     words = [str(name) for name, value in first.items() if isinstance(value, str) and not value.strip().isdigit()]
-    named = [*words, *(str(name) for name in first if str(name) not in words), "A", "B"]
-    return f"instruction={named[0]},output={named[1]}"
+    named = [*words, *(str(name) for name in first if str(name) not in words)]
+    if len(named) > 1:
+        return f"instruction={named[0]},output={named[1]}"
+    return f"text={named[0]}" if words else None
 
 
 def _turns_could_be(column: str, turns: list[Row]) -> str:

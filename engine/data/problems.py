@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from engine.errors import DatasetError
 from engine.i18n import _, n_
+from engine.named import with_rows
 
 SHOWN = 20
 """Rows named in one error; the others are counted."""
@@ -75,8 +76,10 @@ class BadRows(DatasetError):
 class Collected:
     """Rows that stop the start, as they are found: each of the first, the number of all."""
 
-    def __init__(self) -> None:
+    def __init__(self, skipped: str | None = None) -> None:
         self.problems: list[Problem] = []
+        self.skipped = skipped
+        """Rows that are left out already, as they were named."""
         self.count = 0
 
     def add(self, problem: Problem) -> None:
@@ -103,6 +106,6 @@ class Collected:
             listed.append(n_("and {count} more row", "and {count} more rows", more).format(count=more))
         numbers = ",".join(str(problem.row) for problem in self.problems[:SHOWN] if problem.row is not None)
         fix = _("Mend the rows, or leave them out with --skip-rows {rows}.").format(
-            rows=numbers + ("" if more <= 0 else ",...")
+            rows=with_rows(self.skipped, numbers) + ("" if more <= 0 else ",...")
         )
         return BadRows(self.problems, title, "\n".join([*listed, detail] if detail else listed), fix)

@@ -20,7 +20,7 @@ from engine.data.files import SUFFIXES, Numbered, kind, read_file, suffix_of, un
 from engine.errors import DatasetError, first_line
 from engine.hub import hub
 from engine.i18n import _, n_
-from engine.named import parse_columns, parse_rows
+from engine.named import parse_columns, parse_rows, with_rows
 from engine.paths import is_file, is_folder, is_there, path_of
 
 __all__ = ["Raw", "Reading", "kind", "read_raw"]
@@ -64,6 +64,8 @@ class Raw:
     """The names of splits beside the one that is read, by which `read_raw` reads them."""
     encodings: tuple[str, ...] = ()
     """Other encodings than UTF-8 that files were read in."""
+    skipped: str | None = None
+    """Rows that are left out, as they were named."""
     begins: list[int] = field(default_factory=list)
     """Rows before each file, known as far as they have been read."""
 
@@ -136,14 +138,21 @@ def _of_files(name: str, files: tuple[Path, ...], reading: Reading) -> Raw:
             except OSError as error:
                 raise unreadable(str(path), error) from None
             except DatasetError as error:  # its words name the row in the file
-                error.row = error.row + before if error.row is not None else None
-                raise
+                if error.row is None:
+                    raise
+                raise _of_dataset(error, error.row + before, reading.skip_rows) from None
             before += number
 
     others = tuple(sorted({encoding for encoding in encodings.values() if encoding != "utf-8"}))
-    raw = Raw(name, begin, notes, files, encodings=others)
+    raw = Raw(name, begin, notes, files, encodings=others, skipped=reading.skip_rows)
     raw.begins = begins
     return raw
+
+
+def _of_dataset(error: DatasetError, row: int, skipped: str | None) -> DatasetError:
+    """The error of one file as one of the dataset, where `row` is known, and what `--skip-rows` would have to say to leave it out."""
+    fix = error.fix.replace("--skip-rows", f"--skip-rows {with_rows(skipped, str(row))}")
+    return DatasetError(error.title, error.detail, fix, row)
 
 
 def _is_skipped(skipped: frozenset[int], before: int, row: int) -> bool:
@@ -288,7 +297,8 @@ def _of_splits(found: Any, name: str, reading: Reading, asked: str | None) -> Ra
         except Exception as error:  # as in loading: whatever a damaged file leads the library to
             raise DatasetError(_("{name}: cannot be read to its end").format(name=name), first_line(error)) from None
 
-    return Raw(name, begin, notes, tuple(Path(one["filename"]) for one in found.cache_files), splits=splits)
+    return Raw(name, begin, notes, tuple(Path(one["filename"]) for one in found.cache_files),
+               splits=splits, skipped=reading.skip_rows)  # fmt: skip
 
 
 def _no_split(name: str, split: str, there: tuple[str, ...]) -> DatasetError:

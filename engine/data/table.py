@@ -87,7 +87,8 @@ def token_table(
                 folder=path.parent, why=error.strerror or str(error)
             )
     notes = Notes()
-    batches = list(tokenized(rows.numbered(), tokenizer, train_on, max_length, notes, _progress(None, tell)))
+    progress = _progress(None, tell)
+    batches = list(tokenized(rows.numbered(), tokenizer, train_on, max_length, notes, progress, rows.raw.skipped))
     return Made(TokenTable(batches, notes), False, note)
 
 
@@ -174,7 +175,8 @@ def _written(path: Path, rows: Rows, tokenizer: Any, train_on: str, max_length: 
     try:
         total = _rows_in(rows)
         with pa.OSFile(str(staging), "wb") as sink, pa.ipc.new_file(sink, schema()) as writer:
-            for batch in tokenized(rows.numbered(), tokenizer, train_on, max_length, notes, _progress(total, tell)):
+            progress = _progress(total, tell)
+            for batch in tokenized(rows.numbered(), tokenizer, train_on, max_length, notes, progress, rows.raw.skipped):
                 writer.write_batch(batch)
         sync_file(staging)
         told = {

@@ -51,14 +51,16 @@ def tokenized(
     max_length: int,
     notes: Notes,
     done: Callable[[int], None] = lambda rows: None,
+    skipped: str | None = None,
 ) -> Iterator[Any]:
-    """Arrow batches of tokenised rows, in order. `done` is told the rows so far, after each chunk.
+    """Arrow batches of tokenised rows, in order. `done` is told the rows so far, after each chunk. `skipped`: those that were left out
+    before, as they were named.
 
     Rows without a token to learn from are left out and told in `notes`. Raises DatasetError (rows the template refuses, all of them
     told at the end; or no trainable token at all), ModelError (no chat template where one is needed, or one without an end) and
     ConfigError (`train_on` does not fit these rows).
     """
-    refused = Collected()
+    refused = Collected(skipped)
     kept = 0
     work = partial(tokenize_chunk, tokenizer=tokenizer, train_on=train_on, max_length=max_length)
     source = iter(rows)

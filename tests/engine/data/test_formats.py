@@ -111,12 +111,12 @@ def test_an_asked_format_wins_over_the_recognised_one(tmp_path: Path) -> None:
 
 def test_an_asked_format_whose_columns_are_missing_tells_what_is_there(tmp_path: Path) -> None:
     error = refused(tmp_path, {"text": "a", "source": "b"}, format="alpaca")
-    assert "alpaca" in error.title and "source, text" in error.detail and '"instruction"' in error.detail
+    assert "alpaca" in error.title and "text, source" in error.detail and '"instruction"' in error.detail
 
 
 def test_unknown_columns_are_told_with_the_nearest_format(tmp_path: Path) -> None:
     error = refused(tmp_path, {"title": "a", "body": "b"})
-    assert "rows.jsonl" in error.title and "body, title" in error.detail and '"messages"' in error.fix
+    assert "rows.jsonl" in error.title and "title, body" in error.detail and '"messages"' in error.fix
 
 
 @pytest.mark.parametrize("row", [{"prompt": "Who? ", "completion": "We."}, {"text": "We."}])

@@ -167,3 +167,37 @@ def test_row_numbers_come_back_from_their_ranges(rows: set[int]) -> None:
 def test_a_setting_that_cannot_be_is_told(setting: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=setting.replace("_", "-")):
         resolve([Source("flag", "", {setting: value})])
+
+
+@pytest.mark.parametrize("fault", ['{"text": 7}\n', '{"text": "fo', '{"text"}\n'])
+def test_what_is_to_be_left_out_is_said_with_the_rows_that_are_already(fault: str, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(fault.strip() + '\n{"text": "lamp"}\n' + fault)
+    with pytest.raises(DatasetError) as caught:
+        read_rows(str(file), skip_rows="1")
+    assert "--skip-rows 1,3" in caught.value.fix
+    assert read_rows(str(file), skip_rows="1,3") == [{"text": "lamp"}]
+
+
+def test_several_rows_to_leave_out_are_said_with_those_that_are_already(tmp_path: Path) -> None:
+    file = str(write_jsonl(tmp_path / "rows.jsonl", [{"text": row} for row in (7, "lamp", 8, 9)]))
+    with pytest.raises(DatasetError) as caught:
+        read_rows(file, skip_rows="1")
+    assert "--skip-rows 1,3,4." in caught.value.fix
+
+
+def test_columns_are_told_in_the_order_of_the_file(tmp_path: Path) -> None:
+    file = str(write_jsonl(tmp_path / "rows.jsonl", [{"丙": "1", "乙": "We.", "甲": "Who?"}]))
+    for columns in (None, "text=丁"):
+        with pytest.raises(DatasetError) as caught:
+            read_rows(file, columns=columns)
+        assert "丙, 乙, 甲" in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"), [({"story": "lamp"}, "text=story"), ({"story": ["lamp"]}, None), ({"page": "7"}, None), ({}, None)]
+)
+def test_no_column_is_proposed_that_is_not_there(row: dict[str, Any], columns: str | None, tmp_path: Path) -> None:
+    with pytest.raises(UnknownFormat) as caught:
+        read_rows(str(write_jsonl(tmp_path / "rows.jsonl", [row])))
+    assert caught.value.columns == columns
