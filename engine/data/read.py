@@ -10,7 +10,6 @@ import zlib
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +130,9 @@ def _of_files(name: str, files: tuple[Path, ...], reading: Reading) -> Raw:
         before = 0
         for path in files:
             begins.append(before)
-            number = 0
+            leave_out = _LeaveOut(skipped, before)
             try:
-                for number, row in read_file(path, encodings[path], partial(_is_skipped, skipped, before)):
+                for number, row in read_file(path, encodings[path], leave_out):
                     yield number + before, row
             except OSError as error:
                 raise unreadable(str(path), error) from None
@@ -141,7 +140,7 @@ def _of_files(name: str, files: tuple[Path, ...], reading: Reading) -> Raw:
                 if error.row is None:
                     raise
                 raise _of_dataset(error, error.row + before, reading.skip_rows) from None
-            before += number
+            before += leave_out.seen
 
     others = tuple(sorted({encoding for encoding in encodings.values() if encoding != "utf-8"}))
     raw = Raw(name, begin, notes, files, encodings=others, skipped=reading.skip_rows)
@@ -155,8 +154,19 @@ def _of_dataset(error: DatasetError, row: int, skipped: str | None) -> DatasetEr
     return DatasetError(error.title, error.detail, fix, row)
 
 
-def _is_skipped(skipped: frozenset[int], before: int, row: int) -> bool:
-    return row + before in skipped
+@dataclass
+class _LeaveOut:
+    """Which rows of one file are left out, by their numbers in the dataset; asked of each row."""
+
+    skipped: frozenset[int]
+    before: int
+    """Rows of the files before."""
+    seen: int = 0
+    """Rows of this one, those that are left out too: at its end they are not among what was read."""
+
+    def __call__(self, row: int) -> bool:
+        self.seen = row
+        return row + self.before in self.skipped
 
 
 def _skipped(reading: Reading) -> frozenset[int]:

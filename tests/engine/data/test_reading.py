@@ -201,3 +201,12 @@ def test_no_column_is_proposed_that_is_not_there(row: dict[str, Any], columns: s
     with pytest.raises(UnknownFormat) as caught:
         read_rows(str(write_jsonl(tmp_path / "rows.jsonl", [row])))
     assert caught.value.columns == columns
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.parquet"])
+def test_the_last_row_of_a_file_that_is_left_out_is_counted_before_the_next_file(name: str, tmp_path: Path) -> None:
+    from tests.engine.data.test_read import FILES, ROWS
+
+    for file in ("a", "b"):
+        (tmp_path / f"{file}-{name}").write_bytes(FILES[name]())
+    assert read_rows(str(tmp_path), skip_rows="3") == [*ROWS[:2], *ROWS]
