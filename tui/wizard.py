@@ -70,6 +70,11 @@ class Wizard:
     """The learning rate that was halved after a jump."""
     trashed: list[Path] = field(default_factory=list)
     """Places in the trash of checkpoints that were put there, the latest last."""
+    read_for: str | None = None
+    """The dataset that the answers about how it is read are about; None where they were given before any was named."""
+
+    def __post_init__(self) -> None:
+        self.read_for = self.answers.get("dataset")
 
     def answer(self, name: str, value: Any) -> None:
         """Keep an answer; None takes it back."""
@@ -88,16 +93,21 @@ class Wizard:
         if proposed and self.answers.get("output") in proposed:
             self.answer("output", None)
         self.answer(name, value)
+        if name == "dataset":
+            self.read_for = value
 
     def read_as_before(self, dataset: str) -> None:
         """Ways to read a dataset are answers about that one: another begins without, the one of last time with those of last time."""
-        if dataset == self.answers.get("dataset"):
+        if dataset == self.read_for:
             return
-        last = self.remembered.answers
-        if "dataset" in self.answers:
+        if self.read_for is not None:
             for name in READING:
                 self.answer(name, None)
-        if dataset == last.get("dataset") and not any(name in self.answers for name in READING):
+        if any(name in self.answers for name in READING):  # given beside no dataset, and so about the one that is taken
+            return
+        self.read_for = dataset
+        last = self.remembered.answers
+        if dataset == last.get("dataset"):
             for name in READING:
                 self.answer(name, last.get(name))
 
@@ -202,6 +212,7 @@ class Wizard:
         """Answer as last time, to go on with that run; its settings stand in its folder."""
         for name in ("dataset", "model", "output", *READING):
             self.answer(name, self.remembered.answers.get(name))
+        self.read_for = self.answers.get("dataset")
         self.start = Start()
 
     def proposed_output(self) -> str:

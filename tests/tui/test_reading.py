@@ -115,3 +115,45 @@ async def test_a_machine_that_is_slow_to_make_the_fields_is_waited_for(
         await hand.until(lambda: hand.shows("instruction=ask,output=say") and isinstance(hand.screen.focused, Input))
         await hand.press("enter")
         await hand.until(lambda: hand.shows("9 rows · alpaca"))
+
+
+async def test_rows_left_out_of_one_dataset_are_read_of_another_that_is_named_before_next(wizard: Make) -> None:
+    write_jsonl(Path("one.jsonl"), chats(5))
+    write_jsonl(Path("other.jsonl"), chats(7))
+    app = wizard()
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        field = hand.screen.query_one("#dataset Input", Input)
+        field.value = "one.jsonl"
+        await hand.until(lambda: hand.shows("5 rows"))
+        (skip,) = [one for one in hand.screen.query(Setting) if one.setting == "skip_rows"]
+        skip.raw = "2"
+        skip.focus_field()
+        await hand.press("enter")
+        await hand.until(lambda: hand.shows("4 rows"))
+        field.value = "other.jsonl"
+        await hand.until(lambda: hand.shows("7 rows"))
+
+
+async def test_the_columns_of_last_time_do_not_stand_in_the_way_of_another_dataset(wizard: Make) -> None:
+    odd(Path("odd.csv"))
+    write_jsonl(Path("plain.jsonl"), chats(5))
+    last = {"dataset": "odd.csv", "columns": "instruction=ask,output=say", "skip_rows": "2"}
+    app = wizard(remembered=Remembered(answers=last))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.until(lambda: hand.shows("8 rows · alpaca"))
+        hand.screen.query_one("#dataset Input", Input).value = "plain.jsonl"
+        await hand.until(lambda: hand.shows("5 rows · messages"))
+
+
+async def test_columns_given_without_a_dataset_are_those_of_the_one_that_is_taken(wizard: Make) -> None:
+    odd(Path("odd.csv"))
+    Path("folder").mkdir()
+    app = wizard({"columns": "instruction=ask,output=say"})
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        hand.screen.query_one("#dataset Input", Input).value = "folder"
+        await hand.until(lambda: hand.shows("no data file in it"))
+        hand.screen.query_one("#dataset Input", Input).value = "odd.csv"
+        await hand.until(lambda: hand.shows("9 rows · alpaca"))
