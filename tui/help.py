@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from engine.config import RunConfig
 from engine.i18n import _
+from tui.fields import in_fields
 
 
 def field_help(name: str) -> str:
@@ -14,7 +15,7 @@ def field_help(name: str) -> str:
     short = _(str(RunConfig.model_fields[name].description))
     long = _long().get(name)
     sentence = _("{what}.").format(what=short)
-    return f"{sentence}\n\n{long}" if long else sentence
+    return in_fields(f"{sentence}\n\n{long}" if long else sentence)
 
 
 def _long() -> dict[str, str]:

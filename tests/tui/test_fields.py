@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from textual.app import App, ComposeResult
 from textual.widgets import Input, Static
 
 import tui
+from tui.fields import in_fields
 from tui.widgets.path_input import PathInput
 from tui.widgets.setting import Setting
 
@@ -45,3 +47,19 @@ async def test_the_longest_name_of_a_setting_does_not_touch_its_value() -> None:
         await pilot.pause()
         label = app.query_one(Setting).query(Static).first()
         assert label.size.width >= len("activation checkpointing") and label.region.width > len("activation checkpointing")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("Leave it out with --skip-rows 8,21.", 'Leave it out with "skip rows" 8,21.'),
+        ("--columns names a column; see --grad-accum, --columns.", '"columns" names a column; see "grad accum", "columns".'),
+        ("Make room, or choose another --output.", 'Make room, or choose another "Output".'),
+        ("See lora-tui --help for what each setting takes.", "See F1 for what each setting takes."),
+        ("Start fresh: --resume never", "Start fresh: --resume never"),
+        ("Not --skip-rows-at-all", "Not --skip-rows-at-all"),
+        ("lora-tui --yes --model M · with --model", 'lora-tui --yes --model M · with "Model"'),
+    ],
+)
+def test_a_flag_is_told_as_its_field_but_for_commands_to_be_copied(words: str, told: str) -> None:
+    assert in_fields(words) == told

@@ -157,3 +157,13 @@ async def test_columns_given_without_a_dataset_are_those_of_the_one_that_is_take
         await hand.until(lambda: hand.shows("no data file in it"))
         hand.screen.query_one("#dataset Input", Input).value = "odd.csv"
         await hand.until(lambda: hand.shows("9 rows · alpaca"))
+
+
+async def test_what_to_do_about_a_row_names_the_field_and_all_that_is_to_stand_in_it(wizard: Make) -> None:
+    with write_jsonl(Path("bad.jsonl"), chats(9)).open("a") as file:
+        file.write('{"messages"}\n')
+    app = wizard({"dataset": "bad.jsonl", "skip_rows": "8"})
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.until(lambda: hand.shows('leave it out with "skip rows" 8,10.'))
+        assert not hand.shows("--skip-rows")

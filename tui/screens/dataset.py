@@ -20,6 +20,7 @@ from engine.i18n import _
 from engine.paths import is_there, path_of
 from engine.sizes import size_words
 from tui.dataset_text import preview_texts, problem_lines, rows_words, summary_lines
+from tui.fields import in_fields
 from tui.i18n import N_
 from tui.lookups import last_run, report_of, report_with_model
 from tui.messages import Found, Progressed
@@ -332,10 +333,11 @@ class DatasetScreen(StepScreen):
 
 
 def lines_text(lines: Any) -> Text:
-    """(text, style) lines as one text."""
-    return Text("\n").join(Text(visible(line, keep_lines=True), style=style) for line, style in lines)
+    """(text, style) lines as one text, with fields where the engine names flags."""
+    return Text("\n").join(Text(visible(in_fields(line), keep_lines=True), style=style) for line, style in lines)
 
 
 def told(error: LoraTuiError) -> str:
-    """An error as one paragraph: what, where, what to do."""
-    return visible("\n".join(part for part in (error.title, error.detail, error.fix) if part), keep_lines=True)
+    """An error as one paragraph: what, where, what to do. Where the engine names a flag, the field is named."""
+    words = "\n".join(part for part in (error.title, error.detail, error.fix) if part)
+    return visible(in_fields(words), keep_lines=True)

@@ -24,6 +24,7 @@ from engine.sizes import size_words
 from engine.sources import Source, resolve
 from engine.training.estimate import TIGHT, Memory, estimate_memory
 from tui.dataset_text import batch_of, preview_texts, problem_lines, summary_lines
+from tui.fields import in_fields
 from tui.i18n import N_
 from tui.lookups import report_with_model
 from tui.messages import Found
@@ -244,7 +245,8 @@ def _fit_text(found: Fit) -> Text:
         activations=size_words(found.memory.activations), logits=size_words(found.memory.logits),
     )  # fmt: skip
     if need > found.free:
-        verdict, style = _("does not fit: a shorter --max-length, a smaller --batch-size or a smaller model"), "bold red"
+        verdict = in_fields(_("does not fit: a shorter --max-length, a smaller --batch-size or a smaller model"))
+        style = "bold red"
     elif need > TIGHT * found.free:
         verdict, style = _("fits, but only just"), "yellow"
     else:

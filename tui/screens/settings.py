@@ -12,6 +12,7 @@ from textual.widgets import Collapsible, Input, Static
 from engine.config import RunConfig
 from engine.errors import LoraTuiError
 from engine.i18n import _
+from tui.fields import label
 from tui.i18n import N_
 from tui.messages import Found
 from tui.screens.base import StepScreen
@@ -93,7 +94,7 @@ class SettingsScreen(StepScreen):
             if wrong[0].setting in MORE:
                 self.query_one("#more", Collapsible).collapsed = False
             wrong[0].focus_field()
-            return _("{name}: this value cannot be used").format(name=wrong[0].setting.replace("_", " "))
+            return _("{name}: this value cannot be used").format(name=label(wrong[0].setting))
         return None
 
     def go_on(self) -> None:

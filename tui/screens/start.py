@@ -27,6 +27,7 @@ from engine.i18n import _, n_, sentences
 from engine.paths import path_of
 from engine.resume.seen import Seen
 from engine.sizes import size_words
+from tui.fields import in_fields
 from tui.folder_text import choice_lines, held_words
 from tui.i18n import N_
 from tui.messages import Found
@@ -330,7 +331,7 @@ def facts(one: Checkpoint, choice: Choice | None) -> Text:
     if choice is not None and choice.checkpoint is not None and choice.checkpoint.name == one.name:
         text.append("\n" + visible(choice.reason), style="not bold green")
     for problem in one.problems:
-        text.append("\n! " + visible(sentences(problem.message, problem.fix)), style="not bold yellow")
+        text.append("\n! " + visible(in_fields(sentences(problem.message, problem.fix))), style="not bold yellow")
     made = _("made by {tool} · saved {time} · {size}").format(
         tool=visible(one.made_by), time=saved_words(one), size=size_words(one.bytes)
     )

@@ -11,6 +11,7 @@ from textual.widgets import Input, Select, Static
 from engine.config import RunConfig, choices, is_switch
 from engine.i18n import _
 from engine.sources import problem_of
+from tui.fields import in_fields, label
 from tui.help import field_help
 from tui.plain import visible
 
@@ -32,14 +33,15 @@ class Setting(Vertical):
                 ("true", "false") if RunConfig.model_fields[self.setting].default != "auto" else ("auto", "true", "false")
             )
         with Horizontal(classes="line"):
-            yield Static(self.setting.replace("_", " "), classes="label", markup=False)
+            yield Static(label(self.setting), classes="label", markup=False)
             if words:
                 yield Select(
                     [(word, word) for word in words], value=self.text_of(self._value), allow_blank=False, compact=True
                 )
             else:
                 yield Input(self.text_of(self._value), compact=True)
-            yield Static(_(str(RunConfig.model_fields[self.setting].description)), classes="note", markup=False)
+            note = in_fields(_(str(RunConfig.model_fields[self.setting].description)))
+            yield Static(note, classes="note", markup=False)
         yield Static("", classes="wrong", markup=False)
 
     @staticmethod
@@ -75,7 +77,7 @@ class Setting(Vertical):
         if self.raw or RunConfig.model_fields[self.setting].default is not None:
             problem = problem_of(self.setting, self.raw)
         note = self.query_one(".wrong", Static)
-        note.update(visible(problem or ""))
+        note.update(visible(in_fields(problem or "")))
         note.display = problem is not None
         self.set_class(problem is not None, "-wrong")
         return problem
