@@ -5,6 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+WELL_KNOWN = (
+    ("HuggingFaceTB/SmolLM2-360M-Instruct", 724_000_000),
+    ("Qwen/Qwen2.5-0.5B-Instruct", 988_000_000),
+    ("Qwen/Qwen3-0.6B", 1_503_000_000),
+)
+"""(hub id, about how many bytes) of small models to begin with, free to fetch and with a chat template."""
+
 
 @dataclass(frozen=True)
 class LocalModel:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from textual.widgets import Input, OptionList
 
 from engine.data.files import MOST_OFFERED, data_files
+from engine.models.local import WELL_KNOWN
 from engine.remembered import Remembered
 from tests.conftest import chats, write_jsonl
 from tests.engine.runs import train
 from tests.tui.conftest import Hand
 from tui.app import LoraTui
+from tui.screens import model as model_screen
 
 
 async def test_a_data_file_of_the_current_folder_is_chosen_without_typing(wizard: Callable[..., LoraTui]) -> None:
@@ -79,3 +83,42 @@ async def test_a_run_that_came_to_its_end_is_not_offered(flags: dict[str, Any], 
         hand = Hand(app, pilot)
         await hand.until(lambda: hand.shows("26 rows"))
         assert not hand.shows("The last run")
+
+
+async def test_files_of_the_current_folder_are_offered_beside_what_was_used_before_and_none_twice(
+    wizard: Callable[..., LoraTui], tmp_path: Path
+) -> None:
+    for name in ("mine.jsonl", "other.jsonl", "new.jsonl"):
+        write_jsonl(tmp_path / name, chats(5))
+    used = ("mine.jsonl", str(tmp_path / "other.jsonl"))
+    app = wizard(remembered=Remembered(answers={"dataset": "mine.jsonl"}, datasets=used))
+    async with app.run_test(size=(140, 40)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.until(lambda: hand.shows("new.jsonl"))
+        offered = hand.screen.query_one("#dataset OptionList", OptionList)
+        assert offered.option_count == 2, "without the one that stands in the field"
+        hand.screen.query_one("#dataset Input", Input).value = "new.jsonl"
+        await hand.until(lambda: offered.option_count == 2 and hand.shows("mine.jsonl"))
+
+
+async def test_who_has_no_model_is_offered_some_that_would_be_fetched(
+    wizard: Callable[..., LoraTui], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORA_TUI_CACHE", "no-cache")
+    monkeypatch.setattr(model_screen, "cached_models", tuple)
+    write_jsonl(Path("mine.jsonl"), chats(5))
+    app = wizard({"dataset": "mine.jsonl"})
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.go_on("ModelScreen", "5 rows")
+        await hand.until(lambda: hand.shows("Qwen/Qwen3-0.6B  about 1.5 GB to fetch from the hub"))
+        await hand.press("tab", "tab", "down", "enter")
+        await hand.until(lambda: hand.shows("is not on this machine"))
+        assert not hand.screen.query_one("#closed").display, "a run fetches it: that is no error"
+        await hand.press("enter")
+        await hand.arrive("OutputScreen")
+
+
+def test_the_models_that_help_names_are_those_that_are_offered() -> None:
+    named = re.findall(r"[A-Z]\w+/[A-Z][\w.-]*\w", model_screen.ModelScreen.HELP_TEXT)
+    assert named and {*named} <= dict(WELL_KNOWN).keys()

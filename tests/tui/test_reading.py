@@ -36,6 +36,27 @@ async def test_columns_of_other_names_are_proposed_and_taken_with_enter(wizard: 
         assert "--columns" in app.wizard.command_line()
 
 
+async def test_a_guess_is_said_where_it_is_seen_and_not_hidden_by_the_formats(wizard: Make) -> None:
+    odd(Path("odd.csv"))
+    app = wizard({"dataset": "odd.csv"})
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.until(lambda: hand.shows("a guess: Enter takes it") and hand.shows("instruction=ask,output=say"))
+        assert hand.shows("Found columns: no, ask, say") and not hand.shows('"conversations"')
+
+
+async def test_without_a_guess_the_formats_are_told(wizard: Make) -> None:
+    odd(Path("odd.csv"))
+    app = wizard({"dataset": "odd.csv"})
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.until(lambda: hand.shows("a guess: Enter takes it"))
+        (columns,) = [one for one in hand.screen.query(Setting) if one.setting == "columns"]
+        columns.raw = ""
+        await hand.press("ctrl+n")
+        await hand.until(lambda: hand.shows('"conversations"') and not hand.shows("a guess"))
+
+
 async def test_another_dataset_begins_without_the_columns_of_the_last(wizard: Make) -> None:
     odd(Path("odd.csv"))
     write_jsonl(Path("plain.jsonl"), chats(5))

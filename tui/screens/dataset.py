@@ -85,6 +85,7 @@ class DatasetScreen(StepScreen):
         field = self.query_one("#dataset", PathInput)
         remembered = self.wizard.remembered
         self._offer(())
+        self.ask("here", None, partial(data_files, Path()))
         known = self.wizard.answers.get("dataset")
         if known is None and self.wizard.demo:
             self._build_demo()
@@ -92,7 +93,6 @@ class DatasetScreen(StepScreen):
         if known is None and remembered.answers.get("dataset"):
             known = str(remembered.answers["dataset"])
         if known is None:
-            self.ask("here", None, partial(data_files, Path()))
             field.focus_input()
             return
         field.value = known
@@ -102,7 +102,9 @@ class DatasetScreen(StepScreen):
     def _offer(self, here: tuple[tuple[str, int], ...]) -> None:
         """What was used before, then what lies in the current folder."""
         offers = [(one, "") for one in self.wizard.remembered.datasets[:4]]
-        offers += [(name, size_words(size)) for name, size in here if name not in dict(offers)]
+        if here:  # which says too that there is a current folder
+            named = {path_of(one).absolute() for one, _note in offers}
+            offers += [(name, size_words(size)) for name, size in here if Path(name).absolute() not in named]
         self.query_one("#dataset", PathInput).offer(offers)
 
     def take(self) -> str | None:
@@ -249,7 +251,7 @@ class DatasetScreen(StepScreen):
         self.query_one("#problems", Static).update(lines_text(problem_lines(report)))
         plain = self.owner.no_color or self.owner.ascii_only
         self.query_one("#preview", Static).update(Text("\n").join(preview_texts(report, plain)))
-        self.close(told(report.stopped) if report.stopped is not None else "")
+        self.close(self._why_closed(report))
         going, self._going = self._going, False
         await self._offer_reading(report)
         if report.stopped is not None:
@@ -257,18 +259,30 @@ class DatasetScreen(StepScreen):
         elif going:
             self.action_next()
 
+    def _guess(self, report: DatasetReport) -> str | None:
+        """What is proposed for the columns, where nobody has said what they are."""
+        return report.columns if "columns" not in self.wizard.answers else None
+
+    def _why_closed(self, report: DatasetReport) -> str:
+        if report.stopped is None:
+            return ""
+        if self._guess(report) is None:
+            return told(report.stopped)
+        # With a way on in the field, the formats that the rows could be brought to instead would only hide it.
+        guess = _("What stands at columns is a guess: Enter takes it.")
+        return told(LoraTuiError(report.stopped.title, report.stopped.detail, guess))
+
     async def _offer_reading(self, report: DatasetReport) -> None:
         """The fields for how it is read: open where one of them may be what is missing, or was answered."""
         reading = self.query_one("#reading", Collapsible)
         reading.display = report.rows is not None or report.stopped is not None
         reading.collapsed = report.columns is None and not any(name in self.wizard.answers for name in READING)
-        guess = report.columns if "columns" not in self.wizard.answers else None
+        guess = self._guess(report)
         if not self.query(Setting):  # made now, for the first frame does not wait for what nobody sees
             await self.query_one("#ways", Vertical).mount_all(Setting(name, self._answered(name)) for name in READING)
         if guess is not None:
             setting = next(one for one in self.query(Setting) if one.setting == "columns")
             setting.raw = guess
-            self.query_one("#summary", Static).update(_("What stands at columns is a guess: Enter takes it."))
             self.call_after_refresh(setting.focus_field)  # until it is drawn it takes no focus
 
     def _show_last(self, value: Any) -> None:

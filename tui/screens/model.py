@@ -17,7 +17,7 @@ from engine.config import RunConfig
 from engine.demo import demo_answers
 from engine.errors import LoraTuiError
 from engine.i18n import _
-from engine.models.local import LocalModel, cached_models
+from engine.models.local import WELL_KNOWN, LocalModel, cached_models
 from engine.models.report import ModelReport, model_report, to_be_fetched
 from engine.paths import is_file, path_of
 from engine.sizes import size_words
@@ -70,6 +70,8 @@ class ModelScreen(StepScreen):
         self._asked: str | None = None
         self._going = False
         self._pause: Timer | None = None
+        self._new = False
+        """Whether nothing was named so far that a person would have to have."""
 
     def compose_body(self) -> ComposeResult:
         yield PathInput("folder", _("folder or hub id"), self.HELP_TEXT, id="model")
@@ -79,10 +81,11 @@ class ModelScreen(StepScreen):
 
     def fill(self) -> None:
         field = self.query_one("#model", PathInput)
-        self._offer(())
+        self._offer((), looked=False)
         self.ask("cache", None, cached_models)
         remembered = self.wizard.remembered
         known = self.wizard.answers.get("model") or remembered.answers.get("model")
+        self._new = known in (None, demo_answers()["model"])
         if known is None:
             field.focus_input()
             return
@@ -90,10 +93,14 @@ class ModelScreen(StepScreen):
         self._look(str(known))
         self.focus_main_or(field)
 
-    def _offer(self, cached: tuple[LocalModel, ...]) -> None:
+    def _offer(self, cached: tuple[LocalModel, ...], looked: bool = True) -> None:
+        """What was used before and what lies in the cache; once it was `looked` into, and neither is there, what could be fetched."""
         demo = str(demo_answers()["model"])
         offers = [(one, "") for one in self.wizard.remembered.models[:4]]
         offers += [(one.name, size_words(one.bytes)) for one in cached if one.name not in dict(offers)]
+        if looked and self._new and not {*dict(offers)} - {demo}:
+            to_fetch = _("about {size} to fetch from the hub")
+            offers += [(name, to_fetch.format(size=size_words(size))) for name, size in WELL_KNOWN]
         if Path(demo).is_dir() and demo not in dict(offers):
             offers.append((demo, _("the demo's model")))
         self.query_one("#model", PathInput).offer(offers[:12])
@@ -150,8 +157,7 @@ class ModelScreen(StepScreen):
     def on_found(self, event: Found) -> None:
         event.stop()
         if event.what == "cache":
-            if not isinstance(event.value, LoraTuiError):
-                self._offer(event.value)
+            self._offer(event.value if not isinstance(event.value, LoraTuiError) else ())
         elif event.asked != self._asked:
             return
         elif isinstance(event.value, LoraTuiError) and event.what == "report":
@@ -166,7 +172,7 @@ class ModelScreen(StepScreen):
     def _show(self, report: ModelReport) -> None:
         self._report = report
         self.query_one("#summary", Static).update(lines_text(_model_lines(report)))
-        self.close(told(report.stopped) if report.stopped is not None else "")
+        self.close(told(report.stopped) if report.stopped is not None and not to_be_fetched(report) else "")
         if report.folder is not None and report.stopped is None:
             so_far = self.wizard.so_far()
             self.ask("fit", report.model, partial(fit, report, self.wizard.report_by(report.model), so_far))
@@ -193,6 +199,9 @@ class ModelScreen(StepScreen):
 
 
 def _model_lines(report: ModelReport) -> list[tuple[str, str]]:
+    if report.stopped is not None and to_be_fetched(report):
+        error = report.stopped  # of no start: the run fetches it
+        return [(error.title, "bold"), (error.detail, ""), (error.fix, "dim")]
     if report.folder is None:
         return []
     size = _("{count} parameters").format(count=count_words(report.parameters)) if report.parameters else ""

@@ -45,7 +45,8 @@ class PathInput(Vertical):
         super().__init__(id=id)
         self.kind, self.placeholder = kind, placeholder
         self.help_text = help
-        self._offers: tuple[str, ...] = ()
+        self._offers: tuple[tuple[str, str], ...] = ()
+        self._shown: tuple[tuple[str, str], ...] = ()
 
     def compose(self) -> ComposeResult:
         with Horizontal(classes="line"):
@@ -67,6 +68,7 @@ class PathInput(Vertical):
             field = self.query_one(Input)
             field.value = value
             field.cursor_position = len(value)
+        self._show_offers()
         self.call_after_refresh(self._show_end)
 
     def on_resize(self) -> None:
@@ -79,12 +81,19 @@ class PathInput(Vertical):
             field.scroll_to_region(Region(field.virtual_size.width, 0, 1, 1), force=True, animate=False)
 
     def offer(self, offers: Sequence[tuple[str, str]]) -> None:
-        """Offer (value, note) pairs."""
-        self._offers = tuple(value for value, _note in offers)
+        """Offer (value, note) pairs; the one that stands in the field already is left out."""
+        self._offers = tuple(offers)
+        self._show_offers()
+
+    def _show_offers(self) -> None:
+        shown = tuple(one for one in self._offers if one[0] != self.value)
+        if shown == self._shown:
+            return
+        self._shown = shown
         options = self.query_one(OptionList)
         options.clear_options()
-        options.add_options(Option(Content(visible(f"{value}  {note}".rstrip()))) for value, note in offers)
-        options.display = bool(offers)
+        options.add_options(Option(Content(visible(f"{value}  {note}".rstrip()))) for value, note in shown)
+        options.display = bool(shown)
 
     def focus_input(self) -> None:
         """Put the cursor into the field."""
@@ -92,6 +101,7 @@ class PathInput(Vertical):
 
     def on_input_changed(self, event: Input.Changed) -> None:
         event.stop()
+        self._show_offers()
         self.post_message(self.Typed(self.value))
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
@@ -100,7 +110,8 @@ class PathInput(Vertical):
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         event.stop()
-        self._settle(self._offers[event.option_index])
+        value, _note = self._shown[event.option_index]
+        self._settle(value)
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         event.stop()
