@@ -22,6 +22,7 @@ from engine.paths import is_folder
 from engine.remembered import source_remembered
 from engine.resume.logged import logged_schedule
 from engine.resume.recommend import settle_over_rows
+from engine.resume.whose import settings_beside
 from engine.sources import Resolved, Source, environment, read_toml, resolve
 
 
@@ -98,8 +99,8 @@ def _of_checkpoint(path: Path, weights: bool = False) -> list[Source]:
     """What the run that `path` belongs to was started with; what the adapter itself tells where there is no run.toml."""
     if not is_folder(path):
         return []
-    own = source_of_run(path.resolve().parent)
-    told = _told_by(inspect_folder(path, verify=False))
+    checkpoint = inspect_folder(path, verify=False)
+    own, told = settings_beside(checkpoint), _told_by(checkpoint)
     shape = {key: value for key, value in told.values.items() if key.startswith(("lora_", "target_"))}
     if own is None:
         return [Source("run", told.where, shape if weights else told.values)]

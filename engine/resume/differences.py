@@ -21,9 +21,9 @@ from engine.data.dataset import DATA_SETTINGS, Dataset, data_settings_digest, ev
 from engine.data.identity import Change, compare, identify
 from engine.data.read import Reading
 from engine.data.table import row_digests
-from engine.folder import source_of_run
 from engine.i18n import _, n_
 from engine.resume.logged import logged_geometry, logged_schedule, schedule_words
+from engine.resume.whose import settings_beside
 from engine.sources import Resolved, resolve
 
 
@@ -204,7 +204,7 @@ def _told(item: str, saved: str, asked: str, words: str, config: RunConfig) -> D
 def _data_settings(checkpoint: Checkpoint, config: RunConfig) -> Difference:
     """The settings of DATA_SETTINGS that differ, as far as the run's own run.toml tells; else the digests over all of them."""
     assert checkpoint.manifest is not None
-    own = source_of_run(checkpoint.path.parent)
+    own = settings_beside(checkpoint)
     started = resolve([own]).config if own is not None else config
     differ = [name for name in DATA_SETTINGS if getattr(started, name) != getattr(config, name)]
     saved, asked = (", ".join(f"{name} {getattr(one, name)}" for name in differ) for one in (started, config))
@@ -277,7 +277,7 @@ SETTINGS = (
 
 def settings_differences(resolved: Resolved, checkpoint: Checkpoint) -> list[Difference]:
     """What was asked for this start and is not what the run was started with."""
-    own = source_of_run(checkpoint.path.parent)
+    own = settings_beside(checkpoint)
     if own is None:
         return []
     started = resolve([own]).config

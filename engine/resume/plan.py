@@ -37,6 +37,7 @@ from engine.resume.off_path import off_path_words
 from engine.resume.onwards import onwards
 from engine.resume.recommend import settle, settle_over_rows
 from engine.resume.unfit import need_own_folder
+from engine.resume.whose import is_of_run_beside
 from engine.sources import Resolved
 
 
@@ -274,12 +275,16 @@ def _from_path(resolved: Resolved, asked: Path | None, path: Path) -> ResumePlan
         here if EXACT.fullmatch(placed.name) else proposed_output(str(resolved.config.dataset), str(resolved.config.model))
     )
     resolved = replace(resolved, config=resolved.config.model_copy(update={"resume": str(rooted(placed.path))}))
-    if furthest and (asked is None or asked.resolve() == here.resolve()):
+    own = is_of_run_beside(placed)
+    if furthest and own and (asked is None or asked.resolve() == here.resolve()):
         choice = _as_asked(placed, _("as asked; it is the furthest of its run"))
         output_dir = asked or here
         return _continue(resolved, output_dir, run_id_of(output_dir) or _id_of(placed), None, choice)
     output_dir = free_sibling(asked or beside)
-    choice = _as_asked(placed, _("as asked; the run branches off here into {folder}").format(folder=output_dir))
+    words = _("as asked; the run branches off here into {folder}")
+    if furthest and not own:
+        words = _("as asked; the folder it lies in is another run's, so it goes on in {folder}")
+    choice = _as_asked(placed, words.format(folder=output_dir))
     return _continue(resolved, output_dir, new_run_id(), f"{placed.run}/{placed.name}", choice)
 
 
