@@ -252,6 +252,10 @@ def _put_together(
     else:
         grade = Grade.PROVEN if proof is not None and verify and not proof.failed else Grade.COMPLETE
     history = state.history if state is not None else ()
+    # A manifest says both, or that they are not known: the history, which a glimpse has not read, must not say more.
+    loss, eval_loss = (manifest.loss, manifest.eval_loss) if manifest is not None else (None, None)
+    if manifest is None and step is not None:
+        loss, eval_loss = last_loss(history, step), last_eval_loss(history, step)
     return Checkpoint(
         name=path.name,
         path=path,
@@ -259,11 +263,9 @@ def _put_together(
         run=manifest.run_id if manifest is not None else UNKNOWN_RUN,
         made_by="lora-tui" if proof is not None else kinds.made_by(path, entries, weights.adapter, state),
         step=step,
-        epoch=_first(manifest.epoch if manifest else None, state.epoch if state else None),
-        loss=_first(manifest.loss if manifest else None, last_loss(history, step) if step is not None else None),
-        eval_loss=_first(
-            manifest.eval_loss if manifest else None, last_eval_loss(history, step) if step is not None else None
-        ),
+        epoch=manifest.epoch if manifest else state.epoch if state else None,
+        loss=loss,
+        eval_loss=eval_loss,
         max_steps=manifest.schedule.total_steps if manifest else state.max_steps if state else None,
         total_epochs=manifest.total_epochs if manifest else state.total_epochs if state else None,
         saved_at=manifest.saved_at if manifest else _saved_at(entries),
@@ -311,10 +313,6 @@ def _inside(path: Path, entries: Mapping[str, Entry]) -> int:
 def _saved_at(entries: Mapping[str, Entry]) -> float | None:
     last = entries.get(STATE_NAME) or max(entries.values(), key=lambda entry: entry.mtime, default=None)
     return last.mtime if last is not None else None
-
-
-def _first(one: float | None, other: float | None) -> float | None:
-    return one if one is not None else other
 
 
 def _unreadable(path: Path, wrong: Unsound) -> Checkpoint:

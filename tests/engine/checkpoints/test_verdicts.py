@@ -14,9 +14,9 @@ import pytest
 from engine.checkpoints import scan as scanning
 from engine.checkpoints import verdicts
 from engine.checkpoints.checkpoint import Checkpoint, Grade
-from engine.checkpoints.scan import scan, scan_many
+from engine.checkpoints.scan import glance, scan, scan_many
 from engine.resume.report import check_report
-from tests.engine.checkpoints.folders import seal, write_checkpoint
+from tests.engine.checkpoints.folders import seal, write_checkpoint, write_json
 
 
 @pytest.fixture
@@ -53,6 +53,19 @@ def test_a_second_look_reads_only_what_had_something_wrong_and_says_the_same(out
     read.clear()
     assert check_report(scan_many(out)) == first
     assert read == ["checkpoint-50"]
+
+
+def test_what_a_manifest_leaves_open_is_the_same_judged_recalled_and_glanced_at(out: Path) -> None:
+    """As of a run that was stopped between two evaluations: its log has an eval loss, which is of an earlier step."""
+    folder = write_checkpoint(out / "checkpoint-60", 60, 0.6, [3.0, 2.0])
+    state = json.loads((folder / "trainer_state.json").read_text())
+    write_json(
+        folder / "trainer_state.json", {**state, "log_history": [*state["log_history"], {"step": 2, "eval_loss": 8.5}]}
+    )
+    seal(folder, loss=None)
+    for look in (scan, scan_many, scan_many, glance):
+        (found,) = [one for one in look(out).checkpoints if one.name == "checkpoint-60"]
+        assert (found.loss, found.eval_loss, found.step, found.epoch) == (None, None, 60, 0.6), look
 
 
 def test_full_reads_everything_again(out: Path, read: list[str]) -> None:
