@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Literal
 
 from engine.checkpoints.checkpoint import Checkpoint, Grade
-from engine.checkpoints.choose import Choice, PassedOver
+from engine.checkpoints.choose import EQUALLY_FAR, Choice, PassedOver, distance
+from engine.checkpoints.inspect import inspect_folder
 from engine.checkpoints.lora_fields import OUTPUT_LAYER, why_not_trained
 from engine.checkpoints.scan import EXACT, Scan, glance
 from engine.config import RunConfig, flag
@@ -330,6 +331,35 @@ def roll_back(plan: ResumePlan, good: str | None) -> ResumePlan:
     checkpoint = replace(inspected(path), run=run)
     need_continuable(checkpoint)
     return _continue(Resolved(config, {}), plan.output_dir, plan.run_id, parent, Choice(checkpoint, reason, ()))
+
+
+def need_as_planned(plan: ResumePlan) -> None:
+    """Raise CannotContinue where the folder of `plan` holds what it was not planned over: between a plan and its start, as long as a
+    person looks at a review, another process may have had the folder. To be called with the folder held."""
+    if not is_folder(plan.output_dir):
+        return
+    new = [one for one in glance(plan.output_dir).checkpoints if _is_news(one, plan)]
+    if not new:
+        return
+    raise CannotContinue(
+        _("{folder}: something was saved there since this start was planned").format(folder=plan.output_dir),
+        _("The plan does not know of {names}.").format(names=", ".join(one.name for one in new[-3:])),
+        _("Nothing was begun. Start once more: the plan is then made over what is there now."),
+    )
+
+
+def _is_news(one: Checkpoint, plan: ResumePlan) -> bool:
+    """Whether `plan` would have been another one with `one`. Where a run goes on in its folder only what is further and sound counts."""
+    chosen = plan.checkpoint
+    if plan.mode in ("fresh", "weights") or chosen is None or chosen.path.parent.resolve() != plan.output_dir.resolve():
+        return True
+    known = {passed.checkpoint.name for passed in plan.passed_over}
+    return (
+        one.name not in known
+        and one.run in (plan.run_id, chosen.run)
+        and distance(one)[:EQUALLY_FAR] > distance(chosen)[:EQUALLY_FAR]
+        and inspect_folder(one.path).continuable
+    )
 
 
 def resumed(plan: ResumePlan) -> ResumePlan:

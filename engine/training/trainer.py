@@ -22,7 +22,7 @@ from engine.i18n import _
 from engine.journal import Journal
 from engine.lock import locked, stop_asked, unwritable
 from engine.paths import is_folder, is_there
-from engine.resume.plan import ResumePlan, resumed, roll_back
+from engine.resume.plan import ResumePlan, need_as_planned, resumed, roll_back
 from engine.resume.receipt import Item, Receipt, accepted, check_material, versions_item
 from engine.training.attempt import Attempt, CountedOtherTokens, Outcome, ShouldStop
 from engine.training.deciding import decide
@@ -75,6 +75,8 @@ class Trainer:
         ):
             need_trackers(self.config)
             need_plain_trash(out)
+            if not self.ranks.restarts:  # then it is planned anew
+                need_as_planned(self.plan)
             self._agree_on_the_plan()
             if self.plan.mode == "complete":  # only its end was lost
                 return self._conclude(out)
