@@ -349,7 +349,7 @@ def need_as_planned(plan: ResumePlan) -> None:
 
 
 def _is_news(one: Checkpoint, plan: ResumePlan) -> bool:
-    """Whether `plan` would have been another one with `one`. Where a run goes on in its folder only what is further and sound counts."""
+    """Whether `plan` would have been another one with `one`. Of a run that goes on there, what is further and sound."""
     chosen = plan.checkpoint
     if plan.mode in ("fresh", "weights") or chosen is None or chosen.path.parent.resolve() != plan.output_dir.resolve():
         return True
