@@ -144,6 +144,15 @@ def read_journal(folder: Path) -> Iterator[dict[str, Any]]:
                 yield record
 
 
+def last_join(folder: Path) -> int | None:
+    """Step at which the last attempt in `folder` took over from a checkpoint; None where it began from nothing, or none is known."""
+    step = None
+    for record in read_journal(folder):
+        if record["type"] == RunStarted.type:
+            step = record.get("step") if record.get("checkpoint") is not None else None
+    return step if isinstance(step, int) else None
+
+
 def record_of(line: bytes) -> dict[str, Any] | None:
     """The record that a line of a journal holds; None where it is no event."""
     try:

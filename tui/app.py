@@ -37,6 +37,7 @@ from textual.worker import Worker
 from engine.errors import LoraTuiError
 from engine.events import RunStopped
 from engine.i18n import _
+from engine.journal import last_join
 from engine.remembered import Remembered, load_remembered, save_remembered
 from engine.runner import LEFT
 from tui.ascii import AsciiFilter, ascii_drawn
@@ -101,6 +102,8 @@ class LoraTui(App[int]):
         self._told: deque[tuple[Event, float]] = deque()
         """What the run's thread has told and nobody has taken in yet, with the seconds of the monotonic clock."""
         self._run: Worker[None] | None = None
+        self._joined: int | None = None
+        """Of a run with nothing left to train, the step at which its last attempt took over: nothing tells of it again."""
         self._exit_after: int | None = None
         self._then: str = "result"
         self.detached = False
@@ -198,7 +201,7 @@ class LoraTui(App[int]):
         """Carry out `plan` in a thread and show the training screen."""
         assert not self.running, "one run at a time"
         history = plan.checkpoint.history if plan.checkpoint is not None and plan.mode != "weights" else ()
-        self.plan, self.error, self.outcome = plan, None, None
+        self.plan, self.error, self.outcome, self._joined = plan, None, None, None
         self._stop, self._then, self.detached = None, "result", False
         self._told.clear()
         self.live = begun(
@@ -218,6 +221,8 @@ class LoraTui(App[int]):
         outcome, failed = None, None
         try:
             load_libraries()  # the head start may still be under way
+            if plan.mode == "complete":
+                self._joined = last_join(plan.output_dir)
             outcome = self._runner_of_choice(plan).run(plan, self._tell, lambda: self._stop)
             if self._then == "process" and outcome.state == "stopped":
                 outcome = self._go_on_in_a_process(plan, outcome)
@@ -286,6 +291,8 @@ class LoraTui(App[int]):
         message.stop()
         self.take_in()
         self.outcome, self.error, self._run = message.outcome, message.error, None
+        if self._joined is not None:
+            self.live = replace(self.live, join=self._joined)
         if self._stop == LEFT:
             self.exit(self._exit_after or 0, return_code=self._exit_after or 0, message=self._goes_on())
             return

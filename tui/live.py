@@ -101,6 +101,8 @@ class Live:
     saved: CheckpointSaved | None = None
     jump: LossJumped | None = None
     """The jump that has not been answered yet."""
+    reset: LossJumped | None = None
+    """The jump right after the join, answered or not: what became of going on."""
     happenings: tuple[Happening, ...] = ()
     ended: RunFinished | RunStopped | RunFailed | None = None
     average: tuple[float, int] = (0.0, 0)
@@ -156,7 +158,8 @@ def fold(live: Live, event: Event, now: float) -> Live:
         case CheckpointSaved():
             return _happened(replace(live, saved=event), "saved", event)
         case LossJumped():
-            return _happened(replace(live, jump=event), "jumped", event)
+            reset = event if event.kind == "reset_at_resume" else live.reset
+            return _happened(replace(live, jump=event, reset=reset), "jumped", event)
         case RolledBack():
             return _happened(replace(live, jump=None), "rolled_back", event)
         case Warned():
@@ -206,6 +209,6 @@ def verdicts(receipt: ResumeChecked) -> Mapping[str, int]:
 
 
 def items(receipt: ResumeChecked) -> tuple[Mapping[str, Any], ...]:
-    """The items, what is not as it was first."""
+    """The items, the probe on top, then what is not as it was."""
     order = {"failed": 0, "changed": 1, "unknown": 2, "ok": 3}
-    return tuple(sorted(receipt.items, key=lambda item: order.get(str(item["verdict"]), 0)))
+    return tuple(sorted(receipt.items, key=lambda item: (item["item"] != "probe_loss", order.get(str(item["verdict"]), 0))))

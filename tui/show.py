@@ -7,7 +7,7 @@ from outside (names, messages of libraries) goes through `visible` and never thr
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import IO, Any
 
@@ -45,6 +45,8 @@ LINE_SECONDS = 5.0
 """Without a terminal, a step is told at most this often (and the first and last always)."""
 
 MARKS = {"ok": "ok     ", "changed": "changed", "failed": "FAILED ", "unknown": "unknown"}
+NOTHING = "-"
+"""Stands where nothing was saved that could be shown."""
 STYLES = {"ok": "green", "changed": "yellow", "failed": "bold red", "unknown": "dim"}
 
 
@@ -200,15 +202,11 @@ class Show:
             for item in event.items:
                 verdict = str(item["verdict"])
                 detail = f" · {item['detail']}" if item["detail"] and verdict != "ok" else ""
-                words = f"{MARKS[verdict]} {item['item']}: {item['expected']} → {item['found']}{detail}"
-                self.line(words, STYLES[verdict])
+                self.line(f"{MARKS[verdict]} {item_words(item)}{detail}", STYLES[verdict])
         else:
             self._receipt_table(event)
-        assumed = sum(1 for item in event.items if item["verdict"] == "unknown")
-        if assumed:
-            proven = sum(1 for item in event.items if item["verdict"] == "ok")
-            self.line(_("proven: {proven} items · assumed: {assumed}, for which nothing was kept to compare with").format(
-                proven=proven, assumed=assumed), "dim")  # fmt: skip
+        if assumed := assumed_words(event):
+            self.line(assumed, "dim")
 
     def _receipt_table(self, event: ResumeChecked) -> None:
         table = Table(box=None, padding=(0, 1), show_edge=False, pad_edge=False)
@@ -221,8 +219,8 @@ class Show:
             table.add_row(
                 Text(MARKS[verdict], STYLES[verdict], no_wrap=True),
                 Text(visible(str(item["item"])), no_wrap=True),
-                Text(visible(str(item["expected"])), **shape),
-                Text(visible(str(item["found"])), **shape),
+                Text(visible(str(item["expected"])) or NOTHING, **shape),
+                Text(visible(str(item["found"])) or NOTHING, **shape),
             )
             if item["detail"] and verdict != "ok":
                 table.add_row("", "", Text(visible(str(item["detail"])), "dim"), "")
@@ -257,6 +255,19 @@ def number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.2f}" if abs(value) >= 0.095 else f"{value:.3g}"
+
+
+def item_words(item: Mapping[str, Any]) -> str:
+    """An item of the receipt: what was saved, and what is there now."""
+    return f"{item['item']}: {item['expected'] or NOTHING} → {item['found'] or NOTHING}"
+
+
+def assumed_words(receipt: ResumeChecked) -> str:
+    """How much of a receipt is proven, where part of it is not; else empty."""
+    assumed = sum(1 for item in receipt.items if item["verdict"] == "unknown")
+    proven = sum(1 for item in receipt.items if item["verdict"] == "ok")
+    words = _("proven: {proven} items · assumed: {assumed}, for which nothing was kept to compare with")
+    return words.format(proven=proven, assumed=assumed) if assumed else ""
 
 
 def jump_words(kind: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.text import Text
 
@@ -23,7 +24,7 @@ from engine.i18n import _, n_
 from tui.dataset_text import rows_words
 from tui.live import Happening, Live, items, verdicts
 from tui.plain import visible
-from tui.show import MARKS, STYLES, jump_words, number, rolled_back_words
+from tui.show import MARKS, STYLES, assumed_words, item_words, jump_words, number, rolled_back_words
 from tui.widgets.chart import Line, Picture
 from tui.words import duration, epochs_words
 
@@ -171,22 +172,38 @@ def _event_line(one: Happening) -> Text:
 
 def receipt_text(receipt: ResumeChecked, names: bool = True) -> Text:
     """The receipt: how many items are as they were, with `names` which, and each that is not; the losses that prove it, always."""
-    counts = verdicts(receipt)
-    head = _("{ok} of {all} items restored as saved").format(ok=counts.get("ok", 0), all=len(receipt.items))
-    bad = counts.get("failed", 0)
-    text = Text(head, style="bold red" if bad else "bold green")
+    text = _receipt_head(receipt)
     for item in items(receipt):
-        verdict = str(item["verdict"])
-        if verdict == "ok" and item["item"] != "probe_loss":
-            continue
-        text.append(f"\n{MARKS[verdict]} ", style=STYLES[verdict])
-        text.append(visible(f"{item['item']}: {item['expected']} → {item['found']}"), style="not bold")
-        if verdict != "ok" and item["detail"]:
-            text.append(visible(f" · {item['detail']}"), style="not bold dim")
+        if item["verdict"] != "ok" or item["item"] == "probe_loss":
+            text.append_text(_receipt_line(item))
     fine = [visible(str(item["item"])) for item in receipt.items if item["verdict"] == "ok" and item["item"] != "probe_loss"]
     if fine and names:
         text.append(f"\n{MARKS['ok']} ", style=STYLES["ok"])
         text.append(", ".join(fine), style="not bold dim")
+    return text
+
+
+def whole_receipt_text(receipt: ResumeChecked) -> Text:
+    """The receipt with every item in full."""
+    text = _receipt_head(receipt)
+    if assumed := assumed_words(receipt):
+        text.append("\n" + assumed, style="not bold dim")
+    for item in items(receipt):
+        text.append_text(_receipt_line(item))
+    return text
+
+
+def _receipt_head(receipt: ResumeChecked) -> Text:
+    counts = verdicts(receipt)
+    head = _("{ok} of {all} items restored as saved").format(ok=counts.get("ok", 0), all=len(receipt.items))
+    return Text(head, style="bold red" if counts.get("failed", 0) else "bold green")
+
+
+def _receipt_line(item: Mapping[str, Any]) -> Text:
+    verdict = str(item["verdict"])
+    text = Text.assemble((f"\n{MARKS[verdict]} ", STYLES[verdict]), (visible(item_words(item)), "not bold"))
+    if verdict != "ok" and item["detail"]:
+        text.append(visible(f" · {item['detail']}"), style="not bold dim")
     return text
 
 

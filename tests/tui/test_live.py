@@ -164,3 +164,21 @@ def test_before_the_first_step_the_axis_is_the_whole_run() -> None:
     from tui.training_text import picture
 
     assert picture(folded(started(total_steps=300))).last_step == 300
+
+
+def test_a_jump_at_the_join_is_kept_when_it_has_been_answered() -> None:
+    reset = LossJumped(9, "reset_at_resume", 1.0, 4.4, 4.4, True)
+    spike = LossJumped(20, "spike", 1.0, 4.4, 4.4, False)
+    live = fold(replace(folded(started(checkpoint="checkpoint-8", step=8), reset), jump=None), spike, 9.0)
+    assert (live.reset, live.jump) == (reset, spike)
+
+
+def test_the_receipt_begins_with_the_probe_and_then_what_is_not_as_it_was() -> None:
+    from tui.training_text import receipt_text
+
+    def item(name: str, verdict: str) -> dict[str, str]:
+        return {"item": name, "expected": "", "found": "b", "verdict": verdict, "detail": ""}
+
+    found = (item("optimizer", "ok"), item("rng", "unknown"), item("schedule", "changed"), item("probe_loss", "ok"))
+    lines = receipt_text(ResumeChecked("checkpoint-8", found)).plain.splitlines()
+    assert lines[1:] == ["ok      probe_loss: - → b", "changed schedule: - → b", "unknown rng: - → b", "ok      optimizer"]

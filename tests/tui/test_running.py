@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine.errors import LoraTuiError, OutputError
-from engine.events import LossJumped, RunFailed, RunStopped
+from engine.events import LossJumped, ResumeChecked, RunFailed, RunStopped
 from engine.journal import read_journal
 from engine.resume.plan import ResumePlan
 from engine.training.attempt import Outcome
@@ -17,6 +17,7 @@ from tests.engine.runs import train
 from tests.tui.conftest import Hand
 from tests.tui.scripted import Scripted, started, step, training
 from tui.app import LoraTui
+from tui.widgets.chart import LossChart
 
 Make = Callable[..., LoraTui]
 
@@ -270,3 +271,74 @@ async def test_a_signal_that_comes_while_the_run_is_moved_is_heeded(
         await hand.press("d")
         await hand.until(lambda: app.return_code is not None)
     assert app.return_code == 143
+
+
+def item(name: str, verdict: str, expected: str = "a", found: str = "b") -> dict[str, str]:
+    return {"item": name, "expected": expected, "found": found, "verdict": verdict, "detail": ""}
+
+
+RECEIPT = ResumeChecked(
+    "checkpoint-8",
+    (
+        *(item(f"fine_{number}", "ok") for number in range(14)),
+        item("schedule", "changed"),
+        item("base_model", "unknown", expected=""),
+        item("probe_loss", "ok"),
+    ),
+)
+
+
+async def test_the_whole_receipt_can_be_read_while_it_trains_and_afterwards(
+    wizard: Make, flags: dict[str, Any], trained: Path
+) -> None:
+    app = wizard(flags, runner=Scripted(started(checkpoint="checkpoint-8", step=8), RECEIPT))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = await training(app, pilot)
+        await hand.until(lambda: hand.shows("r Receipt"))
+        for screen in ("TrainingScreen", "ResultScreen"):
+            await hand.arrive(screen)
+            await hand.press("r")
+            await hand.arrive("ReceiptScreen")
+            assert hand.shows("fine_0: a → b") and not hand.shows("fine_13")
+            await hand.press("end")
+            await hand.until(lambda: hand.shows("fine_13: a → b"))
+            await hand.press("r")
+            await hand.arrive(screen)
+            await hand.press("s")
+
+
+async def test_without_a_receipt_there_is_no_key_for_one(wizard: Make, flags: dict[str, Any]) -> None:
+    app = wizard(flags, runner=Scripted(started(), step(1, 1.0)))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = await training(app, pilot)
+        await hand.arrive("TrainingScreen")
+        assert not hand.shows("r Receipt")
+        await hand.press("s")
+        await hand.arrive("ResultScreen")
+        assert not hand.shows("r Receipt")
+
+
+async def test_the_result_keeps_what_was_told_at_the_join(wizard: Make, flags: dict[str, Any], trained: Path) -> None:
+    jump = LossJumped(9, "reset_at_resume", 0.5, 4.0, 8.0, True, causes=("The rows are other ones.",))
+    app = wizard(flags, runner=Scripted(started(checkpoint="checkpoint-8", step=8), RECEIPT, step(9, 4.0), jump))
+    async with app.run_test(size=(120, 40)) as pilot:
+        hand = await training(app, pilot)
+        await hand.until(lambda: hand.shows("WARNING"))
+        await hand.press("g", "s")
+        await hand.arrive("ResultScreen")
+        assert hand.shows("since step 9: from 0.50 to 4.00") and hand.shows("The rows are other ones.")
+        assert hand.shows("probe_loss: a → b") and hand.shows("schedule: a → b") and not hand.shows("fine_0")
+
+
+async def test_the_result_of_a_complete_run_shows_where_it_was_continued(
+    wizard: Make, flags: dict[str, Any], trained: Path
+) -> None:
+    train(**flags)
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.press("ctrl+n")
+        await hand.to_review()
+        await hand.run_to_end()
+        assert hand.screen.query_one("#chart", LossChart)._picture.join == 8

@@ -170,6 +170,13 @@ class StepScreen(WizardScreen):
             event.stop()
             self.action_back()
 
+    def action_receipt(self) -> None:
+        """The whole receipt of the run that is shown, for the steps that have a key for it."""
+        from tui.screens.dialogs import ReceiptScreen
+
+        if self.owner.live.receipt is not None:
+            self.owner.push_screen(ReceiptScreen(self.owner.live.receipt))
+
     def on_rail_step_chosen(self, event: RailStep.Chosen) -> None:
         event.stop()
         if event.number < self.STEP and self.may_leave():

@@ -1,4 +1,4 @@
-"""What lies over a step: help, the question before quitting, and the log."""
+"""What lies over a step: help, the question before quitting, the log, and the receipt."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Button, Log, Static
 
+from engine.events import ResumeChecked
 from engine.i18n import _
 from tui.plain import visible
 from tui.screens.base import WizardScreen
+from tui.training_text import whole_receipt_text
 
 TAIL = 200_000
 """Bytes of the log's end that are shown."""
@@ -129,6 +131,28 @@ class LogScreen(ModalScreen[None]):
         width = max(1, log.scrollable_content_region.width)
         log.clear()
         log.write_lines(piece for line in self._text.split("\n") for piece in chop_cells(line, width) or [""])
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        event.stop()
+        self.dismiss()
+
+
+class ReceiptScreen(ModalScreen[None]):
+    """The whole receipt of a continued run."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,r,q,enter", "app.pop_screen", show=False)]
+    AUTO_FOCUS = "VerticalScroll"
+
+    def __init__(self, receipt: ResumeChecked) -> None:
+        super().__init__()
+        self._receipt = receipt
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="dialog"):
+            with VerticalScroll():
+                yield Static(whole_receipt_text(self._receipt), markup=False)
+            with Horizontal(classes="answers"):
+                yield Button(_("Close"), variant="primary", compact=True)
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         event.stop()

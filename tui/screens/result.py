@@ -20,7 +20,7 @@ from tui.i18n import N_
 from tui.plain import visible
 from tui.screens.base import StepScreen
 from tui.show import number, stopped_standing
-from tui.training_text import picture, receipt_text
+from tui.training_text import jump_text, picture, receipt_text
 from tui.widgets.chart import LossChart
 from tui.wizard import Start
 
@@ -44,11 +44,16 @@ class ResultScreen(StepScreen):
         "heart, or the data is not what it seems. What counts in the end is what the model answers: try it."
     )
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("y", "copy", N_("Copy")), Binding("t", "talk", N_("Talk to it")),
-                                              Binding("e", "export", N_("Export"))]  # fmt: skip
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("y", "copy", N_("Copy")),
+        Binding("r", "receipt", N_("Receipt")),
+        Binding("t", "talk", N_("Talk to it")),
+        Binding("e", "export", N_("Export")),
+    ]
 
     def compose_body(self) -> ComposeResult:
         yield Static("", id="outcome", markup=False)
+        yield Static("", id="jump", markup=False)
         yield LossChart(ascii_only=self.owner.ascii_only, id="chart")
         yield Static("", id="receipt", markup=False)
 
@@ -65,12 +70,15 @@ class ResultScreen(StepScreen):
         self.query_one("#outcome", Static).update(outcome_text(self.owner))
         self.query_one("#chart", LossChart).show(picture(live))
         self.query_one("#chart").display = bool(live.loss_curve.points or live.history.points)
+        told = [live.reset] if live.reset is not None else []
+        told += [live.jump] if live.jump is not None and live.jump is not live.reset else []
+        jumps = self.query_one("#jump", Static)
+        jumps.display = bool(told)
+        jumps.update(Text("\n").join(jump_text(jump, ()) for jump in told))
         receipt = self.query_one("#receipt", Static)
         receipt.display = live.receipt is not None
         if live.receipt is not None:
-            told = receipt_text(live.receipt)
-            failed = any(item["verdict"] == "failed" for item in live.receipt.items)
-            receipt.update(told if failed else told.split("\n")[0])  # a short run was over before anybody could read it
+            receipt.update(receipt_text(live.receipt, names=False))  # a short run was over before anybody could read it
         self.query_one("#fresh").display = error is not None
         self.query_one("#talk").display = self.query_one("#export").display = self._adapter_is_there()
         if isinstance(error, CannotContinue):
@@ -92,6 +100,8 @@ class ResultScreen(StepScreen):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action in ("talk", "export"):
             return self._adapter_is_there()
+        if action == "receipt":
+            return self.owner.live.receipt is not None
         return action != "next"  # there is none, and a key that went on so far must not end the program
 
     def _adapter_is_there(self) -> bool:

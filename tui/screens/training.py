@@ -60,6 +60,7 @@ class TrainingScreen(StepScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "stop", N_("Stop and save")),
         Binding("l", "log", N_("Log")),
+        Binding("r", "receipt", N_("Receipt")),
         Binding("d", "detach", N_("Detach")),
         Binding("b", "back_to_good", N_("Go back")),
         Binding("g", "go_on_after_jump", N_("Go on")),
@@ -202,6 +203,8 @@ class TrainingScreen(StepScreen):
             return self.owner.live.jump is not None and self.owner.live.ended is None and here
         if action == "go_on_after_jump":
             return self.owner.live.jump is not None and self.owner.live.ended is None
+        if action == "receipt":
+            return self.owner.live.receipt is not None
         if action == "stop":
             return self.owner.may_stop and self.owner.live.ended is None
         if action == "detach":
