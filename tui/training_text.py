@@ -47,8 +47,8 @@ def picture(live: Live) -> Picture:
 def _right_end(live: Live) -> int | None:
     """The last step that the axis shows: of the whole run, halved as long as what is there fits. So the curve takes half of the width
     or more, and that of a long run can be read from its beginning; how far it has come is said by the bar."""
-    if live.started is None or live.started.total_steps is None:
-        return None
+    if live.started is None or live.started.total_steps is None or live.ended is not None:
+        return None  # of a run that has ended the last point is the end
     end, done = live.started.total_steps, live.step.step if live.step is not None else live.started.step
     while done and end // 2 >= done:
         end //= 2

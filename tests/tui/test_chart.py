@@ -105,3 +105,10 @@ def test_without_a_point_it_is_empty() -> None:
 
 def test_the_axis_reaches_to_the_last_step_that_is_planned() -> None:
     assert rows(Picture(curve(2.0, 1.0).lines, last_step=339))[-1].split()[-1] == "339"
+
+
+@given(st.floats(2.5, 99), st.integers(6, 30))
+def test_where_a_run_begins_is_labelled_however_low_the_chart(first: float, height: int) -> None:
+    picture = Picture((Line([(1, first), (2, 0.101)], "loss", "*"),), band=(0.1, 0.3))
+    found = ticks(picture, height=height)
+    assert max(found) >= first / 2.01 or 0 in found.values()

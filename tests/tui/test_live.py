@@ -160,6 +160,12 @@ def test_the_curve_takes_half_of_the_axis_or_more_and_the_axis_no_more_than_the_
     assert end is not None and done <= end <= total and (end == total or end // 2 < done)
 
 
+def test_the_axis_of_a_run_that_has_ended_goes_no_further_than_its_curve() -> None:
+    from tui.training_text import picture
+
+    assert picture(folded(started(total_steps=300), step(160, 1.0), RunStopped(160, 1.0, "user", None))).last_step is None
+
+
 def test_before_the_first_step_the_axis_is_the_whole_run() -> None:
     from tui.training_text import picture
 

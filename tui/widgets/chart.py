@@ -145,12 +145,26 @@ class _Axes:
             step = _round_up((self.high - self.low) / max(1, min(8, self.rows // 2)))
             first = math.ceil(self.low / step - 1e-9)
             values = [number * step for number in range(first, math.floor(self.high / step + 1e-9) + 1)]
-        labels: dict[int, str] = {}
+        labels = self._labels(values)
+        if self.logarithmic and max(labels.values(), default=0.0) < self.high / 2:
+            # A run begins at the top, which would have no label: it comes before those that are near it.
+            labels = self._labels([*(value for value in values if self.y(value) < 4), _round_down(self.high), *values])
+        return {row: _short(value) for row, value in labels.items()}
+
+    def _labels(self, values: Sequence[float]) -> dict[int, float]:
+        """The values that are labelled, by row: an earlier one keeps later ones from the rows beside it."""
+        labels: dict[int, float] = {}
         for value in values:
             row = min(self.rows - 1, self.y(value) // 4)
             if self.low * (1 - 1e-9) <= value <= self.high * (1 + 1e-9) and not labels.keys() & {row - 1, row, row + 1}:
-                labels[row] = _short(value)
+                labels[row] = value
         return labels
+
+
+def _round_down(value: float) -> float:
+    """A positive `value` with its first two digits."""
+    power = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return math.floor(value / power) * power
 
 
 def _round_up(value: float) -> float:
