@@ -20,7 +20,7 @@ from engine.checkpoints.manifest import DatasetIdentity
 from engine.config import RunConfig
 from engine.data.formats import OWN, Rows, read_rows
 from engine.data.identity import Digests, identify
-from engine.data.read import Reading
+from engine.data.read import Reading, is_hub_id
 from engine.data.split import Places, split
 from engine.data.table import row_digests
 from engine.i18n import _
@@ -64,11 +64,19 @@ def read_dataset(
 
 
 def eval_rows(config: RunConfig) -> Rows:
-    """The rows of --eval-dataset: a split of the dataset by its name, else something of its own. Raises DatasetError."""
+    """The rows of --eval-dataset: a split of the dataset by its name, else something of its own. Raises DatasetError, also of a bare
+    name that is neither: to ask the hub for it would say that there is no such dataset, and not that there is no such split."""
     assert config.dataset is not None and config.eval_dataset is not None
     reading = replace(Reading.of(config), skip_rows=None)  # those are rows of what is trained on
-    split = config.eval_dataset if config.eval_dataset in read_rows(config.dataset, reading).raw.splits else None
-    return read_rows(config.dataset, reading, split) if split is not None else read_rows(config.eval_dataset, reading)
+    name = config.eval_dataset
+    if may_be_a_split(name) or name in read_rows(config.dataset, reading).raw.splits:
+        return read_rows(config.dataset, reading, name)
+    return read_rows(name, reading)
+
+
+def may_be_a_split(name: str) -> bool:
+    """Whether `name` says nothing but a name, and nothing of it is here."""
+    return is_hub_id(name) and "/" not in name
 
 
 def held_back_notes(config: RunConfig, dataset: Dataset) -> tuple[str, ...]:

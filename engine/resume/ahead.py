@@ -12,7 +12,6 @@ from engine.folder import look_at
 from engine.i18n import _, n_
 from engine.lock import busy, is_held
 from engine.models.report import model_report, to_be_fetched
-from engine.resume.layers import need_layers
 from engine.resume.plan import ResumePlan
 
 
@@ -29,8 +28,6 @@ def look_ahead(plan: ResumePlan) -> tuple[str, ...]:
     model = model_report(config.model)
     if model.stopped is not None and not to_be_fetched(model):
         raise model.stopped
-    if plan.mode == "fresh" and model.folder is not None:
-        need_layers(config.target_modules, model.folder)
     notes, fetched = _rows(plan)
     fetched = [config.model, *fetched] if to_be_fetched(model) else fetched
     return (*notes, *(_("{name}: is fetched from the hub when the run begins").format(name=name) for name in fetched))

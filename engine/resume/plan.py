@@ -23,17 +23,20 @@ from engine.course.steps import (
     Length,
     Position,
 )
-from engine.data.dataset import Dataset
+from engine.data.dataset import Dataset, eval_rows, may_be_a_split
+from engine.data.read import is_hub_id
 from engine.devices import placed
 from engine.errors import CannotContinue, ConfigError, ModelError
 from engine.folder import free_sibling, own_start, proposed_output, run_id_of
 from engine.i18n import _
+from engine.models.report import model_report
 from engine.paths import is_folder, is_there, rooted
 from engine.resume.asked import asked_for, inspected, need_checkpoint, need_continuable, problems_of, ways_on
 from engine.resume.differences import (
     Difference,
     contradiction,
 )
+from engine.resume.layers import need_layers
 from engine.resume.off_path import off_path_words
 from engine.resume.onwards import onwards
 from engine.resume.recommend import settle, settle_over_rows
@@ -87,8 +90,15 @@ class ResumePlan:
 def plan_run(resolved: Resolved, found: Scan | None = None) -> ResumePlan:
     """Decide what a run with these answers does. `found`: a scan of its folder, where one was just made.
 
-    Raises ConfigError (2) where an answer is missing, CannotContinue (3) where no checkpoint can be continued as asked.
+    Raises ConfigError (2) where an answer is missing, CannotContinue (3) where no checkpoint can be continued as asked, ModelError or
+    DatasetError (4) where what a setting names is not in the model, or is no dataset.
     """
+    plan = _planned(resolved, found)
+    _need_what_is_named(plan)
+    return plan
+
+
+def _planned(resolved: Resolved, found: Scan | None) -> ResumePlan:
     resolved = replace(resolved, config=placed(_rooted(resolved.config)))
     config = resolved.config
     named = config.resume if config.resume not in ("auto", "never") else None
@@ -185,6 +195,22 @@ def _need_no_output_layer(config: RunConfig) -> None:
             _("lm_head is the output layer. TRL trains no adapter on it: it takes the layer's own weights for the loss."),
             _("all-linear takes every linear layer but the output layer."),
         )
+
+
+def _need_what_is_named(plan: ResumePlan) -> None:
+    """Raise ModelError or DatasetError where layers or eval rows that are named are not there: the run would say so, but only once it
+    has begun. Of what is to be fetched nothing is known yet."""
+    config = plan.config
+    assert config.dataset is not None and config.model is not None
+    if plan.mode == "fresh" and config.target_modules != RunConfig.model_fields["target_modules"].default:
+        folder = model_report(config.model).folder
+        if folder is not None:
+            need_layers(config.target_modules, folder)
+    measured = config.eval_dataset
+    if plan.mode == "complete" or measured is None or is_hub_id(config.dataset):
+        return
+    if may_be_a_split(measured) or not is_hub_id(measured):
+        eval_rows(config)
 
 
 def _rooted(config: RunConfig) -> RunConfig:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from textual.widgets import Button, Input
+from textual.widgets import Button, Collapsible, Input
 
 from engine.lock import locked
 from engine.remembered import Remembered, load_remembered
@@ -271,3 +271,23 @@ async def test_the_demo_goes_where_the_command_line_says(wizard: Make) -> None:
         await hand.go_on("ModelScreen", "232 rows")
         await hand.go_on("OutputScreen", "context 512")
         await hand.until(lambda: hand.shows("out/elsewhere"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [({"eval_dataset": "nosplit"}, "has no split nosplit"), ({"target_modules": "qqq"}, "this model has no such layers")],
+)
+async def test_what_a_setting_names_and_is_not_there_closes_the_review_and_the_setting_is_shown(
+    wizard: Make, flags: dict[str, Any], asked: dict[str, str], words: str
+) -> None:
+    app = wizard({**flags, **asked})
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.press("ctrl+n")
+        await hand.to_review()
+        assert hand.shows(words) and hand.screen.query_one("#main", Button).disabled
+        await hand.press("escape")
+        await hand.arrive("SettingsScreen")
+        await hand.until(lambda: hand.shows("learning rate"))
+        assert not hand.screen.query_one("#more", Collapsible).collapsed

@@ -60,7 +60,8 @@ class SettingsScreen(StepScreen):
         for group, names in (("#first", FIRST_SETTINGS), ("#rest", MORE)):
             fields = [Setting(name, self.wizard.answers.get(name, getattr(self._base, name))) for name in names]
             await self.query_one(group, Vertical).mount_all(fields)  # none is asked for its value before it has one
-        self.query_one("#more").display = True
+        more = self.query_one("#more", Collapsible)
+        more.display, more.collapsed = True, self.wizard.answers.keys().isdisjoint(MORE)
         self.focus_main()
 
     def on_descendant_blur(self, event: DescendantBlur) -> None:
