@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from rich.cells import cell_len
+from textual.color import Color
 
 from engine.course.advice import advise
 from engine.events import CheckpointSaved, LossJumped, ResumeChecked, RowsTokenised, RunFinished
@@ -124,3 +125,45 @@ def test_a_run_has_its_whole_name_in_a_narrow_terminal(
         said = capsys.readouterr().out
         assert "out/w" in said.split() and "8/14" in said
         assert all(len(line) <= int(columns) for line in said.splitlines())
+
+
+@pytest.mark.parametrize("theme", ["textual-light", "solarized-light", "catppuccin-latte", "atom-one-light"])
+async def test_where_one_is_can_be_read_on_a_light_ground(wizard: Make, theme: str) -> None:
+    app = wizard()
+    app.theme = theme
+    async with app.run_test(size=(80, 24)):
+        step = app.screen.query_one("RailStep.current")
+        (_base, ground), (_below, colour) = step.background_colors, step.colors[2:]
+        light, dark = sorted((_luminance(ground), _luminance(colour)), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5  # WCAG 2.2, 1.4.3
+
+
+def _luminance(colour: Color) -> float:
+    """WCAG 2.2's relative luminance."""
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour.normalized)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+async def test_a_disabled_button_keeps_its_label_in_the_terminals_own_colours(wizard: Make) -> None:
+    app = wizard()
+    app.theme = "ansi-light"
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        app.screen.query_one("#main").disabled = True
+        await pilot.pause()
+        assert hand.shows(" Next ")
+        assert app.screen.query_one("#main").size.height == 1
+
+
+@pytest.mark.parametrize("columns", range(30, 60, 3))
+async def test_no_key_is_cut_at_the_foot_of_a_narrow_terminal(wizard: Make, columns: int) -> None:
+    app = wizard()
+    async with app.run_test(size=(columns, 12)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.until(lambda: hand.shows("^p Menu"))
+        left, menu, _right = hand.text().splitlines()[-1].partition("▏^p Menu")
+        assert menu and "^n Next" in left
+        assert set(left.split()) <= {"^n", "Next", "f1", "Help", "^o", "Browse", "^q", "Quit"}
+        assert len(left.split()) % 2 == 0
+        await pilot.resize_terminal(100, 12)
+        await hand.until(lambda: hand.shows("^q Quit"))

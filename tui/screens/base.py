@@ -17,16 +17,20 @@ from textual.app import ComposeResult
 from textual.binding import ActiveBinding, Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.screen import Screen
-from textual.widgets import Button, Footer, Static
+from textual.widgets import Button, Static
 
 from engine.errors import LoraTuiError
 from engine.i18n import _
 from tui.app import LoraTui, wizard_app
 from tui.i18n import N_
 from tui.messages import Found
+from tui.widgets.foot import Foot
 from tui.widgets.path_input import PathInput
 from tui.widgets.rail import Rail, RailStep
 from tui.wizard import Wizard
+
+SHORT = 1.5
+"""Seconds for which it is told that a key has done its work: it lies over what was asked about."""
 
 
 class WizardScreen(Screen[Any]):
@@ -120,7 +124,7 @@ class StepScreen(WizardScreen):
                 yield Button(_("Back"), id="back", compact=True)
             yield from self.compose_buttons()
             yield Button(_(self.MAIN), id="main", variant="primary", compact=True)
-        yield Footer(compact=True)
+        yield Foot(compact=True)
 
     def compose_body(self) -> ComposeResult:
         """The step's own widgets."""

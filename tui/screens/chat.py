@@ -17,7 +17,7 @@ from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
-from textual.widgets import Footer, Input, Static
+from textual.widgets import Input, Static
 
 from engine.errors import LoraTuiError
 from engine.export.chat import SIDES, Chat, Messages, Sampling, Side, continued_words, open_chat, question
@@ -28,6 +28,7 @@ from tui.i18n import N_
 from tui.messages import Progressed, Said
 from tui.plain import visible
 from tui.screens.base import WizardScreen
+from tui.widgets.foot import Foot
 from tui.widgets.growing import Growing
 
 
@@ -92,7 +93,7 @@ class ChatScreen(WizardScreen):
                 yield Input(f"{value:g}", id=name, compact=True)
         yield Static(_("loading the model"), id="chat-state", markup=False)
         yield Input(placeholder=_("Ask something"), id="question")
-        yield Footer(compact=True)
+        yield Foot(compact=True)
 
     def on_mount(self) -> None:
         self.query_one("#question").focus()

@@ -11,7 +11,7 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
-from textual.widgets import Button, Footer, Input, Select, Static
+from textual.widgets import Button, Input, Select, Static
 
 from engine.errors import LoraTuiError
 from engine.export.llama_cpp import MEGABYTES, QUANTIZATIONS, to_be_fetched
@@ -23,6 +23,7 @@ from tui.messages import Found, Progressed
 from tui.plain import visible
 from tui.screens.base import WizardScreen
 from tui.screens.dataset import told
+from tui.widgets.foot import Foot
 
 AS_STORED = "as stored"
 
@@ -78,7 +79,7 @@ class ExportScreen(WizardScreen):
         with Horizontal(id="buttons"):
             yield Button(_("Back"), id="back", compact=True)
             yield Button(_("Export"), id="main", variant="primary", compact=True)
-        yield Footer(compact=True)
+        yield Foot(compact=True)
 
     def on_mount(self) -> None:
         self._show()
