@@ -315,7 +315,7 @@ def stop_words(reason: str) -> str:
         LOSS_JUMPED: _("the loss jumped"),
         PARENT_GONE: _("who started it has gone"),
         WATCHER: _("asked for from elsewhere"),
-        "user": _("asked for"),
+        "user": _("by you"),
         "detach": _("moved to a process of its own"),
     }.get(reason, reason)
 

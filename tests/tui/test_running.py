@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine.errors import LoraTuiError, OutputError
-from engine.events import LossJumped, ResumeChecked, RunFailed, RunStopped
+from engine.events import LossJumped, ResumeChecked, RunFailed, RunFinished, RunStopped
 from engine.journal import read_journal
 from engine.resume.plan import ResumePlan
 from engine.training.attempt import Outcome
@@ -342,3 +342,32 @@ async def test_the_result_of_a_complete_run_shows_where_it_was_continued(
         await hand.to_review()
         await hand.run_to_end()
         assert hand.screen.query_one("#chart", LossChart)._picture.join == 8
+
+
+async def test_from_a_refused_start_one_goes_back_to_the_settings_of_that_run(
+    wizard: Make, flags: dict[str, Any], trained: Path
+) -> None:
+    app = wizard({**flags, "resume": str(trained / "checkpoint-6")}, runner=Scripted(OutputError("disk full")))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = await training(app, pilot)
+        await hand.arrive("ResultScreen")
+        asked = app.wizard.start
+        await hand.until(lambda: hand.shows(" Leave "))
+        assert hand.shows(" Settings ") and asked.how == "continue"
+        await pilot.click("#settings")
+        await hand.arrive("SettingsScreen")
+        assert app.wizard.start == asked
+
+
+@pytest.mark.parametrize(("state", "offered"), [("overfitting", False), ("unknown", False), ("keep_going", True)])
+async def test_longer_is_offered_unless_the_advice_is_against_it(
+    wizard: Make, flags: dict[str, Any], state: str, offered: bool
+) -> None:
+    end = RunFinished(20, 2.0, 0.01, None, 1.0, "out/w/final", {"state": state, "message": "what to do"})
+    app = wizard(flags, runner=Scripted(started(), then=end))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = await training(app, pilot)
+        await hand.arrive("TrainingScreen")
+        await hand.press("s")
+        await hand.arrive("ResultScreen")
+        assert hand.shows("what to do") and hand.shows("longer:") == offered

@@ -109,6 +109,7 @@ async def test_trash_and_undo_move_one_checkpoint_and_bring_it_back(
         assert not (trained / "checkpoint-8").exists()
         await hand.press("z")
         await hand.until(lambda: hand.shows("checkpoint-8 is the furthest"))
+        assert [told.message for told in app._notifications] == ["checkpoint-8 is back"]
         assert (trained / "checkpoint-8" / "manifest.json").read_bytes() == whole
 
 

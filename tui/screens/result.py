@@ -18,7 +18,7 @@ from engine.i18n import _
 from engine.paths import is_file, is_folder
 from tui.i18n import N_
 from tui.plain import visible
-from tui.screens.base import StepScreen
+from tui.screens.base import SHORT, StepScreen
 from tui.show import number, stopped_standing
 from tui.training_text import jump_text, picture, receipt_text
 from tui.widgets.chart import LossChart
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from tui.app import LoraTui
 
 
+TRAIN_ON = ("keep_going", "reached")
+"""Advice that training longer does not go against."""
 READ = 1.5
 """Seconds for which Enter does nothing where nobody had to wait for the result."""
 
@@ -62,6 +64,7 @@ class ResultScreen(StepScreen):
         yield Button(_("Export"), id="export", compact=True)
         yield Button(_("Continue this run"), id="again", compact=True)
         yield Button(_("Start fresh"), id="fresh", compact=True)
+        yield Button(_("Settings"), id="settings", compact=True)
         yield Button(_("New dataset"), id="new", compact=True)
 
     def fill(self) -> None:
@@ -79,7 +82,8 @@ class ResultScreen(StepScreen):
         receipt.display = live.receipt is not None
         if live.receipt is not None:
             receipt.update(receipt_text(live.receipt, names=False))  # a short run was over before anybody could read it
-        self.query_one("#fresh").display = error is not None
+        for name in ("#fresh", "#settings"):
+            self.query_one(name).display = error is not None
         self.query_one("#talk").display = self.query_one("#export").display = self._adapter_is_there()
         if isinstance(error, CannotContinue):
             self.query_one("#again", Button).label = _("Choose another checkpoint")
@@ -124,7 +128,7 @@ class ResultScreen(StepScreen):
     def action_copy(self) -> None:
         """What is written here, for a message to somebody who can help."""
         self.owner.copy_to_clipboard(farewell(self.owner).plain)
-        self.notify(_("It is in the clipboard."), markup=False)
+        self.notify(_("It is in the clipboard."), timeout=SHORT, markup=False)
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         actions = {"talk": self.action_talk, "export": self.action_export}
@@ -132,11 +136,12 @@ class ResultScreen(StepScreen):
             event.stop()
             actions[event.button.id]()
             return
-        steps = {"again": 3, "fresh": 4, "new": 0}
+        steps = {"again": 3, "fresh": 4, "settings": 4, "new": 0}
         if event.button.id not in steps:
             return
         event.stop()
-        self.wizard.start = Start("fresh") if event.button.id == "fresh" else Start("auto")
+        if event.button.id != "settings":  # the same run, asked for otherwise
+            self.wizard.start = Start("fresh") if event.button.id == "fresh" else Start("auto")
         self.wizard.planned = None
         if self.owner.plan is not None and event.button.id == "again":
             self.wizard.answer("output", str(self.owner.plan.output_dir))
@@ -165,12 +170,13 @@ def outcome_text(app: LoraTui) -> Text:
         if folder is not None:
             command = shlex.join(["lora-tui", "export", str(folder), "--to", "ollama"])
             text.append("\n" + _("into Ollama: {command}").format(command=visible(command)), style="not bold")
-            more = str(max(2, 2 * math.ceil(ended.epoch)))
-            asked = []
-            if app.plan is not None and not is_file(folder / RUN_TOML):  # another tool's, which says nothing of them
-                asked = ["--dataset", str(app.plan.config.dataset), "--model", str(app.plan.config.model)]
-            command = shlex.join(["lora-tui", "--yes", "--output", str(folder), *asked, "--epochs", more])
-            text.append("\n" + _("longer: {command}").format(command=visible(command)), style="not bold")
+            if ended.advice["state"] in TRAIN_ON:
+                more = str(max(2, 2 * math.ceil(ended.epoch)))
+                asked = []
+                if app.plan is not None and not is_file(folder / RUN_TOML):  # another tool's, which says nothing of them
+                    asked = ["--dataset", str(app.plan.config.dataset), "--model", str(app.plan.config.model)]
+                command = shlex.join(["lora-tui", "--yes", "--output", str(folder), *asked, "--epochs", more])
+                text.append("\n" + _("longer: {command}").format(command=visible(command)), style="not bold")
         return text
     if isinstance(ended, RunStopped):
         words = _("stopped at step {step}, epoch {epoch:.2f}").format(step=ended.step, epoch=ended.epoch)

@@ -20,7 +20,7 @@ from tui.i18n import N_
 from tui.lookups import expect_counted
 from tui.messages import Found
 from tui.plain import visible
-from tui.screens.base import StepScreen
+from tui.screens.base import SHORT, StepScreen
 from tui.screens.dataset import lines_text, told
 from tui.show import plan_lines
 from tui.wizard import READING, SETTINGS, Planned, Start
@@ -119,7 +119,7 @@ class ReviewScreen(StepScreen):
     def action_copy(self) -> None:
         if self._planned is not None:  # the button, too
             self.owner.copy_to_clipboard(self.wizard.command_line())
-            self.notify(_("The command is in the clipboard."), markup=False)
+            self.notify(_("The command is in the clipboard."), timeout=SHORT, markup=False)
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         if event.button.id == "copy":

@@ -288,6 +288,7 @@ class StartScreen(StepScreen):
         if isinstance(value, LoraTuiError):
             self.close(told(value))
             return
+        self.owner.clear_notifications()  # where it is now is no longer what the last one says
         if asked in self.wizard.trashed:
             self.wizard.trashed.remove(asked)
             self._cursor = value.name
