@@ -148,7 +148,8 @@ class _Axes:
         labels = self._labels(values)
         if self.logarithmic and max(labels.values(), default=0.0) < self.high / 2:
             # A run begins at the top, which would have no label: it comes before those that are near it.
-            labels = self._labels([*(value for value in values if self.y(value) < 4), _round_down(self.high), *values])
+            top = sorted((value for value in values if self.y(value) < 4), reverse=True)
+            labels = self._labels([*top, _round_down(self.high), *values])
         return {row: _short(value) for row, value in labels.items()}
 
     def _labels(self, values: Sequence[float]) -> dict[int, float]:
