@@ -1,4 +1,4 @@
-"""Bytes as people say them."""
+"""Bytes and losses as people say them."""
 
 from __future__ import annotations
 
@@ -9,3 +9,12 @@ def size_words(count: int) -> str:
     while value >= 999.5 and len(units) > 1:
         value, units = value / 1000, units[1:]
     return f"{value:.3g} {units[0]}"
+
+
+def loss_words(value: float | None) -> str:
+    """A loss with enough digits to tell and none to spare: 7 columns at most up to 1e99. A dash where it is not known."""
+    if value is None:
+        return "-"
+    if 0.095 <= abs(value) < 9999.995:
+        return f"{value:.2f}"
+    return f"{value:.3g}" if 0.001 <= abs(value) < 0.095 else f"{value:.2g}"

@@ -21,7 +21,7 @@ from engine.i18n import _, sentences
 from engine.paths import is_file
 from engine.resume.recommend import recommend
 from engine.resume.report import check_report
-from engine.sizes import size_words
+from engine.sizes import loss_words, size_words
 from tui.plain import visible
 
 CONTINUABLE, NOTHING = 0, 3
@@ -78,8 +78,8 @@ def _table(report: dict[str, Any]) -> Any:
             one["name"],
             _number(one["epoch"], ".2f"),
             _number(one["step"], "d"),
-            _number(one["loss"], ".4g"),
-            _number(one["eval_loss"], ".4g"),
+            loss_words(one["loss"]),
+            loss_words(one["eval_loss"]),
             one["grade"],
             one["run"],
             size_words(one["bytes"]),
@@ -140,8 +140,8 @@ def _jump(jump: dict[str, Any]) -> str:
     return _("{run}, step {step}: from {before} to {after} {where}").format(
         run=jump["run"],
         step=jump["step"],
-        before=_number(jump["from"], ".4g"),
-        after=_number(jump["to"], ".4g") if jump["to"] is not None else _("not a number"),
+        before=loss_words(jump["from"]),
+        after=loss_words(jump["to"]) if jump["to"] is not None else _("not a number"),
         where=where,
     )
 

@@ -12,9 +12,10 @@ from typing import Any
 from engine.clock import moment
 from engine.errors import ConfigError
 from engine.i18n import _
+from engine.sizes import loss_words
 from engine.watch import Standing, runs_under
 from tui.plain import visible
-from tui.show import number, stop_words
+from tui.show import stop_words
 
 WIDE = 120
 """Columns from which on the runs are a table, and below which each has two lines."""
@@ -70,7 +71,7 @@ def _print(found: list[Standing]) -> None:
             state_words(one),
             _step(one),
             f"{one.epoch:.2f}" if one.epoch is not None else "-",
-            number(one.loss),
+            loss_words(one.loss),
             _moment(one.told),
             _why(one),
         )
@@ -86,7 +87,7 @@ def standing_words(one: Standing) -> list[str]:
     if one.epoch is not None:
         words.append(_("epoch {epoch:.2f}").format(epoch=one.epoch))
     if one.loss is not None:
-        words.append(_("loss {loss}").format(loss=number(one.loss)))
+        words.append(_("loss {loss}").format(loss=loss_words(one.loss)))
     return [*words, *(part for part in (_moment(one.told) if one.told is not None else "", _why(one)) if part)]
 
 

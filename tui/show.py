@@ -37,6 +37,7 @@ from engine.i18n import _, n_
 from engine.lock import WATCHER
 from engine.redact import redact
 from engine.resume.plan import ResumePlan
+from engine.sizes import loss_words
 from tui.dataset_text import rows_words
 from tui.plain import visible
 from tui.words import epochs_words
@@ -106,12 +107,12 @@ class Show:
             case ResumeChecked():
                 self._receipt(event)
             case Evaluated():
-                self.line(_("step {step} · eval loss {loss}").format(step=event.step, loss=number(event.eval_loss)))
+                self.line(_("step {step} · eval loss {loss}").format(step=event.step, loss=loss_words(event.eval_loss)))
             case CheckpointSaved():
                 gone = _(" · removed {names}").format(names=", ".join(event.removed)) if event.removed else ""
                 self.line(
                     _("saved {name} · epoch {epoch:.2f} · loss {loss}{gone}").format(
-                        name=event.checkpoint, epoch=event.epoch, loss=number(event.loss), gone=gone
+                        name=event.checkpoint, epoch=event.epoch, loss=loss_words(event.loss), gone=gone
                     ),
                     "dim",
                 )
@@ -188,7 +189,7 @@ class Show:
 
     def _step(self, event: Step) -> None:
         text = _("epoch {epoch:.2f} · loss {loss} · lr {rate:.2e} · {speed:.0f} tok/s").format(
-            epoch=event.epoch, loss=number(event.loss), rate=event.learning_rate, speed=event.tokens_per_second
+            epoch=event.epoch, loss=loss_words(event.loss), rate=event.learning_rate, speed=event.tokens_per_second
         )
         now = time.monotonic()
         if self._bar is not None:
@@ -229,7 +230,7 @@ class Show:
     def _jumped(self, event: LossJumped) -> None:
         self.line(
             _("WARNING step {step}: {what} · from {before} to {after}").format(
-                step=event.step, what=jump_words(event.kind), before=number(event.before), after=number(event.after)
+                step=event.step, what=jump_words(event.kind), before=loss_words(event.before), after=loss_words(event.after)
             ),
             "bold yellow",
         )
@@ -239,22 +240,15 @@ class Show:
 
     def _finished(self, event: RunFinished) -> None:
         self._end_bar()
-        evaluated = _(" · eval loss {loss}").format(loss=number(event.eval_loss)) if event.eval_loss is not None else ""
+        evaluated = _(" · eval loss {loss}").format(loss=loss_words(event.eval_loss)) if event.eval_loss is not None else ""
         self.line(
             _("done · step {step} · epoch {epoch:.2f} · loss {loss}{evaluated}").format(
-                step=event.step, epoch=event.epoch, loss=number(event.loss), evaluated=evaluated
+                step=event.step, epoch=event.epoch, loss=loss_words(event.loss), evaluated=evaluated
             ),
             "bold green",
         )
         self.line(event.advice["message"])
         self.line(_("adapter: {path}").format(path=event.adapter))
-
-
-def number(value: float | None) -> str:
-    """A loss as people write it: enough digits to tell, none to spare."""
-    if value is None:
-        return "-"
-    return f"{value:.2f}" if abs(value) >= 0.095 else f"{value:.3g}"
 
 
 def item_words(item: Mapping[str, Any]) -> str:
@@ -304,7 +298,7 @@ def rolled_back_words(event: RolledBack) -> str:
 
 def stopped_standing(event: RunStopped) -> str:
     """The loss of a run that was stopped, and what is left of it, as far as it is known."""
-    loss = _(" · loss {loss}").format(loss=number(event.loss)) if event.loss is not None else ""
+    loss = _(" · loss {loss}").format(loss=loss_words(event.loss)) if event.loss is not None else ""
     left = _(" · {left:.2f} epochs left").format(left=event.epochs_left) if event.epochs_left is not None else ""
     return loss + left
 
@@ -336,7 +330,7 @@ def plan_lines(plan: ResumePlan) -> list[tuple[str, str]]:
     if checkpoint.step is not None:
         parts.append(_("step {step}").format(step=checkpoint.step))
     if checkpoint.loss is not None:
-        parts.append(_("last loss {loss}").format(loss=number(checkpoint.loss)))
+        parts.append(_("last loss {loss}").format(loss=loss_words(checkpoint.loss)))
     if plan.mode == "weights":
         lines.append(
             (

@@ -21,10 +21,11 @@ from engine.events import (
     Warned,
 )
 from engine.i18n import _, n_
+from engine.sizes import loss_words
 from tui.dataset_text import rows_words
 from tui.live import Happening, Live, items, verdicts
 from tui.plain import visible
-from tui.show import MARKS, STYLES, assumed_words, item_words, jump_words, number, rolled_back_words
+from tui.show import MARKS, STYLES, assumed_words, item_words, jump_words, rolled_back_words
 from tui.widgets.chart import Line, Picture
 from tui.words import duration, epochs_words
 
@@ -104,9 +105,9 @@ def tiles_text(live: Live, width: int, memory: str | None) -> Text:
     tiles = [(_("step"), f"{done}/{total if total is not None else '-'}")]
     if step is not None and started is not None:
         tiles.append((_("epoch"), f"{step.epoch:.2f}/{epochs_words(started.total_epochs)}"))
-        tiles.append((_("loss"), number(step.loss)))
+        tiles.append((_("loss"), loss_words(step.loss)))
         if live.eval_curve.points:
-            tiles.append((_("eval"), number(live.eval_curve.points[-1][1])))
+            tiles.append((_("eval"), loss_words(live.eval_curve.points[-1][1])))
         if live.ended is None:
             left = live.seconds_left
             tiles.append((_("left"), duration(left) if left is not None else "-"))
@@ -135,7 +136,7 @@ def span_text(losses: list[float]) -> Text:
     if not losses:
         return Text("")
     words = _("loss {first} to {now} · lowest {lowest}").format(
-        first=number(losses[0]), now=number(losses[-1]), lowest=number(min(losses))
+        first=loss_words(losses[0]), now=loss_words(losses[-1]), lowest=loss_words(min(losses))
     )
     return Text(words, style="dim")
 
@@ -149,14 +150,14 @@ def _event_line(one: Happening) -> Text:
     match one.event:
         case CheckpointSaved() as event:
             words = _("saved {name} · epoch {epoch:.2f} · loss {loss}").format(
-                name=event.checkpoint, epoch=event.epoch, loss=number(event.loss)
+                name=event.checkpoint, epoch=event.epoch, loss=loss_words(event.loss)
             )
             return Text(visible(words), style="green")
         case Evaluated() as event:
-            return Text(_("step {step} · eval loss {loss}").format(step=event.step, loss=number(event.eval_loss)))
+            return Text(_("step {step} · eval loss {loss}").format(step=event.step, loss=loss_words(event.eval_loss)))
         case LossJumped() as event:
             words = _("step {step}: {what} · from {before} to {after}").format(
-                step=event.step, what=jump_words(event.kind), before=number(event.before), after=number(event.after)
+                step=event.step, what=jump_words(event.kind), before=loss_words(event.before), after=loss_words(event.after)
             )
             return Text(words, style="bold yellow")
         case RolledBack() as event:
@@ -212,7 +213,7 @@ def jump_text(jump: LossJumped, keys: Sequence[tuple[str, str]]) -> Text:
     text = Text(_("WARNING  {what}").format(what=jump_words(jump.kind)), style="bold")
     ratio = f" (x {jump.ratio:.1f})" if jump.ratio is not None else ""
     words = _("since step {step}: from {before} to {after}").format(
-        step=jump.step, before=number(jump.before), after=number(jump.after)
+        step=jump.step, before=loss_words(jump.before), after=loss_words(jump.after)
     )
     text.append(f" · {words}{ratio}")
     for cause in jump.causes:

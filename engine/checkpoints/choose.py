@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from engine.checkpoints.checkpoint import Checkpoint, Grade
 from engine.i18n import _, n_, sentences
+from engine.sizes import loss_words
 
 WHOLE_MODEL = "whole_model"
 """The problem of a checkpoint that is no adapter's (adapter.py)."""
@@ -169,5 +170,5 @@ def _nothing(found: Sequence[Checkpoint]) -> str:
 def _where(checkpoint: Checkpoint) -> str:
     epoch = _("epoch {epoch:.2f}").format(epoch=checkpoint.epoch) if checkpoint.epoch is not None else _("epoch unknown")
     step = _("step {step}").format(step=checkpoint.step) if checkpoint.step is not None else _("step unknown")
-    loss = [_("loss {loss:.4g}").format(loss=checkpoint.loss)] if checkpoint.loss is not None else []
+    loss = [_("loss {loss}").format(loss=loss_words(checkpoint.loss))] if checkpoint.loss is not None else []
     return _(", ").join([epoch, step, *loss])

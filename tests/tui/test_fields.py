@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from textual.app import App, ComposeResult
-from textual.widgets import Input, Static
+from textual.widgets import Input, Select, Static
 
 import tui
 from tui.fields import in_fields
@@ -23,6 +23,7 @@ class Form(App[None]):
         yield Input(id="first")
         yield PathInput("file", "", "")
         yield Setting("activation_checkpointing", False)
+        yield Setting("load_in_4bit", False)
 
     def on_mount(self) -> None:
         self.query_one(PathInput).value = LONG
@@ -63,3 +64,10 @@ async def test_the_longest_name_of_a_setting_does_not_touch_its_value() -> None:
 )
 def test_a_flag_is_told_as_its_field_but_for_commands_to_be_copied(words: str, told: str) -> None:
     assert in_fields(words) == told
+
+
+async def test_values_of_settings_stand_in_one_column_however_long_their_names() -> None:
+    app = Form()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.pause()
+        assert len({one.query_one(Select).region.x for one in app.query(Setting)}) == 1

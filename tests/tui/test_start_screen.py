@@ -8,8 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from textual.app import App, ComposeResult
 from textual.widgets import Button
 
+from engine.checkpoints.choose import choose
+from engine.checkpoints.scan import Scan
+from tests.engine.checkpoints.test_lineage import made
 from tests.engine.runs import train
 from tests.tui.conftest import Hand
 from tui.app import LoraTui
@@ -217,3 +221,28 @@ async def test_what_is_recommended_is_what_the_plan_goes_on_from(wizard: Make, f
         await hand.press("ctrl+n")
         await hand.to_review()
         assert hand.shows("continuing from checkpoint-8")
+
+
+class Table(App[None]):
+    def compose(self) -> ComposeResult:
+        yield CheckpointTable(id="table")
+
+    def on_mount(self) -> None:
+        found = (
+            made("checkpoint-7", [], step=7, loss=0.000012, eval_loss=0.00988, epoch=1.0),
+            made("checkpoint-9", [], step=123456789, loss=0.0288, eval_loss=1234.5, epoch=12345.678),
+        )
+        self.query_one(CheckpointTable).show(Scan(Path(), found, ()), choose(found))
+
+
+async def test_numbers_in_the_table_are_rounded_and_one_that_is_cut_says_so() -> None:
+    app = Table()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.pause()
+        table = app.query_one(CheckpointTable)
+        for row in table.rows:
+            for column, cell in zip(table.ordered_columns, table.get_row(row), strict=True):
+                assert cell.cell_len <= column.width
+        cells = [[cell.plain.strip() for cell in table.get_row(name)] for name in ("checkpoint-7", "checkpoint-9")]
+        assert cells[0][2:6] == ["1.00", "7", "1.2e-05", "0.00988"]
+        assert cells[1][2:6] == ["12345…", "12345…", "0.0288", "1234.50"]

@@ -16,10 +16,11 @@ from engine.events import RunFailed, RunFinished, RunStopped
 from engine.folder import RUN_LOG, RUN_TOML
 from engine.i18n import _
 from engine.paths import is_file, is_folder
+from engine.sizes import loss_words
 from tui.i18n import N_
 from tui.plain import visible
 from tui.screens.base import SHORT, StepScreen
-from tui.show import number, stopped_standing
+from tui.show import stopped_standing
 from tui.training_text import jump_text, picture, receipt_text
 from tui.widgets.chart import LossChart
 from tui.wizard import Start
@@ -160,9 +161,9 @@ def outcome_text(app: LoraTui) -> Text:
             text.append("\n" + _("log: {path}").format(path=visible(str(folder / RUN_LOG))), style="not bold dim")
         return text
     if isinstance(ended, RunFinished):
-        evaluated = _(" · eval loss {loss}").format(loss=number(ended.eval_loss)) if ended.eval_loss is not None else ""
+        evaluated = _(" · eval loss {loss}").format(loss=loss_words(ended.eval_loss)) if ended.eval_loss is not None else ""
         words = _("done · step {step} · epoch {epoch:.2f} · loss {loss}{evaluated}").format(
-            step=ended.step, epoch=ended.epoch, loss=number(ended.loss), evaluated=evaluated
+            step=ended.step, epoch=ended.epoch, loss=loss_words(ended.loss), evaluated=evaluated
         )
         text = Text(words, style="bold green")
         text.append("\n" + visible(ended.advice["message"]), style="not bold")

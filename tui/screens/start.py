@@ -26,7 +26,7 @@ from engine.errors import LoraTuiError
 from engine.i18n import _, n_, sentences
 from engine.paths import path_of
 from engine.resume.seen import Seen
-from engine.sizes import size_words
+from engine.sizes import loss_words, size_words
 from tui.fields import in_fields
 from tui.folder_text import choice_lines, held_words
 from tui.i18n import N_
@@ -34,7 +34,6 @@ from tui.messages import Found
 from tui.plain import visible
 from tui.screens.base import StepScreen
 from tui.screens.dataset import lines_text, told
-from tui.show import number
 from tui.widgets.chart import Line, LossChart, Picture
 from tui.widgets.checkpoint_table import CheckpointTable, saved_words
 from tui.wizard import Start
@@ -322,7 +321,7 @@ def facts(one: Checkpoint, choice: Choice | None) -> Text:
         parts.append(_("epoch {epoch} of {total}").format(epoch=f"{one.epoch:.2f}", total=total))
     if one.step is not None:
         parts.append(_("step {step}").format(step=one.step))
-    parts.append(_("last loss {loss}").format(loss=number(one.loss)))
+    parts.append(_("last loss {loss}").format(loss=loss_words(one.loss)))
     if one.remaining_epochs is not None:
         parts.append(_("{left} epochs left").format(left=f"{one.remaining_epochs:.2f}"))
     text.append("\n" + " · ".join(parts), style="not bold")

@@ -18,9 +18,8 @@ from engine.checkpoints.scan import Scan
 from engine.clock import moment
 from engine.i18n import _
 from engine.resume.report import runs_of
-from engine.sizes import size_words
+from engine.sizes import loss_words, size_words
 from tui.plain import visible
-from tui.show import number
 
 WIDE = 132
 """Columns from which on the time and the size are shown too."""
@@ -76,7 +75,7 @@ class CheckpointTable(DataTable[Text]):
         self.clear(columns=True)
         self._found = {one.name: one for one in found.checkpoints}
         names = max((cell_len(visible(name)) for name in self._found), default=4)
-        columns = [("", 1), (_("name"), names), (_("epoch"), 6), (_("step"), 6), (_("loss"), 6), (_("eval"), 5)]
+        columns = [("", 1), (_("name"), names), (_("epoch"), 6), (_("step"), 6), (_("loss"), 7), (_("eval"), 7)]
         columns += [(_("grade"), 12)] + ([(_("saved"), 16), (_("size"), 7)] if wide else [])
         left = ("", _("name"), _("grade"), _("saved"))
         for title, width in columns:  # given, not measured: a thousand rows need not be looked at for it
@@ -136,8 +135,8 @@ class CheckpointTable(DataTable[Text]):
             Text(visible(one.name), style),
             _right(f"{one.epoch:.2f}" if one.epoch is not None else "-", 6, style),
             _right(str(one.step) if one.step is not None else "-", 6, style),
-            _right(number(one.loss), 6, style),
-            _right(number(one.eval_loss), 5, style),
+            _right(loss_words(one.loss), 7, style),
+            _right(loss_words(one.eval_loss), 7, style),
             Text(str(one.grade), STYLES[one.grade]) if judged else Text("…", "dim"),
         ]
         if wide:
@@ -164,6 +163,9 @@ def saved_words(one: Checkpoint) -> str:
 
 
 def _right(text: str, width: int, style: str) -> Text:
+    text = _fitting(
+        text, width
+    )  # a number that is cut says so: the table would leave its end out, and it would read as another one
     return Text(" " * (width - cell_len(text)) + text, style)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.checkpoints.checkpoint import AdapterShape, Checkpoint, Grade, Problem
 from engine.checkpoints.choose import choose, weights_fallback
+from engine.sizes import loss_words
 from tests.engine.checkpoints.test_lineage import made
 
 LORA = AdapterShape("LORA", 4, 8.0, ("q_proj",), None, {})
@@ -99,3 +101,18 @@ def test_an_empty_folder_is_said_to_be_empty() -> None:
 def test_one_that_is_broken_is_passed_over_for_that_whosever_it_was() -> None:
     choice = choose([at(1.0, 10, run="a"), at(5.0, 50, Grade.BROKEN, run="run-1")], run="a")
     assert choice.passed_over[0].reason == "It is broken. Something is wrong."
+
+
+@given(st.floats(1e-99, 1e99) | st.just(0.0))
+def test_a_loss_is_rounded_to_its_column_and_never_cut(loss: float) -> None:
+    words = loss_words(loss)
+    assert len(words) <= 7
+    assert float(words) == pytest.approx(loss, rel=0.06)
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"), [(0.000012, "1.2e-05"), (0.00988, "0.00988"), (0.0288, "0.0288"), (4.8781, "4.88")]
+)
+def test_the_reason_writes_a_loss_as_everywhere_else(loss: float, words: str) -> None:
+    assert loss_words(loss) == words
+    assert f"loss {words}." in choose([at(1.0, 10, loss=loss)]).reason
