@@ -63,8 +63,12 @@ def _only(own: str, train_on: str) -> None:
 
 
 def begun(text: str, tokenizer: Any) -> str:
-    """`text` without a begin token that is written out in it: the tokenizer puts one there, and two would be one too many."""
-    return text.removeprefix(tokenizer.bos_token) if tokenizer.bos_token else text
+    """`text` without a begin token that is written out in it where the tokenizer puts one there: two would be one too many. One that
+    adds none may call the mark of each turn its begin token, and then it belongs to the text."""
+    if not tokenizer.bos_token or not text.startswith(tokenizer.bos_token):
+        return text
+    own = list(tokenizer("a")["input_ids"])[:1] == [tokenizer.bos_token_id]
+    return text.removeprefix(tokenizer.bos_token) if own else text
 
 
 def ends_itself(tokenizer: Any) -> bool:

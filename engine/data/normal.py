@@ -95,13 +95,18 @@ def _message(turn: Any, number: int) -> Row:
     for key in ("tool_calls", "tool_call_id", "name", *THOUGHTS):
         if turn.get(key):
             message[key] = _plain(turn[key], key)
+    return message | _weight(turn, role, number)
+
+
+def _weight(turn: Row, role: str, number: int) -> Row:
+    """{"weight": 0} of an answer that is not to be learned."""
     weight = turn.get("weight")
-    if role == "assistant" and weight is not None and weight != 1:
-        if weight != 0:
-            raise Bad(_('turn {number}: "weight" is {weight!r}; known are 0 (not learned) and 1').format(
-                number=number, weight=weight))  # fmt: skip
-        message["weight"] = 0
-    return message
+    if role != "assistant" or weight is None or weight == 1:
+        return {}
+    if weight != 0:
+        raise Bad(_('turn {number}: "weight" is {weight!r}; known are 0 (not learned) and 1').format(
+            number=number, weight=weight))  # fmt: skip
+    return {"weight": 0}
 
 
 def _content(turn: Row, number: int) -> str:
@@ -131,7 +136,8 @@ def sharegpt(row: Row, column: str) -> Row:
         value = turn.get("value")
         if not isinstance(value, str):
             raise Bad(_('turn {number}: "value" is {what}, not text').format(number=number, what=kind(value)))
-        messages.append({"role": SPEAKERS[speaker], "content": _whole(value)})
+        role = SPEAKERS[speaker]
+        messages.append({"role": role, "content": _whole(value)} | _weight(turn, role, number))
     return _conversation([*_system(row, messages), *messages], row)
 
 

@@ -108,7 +108,10 @@ def from_messages(row, columns, roles):
 
 def from_sharegpt(row, columns, roles):
     """A conversation out of turns with from and value."""
-    turns = [{"role": roles[turn["from"]], "content": turn["value"]} for turn in row[columns[0]]]
+    turns = [
+        as_turn({"role": turn["from"], "content": turn["value"], "weight": turn.get("weight")}, roles)
+        for turn in row[columns[0]]
+    ]
     system, tools = beside(row, turns)
     return {"messages": system + turns, "tools": tools}
 
@@ -160,7 +163,8 @@ def as_tokens(row, tokenizer, train_on, max_length):
 
 def plain_as_text(row, tokenizer, train_on):
     """(text, what is learned of it) of a row that no chat template writes; the tokenizer puts the begin token before it."""
-    begin, end = tokenizer.bos_token or "", tokenizer.eos_token
+    own = list(tokenizer("a")["input_ids"])[:1] == [tokenizer.bos_token_id]
+    begin, end = tokenizer.bos_token if own else "", tokenizer.eos_token
     prompt = row["prompt"].removeprefix(begin) if "prompt" in row else ""
     text = prompt + row["completion"] if "prompt" in row else row["text"].removeprefix(begin)
     text = text if text.endswith(end) else text + end

@@ -12,7 +12,7 @@ from engine.data.files import CHATS, SUFFIXES, delimiter_of, suffix_of
 from engine.data.formats import OWN, PAIRS, TEXTS, read_rows
 from engine.data.read import Reading, encoding_to_read, read_raw, renamed
 from engine.errors import ConfigError
-from engine.folder import source_of_run
+from engine.folder import own_start, source_of_run
 from engine.i18n import _
 from engine.paths import is_folder
 from engine.sources import resolve
@@ -63,8 +63,16 @@ def read_run(out: Path) -> Ejected:
             _("{folder}: there is no run of lora-tui in it").format(folder=out),
             fix=_("Name the folder that holds run.toml."),
         )
-    config = resolve([run]).config
+    config = own_start(out) or resolve([run]).config
     assert config.dataset is not None and config.model is not None
+    if config.init_from is not None:
+        raise ConfigError(
+            _("{folder}: its run began from the weights of {path}").format(folder=out, path=config.init_from),
+            _(
+                "A script of other libraries would begin with a new adapter, of the settings' shape, and train another model."
+            ),
+            _("Eject the run that those weights are of."),
+        )
     rows = read_rows(config.dataset, Reading.of(config))
     _number_of, raw = next(iter(read_raw(config.dataset, Reading.of(config))))
     manifests = [one.manifest for one in glance(out).checkpoints if one.manifest is not None]

@@ -95,11 +95,17 @@ class _LinearWithLora(torch.autograd.Function):
         rows = x.reshape(-1, x.shape[-1])
         a, b = a.to(x.dtype), (b * scale).to(x.dtype)
         down = rows @ a.t()
-        out = rows @ base.weight.t() if base.bias is None else torch.addmm(base.bias, rows, base.weight.t())
-        out.addmm_(down, b.t())
+        # Not a view: some models change a layer's output in place, which autograd forbids of a view that a Function returns.
+        out = x.new_empty(*x.shape[:-1], b.shape[0])
+        flat = out.view(-1, b.shape[0])
+        if base.bias is None:
+            torch.mm(rows, base.weight.t(), out=flat)
+        else:
+            torch.addmm(base.bias, rows, base.weight.t(), out=flat)
+        flat.addmm_(down, b.t())
         ctx.save_for_backward(rows, down, a, b)
         ctx.base, ctx.scale = base, scale
-        return out.view(*x.shape[:-1], out.shape[-1])
+        return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from engine.checkpoints.checkpoint import Checkpoint
-from engine.checkpoints.lora_fields import lora_fields, plain_number
+from engine.checkpoints.lora_fields import lora_fields, plain_number, why_not_trained
 from engine.config import RunConfig
-from engine.errors import CannotContinue, ConfigError
+from engine.errors import CannotContinue, ConfigError, ModelError
 from engine.i18n import _
 from engine.resume.layers import no_such_layers
 
@@ -43,6 +43,22 @@ def need_targets(base: Any, config: RunConfig) -> None:
             if type(module).__name__ == "Linear" and module is not head
         }
         raise no_such_layers(missing, linear)
+
+
+def need_to_go_on(model: Any, config: RunConfig) -> None:
+    """Raise ModelError where what PEFT has made of a new adapter could be saved and never be gone on with: for experts that are one
+    tensor it puts parameters into the adapter's configuration, and patterns, which are not built again here."""
+    made = model.peft_config["default"].to_dict()
+    raw = {name: sorted(value) if isinstance(value, set) else value for name, value in made.items()}
+    why = why_not_trained(raw)
+    if why is not None:
+        raise ModelError(
+            _("{model}: a run with --target-modules {names} could not be continued").format(
+                model=config.model, names=config.target_modules
+            ),
+            why,
+            _("Name layers that are linear by themselves, for example --target-modules q_proj,k_proj,v_proj,o_proj."),
+        )
 
 
 def lora_config_of(checkpoint: Checkpoint, config: RunConfig) -> Any:

@@ -181,7 +181,7 @@ class Session:
         from engine.training.lora_kernel import fuse
         from engine.training.model import load_base
         from engine.training.parts import Parts
-        from engine.training.peft_config import lora_config, lora_config_of, need_plain, need_targets
+        from engine.training.peft_config import lora_config, lora_config_of, need_plain, need_targets, need_to_go_on
         from engine.training.sft import ExactTrainer
 
         checkpoint, attempt = self.plan.checkpoint, self.attempt
@@ -220,6 +220,8 @@ class Session:
                     _("all-linear takes every linear layer but the output layer."),
                 ) from error
             raise
+        if checkpoint is None:
+            need_to_go_on(trainer.model, self.config)
         if attempt.fused:
             fuse(trainer.model)
         from transformers import PrinterCallback

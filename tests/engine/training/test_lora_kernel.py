@@ -15,6 +15,7 @@ from peft import LoraConfig, get_peft_model
 from engine.config import RunConfig
 from engine.hardware import Hardware
 from engine.training.lora_kernel import choose_kernel, fuse
+from tests.engine.runs import plan, train
 
 
 def model_of(width: int, out: int, bias: bool, **shape: Any) -> Any:
@@ -128,3 +129,35 @@ def test_a_run_learns_the_same_with_either(tmp_path: Path, tiny_model: Path, cha
     pairs = list(zip(losses(tmp_path / "auto"), losses(tmp_path / "peft"), strict=True))
     assert len(pairs) > 5
     assert max(abs(mine - theirs) for (_s, mine), (_t, theirs) in pairs) < 2e-5
+
+
+def test_a_fused_layers_output_may_be_changed_in_place() -> None:
+    """As Gemma-3n does; a view that a Function returns must not be."""
+    stock = model_of(5, 4, bias=False)
+    fused = copy.deepcopy(stock)
+    assert fuse(fused) == 2
+    x = torch.randn(2, 3, 5)
+    for model in (stock, fused):
+        model.base_model.model[1] = torch.nn.ReLU(inplace=True)
+    for one, other in zip(numbers(stock, x), numbers(fused, x), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_that_could_never_be_continued_does_not_begin(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
+    """Experts that are one tensor: what PEFT puts on them is not built again here."""
+    from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
+
+    from engine.errors import ModelError
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.save_pretrained(tmp_path / "moe")
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = MixtralConfig(vocab_size=len(tokenizer), num_key_value_heads=2, num_local_experts=2, **small)  # type: ignore[arg-type]
+    MixtralForCausalLM(config).save_pretrained(tmp_path / "moe")
+    flags: dict[str, Any] = {"dataset": chat_file, "model": tmp_path / "moe", "batch_size": 4, "max_steps": 1}
+    with pytest.raises(ModelError, match="could not be continued") as refused:
+        train(**flags, output=tmp_path / "all")
+    assert "--target-modules q_proj" in refused.value.fix and not list((tmp_path / "all").glob("checkpoint-*"))
+    train(**flags, output=tmp_path / "some", target_modules="q_proj,v_proj")
+    assert plan(output=tmp_path / "some", max_steps=2).mode == "continue"
