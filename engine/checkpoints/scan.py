@@ -26,6 +26,7 @@ from engine.checkpoints.verdicts import Verdicts, is_young, seal_of
 from engine.collector import collecting_later
 from engine.errors import ConfigError
 from engine.i18n import _
+from engine.paths import is_file
 
 EXACT = re.compile(r"checkpoint-(0|[1-9][0-9]{0,17})", re.ASCII)
 FOR_A_PROCESS = 32
@@ -77,8 +78,7 @@ def scan_many(output_dir: Path, full: bool = False) -> Scan:
 def _scan_many(output_dir: Path, full: bool) -> Scan:
     found, ignored = _listed(output_dir)
     known = Verdicts(output_dir)
-    # Only where some have no manifest do the logged losses tell whose they are (lineage.py).
-    foreign = any(not (output_dir / name / MANIFEST_NAME).is_file() for name in found)
+    foreign = _any_foreign(output_dir, found)
     # The furthest first: its log holds all others' (trainer_log.py).
     recalled = {} if full else {name: _recall(output_dir / name, known, foreign) for name in reversed(found)}
     unknown = [output_dir / name for name in reversed(found) if recalled.get(name) is None]
@@ -148,13 +148,18 @@ def glance(output_dir: Path) -> Scan:
     What says nothing of itself is judged at once. Raises ConfigError as `scan`.
     """
     found, ignored = _listed(output_dir)
-    # Only where some have no manifest do the logged losses tell whose they are (lineage.py).
-    foreign = any(not (output_dir / name / MANIFEST_NAME).is_file() for name in found)
+    foreign = _any_foreign(output_dir, found)
     seen = {name: glimpse(output_dir / name, history=foreign) for name in reversed(found)}
     checkpoints = _there([seen[name] or inspect_folder(output_dir / name) for name in found])
     return Scan(
         output_dir, assign_runs(checkpoints), ignored, frozenset(name for name, one in seen.items() if one is not None)
     )
+
+
+def _any_foreign(output_dir: Path, found: list[str]) -> bool:
+    """Whether one of `found` has no manifest, or none that may be looked at: only then do the logged losses tell whose they are
+    (lineage.py)."""
+    return any(not is_file(output_dir / name / MANIFEST_NAME) for name in found)
 
 
 def _there(judged: list[Checkpoint]) -> list[Checkpoint]:

@@ -142,6 +142,19 @@ def test_one_that_goes_in_the_middle_of_being_judged_is_gone_and_not_damaged(
     assert [one.name for one in look(tmp_path).checkpoints] == ["checkpoint-20"]
 
 
+@pytest.mark.usefixtures("as_anybody")
+@pytest.mark.parametrize("look", [scan, scan_many, glance])
+def test_one_that_may_not_be_entered_hides_no_other(tmp_path: Path, look: Callable[[Path], Scan]) -> None:
+    for step in (10, 20):
+        seal(write_checkpoint(tmp_path / f"checkpoint-{step}", step, step / 100, torch_files=copied))
+    (tmp_path / "checkpoint-20").chmod(0)
+    try:
+        found = {one.name: one.continuable for one in look(tmp_path).checkpoints}
+    finally:
+        (tmp_path / "checkpoint-20").chmod(0o700)
+    assert found == {"checkpoint-10": True, "checkpoint-20": False}
+
+
 def test_no_such_folder_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "nowhere", tmp_path / "file"):
