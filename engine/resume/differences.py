@@ -21,7 +21,9 @@ from engine.data.dataset import DATA_SETTINGS, Dataset, data_settings_digest, ev
 from engine.data.identity import Change, compare, identify
 from engine.data.read import Reading
 from engine.data.table import row_digests
+from engine.errors import ModelError
 from engine.i18n import _, n_
+from engine.paths import is_file
 from engine.resume.logged import logged_geometry, logged_schedule, schedule_words
 from engine.resume.whose import settings_beside
 from engine.sources import Resolved, resolve
@@ -94,7 +96,7 @@ def _other_base(checkpoint: Checkpoint, config: RunConfig) -> str | None:
     from engine.resume.layers import other_model
 
     folder = Path(config.model or "")
-    here = (folder / "config.json").is_file()
+    here = is_file(folder / "config.json")
     if checkpoint.manifest is not None:
         if not here:
             return None  # a hub id: identified when it is loaded
@@ -105,13 +107,25 @@ def _other_base(checkpoint: Checkpoint, config: RunConfig) -> str | None:
     named = checkpoint.adapter.base_model if checkpoint.adapter is not None else None
     if named is None or _model_name(Path(named)) in {_model_name(one) for one in (folder.absolute(), folder.resolve())}:
         return other_model(checkpoint.path, folder) if here else None
-    there = Path(named) / "config.json"
-    if here and there.is_file() and base_digests(there.parent) == base_digests(folder):
+    if here and _is_same_base(Path(named), folder):
         return None
     return _(
         "it was trained on {name}, asked is {folder} (where that is the same model: name the folder in base_model_name_or_path of "
         "its adapter_config.json)"
     ).format(name=named, folder=folder)
+
+
+def _is_same_base(there: Path, folder: Path) -> bool:
+    """Whether the model in `there`, which a checkpoint names, is the one in `folder`. One that cannot be read proves nothing."""
+    from engine.models.folder import base_digests
+
+    if not is_file(there / "config.json"):
+        return False
+    now = base_digests(folder)
+    try:
+        return base_digests(there) == now
+    except (OSError, ModelError):
+        return False
 
 
 def _model_name(path: Path) -> str:

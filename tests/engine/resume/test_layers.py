@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from engine.checkpoints.checkpoint import AdapterShape
 from engine.config import RunConfig
 from engine.errors import CannotContinue, ModelError
-from engine.resume.differences import _model_name
+from engine.resume.differences import _model_name, contradiction
 from engine.resume.layers import need_layers, other_model
 from tests.conftest import build_tiny_model, chats, write_jsonl
+from tests.engine.resume.test_logged import checkpoint
 from tests.engine.runs import plan
 
 WIDTHS = [48, 96]
@@ -63,6 +66,19 @@ def test_another_tools_adapter_on_another_base_is_refused_before_a_folder_is_mad
         plan(dataset=write_jsonl(tmp_path / "data.jsonl", chats(8)), model=tmp_path / "there" / "base",
              init_from=tmp_path / "adapter", output=tmp_path / "out", target_modules="q_proj")  # fmt: skip
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("as_anybody")
+@pytest.mark.parametrize("mode", [0, 0o100])
+def test_a_base_in_a_folder_that_may_not_be_looked_into_is_another_one(mode: int, tmp_path: Path, tiny_model: Path) -> None:
+    locked = Path(shutil.copytree(tiny_model, tmp_path / "locked" / "base"))
+    shape = AdapterShape("LORA", None, None, (), str(locked), {})
+    locked.chmod(mode)
+    try:
+        why = contradiction(replace(checkpoint({}, None), adapter=shape), RunConfig(model=str(tiny_model)))
+    finally:
+        locked.chmod(0o700)
+    assert why is not None and str(locked) in why
 
 
 @pytest.mark.parametrize(
