@@ -95,13 +95,16 @@ def named(output_dir: Path) -> Path:
 
 def occupied(output_dir: Path) -> bool:
     """Whether anything a person could miss lies in `output_dir`. A lock or an empty folder does not count, nor does the log of a start
-    that was killed before its run began."""
-    if output_dir.is_symlink() or output_dir.is_file():
+    that was killed before its run began. Raises OutputError where it may not be looked into."""
+    if os.path.islink(output_dir) or is_file(output_dir):  # noqa: PTH114 - Path.is_symlink raises below a folder not to be entered
         return True
-    if not output_dir.is_dir():
+    if not is_folder(output_dir):
         return False
     none = (*LOCK_FILES, RUN_LOG, ".gitkeep")
-    return any(entry.name not in none for entry in output_dir.iterdir())
+    try:
+        return any(entry.name not in none for entry in output_dir.iterdir())
+    except OSError as error:
+        raise unwritable(output_dir, error) from error
 
 
 @dataclass(frozen=True)

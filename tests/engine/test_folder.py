@@ -47,6 +47,16 @@ def test_an_occupied_folder_gets_the_next_free_sibling(tmp_path: Path) -> None:
     assert free_sibling(tmp_path / "run") == tmp_path / "run-3"
 
 
+@pytest.mark.usefixtures("as_anybody")
+def test_a_folder_that_may_not_be_looked_into_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir(mode=0)
+    try:
+        with pytest.raises(OutputError, match="cannot write here"):
+            free_sibling(tmp_path / "run")
+    finally:
+        (tmp_path / "run").chmod(0o700)
+
+
 def test_an_empty_folder_is_free(tmp_path: Path) -> None:
     assert free_sibling(tmp_path) == tmp_path
 
