@@ -149,7 +149,8 @@ def _warmups_to(rates: SavedRates, rated: Sequence[LogRow], total: int) -> list[
     if 0 < share < 1:
         found.append(total - (total - step) / share)
         part = math.acos(2 * share - 1) / math.pi
-        found.append((step - part * total) / (1 - part))
+        if part < 1:  # a share of almost nothing is rounded to the very end, whatever the warmup
+            found.append((step - part * total) / (1 - part))
     return sorted({round(one) for one in found if 0 <= one <= MOST_WARMUP})
 
 

@@ -162,3 +162,8 @@ def test_the_saved_rate_and_what_was_logged_give_the_rates_ahead_or_it_is_said_t
         for at in range(step, total, max(1, total // 50))
     )
     assert same or scheduler in found.others
+
+
+@pytest.mark.parametrize("left", [1e-21, 5e-324])
+def test_a_saved_rate_of_almost_nothing_is_no_error(left: float) -> None:
+    assert _of_saved(SavedRates(5, 3e-4, left), [], 10) is None
