@@ -41,7 +41,8 @@ def saved_rates(path: Path) -> SavedRates | None:
                 return None
             with zipfile.ZipFile(file) as archive:
                 entry = next(one for one in archive.infolist() if one.filename.endswith("/data.pkl"))
-                if entry.file_size > MAX_BYTES:
+                # torch compresses nothing; what unpacks, or fails to, in another way is not its own.
+                if entry.file_size > MAX_BYTES or entry.compress_type != zipfile.ZIP_STORED:
                     return None
                 content = archive.read(entry)
                 list_pickle(content, path.name)

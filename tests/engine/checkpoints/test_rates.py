@@ -55,6 +55,18 @@ def test_nothing_that_a_pickle_names_is_run(tmp_path: Path, capsys: pytest.Captu
     assert saved_rates(tmp_path / "s.pt") is None and capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("how", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_archive_that_does_not_unpack_tells_nothing(how: int, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "s.pt", "w", how) as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({"base_lrs": [0.01], "_last_lr": [0.01], "last_epoch": 1}))
+        size = archive.infolist()[0].compress_size
+    content = bytearray((tmp_path / "s.pt").read_bytes())
+    begin = 30 + len("archive/data.pkl")
+    content[begin : begin + size] = b"\xff" * size
+    (tmp_path / "s.pt").write_bytes(content)
+    assert saved_rates(tmp_path / "s.pt") is None
+
+
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_damage_is_an_error(tmp_path: Path, data: st.DataObject) -> None:
