@@ -58,16 +58,25 @@ def check_safetensors(path: Path, finite: bool) -> dict[str, Tensor]:
             numbers = numbers_of((one.dtype, one.begin) for one in tensors.values())
             _keep_header(file, tensors, numbers)
         if finite and not surely_finite(file, numbers):
-            for tensor in tensors.values():
-                if tensor.dtype in EXPONENTS and not all_finite(file, tensor.begin, tensor.end, tensor.dtype):
-                    raise Unsound(
-                        "non_finite",
-                        _(
-                            "{name}: the tensor {tensor} holds NaN or infinity; the run had failed before it was saved."
-                        ).format(name=path.name, tensor=tensor.name[:120]),
-                        _("Take an earlier checkpoint, with a lower learning rate."),
-                    )
+            _need_finite(file, tensors, path.name)
     return tensors
+
+
+def _need_finite(file: BinaryIO, tensors: dict[str, Tensor], name: str) -> None:
+    for tensor in tensors.values():
+        try:
+            finite = tensor.dtype not in EXPONENTS or all_finite(file, tensor.begin, tensor.end, tensor.dtype)
+        except EOFError:  # it was cut since its header was read
+            words = _("its header describes {reached} bytes, the file has {size}")
+            raise _torn(name, words.format(reached=max(one.end for one in tensors.values()), size=size_of(file))) from None
+        if not finite:
+            raise Unsound(
+                "non_finite",
+                _("{name}: the tensor {tensor} holds NaN or infinity; the run had failed before it was saved.").format(
+                    name=name, tensor=tensor.name[:120]
+                ),
+                _("Take an earlier checkpoint, with a lower learning rate."),
+            )
 
 
 _headers: dict[bytes, tuple[int, dict[str, Tensor] | None, Numbers | None]] = {}

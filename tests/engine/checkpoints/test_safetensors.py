@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.checkpoints import safetensors_header as module
 from engine.checkpoints.files import Unsound
 from engine.checkpoints.safetensors_header import check_safetensors
 
@@ -34,6 +36,19 @@ def sound(path: Path) -> bool:
 
 def test_a_whole_file_is_sound(tmp_path: Path) -> None:
     assert sound(file_with(tmp_path / "a.safetensors", {"w": ONE, "__metadata__": {"format": "pt"}}))
+
+
+def test_a_file_that_is_cut_while_it_is_judged_is_torn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 1 << 20  # more than is read ahead
+    header = {"w": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}
+    path = file_with(tmp_path / "a.safetensors", header, bytes(size))
+
+    def cut(file: Path) -> None:
+        os.truncate(file, size // 2)
+
+    monkeypatch.setattr(module, "_ask_the_library", cut)
+    with pytest.raises(Unsound, match="not a whole safetensors file"):
+        check_safetensors(path, finite=True)
 
 
 @pytest.mark.parametrize("length", [2**63, 2**64 - 1, 2**31, 200_000_000, 1])
