@@ -97,7 +97,8 @@ def _acceptable(item: Item) -> bool:
 
 
 def same(item: str, expected: str, found: str, detail: str = "", otherwise: Verdict = "failed") -> Item:
-    """ok where both sides are equal, `otherwise` with `detail` where not. Digests are shown by their first 12 digits."""
+    """ok where both sides are equal, `otherwise` with `detail` where not. A digest, or each of two in
+    one, is shown by its first 12 digits."""
     verdict: Verdict = "ok" if expected == found else otherwise
     return Item(item, _short(expected), _short(found), verdict, "" if verdict == "ok" else detail)
 
@@ -186,4 +187,6 @@ def _join(values: dict[str, Any]) -> str:
 
 
 def _short(text: str) -> str:
-    return text[:12] if len(text) in (64, 128) and all(letter in "0123456789abcdef" for letter in text) else text
+    if len(text) not in (64, 128) or any(letter not in "0123456789abcdef" for letter in text):
+        return text
+    return "+".join(text[at : at + 12] for at in range(0, len(text), 64))  # of two digests, either may be the other one

@@ -246,3 +246,11 @@ def test_a_probe_that_is_no_number_agrees_with_nothing() -> None:
     from engine.training.probe import agrees
 
     assert not any(agrees(saved, now, "float32") for saved, now in ((math.inf, 1.0), (1.0, math.nan), (math.nan, math.nan)))
+
+
+def test_a_failed_base_model_shows_two_different_sides() -> None:
+    from engine.resume.receipt import same
+
+    config, weights, others = (letter * 64 for letter in "abc")
+    item = same("base_model", config + weights, config + others)
+    assert (item.expected, item.found) == ("aaaaaaaaaaaa+bbbbbbbbbbbb", "aaaaaaaaaaaa+cccccccccccc")
