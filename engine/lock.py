@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.clock import moment
-from engine.durable import open_plain_file
+from engine.durable import open_plain_file, write_durably
 from engine.errors import OutputError
 from engine.events import Warned
 from engine.i18n import _
@@ -223,8 +223,7 @@ def ask_to_stop(output_dir: Path, reason: str = WATCHER) -> None:
     twice is asking once, where a second signal means to leave without saving.
     """
     try:
-        with os.fdopen(open_plain_file(output_dir / _STOP, os.O_WRONLY | os.O_CREAT), "wb") as file:
-            file.write(reason.encode())
+        write_durably(output_dir / _STOP, reason.encode())  # at once: a reason that stood there leaves nothing of itself
     except OSError as error:
         raise unwritable(output_dir, error) from error
 

@@ -99,6 +99,8 @@ def test_a_folder_is_held_only_while_it_is_and_a_request_to_stop_dies_with_the_l
 def test_a_request_to_stop_has_its_reason_and_no_file_of_that_name_says_more(tmp_path: Path) -> None:
     ask_to_stop(tmp_path, "SIGTERM")
     assert stop_asked(tmp_path) == "SIGTERM"
+    ask_to_stop(tmp_path, "INT")
+    assert stop_asked(tmp_path) == "INT"
     for found in (b"", b"\x1b[31mred", b"x" * 33, b"two words"):
         (tmp_path / ".stop").write_bytes(found)
         assert stop_asked(tmp_path) == "watcher"
