@@ -44,6 +44,10 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY)
 """What file systems without locks answer: some network and FUSE mounts."""
 
 
+PATIENCE = 0.2
+"""Seconds for which a held lock is tried again: whoever looks whether a run holds it (`is_held`) has it for an instant."""
+
+
 @contextlib.contextmanager
 def locked(output_dir: Path, flag: str = "--output") -> Iterator[tuple[Warned, ...]]:
     """Hold `output_dir` for this process, creating it; gives what a person should know of that. Raises OutputError where it is busy
@@ -136,7 +140,7 @@ def _acquired(path: Path) -> BaseFileLock:
             warnings.simplefilter(
                 "ignore"
             )  # filelock itself falls back for ENOSYS and says so on stderr; we say it as an event
-            lock: BaseFileLock = FileLock(path, timeout=0)
+            lock: BaseFileLock = FileLock(path, timeout=PATIENCE)
             lock.acquire()
     except (OSError, NotImplementedError) as error:
         if isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno not in NO_LOCKS):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -24,6 +25,15 @@ def test_a_lock_is_free_again_after_it(tmp_path: Path) -> None:
     for _time in range(2):
         with locked(tmp_path):
             pass
+
+
+def test_somebody_who_only_looks_whether_a_folder_is_held_does_not_make_it_busy(tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    looking = os.open(tmp_path / ".lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    threading.Timer(0.05, os.close, [looking]).start()
+    with locked(tmp_path):
+        pass
 
 
 def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
