@@ -51,6 +51,12 @@ class OutputError(LoraTuiError):
     exit_code = 5
 
 
+class Cancelled(LoraTuiError):
+    """Somebody had it end before it was done."""
+
+    exit_code = 130
+
+
 def first_line(error: BaseException) -> str:
     """The first line that says something of a library's error, or its class."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

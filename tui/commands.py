@@ -138,7 +138,7 @@ def _export_parser() -> Parser:
     parser.add_argument(
         "--lora", action="store_true", help=_("gguf, ollama: base and adapter each in a file of its own, instead of merged")
     )
-    parser.add_argument("--name", metavar="NAME", help=_("the model's name in Ollama (default: the run's folder)"))
+    parser.add_argument("--name", metavar="NAME", help=_("the model's name in Ollama (default: made from the run's folder)"))
     parser.add_argument(
         "--repo", metavar="NAME/MODEL", help=_("hub: the repository; made, and private, where it is not there")
     )

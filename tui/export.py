@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 Aside = Callable[[str], None]
 """Told what is being done; an empty text: nothing any more."""
+Stopped = Callable[[], bool]
+"""Whether somebody has it end, as far as it can be: while the converters are fetched."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def run_export(out: str, checkpoint: str | None, model: str | None, wanted: Want
 
 
 def carry_out(
-    out: Path, checkpoint: str | None, model: str | None, wanted: Wanted, aside: Aside
+    out: Path, checkpoint: str | None, model: str | None, wanted: Wanted, aside: Aside, stopped: Stopped = lambda: False
 ) -> tuple[ExportSource, Told]:
     """Export what is wanted; `aside` is told how it goes. Raises the engine's errors."""
     if wanted.to in ("gguf", "ollama"):
@@ -79,7 +82,13 @@ def carry_out(
 
         prepare_process()
         quiet_libraries()
-    ways = {"adapter": _adapter, "merged": _merged, "gguf": _gguf, "ollama": _ollama, "hub": _hub}
+    ways: dict[str, Callable[[ExportSource, Wanted, Aside], Told]] = {
+        "adapter": _adapter,
+        "merged": _merged,
+        "gguf": partial(_gguf, stopped=stopped),
+        "ollama": partial(_ollama, stopped=stopped),
+        "hub": _hub,
+    }
     told = ways[wanted.to](source, wanted, aside)
     told.lines.insert(0, _("exported {name} to {path}").format(name=source.adapter.path.name, path=told.path))
     if not source.base_proven:
@@ -112,19 +121,22 @@ def _tell_merge(told: Told, checks: Checks) -> None:
         )
 
 
-def _gguf(source: ExportSource, wanted: Wanted, aside: Aside) -> Told:
-    told, made = _write_gguf(source, wanted, 0, aside)
-    told.lines.append(_("into Ollama: {command}").format(command=_command(source, made, wanted)))
+def _gguf(source: ExportSource, wanted: Wanted, aside: Aside, stopped: Stopped) -> Told:
+    told, made = _write_gguf(source, wanted, 0, aside, stopped)
+    told.fields["command"] = _command(source, made, wanted)
+    told.lines.append(_("into Ollama: {command}").format(command=told.fields["command"]))
     return told
 
 
-def _write_gguf(source: ExportSource, wanted: Wanted, answer_tokens: int, aside: Aside) -> tuple[Told, Gguf]:
+def _write_gguf(
+    source: ExportSource, wanted: Wanted, answer_tokens: int, aside: Aside, stopped: Stopped
+) -> tuple[Told, Gguf]:
     """Write it, and what is to be said of the file."""
     from engine.export.gguf import export_gguf
     from engine.export.llama_cpp import find_llama_cpp
     from engine.export.samples import MAX_TOKENS
 
-    tools = find_llama_cpp(wanted.llama_cpp, aside)
+    tools = find_llama_cpp(wanted.llama_cpp, aside, stopped)
     made = export_gguf(source, wanted.into, wanted.quantize, tools, aside, answer_tokens, wanted.lora)
     told = Told(made.path)
     if made.merge is not None:
@@ -188,7 +200,7 @@ def _command(source: ExportSource, made: Gguf, wanted: Wanted) -> str:
     return f"ollama create {name} -f {shlex.quote(str((made.path / 'Modelfile').absolute()))}"
 
 
-def _ollama(source: ExportSource, wanted: Wanted, aside: Aside) -> Told:
+def _ollama(source: ExportSource, wanted: Wanted, aside: Aside, stopped: Stopped) -> Told:
     from engine.export.ollama import LONGEST_ANSWER, Server, model_name
 
     name = model_name(source.adapter.path.parent, wanted.name)
@@ -199,7 +211,7 @@ def _ollama(source: ExportSource, wanted: Wanted, aside: Aside) -> Told:
                 _("Ollama has a model {name} already").format(name=name),
                 fix=_("Choose another name with --name, or take its place with --replace."),
             )
-        told, made = _write_gguf(source, wanted, LONGEST_ANSWER if version is not None else 0, aside)
+        told, made = _write_gguf(source, wanted, LONGEST_ANSWER if version is not None else 0, aside, stopped)
         command = _command(source, made, wanted)
         told.fields |= {"name": name, "ollama": version, "command": command}
         if version is None:

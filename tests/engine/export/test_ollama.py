@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -22,7 +23,8 @@ import pytest
 from engine.errors import ConfigError, OutputError
 from engine.export.gguf import Gguf
 from engine.export.modelfile import Serving
-from engine.export.ollama import Server, model_name
+from engine.export.ollama import Server, absence, model_name
+from engine.folder import RUN_TOML
 
 
 class Speaking(ThreadingHTTPServer):
@@ -161,9 +163,29 @@ def test_no_server_is_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
         assert server.version() is None
 
 
-@pytest.mark.parametrize(("folder", "name"), [("My Run", "my-run"), ("测试", "lora-tui"), ("qwen3.5_x", "qwen3.5_x")])
+@pytest.mark.parametrize(("folder", "name"), [("My Run", "my-run"), ("qwen3.5_x", "qwen3.5_x")])
 def test_the_name_is_the_folders_in_letters_that_ollama_takes(folder: str, name: str) -> None:
     assert model_name(Path(folder), None) == name
+
+
+def test_folders_that_only_other_letters_tell_apart_have_names_of_their_own(tmp_path: Path) -> None:
+    recipes = tmp_path / "菜谱-小模型"
+    recipes.mkdir()
+    (recipes / RUN_TOML).write_text('run_id = "0a1b2c3d4e5f"\n')
+    assert model_name(recipes, None) == "lora-tui-0a1b2c3d"
+    unknown = [model_name(tmp_path / name, None) for name in ("诗-small", "歌-small")]
+    assert unknown[0] != unknown[1] and all(re.fullmatch("small-[0-9a-f]{8}", name) for name in unknown)
+
+
+def test_whether_a_server_answers_is_told_beforehand(
+    ollama: Speaking, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert absence() is None
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:9")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert (absence() or "").startswith("No Ollama answers at 127.0.0.1:9.") and "ollama serve" not in (absence() or "")
+    (tmp_path / "ollama").touch(0o755)
+    assert "ollama serve starts it" in (absence() or "")
 
 
 @pytest.mark.parametrize("asked", ["A", "a/b/c", "../a", "a b", ""])

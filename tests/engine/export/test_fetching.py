@@ -1,0 +1,124 @@
+"""llama.cpp's converters being fetched, by a pip that is none: how far it is, its end, and what is left of it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import sys
+import tarfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from engine.cache import cache_root
+from engine.errors import Cancelled, OutputError
+from engine.export import llama_cpp
+from engine.export.llama_cpp import HF, find_llama_cpp
+
+PIP = """#!/bin/sh
+mkdir "$TMPDIR/pip-unpack-x" && sleep 300 & echo $! > {pids}
+{first}
+wait
+"""
+
+
+class Pip:
+    """What stands in for Python with its pip: it does what it is told, and would then be at work for minutes."""
+
+    def __init__(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._pids, self._script = place / "pids", place / "python"
+        self.package = place / "llama_cpp_python-0.tar.gz"
+        with tarfile.open(self.package, "w:gz") as archive:
+            for name in (f"llama_cpp_python-0/vendor/llama.cpp/{HF}", "llama_cpp_python-0/other"):
+                member = tarfile.TarInfo(name)
+                member.size = 3
+                archive.addfile(member, io.BytesIO(b"xyz"))
+        monkeypatch.setattr(llama_cpp, "SHA256", hashlib.sha256(self.package.read_bytes()).hexdigest())
+        monkeypatch.setattr(sys, "executable", str(self._script))
+        monkeypatch.setenv("LORA_TUI_CACHE", str(place / "cache"))
+
+    def does(self, first: str) -> None:
+        self._script.write_text(PIP.format(pids=self._pids, first=first))
+        self._script.chmod(0o755)
+
+    def fetches(self, what: str) -> None:
+        self.does(
+            f'while [ ! -d "$TMPDIR/pip-unpack-x" ]; do sleep 0.02; done; {what} > "$TMPDIR/pip-unpack-x/{self.package.name}"'
+        )
+
+    def has_ended(self) -> bool:
+        """Whether what it had started is gone too."""
+        child = int(self._pids.read_text())
+        for _turn in range(100):
+            try:
+                os.kill(child, 0)
+                with open(f"/proc/{child}/stat") as stat:
+                    if stat.read().split()[2] == "Z":  # nobody in a container may have asked for it yet
+                        return True
+            except OSError:
+                return True
+            time.sleep(0.05)
+        return False
+
+
+@pytest.fixture
+def pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pip:
+    return Pip(tmp_path, monkeypatch)
+
+
+def left() -> list[str]:
+    return sorted(one.name for one in cache_root().iterdir() if not one.name.endswith(".lock"))
+
+
+def test_the_package_is_taken_as_soon_as_it_is_whole_and_its_bytes_are_told(pip: Pip) -> None:
+    pip.fetches(f"cat {pip.package}")
+    told: list[str] = []
+    found = find_llama_cpp(None, told.append)
+    assert (found.folder / HF).read_text() == "xyz" and left() == [found.folder.name]
+    assert any(" of 77 MB · " in words and words.endswith("MB/s") for words in told)
+    assert pip.has_ended()
+
+
+def test_cancelled_it_ends_at_once_and_leaves_nothing(pip: Pip) -> None:
+    pip.fetches("echo half")
+    fetching = threading.Event()
+    with pytest.raises(Cancelled):
+        find_llama_cpp(None, lambda words: fetching.set() if "MB/s" in words else None, fetching.is_set)
+    assert pip.has_ended() and left() == []
+
+
+def test_ctrl_c_ends_what_pip_had_started_too(pip: Pip) -> None:
+    pip.fetches("echo half")
+
+    def interrupted(words: str) -> None:
+        if "MB/s" in words:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        find_llama_cpp(None, interrupted)
+    assert pip.has_ended() and left() == []
+
+
+def test_where_no_byte_comes_any_more_it_is_not_waited_for(pip: Pip, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llama_cpp, "PATIENCE", 0.6)
+    pip.fetches("echo half")
+    with pytest.raises(OutputError, match="No byte has come"):
+        find_llama_cpp(None)
+    assert pip.has_ended() and left() == []
+
+
+def test_what_pip_complains_about_is_told(pip: Pip) -> None:
+    pip.does('kill $!; echo "ERROR: no network" >&2; exit 1')
+    with pytest.raises(OutputError, match="ERROR: no network"):
+        find_llama_cpp(None)
+    assert left() == []
+
+
+def test_it_can_be_cancelled_while_another_process_fetches(pip: Pip) -> None:
+    cache_root().mkdir(parents=True)
+    fetching = llama_cpp.filelock.FileLock(cache_root() / f".llama.cpp-{llama_cpp.VERSION}.lock")
+    with fetching, pytest.raises(Cancelled):
+        find_llama_cpp(None, stopped=lambda: True)
