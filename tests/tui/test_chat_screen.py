@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual.widgets import Input
 
 from engine.export.chat import Chat, Sampling, open_chat, question
 from engine.export.source import find_source
 from tests.tui.conftest import Hand
 from tui.app import LoraTui
 from tui.plain import visible
+from tui.screens.chat import ChatScreen
 
 Make = Callable[..., LoraTui]
 
@@ -92,10 +94,28 @@ async def test_how_answers_are_drawn_can_be_set_and_is_the_same_for_both(wizard:
         hand = Hand(app, pilot)
         await to_chat(hand)
         await hand.press("ctrl+t", "home", "shift+end", *"warm", "enter", *"question", "enter")
-        await hand.until(lambda: hand.shows("must be numbers"))
+        await hand.until(lambda: hand.shows("temperature: 'warm' is no number"))
         assert not hand.shows("> question")
-        await hand.press("ctrl+t", "ctrl+t", "home", "shift+end", *"1.5", "enter", "enter")
+        await hand.press("home", "shift+end", *"1.5", "enter", "enter")
         await hand.until(lambda: hand.shows("temperature 1.5, top-p 1, seed 42, on both sides"), 60)
         shown = hand.screen._shown["base"].plain  # type: ignore[attr-defined]
         await hand.press("ctrl+l", *"question", "enter")
         await hand.until(lambda: hand.screen._shown["base"].plain == shown, 60)  # type: ignore[attr-defined]
+
+
+async def test_a_sampling_value_that_cannot_be_used_is_named_and_shown_where_it_was_hidden(
+    wizard: Make, flags: dict[str, Any], trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ChatScreen, "_converse", lambda self: None)
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await app.push_screen(ChatScreen(trained))
+        for value, said in (("abc", "top-p: 'abc' is no number"), ("7", "top-p: these sampling settings cannot be used")):
+            hand.screen.query_one("#top_p", Input).value = value
+            hand.screen.query_one("#sampling").display = False
+            hand.screen.query_one("#question").focus()
+            await hand.press("q", "enter")
+            await hand.until(lambda said=said: hand.shows(said))  # type: ignore[misc]
+            field = hand.screen.query_one("#top_p", Input)
+            assert field.has_focus and hand.screen.query_one("#sampling").display

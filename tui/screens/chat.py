@@ -7,7 +7,7 @@ that is under way at its next token.
 from __future__ import annotations
 
 import queue
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -74,6 +74,8 @@ class ChatScreen(WizardScreen):
         self._row = 0
         self._conversation = 0
         self._shown = {side: Text() for side in SIDES}
+        self._titles: dict[str, str] = {}
+        """What the settings are called on the screen."""
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="sides"):
@@ -89,6 +91,7 @@ class ChatScreen(WizardScreen):
                 ("seed", _("seed"), Sampling.seed),
                 ("max_new_tokens", _("tokens at most"), Sampling.max_new_tokens),
             ):
+                self._titles[name] = title
                 yield Static(title, markup=False)
                 yield Input(f"{value:g}", id=name, compact=True)
         yield Static(_("loading the model"), id="chat-state", markup=False)
@@ -119,15 +122,25 @@ class ChatScreen(WizardScreen):
         self.query_one("#temperature" if row.display else "#question").focus()
 
     def _sampling(self) -> Sampling | None:
-        """The settings as they stand; None where one cannot be used, which is said."""
-        try:
-            asked = {one.id: float(one.value) for one in self.query("#sampling Input").results(Input)}
-            return Sampling(int(asked["max_new_tokens"]), asked["temperature"], asked["top_p"], int(asked["seed"]))
-        except (ValueError, OverflowError):
-            self._state(_("The settings of how answers are drawn must be numbers."))
-        except LoraTuiError as error:
-            self._state(f"{error.title}: {error.fix}")
-        return None
+        """The settings as they stand; None where one cannot be used: it is named, and the cursor is in it, wherever it was hidden."""
+        usable = Sampling()
+        for one in self.query("#sampling Input").results(Input):
+            name = str(one.id)
+            try:
+                value: Any = float(one.value)
+                usable = replace(usable, **{name: value if isinstance(getattr(usable, name), float) else int(value)})
+            except (ValueError, OverflowError):
+                self._refuse(one, _("{value!r} is no number").format(value=one.value))
+                return None
+            except LoraTuiError as error:
+                self._refuse(one, f"{error.title}: {error.fix}")
+                return None
+        return usable
+
+    def _refuse(self, field: Input, reason: str) -> None:
+        self.query_one("#sampling").display = True
+        field.focus()
+        self._state(f"{self._titles[str(field.id)]}: {reason}")
 
     def action_again(self) -> None:
         """Both sides forget what was said."""
