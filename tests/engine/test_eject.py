@@ -256,3 +256,12 @@ def test_a_damaged_row_that_was_left_out_does_not_stop_the_script(tmp_path: Path
     known: dict[str, Any] = {}
     exec(eject(tmp_path / "out", "script").partition("model = ")[0], known)
     assert list(known["rows_of_files"](known["FILES"], known["SKIPPED"])) == ROWS["text"]
+
+
+def test_a_run_from_weights_is_refused_since_a_script_would_begin_with_none(tmp_path: Path, tiny_model: Path) -> None:
+    data = write_jsonl(tmp_path / "rows.jsonl", ROWS["text"])
+    flags: dict[str, Any] = {"dataset": data, "model": tiny_model, "max_steps": 1, "batch_size": 6}
+    train(output=tmp_path / "one", **flags)
+    train(output=tmp_path / "two", init_from=tmp_path / "one" / "checkpoint-1", **flags)
+    with pytest.raises(ConfigError, match="began from the weights of"):
+        eject(tmp_path / "two", "script")

@@ -180,7 +180,7 @@ async def test_the_detail_of_a_checkpoint_tells_its_files_and_whether_it_goes_on
 ) -> None:
     (trained / "checkpoint-6" / "optimizer.pt").unlink()
     app = wizard(flags)
-    async with app.run_test(size=(140, 50)) as pilot:
+    async with app.run_test(size=(180, 50)) as pilot:
         hand = Hand(app, pilot)
         await hand.to_start()
         await hand.until(lambda: hand.shows("It can be continued."))

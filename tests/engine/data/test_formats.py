@@ -78,6 +78,11 @@ KNOWN: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
         "messages",
         {"messages": [TURNS[0], {**TURNS[1], "weight": 0}, *TURNS]},
     ),
+    "an answer of ShareGPT's not to be learned": (
+        {"conversations": [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "We.", "weight": 0}]},
+        "sharegpt",
+        {"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "We.", "weight": 0}]},
+    ),
     "an answer that was thought about": (
         {"messages": [TURNS[0], {**TURNS[1], "thinking": "Hm."}]}, "messages", {"messages": [TURNS[0], {**TURNS[1], "thinking": "Hm."}]}),
     "text": ({"text": "The lamp burns.", "source": "log"}, "text", {"text": "The lamp burns."}),

@@ -269,3 +269,10 @@ def test_a_row_that_is_cut_keeps_something_to_learn_or_is_left_out_and_told(limi
     assert (table.lengths <= limit).all()
     left_out = {problem.row for problem in table.problems if problem.code == "nothing_to_learn"}
     assert left_out == {1, 2, 3, 4} - set(table.source_row.tolist())
+
+
+def test_a_begin_token_that_the_tokenizer_never_adds_belongs_to_the_text() -> None:
+    """SmolLM2 calls the mark of each turn so."""
+    tokenizer = tokenizer_of(["<|im_start|>", "<|im_end|>"], "")
+    row = tokenize(enumerate([{"text": "<|im_start|>the lamp<|im_end|>"}], 1), tokenizer, "auto", 1 << 20).row(0)
+    assert tokenizer.decode(row["input_ids"]) == "<|im_start|>the lamp<|im_end|>"
