@@ -421,12 +421,17 @@ class LoraTui(App[int]):
         self.push_screen(CommandPalette(providers=[ThemeProvider], placeholder=_("Search for a theme")))
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
-        """Every key of the screen, and the themes and languages."""
+        """Every key of the screen, its buttons that have none, and the themes."""
+        from tui.screens.base import WizardScreen
+
         for key, one in screen.active_bindings.items():
             binding = one.binding
             if binding.description and binding.show and one.enabled and binding.action != "command_palette":
                 callback = partial(self.run_action, binding.action, one.node)
                 yield SystemCommand(_(binding.description), _("key: {key}").format(key=key), callback)
+        if isinstance(screen, WizardScreen):
+            for words, do in screen.commands():
+                yield SystemCommand(words, _("a button of this step"), do)
         yield SystemCommand(_("Theme"), _("change the colours"), self.action_change_theme)
 
     def _remember_look(self, theme: str) -> None:

@@ -65,6 +65,19 @@ async def test_a_run_that_was_interrupted_is_offered_and_taken_up_with_one_butto
         assert hand.shows("continuing from checkpoint-8")
 
 
+async def test_the_menu_reaches_the_buttons_of_the_first_step(
+    flags: dict[str, Any], trained: Path, wizard: Callable[..., LoraTui]
+) -> None:
+    app = wizard(remembered=Remembered(answers={**flags, "output": str(trained)}))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.until(lambda: hand.shows("Continue the last run"))
+        commands = {command.title: command.callback for command in app.get_system_commands(hand.screen)}
+        assert "Try the demo" in commands
+        commands["Continue the last run"]()
+        await hand.arrive("StartScreen")
+
+
 @pytest.mark.parametrize("answered", ["dataset", "model", "output"])
 async def test_who_has_asked_for_something_is_not_offered_the_last_run(
     answered: str, flags: dict[str, Any], trained: Path, wizard: Callable[..., LoraTui]

@@ -7,7 +7,7 @@ A screen is made anew each time it is entered and fills itself from the Wizard (
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -62,6 +62,10 @@ class WizardScreen(Screen[Any]):
     def active_bindings(self) -> dict[str, ActiveBinding]:
         """As Textual finds them, with their descriptions translated now and not when the class was made."""
         return {key: one._replace(binding=_translated(one.binding)) for key, one in super().active_bindings.items()}
+
+    def commands(self) -> Iterable[tuple[str, Callable[[], Any]]]:
+        """What the menu offers here besides the keys: the buttons that have none."""
+        return ()
 
     def action_help(self) -> None:
         from tui.screens.dialogs import HelpScreen

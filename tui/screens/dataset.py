@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -298,16 +298,26 @@ class DatasetScreen(StepScreen):
     # -- the demo ------------------------------------------------------------------------------------------------------
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
-        if event.button.id == "continue":
+        actions = {"continue": self._continue_last, "demo": self._try_demo}
+        if event.button.id in actions:
             event.stop()
-            self.wizard.take_up_last()
-            self.owner.go_to(3)
-        elif event.button.id == "demo":
-            event.stop()
-            self.wizard.demo = True
-            for name in ("dataset", "model", "output"):
-                self.wizard.answer(name, None)
-            self._build_demo()
+            actions[event.button.id]()
+
+    def commands(self) -> Iterable[tuple[str, Callable[[], Any]]]:
+        if not self.query_one("#demo", Button).disabled:
+            yield _("Try the demo"), self._try_demo
+        if self.query_one("#continue").display:
+            yield _("Continue the last run"), self._continue_last
+
+    def _continue_last(self) -> None:
+        self.wizard.take_up_last()
+        self.owner.go_to(3)
+
+    def _try_demo(self) -> None:
+        self.wizard.demo = True
+        for name in ("dataset", "model", "output"):
+            self.wizard.answer(name, None)
+        self._build_demo()
 
     def _build_demo(self) -> None:
         self.query_one("#demo", Button).disabled = True
