@@ -181,6 +181,20 @@ async def test_the_palette_reaches_every_key_of_the_screen(wizard: Make, flags: 
         assert {"Next", "Back", "Help", "Go on", "Weights", "Fresh", "Trash", "Quit", "Theme"} <= titles
 
 
+async def test_f1_explains_the_dialog_that_browses(wizard: Make) -> None:
+    app = wizard()
+    async with app.run_test(size=(100, 40)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.press("ctrl+o")
+        await hand.arrive("FileBrowser")
+        await hand.press("f1")
+        await hand.until(lambda: hand.shows("Enter opens a folder"))
+        await hand.press("escape")
+        await hand.arrive("FileBrowser")
+        await hand.press("escape")
+        await hand.arrive("DatasetScreen")
+
+
 async def test_f1_explains_the_focused_field(wizard: Make, flags: dict[str, Any]) -> None:
     app = wizard(flags)
     async with app.run_test(size=(100, 40)) as pilot:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.cells import chop_cells
 from rich.text import Text
@@ -19,6 +19,9 @@ from tui.plain import visible
 from tui.screens.base import WizardScreen
 from tui.training_text import whole_receipt_text
 
+if TYPE_CHECKING:
+    from tui.widgets.browse import FileBrowser, FolderBrowser
+
 TAIL = 200_000
 """Bytes of the log's end that are shown."""
 
@@ -29,14 +32,14 @@ class HelpScreen(ModalScreen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,f1,q,enter", "app.pop_screen", show=False)]
     AUTO_FOCUS = "VerticalScroll"
 
-    def __init__(self, about: WizardScreen) -> None:
+    def __init__(self, about: WizardScreen | FileBrowser | FolderBrowser) -> None:
         super().__init__()
         focused = about.focused
         helped = [getattr(node, "help_text", "") for node in (focused.ancestors_with_self if focused is not None else ())]
         self._field = next((text for text in helped if text), "")
         self._step = _(about.HELP_TEXT)
         self._keys = [
-            (self_key, one.binding.description)
+            (self_key, _(one.binding.description))
             for self_key, one in about.active_bindings.items()
             if one.binding.description and one.enabled and one.binding.show
         ]

@@ -148,7 +148,7 @@ class ExportScreen(WizardScreen):
             megabytes=MEGABYTES
         )
         fetched = self.query_one("#fetched", Static)
-        fetched.update(f"{words} · {_('Esc ends the download')}" if self.at_work else words)
+        fetched.update(" · ".join((words, _("Esc ends the download"))) if self.at_work else words)
         fetched.display = self._fetches(self._wanted if self.at_work and self._wanted is not None else self.wanted())
 
     def action_export(self) -> None:

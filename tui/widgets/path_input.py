@@ -124,18 +124,18 @@ class PathInput(Vertical):
     @work
     async def action_browse(self) -> None:
         """Open the file dialog where the field points to."""
-        from textual_fspicker import FileOpen, SelectDirectory
+        from tui.widgets.browse import FileBrowser, FolderBrowser
 
         here = path_of(self.value) if self.value else Path()
         folder = next((one for one in (here, *here.parents) if is_folder(one)), Path())
         cancel = _("Cancel")
         dialog = (
-            FileOpen(folder, _("Choose a file"), open_button=_("Open"), cancel_button=cancel)
+            FileBrowser(folder, _("Choose a file"), open_button=_("Open"), cancel_button=cancel)
             if self.kind == "file"
-            else SelectDirectory(folder, _("Choose a folder"), select_button=_("Choose"), cancel_button=cancel)
+            else FolderBrowser(folder, _("Choose a folder"), select_button=_("Choose"), cancel_button=cancel)
         )
         dialog.ERROR_PERMISSION_ERROR = _("This may not be looked into")
-        if isinstance(dialog, FileOpen):
+        if isinstance(dialog, FileBrowser):
             dialog.ERROR_A_FILE_MUST_BE_CHOSEN = dialog.ERROR_A_FILE_MUST_EXIST = _("Choose a file that is there")
         chosen = await self.app.push_screen_wait(dialog)
         if chosen is not None:
