@@ -14,6 +14,7 @@ from engine.errors import ConfigError, OutputError
 from engine.export.source import ExportSource, find_source
 from engine.i18n import _, sentences
 from tui.plain import visible
+from tui.signals import SIGNALS
 from tui.streams import quiet_libraries
 
 if TYPE_CHECKING:
@@ -54,8 +55,13 @@ class Told:
 
 def run_export(out: str, checkpoint: str | None, model: str | None, wanted: Wanted, as_json: bool) -> int:
     """Export, and say where it lies and what was checked; the exit code. Raises the engine's errors."""
+    from tui.headless import Leave, StopRequest
+
+    StopRequest(_aside).install()  # what is half made is tidied up, and pip ended, before a signal ends this process
     try:
         source, told = carry_out(Path(out), checkpoint, model, wanted, _aside)
+    except Leave as left:
+        return SIGNALS[str(left)]
     finally:
         _aside("")
     if as_json:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import signal
+import subprocess
 import sys
 import tarfile
 import threading
@@ -18,6 +20,7 @@ from engine.errors import Cancelled, OutputError
 from engine.export import llama_cpp
 from engine.export.llama_cpp import HF, find_llama_cpp
 
+PYTHON = sys.executable
 PIP = """#!/bin/sh
 mkdir "$TMPDIR/pip-unpack-x" && sleep 300 & echo $! > {pids}
 {first}
@@ -122,3 +125,27 @@ def test_it_can_be_cancelled_while_another_process_fetches(pip: Pip) -> None:
     fetching = llama_cpp.filelock.FileLock(cache_root() / f".llama.cpp-{llama_cpp.VERSION}.lock")
     with fetching, pytest.raises(Cancelled):
         find_llama_cpp(None, stopped=lambda: True)
+
+
+EXPORTING = """
+import sys
+sys.executable = sys.argv.pop(1)
+import tui.export
+tui.export.find_source = lambda *given: None  # what is exported does not matter: it does not come to that
+from tui.__main__ import main
+sys.argv = ["lora-tui", "export", "out", "--to", "gguf"]
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_the_command_ends_pip_and_leaves_nothing(pip: Pip, number: int, code: int) -> None:
+    pip.fetches("echo half")
+    command = subprocess.Popen([PYTHON, "-c", EXPORTING, sys.executable], stderr=subprocess.PIPE, text=True)
+    for _turn in range(1200):
+        if list(cache_root().glob(".llama.cpp-*/pip-*/*.tar.gz")) or command.poll() is not None:
+            break
+        time.sleep(0.05)
+    command.send_signal(number)
+    assert command.wait(30) == code, command.communicate()[1]
+    assert pip.has_ended() and left() == []
