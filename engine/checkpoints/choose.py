@@ -102,9 +102,9 @@ def distance(checkpoint: Checkpoint) -> tuple[float, int, bool, bool, str]:
 
 
 def _has_weights(checkpoint: Checkpoint) -> bool:
-    imports = any(problem.code == "adapter_config_imports" for problem in checkpoint.problems)
+    unfit = any(problem.code in ("adapter_config_imports", "adapter_not_carried_on") for problem in checkpoint.problems)
     lora = checkpoint.adapter is not None and checkpoint.adapter.peft_type == "LORA"
-    return checkpoint.grade is not Grade.BROKEN and lora and not imports
+    return checkpoint.grade is not Grade.BROKEN and lora and not unfit
 
 
 def _against(checkpoint: Checkpoint, run: str | None, refuse: Callable[[Checkpoint], str | None] | None) -> str | None:

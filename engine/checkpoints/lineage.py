@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 
 from engine.checkpoints.checkpoint import Checkpoint
 
-SAME_LOSS = 1e-3
+SAME_LOSS = 1e-3 + 1e-9
+"""As of losses that were written with three digits, one of which differs."""
 SAME_RATIO = 0.02
 """Steps to an epoch may differ by this share and still be the same plan (epochs are rounded in old logs)."""
 
@@ -101,8 +102,8 @@ def _same(one: tuple[int, float], other: tuple[int, float]) -> bool:
 
 
 def _belongs(checkpoint: Checkpoint, own: Losses, run: _Run) -> bool:
-    if own:
-        return is_beginning(own, run.losses)
+    if own:  # another tool may have gone on with the run, or its last manifest is lost: then the longer one is without
+        return is_beginning(own, run.losses) or (bool(run.losses) and is_beginning(run.losses, own))
     plan = _plan(checkpoint)
     return plan is not None and any(_planned_alike(plan, other) for other in run.plans)
 

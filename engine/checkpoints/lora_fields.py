@@ -20,16 +20,20 @@ INERT = frozenset(
         "auto_mapping",
         "base_model_name_or_path",
         "inference_mode",
-        "init_lora_weights",
         "lora_dropout",
         "peft_type",
         "peft_version",
         "revision",
-        "task_type",
         "ensure_weight_tying",
     }
 )
 """Fields that say where an adapter came from or how it was born, or that a run sets by itself; they do not act on one that exists."""
+BORN: dict[str, tuple[Any, ...]] = {
+    "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva"),
+    "task_type": ("CAUSAL_LM", None),
+}
+"""Values that do not act on an adapter that exists. PiSSA, OLoRA, CorDA and LoftQ change the base model's weights too, each time that
+the adapter is loaded (peft 0.21, LoraLayer.update_layer); another task has another head."""
 DEFAULTS: dict[str, Any] = {"bias": "none", "megatron_core": "megatron.core", "qalora_group_size": 16}
 """What PEFT writes where nobody has set these; all other fields are empty then (peft 0.21, LoraConfig)."""
 OUTPUT_LAYER = "lm_head"
@@ -55,7 +59,11 @@ def lora_fields(raw: dict[str, Any]) -> dict[str, Any]:
     odd = sorted(
         name
         for name, value in raw.items()
-        if name not in fields and name not in INERT and value not in empty and value != DEFAULTS.get(name)
+        if (
+            value not in BORN[name]
+            if name in BORN
+            else name not in fields and name not in INERT and value not in empty and value != DEFAULTS.get(name)
+        )
     )
     if odd:
         names = ", ".join(name[:60] for name in odd[:8])

@@ -20,8 +20,6 @@ ROWS = 8
 """Rows that are scored, however long they take: the few of a busy moment say too little to refuse a run for."""
 NEAR_SHARE, NEAR = 0.25, 0.1
 """How far from the logged loss the rows that are scored may lie: a share of it, and as much more, in nats per token."""
-CLEARLY = 3.0
-"""Times as near is clearly nearer."""
 HALF = 0.5
 """Of the way to the logged loss; less is told."""
 FALLEN = 0.3
@@ -51,11 +49,6 @@ class Logged:
     last: float
     fell: float
     """From the first one that was logged; negative where it rose."""
-
-    @property
-    def first(self) -> float:
-        """The one that was logged first, when little was learned."""
-        return self.last + self.fell
 
     @property
     def tolerance(self) -> float:
@@ -90,7 +83,7 @@ def judged(scored: Scored, other: Scored | None, logged: Logged | None, steps: i
         return Item("probe_loss", expected, scored.words(), "failed", words)
     if logged is None:
         return unknown("probe_loss", scored.words())
-    if other is not None and _clearly_nearer(other, scored, logged, precision):
+    if other is not None and _alone_is_near(other, scored, logged, precision):
         return _other_tokens(expected, scored, other, asked)
     nearest = min((one for one in (scored, other) if one is not None), key=lambda one: abs(one.now - logged.last))
     if _worse(nearest, precision) and max(logged.fell, nearest.base - logged.last) > FALLEN:
@@ -121,15 +114,8 @@ def _worse(scored: Scored, precision: str) -> bool:
     return scored.now > scored.base + max(TOLERANCE.get(precision, 0.0) * max(1.0, scored.base), WORSE * scored.base)
 
 
-def _clearly_nearer(one: Scored, than: Scored, logged: Logged, precision: str) -> bool:
-    """By the last loss alone, or by the last and the first together, which was logged when the model was hardly another than the
-    base: far above its end a log says little by its end alone."""
-    if not near(one, logged, precision) or near(than, logged, precision):
-        return False
-    (last, first), (far_last, far_first) = (
-        (abs(each.now - logged.last), abs(each.base - logged.first)) for each in (one, than)
-    )
-    return CLEARLY * last <= far_last or CLEARLY * (last + first) <= far_last + far_first
+def _alone_is_near(one: Scored, than: Scored, logged: Logged, precision: str) -> bool:
+    return near(one, logged, precision) and not near(than, logged, precision)
 
 
 def _other_tokens(expected: str, scored: Scored, other: Scored, asked: bool) -> Item:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from safetensors.numpy import save_file
 
 from engine.checkpoints.checkpoint import Grade
+from engine.checkpoints.choose import weights_fallback
 from engine.checkpoints.inspect import inspect_folder
 from engine.checkpoints.lora_fields import MOST_ALPHA, MOST_RANK, out_of_range
 from engine.config import RunConfig
@@ -298,6 +299,8 @@ def test_what_is_no_folder_is_broken_and_never_opened(tmp_path: Path) -> None:
         ({"target_modules": ".*q_proj"}, "not a list of layer names"),
         ({"target_modules": ["q_proj", "lm_head"]}, "the output layer"),
         ({"bias": "all"}, "it sets bias"),
+        ({"init_lora_weights": "pissa_niter_4"}, "it sets init_lora_weights"),
+        ({"task_type": "SEQ_CLS"}, "it sets task_type"),
         ({"trainable_token_indices": [1]}, "it sets trainable_token_indices"),
         ({"of_a_newer_peft": True}, "it sets of_a_newer_peft"),
         ({"lora_alpha": 1e300}, "lora_alpha is 1e+300"),
@@ -313,6 +316,7 @@ def test_an_adapter_that_a_run_would_refuse_is_said_not_to_be_continuable(
     found = inspect_folder(whole)
     assert not found.continuable and found.grade is Grade.COMPLETE
     assert any(problem.code == "adapter_not_carried_on" and told in problem.message for problem in found.problems)
+    assert weights_fallback([found]) is None, "a new run from its weights would be refused as well"
 
 
 @pytest.mark.parametrize("kind", ["int32", "int8", "bool"])

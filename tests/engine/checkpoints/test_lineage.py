@@ -56,6 +56,17 @@ def test_different_ids_are_different_runs_whatever_the_losses_say() -> None:
     assert runs(made("a", [3, 2], "x"), made("b", [3, 2, 1], "y"), made("c", [9], "x")) == [{"a", "c"}, {"b"}]
 
 
+def test_what_another_tool_added_to_a_run_with_an_id_belongs_to_it() -> None:
+    """Or a checkpoint that lost its manifest: to begin again from before it would be to lose it."""
+    assert runs(made("ours", [3, 2], "x"), made("further", [3, 2, 1])) == [{"further", "ours"}]
+    assert runs(made("ours", [3], "x"), made("a", [3, 2]), made("b", [3, 1, 1])) == [{"a"}, {"b", "ours"}]
+    assert runs(made("ours", [], "x", step=5), made("other", [3, 2])) == [{"other"}, {"ours"}], "no losses tell nothing"
+
+
+def test_losses_that_differ_by_one_in_the_third_digit_are_the_same() -> None:
+    assert runs(made("a", [3.918, 2.0]), made("b", [3.919, 2.0, 1.5])) == [{"a", "b"}]
+
+
 def test_a_stock_checkpoint_that_a_run_with_an_id_continued_belongs_to_it() -> None:
     assert runs(made("stock", [3, 2]), made("ours", [3, 2, 1], "x")) == [{"ours", "stock"}]
 

@@ -58,10 +58,7 @@ def test_a_log_of_other_tokens_is_refused_with_the_words_that_go_on_unless_someb
     assert verdict(Scored("assistant", 4.2, 8.4), other) == "unknown", "both are near"
 
 
-def test_early_in_a_run_the_first_logged_loss_tells_whose_tokens_were_counted() -> None:
-    here, other, early = Scored("assistant", 6.35, 8.36), Scored("all", 3.74, 4.53), Logged(4.54, -0.15)
-    assert verdict(here, other, early) == "failed", (
-        "4.39 was logged first: all tokens give 4.53 without an adapter, not 8.36"
-    )
-    late = Logged(4.54, 2.0)
-    assert verdict(here, other, late) == "unknown", "a first loss that neither way explains decides nothing"
+def test_of_two_ways_to_count_the_one_that_lies_near_the_log_is_the_runs() -> None:
+    """However far the other: early in a run both are not far, and TRL, which counts all, is the more likely."""
+    assert verdict(Scored("assistant", 4.99, 7.1), Scored("all", 2.96, 4.6), Logged(3.51, 1.0)) == "failed"
+    assert verdict(Scored("assistant", 5.2, 7.1), Scored("all", 1.9, 4.6), Logged(3.51, 1.0)) == "unknown", "neither is near"
