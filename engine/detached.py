@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from engine.child import HAND_OVER, InAChild, this_program
-from engine.events import RunStarted
+from engine.events import CheckpointSaved, ResumeChecked, Step
 from engine.runner import LEFT
 
 if TYPE_CHECKING:
@@ -38,11 +38,13 @@ def moved(plan: ResumePlan, outcome: Outcome) -> ResumePlan:
 
 
 def until_it_runs(emit: Emit) -> tuple[Emit, ShouldStop]:
-    """`emit` and a should_stop that goes away once the run holds its folder, has read its data and begins."""
+    """`emit` and a should_stop that goes away once the run trains: its folder is held, its data read, the model loaded, and of a run
+    that goes on the receipt has nothing against it. What is wrong until then is still told here, with its exit code."""
     begun = []
 
     def told(event: Any, record: Any) -> None:
-        if isinstance(event, RunStarted):
+        restored = isinstance(event, ResumeChecked) and all(item["verdict"] != "failed" for item in event.items)
+        if restored or isinstance(event, Step | CheckpointSaved):
             begun.append(event)
         emit(event, record)
 

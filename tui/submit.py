@@ -12,7 +12,7 @@ from typing import Any
 from engine.answers import gather
 from engine.config import flag
 from engine.errors import ConfigError, OutputError
-from engine.folder import named, occupied
+from engine.folder import named, occupied, proposed_output
 from engine.i18n import _
 from engine.paths import is_there
 from engine.submit import Job, skypilot_task, slurm_script
@@ -22,9 +22,9 @@ from tui.plain import visible
 def run_submit(to: str, job: Job, script: Path | None, dry_run: bool, flags: dict[str, Any], given: Sequence[str]) -> int:
     """Write the script for the run of `flags`, written as `given`; submit it to Slurm where sbatch is. The exit code."""
     config = gather(flags).resolved.config
-    if config.output is None:
+    if config.output is None and (config.dataset is None or config.model is None):
         raise ConfigError(_("it is not known which run this is"), fix=_("Name --output, or --dataset and --model."))
-    out = Path(config.output)
+    out = Path(config.output) if config.output is not None else proposed_output(str(config.dataset), str(config.model))
     here = Path.cwd()
     # What begins a new run would begin one more each time the job is sent again.
     anew = "init_from" in flags or flags.get("resume", "auto") != "auto"

@@ -178,6 +178,16 @@ def test_machines_of_one_task_for_skypilot_share_a_volume(lora_tui: Any, tiny_mo
     assert "--nproc 2" in task["run"] and "SKYPILOT_NODE_RANK" in task["run"]
 
 
+def test_a_run_that_is_named_by_its_dataset_and_model_goes_where_it_would_go_here(
+    lora_tui: Any, tiny_model: Path, chat_file: Path
+) -> None:
+    """As README's own example is written."""
+    words = ("--time", "12:00:00", "--dataset", chat_file, "--model", tiny_model)
+    code, said, error = lora_tui("submit", "--slurm", "--dry-run", *words)
+    assert code == 0, error
+    assert f"--output out/{chat_file.stem}-{tiny_model.name}" in said
+
+
 def test_a_run_without_a_name_and_flags_that_cannot_go_are_refused(lora_tui: Any) -> None:
     assert lora_tui("submit", "--slurm")[0] == 2
     assert lora_tui("submit", "--dataset", "x")[0] == 2

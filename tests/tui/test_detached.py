@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -95,6 +96,19 @@ def test_a_detached_run_that_cannot_begin_says_why_with_its_code(lora_tui: Tool,
     code, _out, told = lora_tui("--yes", "--detach", "--dataset", "none.jsonl", "--model", tiny_model, "--output", "out/w")
     assert code == 4
     assert "none.jsonl" in told
+
+
+def test_a_detached_run_whose_receipt_fails_says_so_with_its_code(
+    lora_tui: Tool, tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    """It is known only once everything is loaded, long after the run has begun."""
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    words = ["--yes", "--dataset", chat_file, "--model", model, "--output", tmp_path / "run", "--batch-size", 4]
+    assert lora_tui(*words, "--max-steps", 1)[0] == 0
+    template = model / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    code, _out, told = lora_tui(*words, "--max-steps", 2, "--detach")
+    assert code == 3 and "chat_template" in told and "goes on without this terminal" not in told
 
 
 def test_a_plan_is_taken_from_a_parent_only(lora_tui: Tool) -> None:
