@@ -153,6 +153,12 @@ def last_join(folder: Path) -> int | None:
     return step if isinstance(step, int) else None
 
 
+def last_finish(folder: Path) -> int | None:
+    """Step at which the run in `folder` last ended with all its steps done; None where it never did, or nothing tells."""
+    found = [record.get("step") for record in read_journal(folder) if record["type"] == RunFinished.type]
+    return found[-1] if found and isinstance(found[-1], int) else None
+
+
 def record_of(line: bytes) -> dict[str, Any] | None:
     """The record that a line of a journal holds; None where it is no event."""
     try:

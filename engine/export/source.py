@@ -18,6 +18,7 @@ from engine.config import RunConfig
 from engine.errors import CannotContinue, ConfigError, ModelError
 from engine.folder import FINAL, run_id_of, source_of_run
 from engine.i18n import _
+from engine.journal import last_finish
 from engine.models.folder import base_digests, model_folder
 from engine.paths import is_folder
 from engine.sources import Source, resolve
@@ -39,6 +40,7 @@ class ExportSource:
 
 def find_source(out: Path, checkpoint: str | None = None, model: str | None = None) -> ExportSource:
     """The adapter of the run in `out`: `checkpoint` by name, else the final one, else the furthest sound one of the run.
+    That is taken too where the run was extended and has saved since its adapter was final.
 
     `model` names the base where it has moved. Raises ConfigError where there is no such folder or checkpoint, CannotContinue where
     the adapter is missing or not whole, ModelError where the base is gone or another one.
@@ -76,9 +78,10 @@ def _named(out: Path, name: str) -> Checkpoint:
 
 
 def _last(out: Path) -> Checkpoint:
-    if (out / FINAL).is_dir() and not (out / FINAL).is_symlink():
+    own = run_id_of(out)
+    if (out / FINAL).is_dir() and not (out / FINAL).is_symlink() and not _went_on(out, own):
         return inspect_folder(out / FINAL)
-    there, own = scan(out).checkpoints, run_id_of(out)
+    there = scan(out).checkpoints
     found = weights_fallback([one for one in there if one.run == own] or there)
     if found is None:
         raise CannotContinue(
@@ -86,6 +89,12 @@ def _last(out: Path) -> Checkpoint:
             fix=_("lora-tui check {folder} says what is there and what is wrong with it.").format(folder=out),
         )
     return found
+
+
+def _went_on(out: Path, own: str | None) -> bool:
+    """Whether run `own` in `out` has saved since its adapter was final: then that is of before."""
+    ended = last_finish(out)
+    return ended is not None and any(one.run == own and (one.step or 0) > ended for one in glance(out).checkpoints)
 
 
 def _sound(found: Checkpoint) -> Checkpoint:

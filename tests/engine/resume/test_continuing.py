@@ -477,3 +477,15 @@ def test_where_its_tokens_were_not_kept_another_date_is_not_taken_for_another_mo
         (checkpoint / "manifest.json").write_text(json.dumps(manifest))
     outcome, events = train(output=dated)
     assert (outcome.state, receipt(events)["probe_loss"]) == ("finished", "unknown")
+
+
+def test_of_a_run_that_was_extended_and_stopped_what_it_learned_since_is_exported(run: Path) -> None:
+    from engine.export.source import find_source
+
+    train(output=run)
+    assert find_source(run).adapter.name == "final"
+    train(stop_at=18, output=run, epochs=4)
+    found = find_source(run).adapter
+    assert (found.name, found.step) == ("checkpoint-18", 18)
+    train(output=run)
+    assert find_source(run).adapter.name == "final"
