@@ -286,7 +286,7 @@ async def test_what_a_setting_names_and_is_not_there_closes_the_review_and_the_s
         await hand.to_start()
         await hand.press("ctrl+n")
         await hand.to_review()
-        assert hand.shows(words) and hand.screen.query_one("#main", Button).disabled
+        await hand.until(lambda: hand.shows(words) and hand.screen.query_one("#main", Button).disabled)
         await hand.press("escape")
         await hand.arrive("SettingsScreen")
         await hand.until(lambda: hand.shows("learning rate"))
