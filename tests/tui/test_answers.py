@@ -275,7 +275,7 @@ async def test_the_demo_goes_where_the_command_line_says(wizard: Make) -> None:
 
 @pytest.mark.parametrize(
     ("asked", "words"),
-    [({"eval_dataset": "nosplit"}, "has no split"), ({"target_modules": "qqq"}, "this model has no such layers")],
+    [({"eval_dataset": "nosplit"}, "There are: none."), ({"target_modules": "qqq"}, "this model has no such layers")],
 )
 async def test_what_a_setting_names_and_is_not_there_closes_the_review_and_the_setting_is_shown(
     wizard: Make, flags: dict[str, Any], asked: dict[str, str], words: str
