@@ -163,9 +163,8 @@ def _training_state(
             stepped = bool(found.tensors) or (state is not None and state.step > 0)
             if name == OPTIMIZER and stepped and not found.tensors.keys() >= MOMENTS:
                 raise _other_optimizer(found.tensors)
-            if (
-                name == OPTIMIZER and proof is None and weights.shapes
-            ):  # with a manifest the digests say that they belong together
+            # With a manifest the digests say that they belong together.
+            if name == OPTIMIZER and proof is None and weights.shapes:
                 _refuse_moments_of_others(found, weights.shapes)
         except Unsound as wrong:
             problems.append(wrong.problem)

@@ -55,20 +55,18 @@ def lora_fields(raw: dict[str, Any]) -> dict[str, Any]:
         "rank_pattern": _pattern(raw, "rank_pattern"),
         "alpha_pattern": _pattern(raw, "alpha_pattern"),
     }
-    empty: tuple[Any, ...] = (None, False, {}, [])
-    odd = sorted(
-        name
-        for name, value in raw.items()
-        if (
-            value not in BORN[name]
-            if name in BORN
-            else name not in fields and name not in INERT and value not in empty and value != DEFAULTS.get(name)
-        )
-    )
+    odd = sorted(name for name, value in raw.items() if name not in fields and not _acts_not(name, value))
     if odd:
         names = ", ".join(name[:60] for name in odd[:8])
         raise ValueError(_("it sets {names}, which cannot be carried on here").format(names=names))
     return fields | {"bias": "none", "task_type": "CAUSAL_LM"}
+
+
+def _acts_not(name: str, value: Any) -> bool:
+    """Whether the field `name` with this value changes nothing of an adapter that exists."""
+    if name in BORN:
+        return value in BORN[name]
+    return name in INERT or value in (None, False, {}, []) or value == DEFAULTS.get(name)
 
 
 def why_not_trained(raw: dict[str, Any]) -> str | None:

@@ -67,8 +67,12 @@ def begun(text: str, tokenizer: Any) -> str:
     adds none may call the mark of each turn its begin token, and then it belongs to the text."""
     if not tokenizer.bos_token or not text.startswith(tokenizer.bos_token):
         return text
-    own = list(tokenizer("a")["input_ids"])[:1] == [tokenizer.bos_token_id]
-    return text.removeprefix(tokenizer.bos_token) if own else text
+    return text.removeprefix(tokenizer.bos_token) if begins_itself(tokenizer) else text
+
+
+def begins_itself(tokenizer: Any) -> bool:
+    """Whether the tokenizer puts its begin token before every text by itself."""
+    return list(tokenizer("a")["input_ids"])[:1] == [tokenizer.bos_token_id]
 
 
 def ends_itself(tokenizer: Any) -> bool:

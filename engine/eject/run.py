@@ -12,10 +12,9 @@ from engine.data.files import CHATS, SUFFIXES, delimiter_of, suffix_of
 from engine.data.formats import OWN, PAIRS, TEXTS, read_rows
 from engine.data.read import Reading, encoding_to_read, read_raw, renamed
 from engine.errors import ConfigError
-from engine.folder import own_start, source_of_run
+from engine.folder import own_start
 from engine.i18n import _
 from engine.paths import is_folder
-from engine.sources import resolve
 
 READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 """File ending -> the builder of datasets that reads it."""
@@ -57,13 +56,12 @@ class Ejected:
 
 def read_run(out: Path) -> Ejected:
     """The run in `out`. Raises ConfigError where there is none, DatasetError where its rows are gone."""
-    run = source_of_run(out) if is_folder(out) else None
-    if run is None:
+    config = own_start(out) if is_folder(out) else None
+    if config is None:
         raise ConfigError(
             _("{folder}: there is no run of lora-tui in it").format(folder=out),
             fix=_("Name the folder that holds run.toml."),
         )
-    config = own_start(out) or resolve([run]).config
     assert config.dataset is not None and config.model is not None
     if config.init_from is not None:
         raise ConfigError(

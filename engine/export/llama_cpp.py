@@ -236,9 +236,8 @@ def _follow(pip: subprocess.Popen[bytes], folder: Path, tell: Tell, stopped: Sto
         if stopped():
             raise _cancelled()
         now = time.monotonic()
-        with contextlib.suppress(
-            OSError
-        ):  # what goes while it is looked at, or a disk without links: then pip ends by itself
+        # What goes while it is looked at, or a disk without links: then pip ends by itself.
+        with contextlib.suppress(OSError):
             for file in folder.glob("pip-*/*.tar.gz"):
                 if (size := file.stat().st_size) > before:
                     before, grown = size, now
@@ -255,8 +254,11 @@ def _follow(pip: subprocess.Popen[bytes], folder: Path, tell: Tell, stopped: Sto
 def _end(pip: subprocess.Popen[bytes]) -> None:
     """End `pip` and all it has started, if it is still at work."""
     if pip.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(pip.pid, signal.SIGKILL)
+        if sys.platform == "win32":
+            pip.kill()
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pip.pid, signal.SIGKILL)
         pip.wait()
 
 

@@ -83,7 +83,7 @@ def judged(scored: Scored, other: Scored | None, logged: Logged | None, steps: i
         return Item("probe_loss", expected, scored.words(), "failed", words)
     if logged is None:
         return unknown("probe_loss", scored.words())
-    if other is not None and _alone_is_near(other, scored, logged, precision):
+    if other is not None and near(other, logged, precision) and not near(scored, logged, precision):
         return _other_tokens(expected, scored, other, asked)
     nearest = min((one for one in (scored, other) if one is not None), key=lambda one: abs(one.now - logged.last))
     if _worse(nearest, precision) and max(logged.fell, nearest.base - logged.last) > FALLEN:
@@ -112,10 +112,6 @@ def judged(scored: Scored, other: Scored | None, logged: Logged | None, steps: i
 
 def _worse(scored: Scored, precision: str) -> bool:
     return scored.now > scored.base + max(TOLERANCE.get(precision, 0.0) * max(1.0, scored.base), WORSE * scored.base)
-
-
-def _alone_is_near(one: Scored, than: Scored, logged: Logged, precision: str) -> bool:
-    return near(one, logged, precision) and not near(than, logged, precision)
 
 
 def _other_tokens(expected: str, scored: Scored, other: Scored, asked: bool) -> Item:

@@ -124,9 +124,8 @@ class DatasetScreen(StepScreen):
         value, known = self.query_one("#dataset", PathInput).value, self._asked
         if not self._take_reading():
             return
-        if (
-            known is not None and self._asked is None
-        ):  # what was found by other answers is not what one may go on with unseen
+        if known is not None and self._asked is None:
+            # What was found by other answers is not what one may go on with unseen.
             self._look_anew()
             return
         if value and (self._report is None or self._asked != value):
