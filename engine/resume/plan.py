@@ -14,29 +14,26 @@ from pathlib import Path
 from typing import Literal
 
 from engine.checkpoints.checkpoint import Checkpoint, Grade
-from engine.checkpoints.choose import EQUALLY_FAR, Choice, PassedOver, distance
-from engine.checkpoints.inspect import inspect_folder
-from engine.checkpoints.lora_fields import OUTPUT_LAYER, why_not_trained
+from engine.checkpoints.choose import Choice, PassedOver
+from engine.checkpoints.lora_fields import why_not_trained
 from engine.checkpoints.scan import EXACT, Scan, glance
-from engine.config import RunConfig, flag
+from engine.config import RunConfig
 from engine.course.steps import (
     Length,
     Position,
 )
-from engine.data.dataset import Dataset, eval_rows, may_be_a_split
-from engine.data.read import is_hub_id
+from engine.data.dataset import Dataset
 from engine.devices import placed
-from engine.errors import CannotContinue, ConfigError, ModelError
+from engine.errors import CannotContinue, ConfigError
 from engine.folder import free_sibling, own_start, proposed_output, run_id_of
 from engine.i18n import _
-from engine.models.report import model_report
 from engine.paths import is_folder, is_there, rooted
 from engine.resume.asked import asked_for, inspected, need_checkpoint, need_continuable, problems_of, ways_on
 from engine.resume.differences import (
     Difference,
     contradiction,
 )
-from engine.resume.layers import need_layers
+from engine.resume.needs import need_answers, need_no_output_layer, need_what_is_named
 from engine.resume.off_path import off_path_words
 from engine.resume.onwards import onwards
 from engine.resume.recommend import settle, settle_over_rows
@@ -94,7 +91,7 @@ def plan_run(resolved: Resolved, found: Scan | None = None) -> ResumePlan:
     DatasetError (4) where what a setting names is not in the model, or is no dataset.
     """
     plan = _planned(resolved, found)
-    _need_what_is_named(plan)
+    need_what_is_named(plan.config, plan.mode)
     return plan
 
 
@@ -110,9 +107,9 @@ def _planned(resolved: Resolved, found: Scan | None) -> ResumePlan:
     for path in (config.init_from, named):
         if path is not None:  # told before what else may be missing: it would have told that
             need_checkpoint(Path(path))
-    _need(config)
+    need_answers(config)
     if resolved.asked("target_modules"):
-        _need_no_output_layer(config)
+        need_no_output_layer(config)
     assert config.dataset is not None and config.model is not None
     asked = Path(config.output) if config.output else None
     if asked is not None or named is None:  # else it goes where the checkpoint lies, or beside that
@@ -171,46 +168,6 @@ def _nothing_to_continue(found: Scan, choice: Choice) -> CannotContinue:
             name=as_it_was.name
         ),
     )
-
-
-def _need(config: RunConfig) -> None:
-    missing = [flag(name) for name in ("dataset", "model") if getattr(config, name) is None]
-    if missing:
-        raise ConfigError(
-            _("missing: {flags}").format(flags=", ".join(missing)),
-            _("A run needs a dataset and a model."),
-            _(
-                "Name them, for example: lora-tui --yes --dataset chat.jsonl --model ./Qwen3-0.6B · or try: lora-tui --demo --yes"
-            ),
-        )
-
-
-def _need_no_output_layer(config: RunConfig) -> None:
-    """Raise ModelError where --target-modules names the output layer: the trainer refuses that, but only once everything is loaded. Of
-    a saved adapter that is there, its checkpoint says that it cannot be carried on."""
-    named = [name for name in config.target_modules.split(",") if name.rpartition(".")[2] == OUTPUT_LAYER]
-    if named:
-        raise ModelError(
-            _("--target-modules {names}: no adapter can be put there").format(names=",".join(named)),
-            _("lm_head is the output layer. TRL trains no adapter on it: it takes the layer's own weights for the loss."),
-            _("all-linear takes every linear layer but the output layer."),
-        )
-
-
-def _need_what_is_named(plan: ResumePlan) -> None:
-    """Raise ModelError or DatasetError where layers or eval rows that are named are not there: the run would say so, but only once it
-    has begun. Of what is to be fetched nothing is known yet."""
-    config = plan.config
-    assert config.dataset is not None and config.model is not None
-    if plan.mode == "fresh" and config.target_modules != RunConfig.model_fields["target_modules"].default:
-        folder = model_report(config.model).folder
-        if folder is not None:
-            need_layers(config.target_modules, folder)
-    measured = config.eval_dataset
-    if plan.mode == "complete" or measured is None or is_hub_id(config.dataset):
-        return
-    if may_be_a_split(measured) or not is_hub_id(measured):
-        eval_rows(config)
 
 
 def _rooted(config: RunConfig) -> RunConfig:
@@ -357,35 +314,6 @@ def roll_back(plan: ResumePlan, good: str | None) -> ResumePlan:
     checkpoint = replace(inspected(path), run=run)
     need_continuable(checkpoint)
     return _continue(Resolved(config, {}), plan.output_dir, plan.run_id, parent, Choice(checkpoint, reason, ()))
-
-
-def need_as_planned(plan: ResumePlan) -> None:
-    """Raise CannotContinue where the folder of `plan` holds what it was not planned over: between a plan and its start, as long as a
-    person looks at a review, another process may have had the folder. To be called with the folder held."""
-    if not is_folder(plan.output_dir):
-        return
-    new = [one for one in glance(plan.output_dir).checkpoints if _is_news(one, plan)]
-    if not new:
-        return
-    raise CannotContinue(
-        _("{folder}: something was saved there since this start was planned").format(folder=plan.output_dir),
-        _("The plan does not know of {names}.").format(names=", ".join(one.name for one in new[-3:])),
-        _("Nothing was begun. Start once more: the plan is then made over what is there now."),
-    )
-
-
-def _is_news(one: Checkpoint, plan: ResumePlan) -> bool:
-    """Whether `plan` would have been another one with `one`. Of a run that goes on there, what is further and sound."""
-    chosen = plan.checkpoint
-    if plan.mode in ("fresh", "weights") or chosen is None or chosen.path.parent.resolve() != plan.output_dir.resolve():
-        return True
-    known = {passed.checkpoint.name for passed in plan.passed_over}
-    return (
-        one.name not in known
-        and one.run in (plan.run_id, chosen.run)
-        and distance(one)[:EQUALLY_FAR] > distance(chosen)[:EQUALLY_FAR]
-        and inspect_folder(one.path).continuable
-    )
 
 
 def resumed(plan: ResumePlan) -> ResumePlan:

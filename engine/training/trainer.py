@@ -22,7 +22,8 @@ from engine.i18n import _
 from engine.journal import Journal
 from engine.lock import locked, stop_asked, unwritable
 from engine.paths import is_folder, is_there
-from engine.resume.plan import ResumePlan, need_as_planned, resumed, roll_back
+from engine.resume.meanwhile import need_as_planned
+from engine.resume.plan import ResumePlan, resumed, roll_back
 from engine.resume.receipt import Item, Receipt, accepted, check_material, versions_item
 from engine.training.attempt import Attempt, CountedOtherTokens, Outcome, ShouldStop
 from engine.training.deciding import decide

@@ -1,0 +1,52 @@
+"""What the answers of a run must name, and what of it must be there, before anything is loaded."""
+
+from __future__ import annotations
+
+from engine.checkpoints.lora_fields import OUTPUT_LAYER
+from engine.config import RunConfig, flag
+from engine.data.dataset import eval_rows, may_be_a_split
+from engine.data.read import is_hub_id
+from engine.errors import ConfigError, ModelError
+from engine.i18n import _
+from engine.models.report import model_report
+from engine.resume.layers import need_layers
+
+
+def need_answers(config: RunConfig) -> None:
+    """Raise ConfigError where no dataset or no model is named."""
+    missing = [flag(name) for name in ("dataset", "model") if getattr(config, name) is None]
+    if missing:
+        raise ConfigError(
+            _("missing: {flags}").format(flags=", ".join(missing)),
+            _("A run needs a dataset and a model."),
+            _(
+                "Name them, for example: lora-tui --yes --dataset chat.jsonl --model ./Qwen3-0.6B · or try: lora-tui --demo --yes"
+            ),
+        )
+
+
+def need_no_output_layer(config: RunConfig) -> None:
+    """Raise ModelError where --target-modules names the output layer: the trainer refuses that, but only once everything is loaded. Of
+    a saved adapter that is there, its checkpoint says that it cannot be carried on."""
+    named = [name for name in config.target_modules.split(",") if name.rpartition(".")[2] == OUTPUT_LAYER]
+    if named:
+        raise ModelError(
+            _("--target-modules {names}: no adapter can be put there").format(names=",".join(named)),
+            _("lm_head is the output layer. TRL trains no adapter on it: it takes the layer's own weights for the loss."),
+            _("all-linear takes every linear layer but the output layer."),
+        )
+
+
+def need_what_is_named(config: RunConfig, mode: str) -> None:
+    """Raise ModelError or DatasetError where layers or eval rows that are named are not there: the run would say so, but only once it
+    has begun. Of what is to be fetched nothing is known yet."""
+    assert config.dataset is not None and config.model is not None
+    if mode == "fresh" and config.target_modules != RunConfig.model_fields["target_modules"].default:
+        folder = model_report(config.model).folder
+        if folder is not None:
+            need_layers(config.target_modules, folder)
+    measured = config.eval_dataset
+    if mode == "complete" or measured is None or is_hub_id(config.dataset):
+        return
+    if may_be_a_split(measured) or not is_hub_id(measured):
+        eval_rows(config)
