@@ -21,7 +21,7 @@ from typing import Any
 
 from engine.answers import gather
 from engine.errors import LoraTuiError
-from engine.events import Event, RunFailed, RunStarted, as_record
+from engine.events import Event, RowsTokenised, RunFailed, RunStarted, as_record
 from engine.i18n import _
 from engine.launch import runner_of
 from engine.resume.ahead import look_ahead
@@ -97,7 +97,7 @@ def run_headless(
 
     def emit(event: Event, record: Mapping[str, Any]) -> None:
         stop.heard(event)
-        if as_json:
+        if as_json and not isinstance(event, RowsTokenised):  # the events of the Journal: what scripts were promised
             # Escaped to ASCII: a terminal must not be moved by a name either, and every reader of JSON undoes it.
             out.write(json.dumps(record, allow_nan=False) + "\n")
         show.event(event)
