@@ -22,8 +22,9 @@ from engine.course.steps import (
     position_at,
     run_length,
 )
-from engine.data.dataset import Dataset, in_saved_words, read_dataset
+from engine.data.dataset import DATA_SETTINGS, Dataset, in_saved_words, read_dataset
 from engine.i18n import _
+from engine.models.folder import is_hub_id, model_folder
 from engine.resume.differences import (
     RESTARTING,
     Difference,
@@ -88,12 +89,15 @@ def _as_saved(resolved: Resolved, checkpoint: Checkpoint, saved: Manifest) -> On
     length = run_length(config, rows, batch_rows, position)
     reached = length.total_steps > saved.step and _reached(checkpoint, config)
     complete = length.total_steps <= saved.step or reached
-    if not complete:
+    if complete:
+        _need_named_model(resolved)
+    # That it is done is an answer about its own rows: others that are named are held against them.
+    if not complete or any(map(resolved.asked, ("dataset", "model", *DATA_SETTINGS))):
         config = in_saved_words(config, saved.identities.data_settings)
         dataset = read_dataset(config)
         material = material_differences(checkpoint, config, dataset)
         differences += material
-        if any(found.item in RESTARTING and found.winner == "asked" for found in material):
+        if not complete and any(found.item in RESTARTING and found.winner == "asked" for found in material):
             position, rows = position.begun_anew(rows), len(dataset.train)
             length = run_length(config, rows, batch_rows, position)
     left = max(0.0, length.total_epochs - position.epochs(rows))
@@ -121,7 +125,11 @@ def _as_logged(resolved: Resolved, checkpoint: Checkpoint) -> Onwards:
     differences: list[Difference] = []
     epochs_asked = resolved.asked("epochs") or resolved.asked("max_steps")
     complete = not epochs_asked and checkpoint.max_steps is not None and (checkpoint.step or 0) >= checkpoint.max_steps
-    if not complete:
+    if complete:
+        _need_named_model(resolved)
+        if resolved.asked("dataset"):
+            read_dataset(config)
+    else:
         assert checkpoint.step is not None and checkpoint.epoch is not None, "else it is not continuable"
         dataset = read_dataset(config)
         rows = len(dataset.train)
@@ -137,6 +145,12 @@ def _as_logged(resolved: Resolved, checkpoint: Checkpoint) -> Onwards:
             before, after = rates.next, learning_rate_at(config, length.total_steps, rates.step)
             differences += logged_schedule_difference(checkpoint, rates, resolved, config, length)
     return Onwards(config, complete, False, tuple(differences), position, length, left, before, after, dataset)
+
+
+def _need_named_model(resolved: Resolved) -> None:
+    """Raise ModelError where this start of a finished run names a model that is not there: nothing is loaded that would say so."""
+    if resolved.asked("model") and not is_hub_id(str(resolved.config.model)):
+        model_folder(str(resolved.config.model))
 
 
 def _reached(checkpoint: Checkpoint, config: RunConfig) -> bool:

@@ -280,6 +280,8 @@ def _continue(resolved: Resolved, output_dir: Path, run_id: str, parent: str | N
     checkpoint = choice.checkpoint
     assert checkpoint is not None
     ahead = onwards(replace(resolved, config=_at(resolved.config, output_dir)), checkpoint)
+    if ahead.complete:
+        _need_same(output_dir, ahead.differences)
     return ResumePlan(
         "complete" if ahead.complete else "continue",
         ahead.config,
@@ -298,6 +300,17 @@ def _continue(resolved: Resolved, output_dir: Path, run_id: str, parent: str | N
         ahead.dataset,
         ahead.reached,
     )
+
+
+def _need_same(output_dir: Path, differences: tuple[Difference, ...]) -> None:
+    """Raise CannotContinue where a finished run is asked for with other rows than its own: no receipt will say so."""
+    against = [one for one in differences if one.winner == "neither"]
+    if against:
+        raise CannotContinue(
+            _("{folder}: its run is complete, and was another one").format(folder=output_dir),
+            "\n".join(f"{one.item}: {one.saved} → {one.asked}. {one.reason}" for one in against),
+            _("Leave the setting out to see what the run came to, or begin a new one with --resume never."),
+        )
 
 
 def roll_back(plan: ResumePlan, good: str | None) -> ResumePlan:
