@@ -16,9 +16,9 @@ from pathlib import Path
 
 from engine.checkpoints import adapter, kinds
 from engine.checkpoints.adapter import Weights
-from engine.checkpoints.checkpoint import Checkpoint, Grade, Problem
+from engine.checkpoints.checkpoint import AdapterShape, Checkpoint, Grade, Problem
 from engine.checkpoints.files import Entry, Unsound, list_folder, look, not_a_file, reading_once, unreadable
-from engine.checkpoints.manifest import MANIFEST_NAME
+from engine.checkpoints.manifest import MANIFEST_NAME, Manifest
 from engine.checkpoints.pickles import Listing
 from engine.checkpoints.proof import Proof, check_manifest, read_manifest
 from engine.checkpoints.state import STATE_NAME, TrainerState, last_eval_loss, last_loss, read_state
@@ -66,7 +66,12 @@ def _inspect(path: Path, verify: bool, entries: Mapping[str, Entry] | None) -> C
     proof = check_manifest(path, entries, digests=verify) if MANIFEST_NAME in entries else None
     weights, shards = _weights(path, entries, verify)
     training = _training_state(path, entries, verify, proof, weights)
-    judged = _put_together(path, entries, weights, shards, training, proof, verify)
+    manifest = proof.manifest if proof is not None else None
+    problems = (*weights.problems, *training.problems, *(proof.problems if proof is not None else ()))
+    whole = training.whole and _agree(manifest, training.state) and (proof is None or proof.holds)
+    grade = _grade(weights, whole and not (shards and weights.adapter is not None), proof, verify)
+    judged = _described(path, entries, manifest, training.state, weights.adapter, grade, problems)
+    judged = replace(judged, continuable=judged.continuable and weights.continuable)
     if itself.others_write or any(entry.others_write for entry in entries.values()):
         return replace(judged, problems=(*judged.problems, _open_to_all(path)))
     return judged
@@ -84,9 +89,9 @@ def glimpse(path: Path, history: bool) -> Checkpoint | None:
         state = read_state(path / STATE_NAME) if history or manifest is None else None
     except (OSError, Unsound):
         return None
-    nothing_known = Weights(True, True, None, (), ())
-    proof = Proof(manifest, frozenset(), frozenset(), ()) if manifest is not None else None
-    return _put_together(path, entries, nothing_known, False, _TrainingState(state, True, ()), proof, verify=False)
+    return _described(
+        path, entries, manifest, state, None, Grade.COMPLETE if _agree(manifest, state) else Grade.WEIGHTS_ONLY
+    )
 
 
 def recall(path: Path, entries: Mapping[str, Entry], history: bool) -> Checkpoint | None:
@@ -97,11 +102,10 @@ def recall(path: Path, entries: Mapping[str, Entry], history: bool) -> Checkpoin
     try:
         manifest = read_manifest(path) if MANIFEST_NAME in entries else None
         state = read_state(path / STATE_NAME) if history or manifest is None else None
-        sound = Weights(True, True, adapter.read_adapter_config(path / adapter.CONFIG_NAME), (), ())
+        shape = adapter.read_adapter_config(path / adapter.CONFIG_NAME)
     except (OSError, Unsound):
         return None
-    proof = Proof(manifest, frozenset(), frozenset(), ()) if manifest is not None else None
-    return _put_together(path, entries, sound, False, _TrainingState(state, True, ()), proof, verify=True)
+    return _described(path, entries, manifest, state, shape, Grade.PROVEN if manifest is not None else Grade.COMPLETE)
 
 
 def _weights(path: Path, entries: Mapping[str, Entry], verify: bool) -> tuple[Weights, bool]:
@@ -220,36 +224,34 @@ def _state_missing(name: str, why: str) -> Unsound:
     )
 
 
-def _put_together(
+def _grade(weights: Weights, whole: bool, proof: Proof | None, verify: bool) -> Grade:
+    """The grade (C4). `whole`: all that exact continuation needs is there, sound, and of one piece."""
+    if not weights.sound or (proof is not None and proof.failed & set(weights.files)):
+        return Grade.BROKEN
+    if not whole or any(problem.code == "adapter_config_imports" for problem in weights.problems):
+        return Grade.WEIGHTS_ONLY
+    return Grade.PROVEN if proof is not None and verify and not proof.failed else Grade.COMPLETE
+
+
+def _agree(manifest: Manifest | None, state: TrainerState | None) -> bool:
+    """Whether both, where there are both, name the same step."""
+    return manifest is None or state is None or manifest.step == state.step
+
+
+def _described(
     path: Path,
     entries: Mapping[str, Entry],
-    weights: Weights,
-    sharded: bool,
-    training: _TrainingState,
-    proof: Proof | None,
-    verify: bool,
+    manifest: Manifest | None,
+    state: TrainerState | None,
+    shape: AdapterShape | None,
+    grade: Grade,
+    problems: Iterable[Problem] = (),
 ) -> Checkpoint:
-    state, manifest = training.state, proof.manifest if proof else None
-    problems = [*weights.problems, *training.problems, *(proof.problems if proof else ())]
-    problems += _odd_entries(entries, {problem.message for problem in problems})
+    """The checkpoint as it tells of itself, by its manifest or else its state, with `grade`, `problems` and what shows at once."""
+    told = [*problems]
+    told += _odd_entries(entries, {problem.message for problem in told})
     step = state.step if state is not None else manifest.step if manifest is not None else None
-    agree = state is None or manifest is None or manifest.step == state.step
-    if not agree:
-        problems.append(Problem("manifest_disagrees", _("{manifest} and {state} name different steps.").format(
-            manifest=MANIFEST_NAME, state=STATE_NAME)))  # fmt: skip
-    named = re.fullmatch(r"checkpoint-(0|[1-9][0-9]{0,17})", path.name, re.ASCII)
-    if named and step is not None and int(named[1]) != step:
-        problems.append(Problem(
-            "step_mismatch",
-            _("The folder's name says step {name}, its state says {step}; the state counts.").format(name=named[1], step=step),
-            _("Rename the folder to checkpoint-{step} if nothing of that name is there.").format(step=step)))  # fmt: skip
-    whole = training.whole and agree and (proof is None or proof.holds)
-    if not weights.sound or (proof is not None and proof.failed & set(weights.files)):
-        grade = Grade.BROKEN
-    elif not whole or (sharded and weights.adapter is not None) or _imports(weights):
-        grade = Grade.WEIGHTS_ONLY
-    else:
-        grade = Grade.PROVEN if proof is not None and verify and not proof.failed else Grade.COMPLETE
+    told += _disagreements(path, manifest, state, step)
     history = state.history if state is not None else ()
     # A manifest says both, or that they are not known: the history, which a glimpse has not read, must not say more.
     loss, eval_loss = (manifest.loss, manifest.eval_loss) if manifest is not None else (None, None)
@@ -260,7 +262,7 @@ def _put_together(
         path=path,
         grade=grade,
         run=manifest.run_id if manifest is not None else UNKNOWN_RUN,
-        made_by="lora-tui" if proof is not None else kinds.made_by(path, entries, weights.adapter, state),
+        made_by="lora-tui" if MANIFEST_NAME in entries else kinds.made_by(path, entries, shape, state),
         step=step,
         epoch=manifest.epoch if manifest else state.epoch if state else None,
         loss=loss,
@@ -270,13 +272,28 @@ def _put_together(
         saved_at=manifest.saved_at if manifest else _saved_at(entries),
         bytes=sum(entry.size for entry in entries.values()) + _inside(path, entries),
         files=tuple((name, entry.size) for name, entry in sorted(entries.items()) if entry.kind == "file"),
-        continuable=grade in (Grade.PROVEN, Grade.COMPLETE) and weights.continuable,
-        problems=tuple(problems),
+        continuable=grade in (Grade.PROVEN, Grade.COMPLETE),
+        problems=tuple(told),
         history=history,
-        adapter=weights.adapter,
+        adapter=shape,
         manifest=manifest,
         batch_size=manifest.geometry.batch_size if manifest else state.batch_size if state else None,
     )
+
+
+def _disagreements(path: Path, manifest: Manifest | None, state: TrainerState | None, step: int | None) -> list[Problem]:
+    """Steps that name, manifest and state do not agree on."""
+    found = []
+    if not _agree(manifest, state):
+        found.append(Problem("manifest_disagrees", _("{manifest} and {state} name different steps.").format(
+            manifest=MANIFEST_NAME, state=STATE_NAME)))  # fmt: skip
+    named = re.fullmatch(r"checkpoint-(0|[1-9][0-9]{0,17})", path.name, re.ASCII)
+    if named and step is not None and int(named[1]) != step:
+        found.append(Problem(
+            "step_mismatch",
+            _("The folder's name says step {name}, its state says {step}; the state counts.").format(name=named[1], step=step),
+            _("Rename the folder to checkpoint-{step} if nothing of that name is there.").format(step=step)))  # fmt: skip
+    return found
 
 
 def _open_to_all(path: Path) -> Problem:
@@ -285,10 +302,6 @@ def _open_to_all(path: Path) -> Problem:
         _("Every user of this machine may change this checkpoint. What is loaded is judged once more, in a private copy."),
         _("Take the right away: chmod -R o-w {path}").format(path=path),
     )
-
-
-def _imports(weights: Weights) -> bool:
-    return any(problem.code == "adapter_config_imports" for problem in weights.problems)
 
 
 def _odd_entries(entries: Mapping[str, Entry], told: set[str]) -> list[Problem]:
