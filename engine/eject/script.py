@@ -6,9 +6,10 @@ text. So the script makes tokens and labels itself, by the functions of recipe.p
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from types import FunctionType
 from typing import Any
@@ -194,20 +195,26 @@ def _source(run: Ejected) -> list[str]:
 
 def _functions(run: Ejected) -> list[str]:
     """The functions of recipe.py that this run needs."""
-    chat = run.format in ("messages", "sharegpt", "alpaca", "prompt_completion")
-    functions: list[Any] = [
-        *([recipe.rows_of_files, recipe.read_file] if run.files else [recipe.rows_of_datasets]),
-        recipe.unpadded,
+    called = with_what_they_call(
+        recipe.rows_of_files if run.files else recipe.rows_of_datasets,
         *([recipe.renamed] if run.renamed or run.renamed_in_turns else []),
-        *([recipe.as_turn] if run.format in ("messages", "prompt_completion") else []),
-        *([recipe.beside] if chat else []),
         _normaliser(run),
         recipe.as_tokens,
-        recipe.plain_as_text,
-        recipe.chat_as_text,
-        recipe.span_of,
-    ]
-    return [line for one in functions for line in ("", *inspect.getsource(one).splitlines(), "")]
+    )
+    return [line for one in called for line in ("", *inspect.getsource(one).splitlines(), "")]
+
+
+def with_what_they_call(*functions: Callable[..., Any]) -> list[FunctionType]:
+    """`functions` of recipe.py and all of its functions that these name, as they stand there."""
+    found: dict[str, FunctionType] = {}
+    left = list(functions)
+    while left:
+        one = left.pop()
+        assert isinstance(one, FunctionType)
+        found[one.__name__] = one
+        names = {node.id for node in ast.walk(ast.parse(inspect.getsource(one))) if isinstance(node, ast.Name)}
+        left += [other for name, other in vars(recipe).items() if name in names - found.keys() and inspect.isfunction(other)]
+    return sorted(found.values(), key=lambda one: one.__code__.co_firstlineno)
 
 
 def _rows(run: Ejected) -> list[str]:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ import yaml
 
 from engine.data.tokens import tokenize_chunk
 from engine.eject import TARGETS, eject, recipe
+from engine.eject.script import with_what_they_call
 from engine.errors import ConfigError
 from tests.conftest import chats, write_jsonl
 from tests.engine.data.test_masks import CHAT, FAMILIES, family
@@ -69,6 +71,20 @@ def ran(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     train(dataset=data, model=model, output=folder / "the run", epochs=4, batch_size=6, learning_rate=0.0125, warmup=1,
           lora_r=3, seed=7, **asked)  # fmt: skip
     return folder / "the run"
+
+
+def globals_of(code: CodeType) -> set[str]:
+    """Names that compiled code looks up outside of itself, its inner functions and comprehensions too."""
+    return set(code.co_names).union(*(globals_of(part) for part in code.co_consts if isinstance(part, CodeType)))
+
+
+@pytest.mark.parametrize("format", ["messages", "sharegpt", "alpaca", "prompt_completion", "text"])
+def test_a_script_brings_each_function_that_another_of_it_calls(format: str) -> None:
+    """Also of the formats whose scripts run among the slow tests only."""
+    brought = with_what_they_call(getattr(recipe, f"from_{format}"), recipe.as_tokens)
+    called = set().union(*(globals_of(one.__code__) for one in brought))
+    there = {name for name, one in vars(recipe).items() if isinstance(one, FunctionType)}
+    assert called & there <= {one.__name__ for one in brought}
 
 
 def test_the_script_runs_and_its_losses_are_the_runs(ran: Path, tmp_path: Path) -> None:
