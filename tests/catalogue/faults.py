@@ -83,5 +83,5 @@ def second_run(world: World, run: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def little_memory(world: World, run: Path) -> Iterator[None]:
     """Most of the memory is taken when the run is continued."""
-    with mock.patch("engine.training.trainer.free_memory", lambda device: (60 << 20, 1 << 30)):
+    with mock.patch("engine.training.deciding.free_memory", lambda device: (60 << 20, 1 << 30)):
         yield

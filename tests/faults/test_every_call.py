@@ -14,6 +14,7 @@ import pytest
 
 from engine.checkpoints.checkpoint import Grade
 from engine.checkpoints.commit import Committer, sweep
+from engine.checkpoints.inspect import inspect_folder
 from engine.checkpoints.manifest import MANIFEST_NAME, Manifest
 from engine.checkpoints.retain import Kept
 from engine.checkpoints.scan import scan
@@ -105,9 +106,8 @@ def recover(out: Path) -> None:
 
 def write_final(out: Path) -> None:
     """The result of a complete run, whose final folder is of an earlier end."""
-    checkpoint = next(one for one in scan(out).checkpoints if one.name == "checkpoint-3")
     config = RunConfig(output=str(out))
-    conclude(ResumePlan("complete", config, out, "run-of-ours", None, checkpoint, ""))
+    conclude(ResumePlan("complete", config, out, "run-of-ours", None, inspect_folder(out / "checkpoint-3"), ""))
 
 
 def earlier_final(out: Path) -> None:
