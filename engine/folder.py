@@ -151,9 +151,11 @@ def free_sibling(output_dir: Path) -> Path:
 def last_run(root: Path = OUT_ROOT) -> Path | None:
     """The run under `root` whose journal spoke last (by what it says, not by file times); None where there is none."""
     spoken: list[tuple[float, str, Path]] = []
-    if not is_folder(root):
+    try:
+        folders = list(root.iterdir())
+    except OSError:  # none, or one whose names may not be read: then none is known
         return None
-    for folder in root.iterdir():
+    for folder in folders:
         if not is_file(folder / JOURNAL_NAME):
             continue
         times = [record["t"] for record in read_journal(folder) if isinstance(record.get("t"), int | float)]

@@ -175,13 +175,11 @@ def _rooted(config: RunConfig) -> RunConfig:
     local = {
         name: str(rooted(Path(value)))
         for name in ("dataset", "model", "eval_dataset")
-        if (value := getattr(config, name)) is not None and is_there(Path(value)) and not _may_be_a_split(name, value)
+        if (value := getattr(config, name)) is not None
+        and is_there(Path(value))
+        and not (name == "eval_dataset" and value.isidentifier())  # a bare name is a split, whatever lies here
     }
     return config.model_copy(update=local)
-
-
-def _may_be_a_split(name: str, value: str) -> bool:
-    return name == "eval_dataset" and value.isidentifier()
 
 
 def _fresh(config: RunConfig, output_dir: Path, reason: str, run_id: str | None = None) -> ResumePlan:

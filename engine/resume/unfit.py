@@ -14,8 +14,9 @@ from engine.checkpoints.scan import EXACT
 from engine.checkpoints.state import STATE_NAME
 from engine.config import RunConfig
 from engine.data.read import would_be_read
+from engine.durable import STAGING_PREFIX
 from engine.errors import ConfigError
-from engine.folder import RUN_TOML, need_folder
+from engine.folder import RUN_TOML, TRASH, need_folder
 from engine.i18n import _
 from engine.journal import JOURNAL_NAME
 from engine.paths import is_file, is_folder
@@ -26,17 +27,20 @@ CHECKPOINT = (STATE_NAME, MANIFEST_NAME, *ADAPTER, *WHOLE, *INDEXES)
 
 
 def need_own_folder(output_dir: Path, config: RunConfig | None) -> None:
-    """Raise ConfigError (2) where `output_dir` is a checkpoint or in one, an adapter's folder, a model's, or where rows are read
-    from; OutputError (5) where it can be no folder. `config`: of the run, as far as it is known; its paths may be relative."""
+    """Raise ConfigError (2) where `output_dir` is a checkpoint or in one, in what runs clear, an adapter's folder, a model's, or where
+    rows are read from; OutputError (5) where it can be no folder. `config`: of the run, as far as it is known; its paths may be
+    relative."""
     need_folder(output_dir)
     here = output_dir.resolve()
     for folder in (here, *here.parents):
         if EXACT.fullmatch(folder.name) and _holds(folder, CHECKPOINT):
             raise _checkpoint(output_dir, folder, inside=folder != here)
+        if folder.name.startswith((STAGING_PREFIX, TRASH)) and _is_of_a_run(folder.parent):
+            raise _cleared(output_dir, folder)
     model = Path(config.model) if config is not None and config.model is not None else None
     if model is not None and is_folder(model) and model.resolve() == here:
         raise _model(output_dir)
-    if is_folder(here) and not _holds(here, (RUN_TOML,)) and not _holds_checkpoints(here):
+    if is_folder(here) and not _is_of_a_run(here):
         if _holds(here, ADAPTER):
             raise _adapter(output_dir)
         if _holds(here, ("config.json",)) and _holds(here, (*WHOLE, *INDEXES)):
@@ -50,6 +54,10 @@ def need_own_folder(output_dir: Path, config: RunConfig | None) -> None:
 
 def _holds(folder: Path, names: tuple[str, ...]) -> bool:
     return any(is_file(folder / name) for name in names)
+
+
+def _is_of_a_run(folder: Path) -> bool:
+    return _holds(folder, (RUN_TOML,)) or _holds_checkpoints(folder)
 
 
 def _holds_checkpoints(folder: Path) -> bool:
@@ -72,6 +80,13 @@ def _checkpoint(output_dir: Path, checkpoint: Path, inside: bool) -> ConfigError
         _(
             "To go on from it: --resume {checkpoint}. To go on with its run: --output {parent}. A new run needs a folder of its own."
         ).format(checkpoint=shlex.quote(str(checkpoint)), parent=shlex.quote(str(checkpoint.parent))),
+    )
+
+
+def _cleared(output_dir: Path, folder: Path) -> ConfigError:
+    return ConfigError(
+        _("{folder}: lies in {cleared}, whose content runs remove").format(folder=output_dir, cleared=folder),
+        fix=_("Name an --output outside of it. A checkpoint that was put there by mistake can be moved back beside it."),
     )
 
 

@@ -42,6 +42,14 @@ def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_of_a_folder_that_may_not_be_listed_no_run_is_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_folder: Path) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    assert last_run(tmp_path) is None
+
+
 def test_the_last_run_is_the_one_whose_journal_spoke_last_whatever_the_file_times(tmp_path: Path) -> None:
     for name, spoke in (("old", 100.0), ("new", 200.0)):
         (tmp_path / name).mkdir()

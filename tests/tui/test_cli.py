@@ -176,10 +176,23 @@ def test_json_is_events_and_nothing_else_on_stdout(lora_tui: Any, tmp_path: Path
     assert records == [json.loads(line) for line in (tmp_path / "out" / "events.jsonl").read_text().splitlines()]
 
 
-def test_how_far_reading_is_stays_out_of_the_json_that_scripts_read(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
+def test_how_far_reading_is_stays_out_of_the_json_that_scripts_read(
+    tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
     """It is told while people look on, and is no event of C2."""
     code = "import engine.data.table as t, sys; t.TELL_EVERY = 0; from tui.__main__ import main; sys.exit(main())"
-    flags = ["--yes", "--json", "--dataset", chat_file, "--model", tiny_model, "--output", tmp_path / "out", "--max-steps", "1"]
+    flags = [
+        "--yes",
+        "--json",
+        "--dataset",
+        chat_file,
+        "--model",
+        tiny_model,
+        "--output",
+        tmp_path / "out",
+        "--max-steps",
+        "1",
+    ]
     done = subprocess.run([sys.executable, "-c", code, *map(str, flags)], capture_output=True, text=True, check=True)
     assert "reading" in done.stderr
     assert json.loads(done.stdout.splitlines()[0])["type"] == "run_started"

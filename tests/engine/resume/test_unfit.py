@@ -40,6 +40,12 @@ def test_a_checkpoint_is_no_place_for_a_run(run: Path, tiny_model: Path, chat_fi
     assert files(run) == before
 
 
+@pytest.mark.parametrize("below", [".trash/mine", ".staging-12-1"])
+def test_what_runs_clear_is_no_place_for_a_run(run: Path, tiny_model: Path, chat_file: Path, below: str) -> None:
+    with pytest.raises(ConfigError, match="whose content runs remove"):
+        plan(dataset=chat_file, model=tiny_model, output=run / below, **FLAGS)
+
+
 def test_a_model_s_folder_is_no_place_for_a_run(tiny_model: Path, chat_file: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(tiny_model, tmp_path / "other"))
     for folder in (tiny_model, other):
