@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from engine.data.calls import as_taken
 from engine.data.normal import THOUGHTS
 from engine.data.rendering import Endless, bounded
-from engine.data.turns import Span, Writer, runaway, turn_span, unmaskable
+from engine.data.turns import Messages, Span, Writer, runaway, turn_span, unmaskable
 from engine.errors import ConfigError, DatasetError, ModelError
 from engine.i18n import _
 
@@ -92,17 +93,18 @@ def _ended(text: str, tokenizer: Any) -> str:
     return text if text.endswith(tokenizer.eos_token) else text + tokenizer.eos_token
 
 
-def _chat(messages: Sequence[dict[str, Any]], tools: Any, tokenizer: Any, train_on: str, number: int) -> Rendered:
+def _chat(messages: Messages, tools: Any, tokenizer: Any, train_on: str, number: int) -> Rendered:
     turns = learned_turns(messages, train_on)
     unlearned = any("weight" in message for message in messages)
     if unlearned:  # no word of the conversation, so none for the template
         messages = [{key: value for key, value in message.items() if key != "weight"} for message in messages]
     writer = Writer(tokenizer, tools, number)
+    says_something = any(_says_something(messages[index]) for index in turns)
+    messages = _with_calls(messages, turns, writer)
     text = writer.write(messages)
-    _has_its_calls(messages, turns, writer)
     if train_on == "all":
         return Rendered(text, ((0, len(text)),), False)
-    if not any(_says_something(messages[index]) for index in turns):
+    if not says_something:
         return Rendered(text, (), False)
     spans = _marked(messages, writer, text) if train_on != "completion" and not unlearned else ()
     if not spans:
@@ -112,7 +114,7 @@ def _chat(messages: Sequence[dict[str, Any]], tools: Any, tokenizer: Any, train_
     return Rendered(text, spans, False)
 
 
-def learned_turns(messages: Sequence[dict[str, Any]], train_on: str) -> list[int]:
+def learned_turns(messages: Messages, train_on: str) -> list[int]:
     """Which of `messages` are answers to learn from: the assistant's (`completion`: its last), but for those of weight 0."""
     turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     if train_on == "completion":
@@ -124,20 +126,13 @@ def _says_something(message: dict[str, Any]) -> bool:
     return bool(message["content"].strip() or message.get("tool_calls") or any(message.get(name) for name in THOUGHTS))
 
 
-def _has_its_calls(messages: Sequence[dict[str, Any]], turns: Sequence[int], writer: Writer) -> None:
-    """Refuses a template that leaves out what one of `turns` calls: the model would learn to say nothing there.
+def _with_calls(messages: Messages, turns: Sequence[int], writer: Writer) -> Messages:
+    """`messages` with their calls as the template takes them.
 
-    A call may have the name of a word that stands there anyway, so each gets a name of its own and must be found under it. A template
-    that refuses such names is believed.
+    Refuses a template that leaves out what one of `turns` calls: the model would learn to say nothing there.
     """
-    names: dict[str, str] = {}
-    renamed = list(messages)
-    for index in turns:
-        if calls := messages[index].get("tool_calls"):
-            renamed[index] = {**messages[index], "tool_calls": [_as_known(call, names) for call in calls]}
-    written = writer.attempt(renamed) if names else None
-    missing = next((name for mark, name in names.items() if mark not in written), None) if written is not None else None
-    if missing is not None:
+    taken, missing = as_taken(messages, turns, writer.attempt)
+    if missing is not None and any(messages[index].get("tool_calls") for index in turns):
         raise DatasetError(
             _("row {row}: the model's chat template does not write the call of {name}").format(
                 row=writer.number, name=missing
@@ -145,25 +140,16 @@ def _has_its_calls(messages: Sequence[dict[str, Any]], turns: Sequence[int], wri
             _("This model knows no tool calls, so there would be nothing to learn in that turn."),
             _("Take a model that knows tools, or rows without tool_calls."),
         )
-
-
-def _as_known(call: Any, names: dict[str, str]) -> Any:
-    """`call` under a name of its own, which is put into `names` with the one it has."""
-    function = call.get("function", call) if isinstance(call, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        return call
-    mark = f"call_{len(names)}_of_lora_tui"
-    names[mark] = function["name"]
-    marked = {**function, "name": mark}
-    return {**call, "function": marked} if "function" in call else marked
+    return taken
 
 
 def _prompted(row: dict[str, Any], tokenizer: Any, train_on: str, number: int) -> Rendered:
     """Prompt and completion as messages: all of the completion is learned, to the end of the text, as TRL does."""
-    turns, first = [*row["prompt"], *row["completion"]], len(row["prompt"])
+    turns: Messages = [*row["prompt"], *row["completion"]]
+    first = len(row["prompt"])
     writer = Writer(tokenizer, row.get("tools"), number)
+    turns = _with_calls(turns, [index for index in range(first, len(turns)) if turns[index]["role"] == "assistant"], writer)
     text = writer.write(turns)
-    _has_its_calls(turns, [index for index in range(first, len(turns)) if turns[index]["role"] == "assistant"], writer)
     if train_on == "all":
         return Rendered(text, ((0, len(text)),), False)
     if turns[first]["role"] != "assistant":
@@ -174,7 +160,7 @@ def _prompted(row: dict[str, Any], tokenizer: Any, train_on: str, number: int) -
     return Rendered(text, ((turn_span(turns, first, writer, text)[0], len(text)),), False)
 
 
-def _marked(messages: Sequence[dict[str, Any]], writer: Writer, text: str) -> tuple[Span, ...]:
+def _marked(messages: Messages, writer: Writer, text: str) -> tuple[Span, ...]:
     """The spans that the template itself marks as generated; none where it marks nothing."""
     template = writer.template
     if not _GENERATION.search(template):

@@ -184,6 +184,7 @@ def chat_as_text(row, tokenizer, train_on):
     def write(turns, prompt=False):
         return tokenizer.apply_chat_template(turns, tools=tools, tokenize=False, add_generation_prompt=prompt)
 
+    turns = calls_as_taken(turns, write)
     text = write(turns)
     if train_on == "all":
         return text, [(0, len(text))]
@@ -204,6 +205,44 @@ def chat_as_text(row, tokenizer, train_on):
         if written[0] == text and spans[0]:
             return text, spans[0]
     return text, [span_of(turns, index, text, write, tokenizer) for index in answers]
+
+
+def calls_as_taken(turns, write):
+    """The turns with the arguments of their calls as the template takes them: most want an object, some JSON text."""
+    mark = "argument_of_a_call"
+
+    def form(as_text, marked):
+        def changed(call):
+            function = call.get("function", call)
+            found = as_object(function.get("arguments"))
+            if isinstance(found, dict):
+                found = found | ({mark: mark} if marked else {})
+                found = json.dumps(found, ensure_ascii=False) if as_text else found
+            function = function | ({"arguments": found} if "arguments" in function else {})
+            return call | {"function": function} if "function" in call else function
+
+        return [
+            turn | {"tool_calls": [changed(call) for call in turn["tool_calls"]]} if "tool_calls" in turn else turn
+            for turn in turns
+        ]
+
+    for as_text in (False, True) if any("tool_calls" in turn for turn in turns) else ():
+        try:
+            written = write(form(as_text, True))
+        except Exception:  # the other form, or what is wrong is told of the turns as they are
+            continue
+        if f'\\"{mark}' not in written and f"'{mark}': '" not in written:
+            return form(as_text, False)
+    return turns
+
+
+def as_object(arguments):
+    """Arguments as an object, where they are JSON text of one."""
+    try:
+        found = json.loads(arguments.strip() or "{}") if isinstance(arguments, str) else arguments
+    except ValueError:
+        return arguments
+    return found if isinstance(found, dict) else arguments
 
 
 def span_of(turns, index, text, write, tokenizer):

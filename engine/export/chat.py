@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from engine.checkpoints.verified import private_copy
 from engine.config import RunConfig
+from engine.data.calls import as_taken
 from engine.data.masks import begun, ends_itself
 from engine.data.rendering import Endless, rendered
 from engine.errors import ConfigError, DatasetError
@@ -105,8 +106,18 @@ class Chat:
         if self.continues(said):
             ids = self.tokenizer(begun(said[-1]["content"], self.tokenizer), return_tensors="pt")["input_ids"]
             return ids[:, :-1] if ends_itself(self.tokenizer) else ids
+
+        def attempt(turns: Messages) -> str | None:
+            try:
+                return rendered(self.tokenizer, turns, tools=tools)
+            except Endless:
+                raise
+            except Exception:  # told below, of the conversation as it is
+                return None
+
+        taken, _missing = as_taken(said, (), attempt)
         try:
-            text = rendered(self.tokenizer, said, prompt=True, tools=tools)
+            text = rendered(self.tokenizer, taken, prompt=True, tools=tools)
         except Endless:
             raise
         except Exception as error:  # templates raise whatever they like

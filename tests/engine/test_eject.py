@@ -198,11 +198,20 @@ CALL = [
     CHAT[0],
     {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "lamp", "arguments": {"on": True}}}]},
 ]
+TEXT_CALL = [
+    CHAT[0],
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"type": "function", "function": {"name": "lamp", "arguments": '{"on": true}'}}],
+    },
+]
 LIKE: dict[str, dict[str, Any]] = {
     "chat": {"messages": CHAT},
     "thoughts": {"messages": THOUGHT},
     "an answer of weight 0": {"messages": UNSAID},
     "a call": {"messages": CALL, "tools": [{"type": "function", "function": {"name": "lamp", "parameters": {}}}]},
+    "a call with JSON text": {"messages": TEXT_CALL},
     "completion of turns": {"prompt": CHAT[:3], "completion": CHAT[3:]},
     "pair": {"prompt": "when? ", "completion": "at night"},
     "text": {"text": "the lamp burns"},

@@ -6,6 +6,7 @@ masked by rendering (engine/data/turns.py), the other by transformers. Two ways 
 
 from __future__ import annotations
 
+import json
 import re
 from itertools import groupby
 from operator import itemgetter
@@ -214,6 +215,62 @@ def test_a_call_that_the_template_writes_is_learned() -> None:
     tokenizer = family("qwen3")
     ids, trained = learned([CHAT[0], CALLING], tokenizer)
     assert '"name": "lamp"' in "".join(sayings(tokenizer, ids, trained))
+
+
+WITH_CALLS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% for call in m.tool_calls %}"
+    "<call>{{ call.function.name }} ARGUMENTS</call>{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+ARGUMENTS = {
+    "written as JSON": "{{ call.function.arguments | tojson }}",
+    "gone through": "{% for key, value in call.function.arguments | items %}{{ key }}: {{ value }} {% endfor %}",
+    "as it is where it is text": "{% if call.function.arguments is string %}{{ call.function.arguments }}{% else %}"
+    "{{ call.function.arguments | tojson }}{% endif %}",
+    "printed": "{{ call.function.arguments }}",
+    "put behind other text": "{{ 'with ' + call.function.arguments }}",
+}
+
+
+def called(template: str, arguments: Any, asked: str = "when?") -> str:
+    """What is learned of one call with `arguments`, between its marks."""
+    call = {"type": "function", "function": {"name": "lamp", "arguments": arguments}}
+    chat = [{"role": "user", "content": asked}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    tokenizer = tokenizer_of(FAMILIES["qwen2_5"], WITH_CALLS.replace("ARGUMENTS", template))
+    (said,) = sayings(tokenizer, *learned(chat, tokenizer))
+    return said.removeprefix("<call>lamp ").removesuffix("</call><|im_end|>").removeprefix("with ")
+
+
+@pytest.mark.parametrize("arguments", [{"at": "昨夜"}, '{"at": "昨夜"}'])
+@pytest.mark.parametrize("template", ARGUMENTS)
+def test_arguments_are_learned_alike_as_an_object_and_as_json_text(template: str, arguments: Any) -> None:
+    wanted = "at: 昨夜 " if template == "gone through" else '{"at": "昨夜"}'
+    assert called(ARGUMENTS[template], arguments) == wanted
+
+
+def test_a_call_in_pythons_notation_among_the_users_words_does_not_change_how_arguments_are_written() -> None:
+    assert called(ARGUMENTS["written as JSON"], {"at": "six"}, asked="lamp {'at': 'six'}") == '{"at": "six"}'
+
+
+def test_no_text_of_arguments_is_the_empty_object() -> None:
+    assert called(ARGUMENTS["written as JSON"], "") == "{}"
+
+
+@pytest.mark.parametrize(
+    "text", ["at six", "[1]", '{"at": 1', '{"at": 1, "at": 2}', '{"at": NaN}', '{"at": 1e999}', '{"at": "\\ud83d"}']
+)
+def test_text_of_arguments_that_is_no_object_or_would_lose_something_stays(text: str) -> None:
+    assert called(ARGUMENTS["printed"], text) == text
+    assert json.loads(called(ARGUMENTS["written as JSON"], text)) == text
+
+
+@pytest.mark.parametrize("name", ["qwen3_5_think", "glm4moe", "deepseekv3", "gptoss", "llama3_1", "lfm2_v2"])
+def test_templates_that_models_ship_write_calls_from_rows_of_either_form(name: str) -> None:
+    tokenizer = tokenizer_of(["<bos>", "<|im_end|>"], (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8"))
+    for arguments in ({"at": "昨夜"}, '{"at": "昨夜"}'):
+        call = {"type": "function", "function": {"name": "lamp", "arguments": arguments}}
+        said = sayings(tokenizer, *learned([CHAT[0], {**CALLING, "content": "", "tool_calls": [call]}], tokenizer))
+        assert "lamp" in said[0] and "昨夜" in said[0] and "\\" not in said[0]
 
 
 def test_conversations_without_a_template_name_the_ways_on() -> None:

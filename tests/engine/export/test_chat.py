@@ -189,6 +189,19 @@ def test_a_row_is_asked_with_the_tools_it_was_trained_with(tmp_path: Path, tiny_
     assert '"city": "home"' in row.wanted
 
 
+def test_calls_of_a_row_that_is_asked_are_written_as_they_were_trained(tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "<|im_end|>", "{{ message.tool_calls | tojson if message.tool_calls else '' }}<|im_end|>"
+    )
+    call = {"type": "function", "function": {"name": "weather", "arguments": '{"city": "home"}'}}
+    turns = [{"role": "user", "content": "fog?"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    turns = [*turns, {"role": "tool", "content": "fog"}]
+    asked = Chat(None, tokenizer)._tokens(turns)[0].tolist()
+    trained = tokenize([(1, {"messages": [*turns, {"role": "assistant", "content": "Fog."}]})], tokenizer, "auto", 999)
+    assert asked == list(trained.row(0)["input_ids"])[: len(asked)]
+
+
 def test_a_tokenizer_that_ends_texts_itself_ends_a_row_once_and_a_question_never(tiny_model: Path) -> None:
     from tokenizers.processors import TemplateProcessing
 
