@@ -7,12 +7,13 @@ text. All bad rows are told together, with their numbers (from 1).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from engine.data import normal
 from engine.data.files import CHATS
-from engine.data.normal import ROLES, SPEAKERS, Bad, Row
+from engine.data.normal import ROLES, SPEAKERS, SYSTEM, Bad, Row
 from engine.data.problems import Collected, Problem
 from engine.data.read import Raw, Reading, columns_of, read_raw, renamed
 from engine.errors import DatasetError
@@ -58,6 +59,10 @@ OWN = {
 """Format -> what --train-on auto trains on."""
 
 
+UNREAD_NAMED = 8
+"""Columns that are not read which are named."""
+
+
 class Rows:
     """A dataset's rows in one of three shapes: {"messages"}, {"prompt", "completion"} or {"text"}. Each iteration reads them anew, so
     a million of them take no room; a bad row is told at the end of the pass, with all others that are bad."""
@@ -69,7 +74,7 @@ class Rows:
         reason: str,
         normalise: Callable[[Row], Row],
         columns: dict[str, str] | None = None,
-        unused: str = "",
+        unused: tuple[str, ...] = (),
     ) -> None:
         self.raw = raw
         self.columns = columns or {}
@@ -79,13 +84,13 @@ class Rows:
         """messages | prompt_completion | text | alpaca | sharegpt: what was found, before it was brought to one of the three."""
         self.reason = reason
         self.unused = unused
-        """What is said of columns that other shapes would make turns of, and this one has no place for; empty where there are none."""
+        """What is said of columns of words that are not read."""
         self._normalise = normalise
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a person should know of how they were read."""
-        return (*self.raw.notes, *([self.unused] if self.unused else []))
+        return (*self.raw.notes, *self.unused)
 
     def __iter__(self) -> Iterator[Row]:
         return (row for _number, row in self.numbered())
@@ -140,23 +145,73 @@ def read_rows(dataset: str, reading: Reading | None = None, split: str | None = 
     found, reason, normalise = recognise(raw.name, example, reading.format)
     if "role" in columns.values():
         as_said, normalise = normalise, lambda row: as_said(_roles_known(row))
-    unused = _unused(raw.name, normalise, example)
+    unused = _unused(raw.name, found, normalise, example, columns)
     if not columns:
         return Rows(raw, found, reason, normalise, unused=unused)
     return Rows(raw, found, f"{reason} {by}", lambda row: normalise(renamed(row, columns)), columns, unused)
 
 
-def _unused(name: str, normalise: Callable[[Row], Row], example: Row) -> str:
-    """What is lost of rows like this one: columns whose words a conversation would have, in rows that are plain text."""
+def _unused(
+    name: str, format: str, normalise: Callable[[Row], Row], example: Row, columns: dict[str, str]
+) -> tuple[str, ...]:
+    """What is said of the columns of rows like this one whose words are not read."""
+    row = _Seen(example)
     try:
-        chat = not any(isinstance(part, str) for part in normalise(example).values())
+        plain = any(isinstance(part, str) for part in normalise(row).values())
     except Bad:  # told when the rows are gone through
-        return ""
-    lost = [column for column in ("system", "history", "tools") if example.get(column)] if not chat else []
-    if not lost:
-        return ""
-    return _("{name}: not learned are the columns {columns}; rows of plain text have no turns to put them in").format(
-        name=name, columns=", ".join(lost)
+        return ()
+    own = {known: column for column, known in columns.items()}
+    lost = [column for column in (*SYSTEM, "history", "tools") if plain and example.get(column)]
+    read = {*lost, *row.seen} - ({"history"} if isinstance(example.get("history"), str) else set())  # looked at is not read
+    unread = [column for column in example if column not in read and _holds_words(column, example[column])]
+    notes = []
+    if lost and format == "prompt_completion":
+        left, right = (own.get(side, side) for side in next(pair for pair in PAIRS if {*pair} <= {*example}))
+        notes.append(
+            _(
+                "{name}: not learned are the columns {columns}; rows of plain text have no turns to put them in; to make "
+                "conversations of them: --columns instruction={left},output={right}"
+            ).format(name=name, columns=_listed(lost, own), left=left, right=right)
+        )
+    elif lost:
+        notes.append(
+            _("{name}: not learned are the columns {columns}; rows of plain text have no turns to put them in").format(
+                name=name, columns=_listed(lost, own)
+            )
+        )
+    if unread:
+        notes.append(
+            _("{name}: columns that are not read: {columns}; --columns chooses others").format(
+                name=name, columns=_listed(unread, own)
+            )
+        )
+    return tuple(notes)
+
+
+def _listed(columns: list[str], own: dict[str, str]) -> str:
+    """Some of `columns`, by the names that the dataset has for them."""
+    return ", ".join(
+        [own.get(column, column) for column in columns[:UNREAD_NAMED]] + ["..."] * (len(columns) > UNREAD_NAMED)
+    )
+
+
+class _Seen(dict[str, Any]):
+    """A row that remembers which of its columns were asked for."""
+
+    def __init__(self, row: Row) -> None:
+        super().__init__(row)
+        self.seen: set[str] = set()
+
+    def get(self, column: str, default: Any = None) -> Any:
+        """As dict does."""
+        self.seen.add(column)
+        return super().get(column, default)
+
+
+def _holds_words(column: str, value: Any) -> bool:
+    """Whether a column may be meant to be learned: it holds text that is no number, and its name does not say that it only counts."""
+    return (
+        isinstance(value, str) and not value.strip().isdigit() and re.search(r"(^|_)(id|idx|uuid)$", column.lower()) is None
     )
 
 

@@ -7,6 +7,7 @@ the formats that formats.py recognises, and raises Bad for a row that is not of 
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from typing import Any
 
 from engine.data.read import kind
@@ -23,6 +24,8 @@ SPEAKERS = {
 """ShareGPT's `from` -> role."""
 THOUGHTS = ("reasoning_content", "thinking")
 """What a turn thought before it spoke, by the names that templates read."""
+SYSTEM = ("system", "system_prompt")
+"""Columns that hold the system turn of a conversation, the first that is there."""
 
 
 class Bad(ValueError):
@@ -99,9 +102,19 @@ def _message(turn: Any, number: int) -> Row:
 
 
 def _weight(turn: Row, role: str, number: int) -> Row:
-    """{"weight": 0} of an answer that is not to be learned."""
+    """{"weight": 0} of an answer that is not to be learned: OpenAI's word, where axolotl says "train" and ms-swift "loss"."""
+    if role != "assistant":
+        return {}
+    for key in ("train", "loss"):
+        if turn.get(key) is False:
+            return {"weight": 0}
+    if turn.get("train") not in (None, True):
+        raise Bad(_('turn {number}: "train" is {what}, not true or false').format(number=number, what=kind(turn["train"])))
+    if turn.get("train_detail"):
+        raise Bad(_('turn {number}: "train_detail" says which of its words are learned, and a turn is learned whole').format(
+            number=number))  # fmt: skip
     weight = turn.get("weight")
-    if role != "assistant" or weight is None or weight == 1:
+    if weight is None or weight == 1:
         return {}
     if weight != 0:
         raise Bad(_('turn {number}: "weight" is {weight!r}; known are 0 (not learned) and 1').format(
@@ -141,15 +154,19 @@ def sharegpt(row: Row, column: str) -> Row:
     return _conversation([*_system(row, messages), *messages], row)
 
 
+def input_of(row: Container[str], output: str) -> str:
+    """The column with what belongs to the instruction, which Dolly, who calls the output a response, calls the context."""
+    return "context" if output == "response" and "input" not in row else "input"
+
+
 def alpaca(row: Row, output: str) -> Row:
     """An instruction with its input, and its output."""
     question = some_text(row, "instruction")
-    extra = row.get("input")
-    if extra is not None:
-        extra = _text(row, "input")
+    column = input_of(row, output)
+    extra = _text(row, column) if row.get(column) is not None else ""
     messages = [*_history(row), {"role": "user", "content": f"{question}\n\n{extra}" if extra else question},
                 {"role": "assistant", "content": some_text(row, output)}]  # fmt: skip
-    return {"messages": [*_system(row, messages), *messages]}
+    return {"messages": [*_system(row, messages), *messages], **_tools(row)}
 
 
 def _history(row: Row) -> list[Row]:
@@ -167,8 +184,8 @@ def _history(row: Row) -> list[Row]:
 
 def _system(row: Row, messages: list[Row]) -> list[Row]:
     """The system turn that many keep in a column of its own; none where `messages` begin with the same one."""
-    text = row.get("system")
-    if not isinstance(text, str) or not text:
+    text = next((text for name in SYSTEM if isinstance(text := row.get(name), str) and text), None)
+    if text is None:
         return []
     turn = {"role": "system", "content": _whole(text)}
     return [] if messages[:1] == [turn] else [turn]

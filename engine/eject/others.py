@@ -12,7 +12,7 @@ from typing import Any
 
 import engine
 from engine.course.steps import warmup_steps
-from engine.data.normal import ROLES
+from engine.data.normal import ROLES, SYSTEM, input_of
 from engine.eject.run import READERS, Ejected
 
 CONVERSATIONS = ("messages", "sharegpt", "alpaca")
@@ -42,8 +42,14 @@ def axolotl(run: Ejected) -> str:
         notes.append(
             "axolotl has its own words around instruction and input, and does not use the model's chat template here."
         )
-        if run.renamed:
-            notes.append("It takes no other column names here; rename them in the dataset: " + json.dumps(run.renamed))
+        answer, extra = run.columns[0], input_of(run.beside, run.columns[0])
+        own = {
+            name: known
+            for name, known in ((answer, "output"), (extra, "input"))
+            if name != known and name in {answer, *run.beside}
+        }
+        if names := {**own, **run.renamed}:
+            notes.append("It takes no other column names here; rename them in the dataset: " + json.dumps(names))
     elif run.format == "text":
         kind |= {"type": "completion", "field": run.called(run.columns[0])}
     else:
@@ -142,16 +148,18 @@ def _columns(run: Ejected) -> dict[str, Any]:
         said: dict[str, Any] = {"formatting": "sharegpt", "columns": columns}
         return said | ({"tags": tags} if run.format == "messages" else {})
     if run.format == "alpaca":
-        parts = {"prompt": "instruction", "query": "input", "response": run.columns[0]}
+        parts = {"prompt": "instruction", "query": input_of(run.beside, run.columns[0]), "response": run.columns[0]}
     else:
         parts = dict(zip(("prompt", "response"), run.columns, strict=False))
     return {"columns": {**{name: run.called(column) for name, column in parts.items()}, **_beside(run)}}
 
 
 def _beside(run: Ejected) -> dict[str, str]:
-    """The columns beside the words that a run's rows are made of, by LLaMA-Factory's names, which are the same."""
-    used = {"messages": ("system", "tools"), "sharegpt": ("system", "tools"), "alpaca": ("system", "history")}
-    return {name: run.called(name) for name in used.get(run.format, ()) if name in run.beside}
+    """The columns beside the words that a run's rows are made of, by LLaMA-Factory's names."""
+    used = {"messages": ("system", "tools"), "sharegpt": ("system", "tools"), "alpaca": ("system", "tools", "history")}
+    system = next((name for name in SYSTEM if name in run.beside), "system")
+    columns = {name: system if name == "system" else name for name in used.get(run.format, ())}
+    return {name: run.called(column) for name, column in columns.items() if column in run.beside}
 
 
 def _warmup(run: Ejected) -> dict[str, Any]:

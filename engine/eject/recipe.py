@@ -89,12 +89,14 @@ def as_turn(turn, roles):
         "content": content,
         **{key: turn[key] for key in kept if turn.get(key)},
     }
-    return found | ({"weight": 0} if found["role"] == "assistant" and turn.get("weight") == 0 else {})
+    unlearned = turn.get("weight") == 0 or turn.get("train") is False or turn.get("loss") is False
+    return found | ({"weight": 0} if found["role"] == "assistant" and unlearned else {})
 
 
 def beside(row, turns):
     """(the system turn that stands in a column of its own, as a list, tools)"""
-    system = [{"role": "system", "content": row["system"]}] if isinstance(row.get("system"), str) and row["system"] else []
+    found = [row[name] for name in ("system", "system_prompt") if isinstance(row.get(name), str) and row[name]]
+    system = [{"role": "system", "content": words} for words in found[:1]]
     tools = row.get("tools") or None
     return [] if system == turns[:1] else system, json.loads(tools) if isinstance(tools, str) and tools.strip() else tools
 
@@ -108,8 +110,9 @@ def from_messages(row, columns, roles):
 
 def from_sharegpt(row, columns, roles):
     """A conversation out of turns with from and value."""
+    weights = ("weight", "train", "loss")
     turns = [
-        as_turn({"role": turn["from"], "content": turn["value"], "weight": turn.get("weight")}, roles)
+        as_turn({"role": turn["from"], "content": turn["value"], **{name: turn.get(name) for name in weights}}, roles)
         for turn in row[columns[0]]
     ]
     system, tools = beside(row, turns)
@@ -119,12 +122,14 @@ def from_sharegpt(row, columns, roles):
 def from_alpaca(row, columns, roles):
     """A conversation out of instruction, input and output, with what was said before."""
     history = row["history"] if isinstance(row.get("history"), list) else []
-    question = "\n\n".join(part for part in (row["instruction"], row.get("input")) if part)
+    extra = row.get("context" if columns[0] == "response" and "input" not in row else "input")
+    question = "\n\n".join(part for part in (row["instruction"], extra) if part)
     pairs = [*history, (question, row[columns[0]])]
     turns = [
         {"role": role, "content": words} for pair in pairs for role, words in zip(("user", "assistant"), pair, strict=True)
     ]
-    return {"messages": beside(row, turns)[0] + turns, "tools": None}
+    system, tools = beside(row, turns)
+    return {"messages": system + turns, "tools": tools}
 
 
 def from_prompt_completion(row, columns, roles):

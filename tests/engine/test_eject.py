@@ -17,11 +17,14 @@ import pytest
 import trl
 import yaml
 
+from engine.data.normal import SPEAKERS
 from engine.data.tokens import tokenize_chunk
 from engine.eject import TARGETS, eject, recipe
+from engine.eject.run import _columns
 from engine.eject.script import with_what_they_call
 from engine.errors import ConfigError
 from tests.conftest import chats, write_jsonl
+from tests.engine.data.test_formats import KNOWN
 from tests.engine.data.test_masks import CHAT, FAMILIES, family
 from tests.engine.runs import losses, train
 
@@ -237,6 +240,22 @@ def test_the_scripts_tokens_and_labels_are_the_runs(name: str, training: bool, t
             assert (theirs or ([], [])) == (ours["input_ids"], ours["labels"])
             compared += 1
     assert compared >= 5
+
+
+@pytest.mark.parametrize("shape", KNOWN)
+def test_the_scripts_rows_are_the_runs(shape: str) -> None:
+    row, format, wanted = KNOWN[shape]
+    made = getattr(recipe, f"from_{format}")(row, _columns(set(row), format), SPEAKERS if format == "sharegpt" else {})
+    assert {name: part for name, part in made.items() if part is not None} == wanted
+
+
+def test_the_columns_of_dolly_are_named_to_the_other_trainers(tmp_path: Path, tiny_model: Path) -> None:
+    row = {"instruction": "Who", "context": "is there?", "response": "We.", "system_prompt": "Short."}
+    data = write_jsonl(tmp_path / "rows.jsonl", [row] * 2)
+    train(dataset=data, model=tiny_model, output=tmp_path / "out", max_steps=1, batch_size=2)
+    wanted = {"prompt": "instruction", "query": "context", "response": "response", "system": "system_prompt"}
+    assert _entry(eject(tmp_path / "out", "llamafactory"))["columns"] == wanted
+    assert '{"response": "output", "context": "input"}' in eject(tmp_path / "out", "axolotl")
 
 
 def test_a_script_that_would_learn_something_else_is_not_written(

@@ -52,6 +52,14 @@ KNOWN: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
         {"messages": [{"role": "user", "content": "Who\n\nis there?"}, TURNS[1]]},
     ),
     "dolly": ({"instruction": "Who?", "response": "We."}, "alpaca", {"messages": TURNS}),
+    "dolly with context": (
+        {"instruction": "Who", "context": "is there?", "response": "We.", "category": "open_qa"},
+        "alpaca",
+        {"messages": [{"role": "user", "content": "Who\n\nis there?"}, TURNS[1]]},
+    ),
+    "alpaca beside another context": ({"instruction": "Who?", "context": "far", "output": "We."}, "alpaca", {"messages": TURNS}),
+    "alpaca with tools": (
+        {"instruction": "Who?", "output": "We.", "tools": json.dumps(TOOLS)}, "alpaca", {"messages": TURNS, "tools": TOOLS}),
     "prompt and completion": ({"prompt": "Who? ", "completion": "We."}, "prompt_completion", {"prompt": "Who? ", "completion": "We."}),
     "question and answer": ({"question": "Who?", "answer": "We."}, "prompt_completion", {"prompt": "Who?", "completion": "We."}),
     "input and output": ({"input": "Who?", "output": "We."}, "prompt_completion", {"prompt": "Who?", "completion": "We."}),
@@ -61,6 +69,11 @@ KNOWN: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
         {"prompt": TURNS[:1], "completion": TURNS[1:], "tools": TOOLS},
     ),
     "a system text beside turns": ({"messages": TURNS, "system": "Short."}, "messages", {"messages": [SYSTEM, *TURNS]}),
+    "a system prompt beside turns": (
+        {"conversations": [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "We."}], "system_prompt": "Short."},
+        "sharegpt",
+        {"messages": [SYSTEM, *TURNS]},
+    ),
     "a system text that stands among the turns too": (
         {"messages": [SYSTEM, *TURNS], "system": "Short."}, "messages", {"messages": [SYSTEM, *TURNS]}),
     "a system text beside a prompt of turns": (
@@ -83,6 +96,19 @@ KNOWN: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
         "sharegpt",
         {"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "We.", "weight": 0}]},
     ),
+    "an answer that axolotl would not learn": (
+        {"messages": [TURNS[0], {**TURNS[1], "train": False}, TURNS[0], {**TURNS[1], "train": True}]},
+        "messages",
+        {"messages": [TURNS[0], {**TURNS[1], "weight": 0}, *TURNS]},
+    ),
+    "an answer of ShareGPT's that axolotl would not learn": (
+        {"conversations": [{"from": "human", "value": "Who?", "train": True}, {"from": "gpt", "value": "We.", "train": False}]},
+        "sharegpt",
+        {"messages": [TURNS[0], {**TURNS[1], "weight": 0}]},
+    ),
+    "an answer that ms-swift would not learn": (
+        {"messages": [TURNS[0], {**TURNS[1], "loss": False}]}, "messages", {"messages": [TURNS[0], {**TURNS[1], "weight": 0}]}),
+    "an answer whose loss was measured": ({"messages": [TURNS[0], {**TURNS[1], "loss": 0.0}]}, "messages", {"messages": TURNS}),
     "an answer that was thought about": (
         {"messages": [TURNS[0], {**TURNS[1], "thinking": "Hm."}]}, "messages", {"messages": [TURNS[0], {**TURNS[1], "thinking": "Hm."}]}),
     "text": ({"text": "The lamp burns.", "source": "log"}, "text", {"text": "The lamp burns."}),
@@ -128,6 +154,42 @@ def test_unknown_columns_are_told_with_the_nearest_format(tmp_path: Path) -> Non
 def test_a_system_text_that_plain_rows_have_no_place_for_is_told(row: dict[str, Any], tmp_path: Path) -> None:
     assert read(tmp_path, row).notes == ()
     assert "not learned are the columns system;" in read(tmp_path, {**row, "system": "Short."}).notes[0]
+
+
+def test_the_note_on_a_system_text_beside_a_pair_says_how_it_is_learned(tmp_path: Path) -> None:
+    """As OpenOrca is."""
+    row = {"id": "1", "system_prompt": "Short.", "question": "Who?", "response": "We."}
+    (note,) = read(tmp_path, row).notes
+    assert "the columns system_prompt;" in note and note.endswith("--columns instruction=question,output=response")
+    found = read_rows(str(tmp_path / "rows.jsonl"), columns="instruction=question,output=response")
+    assert (found[0], found.notes) == ({"messages": [SYSTEM, *TURNS]}, ())
+
+
+UNREAD: dict[str, tuple[dict[str, Any], str]] = {
+    "beside turns": ({"id": "a", "row_id": "b", "messages": TURNS, "mood": "calm", "score": 0.5, "rank": "3"}, "mood"),
+    "beside an instruction": (
+        {"instruction": "Who?", "output": "We.", "context": "far", "text": "Who? We."},
+        "context, text",
+    ),
+    "beside a pair": ({"question": "Who?", "answer": "We.", "hint": "You."}, "hint"),
+    "beside a text": ({"text": "We.", "title": "Us"}, "title"),
+    "the second of two system texts": ({"messages": TURNS, "system": "Short.", "system_prompt": "Long."}, "system_prompt"),
+    "what was said before as text": ({"instruction": "Who?", "output": "We.", "history": "Hm?"}, "history"),
+    "many": ({"text": "We.", **{f"c{n}": "x" for n in range(9)}}, "c0, c1, c2, c3, c4, c5, c6, c7, ..."),
+}
+
+
+@pytest.mark.parametrize("where", UNREAD)
+def test_columns_whose_words_are_not_read_are_told(where: str, tmp_path: Path) -> None:
+    row, columns = UNREAD[where]
+    (note,) = read(tmp_path, row).notes
+    assert f"columns that are not read: {columns};" in note
+
+
+def test_a_renamed_column_that_is_not_learned_is_told_by_its_own_name(tmp_path: Path) -> None:
+    data = write_jsonl(tmp_path / "rows.jsonl", [{"ask": "Who?", "say": "We.", "sys": "Short."}])
+    (note,) = read_rows(str(data), columns="prompt=ask,completion=say,system=sys").notes
+    assert "the columns sys;" in note and note.endswith("instruction=ask,output=say")
 
 
 def test_preference_data_is_told_apart(tmp_path: Path) -> None:
@@ -181,6 +243,9 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
                                               ['"completion" has no assistant']),
     "the prompt's turns are none": ({"prompt": TURNS[:1], "completion": TURNS[1:]}, {"prompt": [], "completion": TURNS[1:]}, ['"prompt" is empty']),
     "a weight is a half": ({"messages": TURNS}, {"messages": [TURN, {**TURNS[1], "weight": 0.5}]}, ["turn 2", '"weight" is 0.5']),
+    "whether it is learned is text": ({"messages": TURNS}, {"messages": [TURN, {**TURNS[1], "train": "no"}]}, ["turn 2", '"train" is text']),
+    "only some words are learned": ({"messages": TURNS}, {"messages": [TURN, {**TURNS[1], "train_detail": [{"begin_offset": 0}]}]},
+                                    ["turn 2", '"train_detail"']),
     "a completion is of weight 0": ({"prompt": TURNS[:1], "completion": TURNS[1:]},
                                     {"prompt": TURNS[:1], "completion": [{**TURNS[1], "weight": 0}]}, ["weight 0"]),
     "what was said before is no pair": ({"instruction": "a", "output": "b"},
