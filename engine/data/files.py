@@ -268,25 +268,34 @@ def _json(path: Path, encoding: str, skip: Callable[[int], bool]) -> Numbered:
 def _table(path: Path, encoding: str, skip: Callable[[int], bool], suffix: str) -> Numbered:
     text = _whole_text(path, encoding)
     csv.field_size_limit(LONGEST_LINE)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text[:LONGEST_HEADER], suffix), strict=True)
+    delimiter = _delimiter(text[:LONGEST_HEADER], suffix)
+
+    def fields(spaced: bool) -> Any:
+        return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=spaced, strict=True)
+
+    reader = fields(spaced=False)
     try:
         header = next(reader, None)
         if header is None:
             return
-        header = [name.strip() for name in header]  # ", " is written by people, and no name could be said with its spaces
+        # People write ", ": then the space is no part of a name, nor of what stands below it, and quotes are behind it.
+        if len(header) > 1 and all(name.startswith(" ") for name in header[1:]):
+            reader = fields(spaced=True)
+            header = next(reader)
+        header = [name.strip() for name in header]
         if len(set(header)) != len(header):
             raise DatasetError(
                 _("{path}: a column name stands twice").format(path=path.name), ", ".join(header), _("Rename one of them.")
             )
-        for number, fields in enumerate((fields for fields in reader if fields), 1):
+        for number, found in enumerate((one for one in reader if one), 1):
             if skip(number):
                 continue
-            if len(fields) != len(header):
-                what = _("has {found} fields, the header has {wanted}").format(found=len(fields), wanted=len(header))
+            if len(found) != len(header):
+                what = _("has {found} fields, the header has {wanted}").format(found=len(found), wanted=len(header))
                 _bad(
                     path, (number, reader.line_num), what, _("Fields with the delimiter or line breaks in them need quotes.")
                 )
-            yield number, dict(zip(header, fields, strict=True))
+            yield number, dict(zip(header, found, strict=True))
     except csv.Error as error:
         _bad(path, (None, reader.line_num), str(error), _("Check the quotes around this line."))
 

@@ -34,9 +34,11 @@ def read_file(path, encoding, delimiter, first, skipped):
     with gzip.open(path, "rb") if path.lower().endswith(".gz") else open(path, "rb") as file:
         data = file.read().removeprefix(b"\xef\xbb\xbf")
     if delimiter is not None:
-        header, *records = (
-            one for one in csv.reader(io.StringIO(data.decode(encoding), newline=""), delimiter=delimiter) if one
-        )
+        text = data.decode(encoding)
+        names = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+        spaced = len(names) > 1 and all(name.startswith(" ") for name in names[1:])
+        table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=spaced)
+        header, *records = (one for one in table if one)
         for record in records:
             yield dict(zip((column.strip() for column in header), record, strict=True))
         return

@@ -195,6 +195,12 @@ def test_the_script_reads_a_table_as_the_run_did(name: str, delimiter: str, tmp_
     assert [(row["prompt"], row["completion"]) for row in known["rows_of_files"](known["FILES"], set())] == rows
 
 
+def test_the_script_takes_no_space_behind_a_comma_for_a_part_of_the_words(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text('prompt, completion\n"Who, and when?", "We."\n', encoding="utf-8")
+    rows = recipe.rows_of_files([(str(tmp_path / "rows.csv"), "utf-8", ",")], set())
+    assert list(rows) == [{"prompt": "Who, and when?", "completion": "We."}]
+
+
 THOUGHT = [{**turn, "reasoning_content": "hm"} if turn["role"] == "assistant" else turn for turn in CHAT]
 UNSAID = [CHAT[0], {**CHAT[1], "weight": 0}, *CHAT[2:]]
 CALL = [

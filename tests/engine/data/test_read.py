@@ -322,6 +322,19 @@ def test_columns_of_other_names_are_told_with_the_way_to_name_them(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
+    "text", ['prompt, completion\n"Who, and when?", We.\n', '"prompt", "completion"\n"Who, and when?", "We."\n']
+)
+def test_a_space_behind_each_comma_of_a_table_is_no_part_of_its_words(text: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(text, encoding="utf-8")
+    assert list(read_rows(str(tmp_path / "rows.csv"))) == [{"prompt": "Who, and when?", "completion": "We."}]
+
+
+def test_a_space_before_an_answer_stays_where_the_header_has_none(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("prompt,completion\nWho?, We.\n", encoding="utf-8")
+    assert list(read_rows(str(tmp_path / "rows.csv"))) == [{"prompt": "Who?", "completion": " We."}]
+
+
+@pytest.mark.parametrize(
     ("header", "said"),
     [
         ("问题,回答", [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]),
