@@ -33,6 +33,8 @@ PAIRS = (
     ("source", "target"),
 )
 TEXTS = ("text", "content")
+ASKING = ("instruction", "prompt", "question", "query", "input")
+"""Columns that make a column "content" an answer, and no text on its own."""
 MEANT = {
     "指令": "instruction", "问题": "instruction", "提问": "instruction", "输入": "input", "输出": "output", "回答": "output",
     "答案": "output", "回复": "output", "系统提示": "system", "文本": "text",
@@ -252,6 +254,8 @@ def recognise(name: str, first: Row, asked: str = "auto") -> tuple[str, str, Cal
     pair = next(((left, right) for left, right in PAIRS if {left, right} <= columns), None)
     output = next((name for name in ("output", "response") if name in columns), None)
     text = next((name for name in TEXTS if name in columns), None)
+    if text == "content" and asked == "auto" and not columns.isdisjoint(ASKING):
+        text = None  # of these it is the answer
     turn = next((parts for parts in (("role", "content"), ("from", "value")) if set(parts) <= columns), None)
     if asked == "auto" and turn is not None and text == turn[1]:
         text = None
@@ -259,7 +263,7 @@ def recognise(name: str, first: Row, asked: str = "auto") -> tuple[str, str, Cal
     if found == "messages" and chat:
         return (
             found,
-            _('the column "{name}" holds turns with role and content').format(name=chat),
+            _in_turns(chat, first[chat]),
             lambda row: normal.messages(row, chat),
         )
     if found == "sharegpt" and chat:
@@ -316,12 +320,23 @@ def recognise(name: str, first: Row, asked: str = "auto") -> tuple[str, str, Cal
     )
 
 
+def _in_turns(column: str, turns: Any) -> str:
+    """Why rows with this column are conversations."""
+    if normal.spoken(turns) == turns or isinstance(turns, str):
+        return _('the column "{name}" holds turns with role and content').format(name=column)
+    if isinstance(turns[0], str):
+        return _('the column "{name}" holds texts of the user and the assistant in turn').format(name=column)
+    return _('the column "{name}" holds pairs of question and answer').format(name=column)
+
+
 def _could_be(first: Row) -> str | None:
     """What --columns could say of rows like this one: its first list of turns; else its first two columns of words are a question and
     its answer; a single column of words is plain text."""
     for name, value in first.items():
         if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
             return _turns_could_be(str(name), value)
+        if isinstance(value, list) and len(value) > 1 and all(isinstance(turn, str) for turn in value):
+            return f"messages={name}"
     words = [str(name) for name, value in first.items() if isinstance(value, str) and not value.strip().isdigit()]
     named = [*words, *(str(name) for name in first if str(name) not in words)]
     if len(named) > 1:
@@ -343,7 +358,7 @@ def _turns_could_be(column: str, turns: list[Row]) -> str:
 
 def _found(first: Row, chat: str | None, pair: tuple[str, str] | None, output: str | None, text: str | None) -> str | None:
     if chat is not None:
-        turns = first[chat]
+        turns = normal.spoken(first[chat])
         head = turns[0] if isinstance(turns, list) and turns else {}
         return "sharegpt" if isinstance(head, dict) and "from" in head and "role" not in head else "messages"
     if "instruction" in first and output is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Container
+from itertools import cycle
 from typing import Any
 
 from engine.data.read import kind
@@ -24,6 +25,8 @@ SPEAKERS = {
 """ShareGPT's `from` -> role."""
 THOUGHTS = ("reasoning_content", "thinking")
 """What a turn thought before it spoke, by the names that templates read."""
+EXCHANGES = (("human", "assistant"), ("user", "assistant"), ("input", "output"), ("query", "response"))
+"""What a question and its answer are called where they stand in one part of a conversation."""
 SYSTEM = ("system", "system_prompt")
 """Columns that hold the system turn of a conversation, the first that is there."""
 
@@ -38,8 +41,7 @@ class Bad(ValueError):
 
 def messages(row: Row, column: str) -> Row:
     """A conversation."""
-    turns = _list(row, column)
-    messages = [_message(turn, number) for number, turn in enumerate(turns, 1)]
+    messages = [_message(turn, number) for number, turn in enumerate(_turns(row, column), 1)]
     return _conversation([*_system(row, messages), *messages], row)
 
 
@@ -61,7 +63,13 @@ def _tools(row: Row) -> Row:
         return {}
     if not isinstance(tools, list):
         raise Bad(_('"tools" is {what}, not a list').format(what=kind(tools)))
-    return {"tools": _plain(tools, "tools")}
+    return {"tools": _plain([_whole_tool(tool) for tool in tools], "tools")}
+
+
+def _whole_tool(tool: Any) -> Any:
+    """A tool as chat templates know it; LLaMA-Factory writes the function alone."""
+    bare = isinstance(tool, dict) and "name" in tool and not {"type", "function"} & tool.keys()
+    return {"type": "function", "function": tool} if bare else tool
 
 
 def _plain(value: Any, name: str) -> Any:
@@ -139,7 +147,7 @@ def _content(turn: Row, number: int) -> str:
 def sharegpt(row: Row, column: str) -> Row:
     """ShareGPT's turns, `from` and `value`."""
     messages = []
-    for number, turn in enumerate(_list(row, column), 1):
+    for number, turn in enumerate(_turns(row, column), 1):
         if not isinstance(turn, dict):
             raise Bad(_("turn {number} is {what}, not an object").format(number=number, what=kind(turn)))
         speaker = turn.get("from")
@@ -150,8 +158,27 @@ def sharegpt(row: Row, column: str) -> Row:
         if not isinstance(value, str):
             raise Bad(_('turn {number}: "value" is {what}, not text').format(number=number, what=kind(value)))
         role = SPEAKERS[speaker]
-        messages.append({"role": role, "content": _whole(value)} | _weight(turn, role, number))
+        said = _called(value) if speaker == "function_call" else None
+        messages.append({"role": role, **(said or {"content": _whole(value)})} | _weight(turn, role, number))
     return _conversation([*_system(row, messages), *messages], row)
+
+
+def _called(value: str) -> Row | None:
+    """What a turn of LLaMA-Factory's calls: its words are a call as JSON, or a list of them. None where they are not."""
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+    calls = found if isinstance(found, list) else [found]
+    if not calls or not all(
+        isinstance(one, dict) and isinstance(one.get("name"), str) and "arguments" in one for one in calls
+    ):
+        return None
+    functions = [{"name": one["name"], "arguments": one["arguments"]} for one in calls]
+    return {
+        "content": "",
+        "tool_calls": _plain([{"type": "function", "function": one} for one in functions], "function_call"),
+    }
 
 
 def input_of(row: Container[str], output: str) -> str:
@@ -161,11 +188,14 @@ def input_of(row: Container[str], output: str) -> str:
 
 def alpaca(row: Row, output: str) -> Row:
     """An instruction with its input, and its output."""
-    question = some_text(row, "instruction")
     column = input_of(row, output)
     extra = _text(row, column) if row.get(column) is not None else ""
-    messages = [*_history(row), {"role": "user", "content": f"{question}\n\n{extra}" if extra else question},
-                {"role": "assistant", "content": some_text(row, output)}]  # fmt: skip
+    question = "\n\n".join(part for part in (_text(row, "instruction"), extra) if part.strip())
+    if not question:
+        raise Bad(_('"{name}" is empty').format(name="instruction"), "empty")
+    thought = {name: _text(row, name) for name in THOUGHTS if isinstance(row.get(name), str) and row[name]}
+    messages = [*_history(row), {"role": "user", "content": question},
+                {"role": "assistant", "content": some_text(row, output), **thought}]  # fmt: skip
     return {"messages": [*_system(row, messages), *messages], **_tools(row)}
 
 
@@ -205,6 +235,35 @@ def pair(row: Row, prompt: str, completion: str) -> Row:
         sides[prompt] = [*_system(row, sides[prompt]), *sides[prompt]]
         return {"prompt": sides[prompt], "completion": sides[completion], **_tools(row)}
     return {"prompt": _text(row, prompt), "completion": some_text(row, completion)}
+
+
+def spoken(value: Any) -> Any:
+    """The turns that a column of turns holds: also those written as JSON text, as pairs of question and answer (Capybara's,
+    firefly's), or as texts of the user and the assistant in turn (LIMA's). Another value stays, for whoever says what is wrong."""
+    if isinstance(value, str):
+        try:
+            found = json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+        value = found if isinstance(found, list) else value
+    if not isinstance(value, list):
+        return value
+    if len(value) > 1 and all(isinstance(turn, str) for turn in value):
+        return [{"role": role, "content": words} for role, words in zip(cycle(("user", "assistant")), value, strict=False)]
+    return [one for turn in value for one in _exchanged(turn)]
+
+
+def _exchanged(turn: Any) -> list[Any]:
+    if not isinstance(turn, dict) or "role" in turn or "from" in turn:
+        return [turn]
+    names = next((names for names in EXCHANGES if {*names} <= turn.keys()), None)
+    if names is None:
+        return [turn]
+    return [{"role": role, "content": turn[name]} for role, name in zip(("user", "assistant"), names, strict=True)]
+
+
+def _turns(row: Row, column: str) -> list[Any]:
+    return _list({column: spoken(row.get(column))}, column)
 
 
 def _list(row: Row, column: str) -> list[Any]:

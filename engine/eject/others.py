@@ -176,6 +176,10 @@ def _yaml(settings: dict[str, Any], run: Ejected, command: str, notes: list[str]
         head.append("lora-tui also left out rows or held some back: " + ", ".join(
             f"{name}={getattr(run.config, name)}" for name in ("skip_rows", "eval_fraction", "eval_dataset")
             if getattr(run.config, name)))  # fmt: skip
+    if run.otherwise:
+        head.append(
+            "That program does not read turns as this dataset has them: write each as an object with role and content."
+        )
     lines = ["# " + "".join(letter if letter.isprintable() else " " for letter in line) for line in head]
     return "\n".join([*lines, *(f"{name}: {_value(value)}" for name, value in settings.items()), ""])
 

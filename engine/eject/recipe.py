@@ -100,12 +100,51 @@ def beside(row, turns):
     found = [row[name] for name in ("system", "system_prompt") if isinstance(row.get(name), str) and row[name]]
     system = [{"role": "system", "content": words} for words in found[:1]]
     tools = row.get("tools") or None
-    return [] if system == turns[:1] else system, json.loads(tools) if isinstance(tools, str) and tools.strip() else tools
+    tools = (json.loads(tools) if tools.strip() else None) if isinstance(tools, str) else tools
+    bare = [isinstance(tool, dict) and "name" in tool and not {"type", "function"} & tool.keys() for tool in tools or ()]
+    tools = [
+        {"type": "function", "function": tool} if alone else tool for tool, alone in zip(tools or (), bare, strict=True)
+    ]
+    return [] if system == turns[:1] else system, tools or None
+
+
+def spoken(turns):
+    """Turns that may be written as JSON text, as pairs of question and answer, or as texts of user and assistant in turn."""
+    turns = json.loads(turns) if isinstance(turns, str) else turns
+    if all(isinstance(turn, str) for turn in turns):
+        return [{"role": ("user", "assistant")[at % 2], "content": words} for at, words in enumerate(turns)]
+    found = []
+    for turn in turns:
+        exchanges = (("human", "assistant"), ("user", "assistant"), ("input", "output"), ("query", "response"))
+        names = next((names for names in exchanges if {*names} <= turn.keys() and not {"role", "from"} & turn.keys()), None)
+        found += (
+            [{"role": ("user", "assistant")[at], "content": turn[name]} for at, name in enumerate(names)]
+            if names
+            else [turn]
+        )
+    return found
+
+
+def called(turn):
+    """The words of a turn of ShareGPT's, or the calls that they are as JSON."""
+    try:
+        calls = json.loads(turn["value"]) if turn["from"] == "function_call" else None
+    except ValueError:
+        calls = None
+    calls = [calls] if isinstance(calls, dict) else calls
+    if (
+        not calls
+        or not isinstance(calls, list)
+        or not all(isinstance(one, dict) and isinstance(one.get("name"), str) and "arguments" in one for one in calls)
+    ):
+        return {"content": turn["value"]}
+    functions = [{"name": one["name"], "arguments": one["arguments"]} for one in calls]
+    return {"content": "", "tool_calls": [{"type": "function", "function": one} for one in functions]}
 
 
 def from_messages(row, columns, roles):
     """A conversation out of turns with role and content."""
-    turns = [as_turn(turn, roles) for turn in row[columns[0]]]
+    turns = [as_turn(turn, roles) for turn in spoken(row[columns[0]])]
     system, tools = beside(row, turns)
     return {"messages": system + turns, "tools": tools}
 
@@ -114,8 +153,8 @@ def from_sharegpt(row, columns, roles):
     """A conversation out of turns with from and value."""
     weights = ("weight", "train", "loss")
     turns = [
-        as_turn({"role": turn["from"], "content": turn["value"], **{name: turn.get(name) for name in weights}}, roles)
-        for turn in row[columns[0]]
+        as_turn({"role": turn["from"], **called(turn), **{name: turn.get(name) for name in weights}}, roles)
+        for turn in spoken(row[columns[0]])
     ]
     system, tools = beside(row, turns)
     return {"messages": system + turns, "tools": tools}
@@ -125,11 +164,14 @@ def from_alpaca(row, columns, roles):
     """A conversation out of instruction, input and output, with what was said before."""
     history = row["history"] if isinstance(row.get("history"), list) else []
     extra = row.get("context" if columns[0] == "response" and "input" not in row else "input")
-    question = "\n\n".join(part for part in (row["instruction"], extra) if part)
+    question = "\n\n".join(part for part in (row["instruction"], extra) if part and part.strip())
     pairs = [*history, (question, row[columns[0]])]
     turns = [
         {"role": role, "content": words} for pair in pairs for role, words in zip(("user", "assistant"), pair, strict=True)
     ]
+    turns[-1] |= {
+        name: row[name] for name in ("reasoning_content", "thinking") if isinstance(row.get(name), str) and row[name]
+    }
     system, tools = beside(row, turns)
     return {"messages": system + turns, "tools": tools}
 

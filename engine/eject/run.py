@@ -10,6 +10,7 @@ from engine.checkpoints.scan import glance
 from engine.config import RunConfig
 from engine.data.files import CHATS, SUFFIXES, delimiter_of, suffix_of
 from engine.data.formats import OWN, PAIRS, TEXTS, read_rows
+from engine.data.normal import spoken
 from engine.data.read import Reading, encoding_to_read, read_raw, renamed
 from engine.errors import ConfigError
 from engine.folder import own_start
@@ -41,6 +42,8 @@ class Ejected:
     """Column as it is in the dataset -> the name it stands for (--columns, or a Chinese one that is known)."""
     renamed_in_turns: dict[str, str]
     """As `renamed`, of what turns are made of."""
+    otherwise: bool
+    """Whether its turns are written in a way of their own: as pairs, texts in turn, or JSON text."""
     beside: frozenset[str]
     """The other columns, by the names they stand for."""
     train_on: str
@@ -89,6 +92,8 @@ def read_run(out: Path) -> Ejected:
         columns=columns,
         renamed={own: known for own, known in names.items() if own in raw},
         renamed_in_turns={own: known for own, known in names.items() if any(own in turn for turn in turns)},
+        otherwise=rows.format == "messages"
+        and any(raw[column] != spoken(raw[column]) for column in raw if names.get(column, column) in columns),
         beside=frozenset(renamed(raw, names)) - {*columns},
         train_on=OWN[rows.format] if config.train_on == "auto" else config.train_on,
         files=_files(rows.raw.files, Reading.of(config)),

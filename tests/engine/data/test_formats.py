@@ -60,6 +60,49 @@ KNOWN: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     "alpaca beside another context": ({"instruction": "Who?", "context": "far", "output": "We."}, "alpaca", {"messages": TURNS}),
     "alpaca with tools": (
         {"instruction": "Who?", "output": "We.", "tools": json.dumps(TOOLS)}, "alpaca", {"messages": TURNS, "tools": TOOLS}),
+    "alpaca whose input is all that is asked": ({"instruction": "", "input": "Who?", "output": "We."}, "alpaca", {"messages": TURNS}),
+    "alpaca with what was thought": (
+        {"instruction": "Who?", "output": "We.", "reasoning_content": "Hm."},
+        "alpaca",
+        {"messages": [TURNS[0], {**TURNS[1], "reasoning_content": "Hm."}]},
+    ),
+    "capybara": ({"conversation": [{"input": "Who?", "output": "We."}] * 2}, "messages", {"messages": TURNS * 2}),
+    "firefly's turns": ({"conversation": [{"human": "Who?", "assistant": "We."}] * 2}, "messages", {"messages": TURNS * 2}),
+    "lima": ({"conversations": ["Who?", "We.", "Who?", "We."]}, "messages", {"messages": TURNS * 2}),
+    "turns as JSON text": ({"messages": json.dumps(TURNS)}, "messages", {"messages": TURNS}),
+    "sharegpt as JSON text": (
+        {"conversations": json.dumps([{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "We."}])}, "sharegpt", {"messages": TURNS}),
+    "calls of LLaMA-Factory's": (
+        {
+            "conversations": [
+                {"from": "human", "value": "Who?"},
+                {"from": "function_call", "value": json.dumps(CALL[0]["function"])},
+                {"from": "observation", "value": "{}"},
+                {"from": "gpt", "value": "We."},
+            ],
+            "tools": json.dumps([tool["function"] for tool in TOOLS]),
+        },
+        "sharegpt",
+        {
+            "messages": [
+                TURNS[0],
+                {"role": "assistant", "content": "", "tool_calls": CALL},
+                {"role": "tool", "content": "{}"},
+                TURNS[1],
+            ],
+            "tools": TOOLS,
+        },
+    ),
+    "calls of LLaMA-Factory's, two at once": (
+        {"conversations": [{"from": "human", "value": "Who?"}, {"from": "function_call", "value": json.dumps([CALL[0]["function"]] * 2)}]},
+        "sharegpt",
+        {"messages": [TURNS[0], {"role": "assistant", "content": "", "tool_calls": CALL * 2}]},
+    ),
+    "a call that is no JSON": (
+        {"conversations": [{"from": "human", "value": "Who?"}, {"from": "function_call", "value": "lamp()"}]},
+        "sharegpt",
+        {"messages": [TURNS[0], {"role": "assistant", "content": "lamp()"}]},
+    ),
     "prompt and completion": ({"prompt": "Who? ", "completion": "We."}, "prompt_completion", {"prompt": "Who? ", "completion": "We."}),
     "question and answer": ({"question": "Who?", "answer": "We."}, "prompt_completion", {"prompt": "Who?", "completion": "We."}),
     "input and output": ({"input": "Who?", "output": "We."}, "prompt_completion", {"prompt": "Who?", "completion": "We."}),
@@ -204,6 +247,29 @@ def test_rows_of_one_turn_each_are_no_texts(parts: tuple[str, str], tmp_path: Pa
     assert "one turn" in error.title and '{"messages": [' in error.fix
 
 
+@pytest.mark.parametrize("asking", ["instruction", "prompt", "question", "query", "input"])
+def test_content_beside_a_question_is_no_text(asking: str, tmp_path: Path) -> None:
+    """Else only the answers would be learned, to no question."""
+    error = refused(tmp_path, {asking: "Who?", "content": "We.", "reasoning_content": "Hm."})
+    assert f"--columns, for example instruction={asking},output=content" in error.fix
+
+
+@pytest.mark.parametrize(
+    ("turns", "words"),
+    [(TURNS, "role and content"), ([{"human": "Who?", "assistant": "We."}], "pairs"), (["Who?", "We."], "texts"),
+     (json.dumps(TURNS), "role and content")],
+)  # fmt: skip
+def test_it_is_said_how_the_turns_of_a_conversation_are_written(turns: Any, words: str, tmp_path: Path) -> None:
+    assert words in read(tmp_path, {"conversation": turns}).reason
+
+
+def test_a_list_of_texts_is_offered_as_a_conversation(tmp_path: Path) -> None:
+    """As UltraChat's data are."""
+    error = refused(tmp_path, {"id": "0", "data": ["Who?", "We."]})
+    assert "--columns, for example messages=data;" in error.fix
+    assert read_rows(str(tmp_path / "rows.jsonl"), columns="messages=data") == [{"messages": TURNS}]
+
+
 def test_rows_of_one_turn_each_are_texts_where_that_is_asked_for(tmp_path: Path) -> None:
     assert list(read(tmp_path, *TURNS, format="text")) == [{"text": "Who?"}, {"text": "We."}]
 
@@ -236,6 +302,9 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
     "the instruction is a number": ({"instruction": "a", "output": "b"}, {"instruction": 4, "output": "b"}, ['"instruction" is a number']),
     "the input is a list": ({"instruction": "a", "output": "b"}, {"instruction": "a", "input": [], "output": "b"}, ['"input" is a list']),
     "the input holds half a character": ({"instruction": "a", "output": "b"}, {"instruction": "a", "input": "\ud83d", "output": "b"}, ["U+D83D"]),
+    "nothing is asked": ({"instruction": "a", "output": "b"}, {"instruction": "", "input": " ", "output": "b"}, ['"instruction" is empty']),
+    "a pair lacks its answer": ({"conversation": [{"human": "a", "assistant": "b"}]}, {"conversation": [{"human": "a", "assistant": None}]},
+                                ["turn 2", '"content" is null']),
     "the output is empty": ({"instruction": "a", "output": "b"}, {"instruction": "a", "output": " "}, ['"output" is empty']),
     "the completion is missing": ({"prompt": "a", "completion": "b"}, {"prompt": "a"}, ['"completion" is null']),
     "the completion is empty": ({"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": ""}, ['"completion" is empty']),

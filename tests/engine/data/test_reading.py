@@ -110,9 +110,9 @@ def test_the_columns_that_are_proposed_make_the_rows_readable(row: dict[str, Any
 
 
 def test_the_spaces_around_a_tables_column_names_are_no_part_of_them(tmp_path: Path) -> None:
-    (tmp_path / "rows.csv").write_text("ask , say\nWho?, We.\n")
+    (tmp_path / "rows.csv").write_text("ask , say\nWho?,We.\n")
     assert read_rows(str(tmp_path / "rows.csv"), columns="prompt=ask,completion=say") == [
-        {"prompt": "Who?", "completion": " We."}
+        {"prompt": "Who?", "completion": "We."}
     ]
 
 
