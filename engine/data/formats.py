@@ -144,10 +144,10 @@ def read_rows(dataset: str, reading: Reading | None = None, split: str | None = 
     if not columns and reading.format == "auto" and (columns := _meant(first[1])):
         by = f"({', '.join(f'{own} = {known}' for own, known in columns.items())})"
     example = renamed(first[1], columns)
-    found, reason, normalise = recognise(raw.name, example, reading.format)
-    if "role" in columns.values():
-        as_said, normalise = normalise, lambda row: as_said(_roles_known(row))
-    unused = _unused(raw.name, found, normalise, example, columns)
+    found, reason, as_said = recognise(raw.name, example, reading.format)
+    any_words = "role" in columns.values()
+    unused = _unused(raw.name, found, as_said, _roles_known(example) if any_words else example, columns)
+    normalise = (lambda row: as_said(_roles_known(row))) if any_words else as_said
     if not columns:
         return Rows(raw, found, reason, normalise, unused=unused)
     return Rows(raw, found, f"{reason} {by}", lambda row: normalise(renamed(row, columns)), columns, unused)
@@ -156,8 +156,8 @@ def read_rows(dataset: str, reading: Reading | None = None, split: str | None = 
 def _unused(
     name: str, format: str, normalise: Callable[[Row], Row], example: Row, columns: dict[str, str]
 ) -> tuple[str, ...]:
-    """What is said of the columns of rows like this one whose words are not read."""
-    row = _Seen(example)
+    """What is said of the columns of rows like this one, and of the parts of its turns, whose words are not read."""
+    row = _Seen({column: _seen_turns(value) for column, value in example.items()})
     try:
         plain = any(isinstance(part, str) for part in normalise(row).values())
     except Bad:  # told when the rows are gone through
@@ -187,7 +187,19 @@ def _unused(
                 name=name, columns=_listed(unread, own)
             )
         )
+    turns = [
+        turn for value in row.values() if isinstance(value, list) for turn in value if isinstance(turn, _Seen) and turn.seen
+    ]
+    parts = dict.fromkeys(
+        part for turn in turns for part in turn if part not in turn.seen and _holds_words(part, turn[part])
+    )
+    if parts:
+        notes.append(_("{name}: parts of turns that are not read: {parts}").format(name=name, parts=_listed([*parts], own)))
     return tuple(notes)
+
+
+def _seen_turns(value: Any) -> Any:
+    return [_Seen(turn) if isinstance(turn, dict) else turn for turn in value] if isinstance(value, list) else value
 
 
 def _listed(columns: list[str], own: dict[str, str]) -> str:
@@ -198,7 +210,7 @@ def _listed(columns: list[str], own: dict[str, str]) -> str:
 
 
 class _Seen(dict[str, Any]):
-    """A row that remembers which of its columns were asked for."""
+    """A row or a turn that remembers which of its parts were asked for."""
 
     def __init__(self, row: Row) -> None:
         super().__init__(row)

@@ -229,6 +229,20 @@ def test_columns_whose_words_are_not_read_are_told(where: str, tmp_path: Path) -
     assert f"columns that are not read: {columns};" in note
 
 
+def test_parts_of_turns_whose_words_are_not_read_are_told(tmp_path: Path) -> None:
+    answer = {**TURNS[1], "reasoning": "Hm.", "id": "a", "toxic": False, "thinking": "Hm."}
+    (note,) = read(tmp_path, {"messages": [TURNS[0], answer]}).notes
+    assert note.endswith("parts of turns that are not read: reasoning")
+
+
+def test_columns_that_are_read_are_not_told_where_the_speakers_have_other_names(tmp_path: Path) -> None:
+    turns = [{"who": "human", "what": "Who?"}, {"who": "bot", "what": "We."}]
+    data = write_jsonl(tmp_path / "rows.jsonl", [{"talk": turns, "system": "Short.", "mood": "calm"}])
+    found = read_rows(str(data), columns="messages=talk,role=who,content=what")
+    assert found == [{"messages": [SYSTEM, *TURNS]}]
+    assert [note.rpartition("read: ")[2] for note in found.notes] == ["mood; --columns chooses others"]
+
+
 def test_a_renamed_column_that_is_not_learned_is_told_by_its_own_name(tmp_path: Path) -> None:
     data = write_jsonl(tmp_path / "rows.jsonl", [{"ask": "Who?", "say": "We.", "sys": "Short."}])
     (note,) = read_rows(str(data), columns="prompt=ask,completion=say,system=sys").notes
