@@ -223,7 +223,12 @@ class _Seen(dict[str, Any]):
 
 
 def _holds_words(column: str, value: Any) -> bool:
-    """Whether a column may be meant to be learned: it holds text that is no number, and its name does not say that it only counts."""
+    """Whether a column may be meant to be learned, or says what is: text that is no number, under a name that does not only count;
+    objects with words of their own; a mark of wanted and unwanted answers."""
+    if isinstance(value, list):
+        return bool(value) and isinstance(value[0], dict)
+    if isinstance(value, bool):
+        return column == "label"
     return (
         isinstance(value, str) and not value.strip().isdigit() and re.search(r"(^|_)(id|idx|uuid)$", column.lower()) is None
     )

@@ -254,9 +254,9 @@ def _learns_to_stop(labels: Ids, marks: frozenset[int], tokenizer: Any) -> bool:
 
 
 def _dropped_system(row: dict[str, Any], text: str) -> str | None:
-    """The words of a system turn that the template left out."""
+    """The words of a system turn, or of a developer's, who is its newer name, that the template left out."""
     turns = row.get("messages") or (row["prompt"] if isinstance(row.get("prompt"), list) else ())
-    words = (turn["content"].strip() for turn in turns if turn["role"] == "system")
+    words = (turn["content"].strip() for turn in turns if turn["role"] in ("system", "developer"))
     return next((one for one in words if one and one not in text), None)
 
 

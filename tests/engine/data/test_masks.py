@@ -174,6 +174,13 @@ def test_an_answer_of_weight_0_is_not_learned(name: str, train_on: str) -> None:
     assert [words.strip() for words in said] == ["burns until morning, 直到天亮<|eot_id|>"]
 
 
+@pytest.mark.parametrize(("name", "told"), [("llama3", False), ("qwen2_5", True)])
+def test_a_developers_turn_that_the_template_leaves_out_is_told(name: str, told: bool) -> None:
+    chat = [{"role": "developer", "content": "Be brief."}, *CHAT]
+    table = tokenize(enumerate([{"messages": chat}], 1), family(name), "auto", 1 << 20)
+    assert ("system_dropped" in table.notes.counts) == told
+
+
 @pytest.mark.parametrize(("name", "told"), [("qwen3", False), ("qwen2_5", True)])
 def test_thoughts_that_the_template_leaves_out_are_told(name: str, told: bool) -> None:
     chat = [CHAT[0], {**CHAT[1], "reasoning_content": "hm"}]
