@@ -63,6 +63,14 @@ def _said(code: str) -> tuple[str, str]:
                 _("row {row}: the model's chat template leaves out the system turn ({words})"),
                 _("Put its words into the first user turn, or take a model that knows system turns."),
             )
+        case "words_dropped":
+            return (
+                _("row {row}: the model's chat template leaves out words of the {role} ({words})"),
+                _(
+                    "Some write no words beside a call: give them a turn of their own. Those of models for pictures may know words "
+                    "only in parts, as no row has them here: take a model for text."
+                ),
+            )
         case "thoughts_dropped":
             return (
                 _(

@@ -31,6 +31,7 @@ from engine.i18n import _
 
 IGNORED = -100
 """The label of a token that the loss does not count (torch's cross_entropy default)."""
+THOUGHT_BEGIN, THOUGHT_END = "<think>", "</think>"
 CHUNK = 4096
 """Rows tokenised at a time."""
 
@@ -132,6 +133,8 @@ def tokenize_chunk(chunk: Sequence[tuple[int, dict[str, Any]]], tokenizer: Any, 
             notes.add(remark("system_dropped", number, words=repr(dropped[:40])))
         if thought := _dropped_thought(row, rendered[place].text):
             notes.add(remark("thoughts_dropped", number, words=repr(thought[:40])))
+        if left_out := _dropped_words(row, rendered[place].text):
+            notes.add(remark("words_dropped", number, role=left_out[0], words=repr(left_out[1][:40])))
         ids.append(found[0])
         labels.append(found[1])
         columns.append((number, len(row_ids), int(np.count_nonzero(found[1][1:] != IGNORED)), row_digest(row)))
@@ -261,7 +264,16 @@ def _dropped_system(row: dict[str, Any], text: str) -> str | None:
 
 
 def _dropped_thought(row: dict[str, Any], text: str) -> str | None:
-    """What an answer thought and the template left out."""
-    turns = (turn for part in ("messages", "completion") if isinstance(row.get(part), list) for turn in row[part])
-    thoughts = (str(turn[name]).strip() for turn in turns for name in THOUGHTS if name in turn)
-    return next((one for one in thoughts if one not in text), None)
+    """What an answer thought and the template left out, be it kept apart or written into the answer between its marks."""
+    turns = [turn for part in ("messages", "completion") if isinstance(row.get(part), list) for turn in row[part]]
+    apart = (str(turn[name]).strip() for turn in turns for name in THOUGHTS if name in turn)
+    before = (turn["content"].rpartition(THOUGHT_END)[0] for turn in turns if turn["role"] == "assistant")
+    within = (words.rpartition(THOUGHT_BEGIN)[2].strip() for words in before)
+    return next((one for one in (*apart, *within) if one not in text), None)
+
+
+def _dropped_words(row: dict[str, Any], text: str) -> tuple[str, str] | None:
+    """(role, words) of a turn of the user or the assistant whose words the template left out."""
+    turns = [turn for part in ("messages", "prompt", "completion") if isinstance(row.get(part), list) for turn in row[part]]
+    said = ((turn["role"], turn["content"].rpartition(THOUGHT_END)[2].strip()) for turn in turns)
+    return next(((role, words) for role, words in said if role in ("user", "assistant") and words not in text), None)

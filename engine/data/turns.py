@@ -27,6 +27,8 @@ Messages = Sequence[dict[str, Any]]
 
 _MARKER = "\u27e6lora-tui\u27e7"
 """Stands for a turn's words; printable, so that no template strips it."""
+_WORDS = "\u27e6words of lora-tui\u27e7"
+"""Stands for those of another."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def _by_marker(messages: Messages, index: int, writer: Writer, text: str) -> Spa
         raise unmaskable(writer.number)
     before, behind = other.split(_MARKER)
     begin, end = len(before), len(text) - len(behind)
-    if not text.startswith(before) or not text.endswith(behind) or end < begin:
+    if not text.startswith(before) or not text.endswith(behind) or end < begin or _takes_in(messages, index, writer):
         raise unmaskable(writer.number)
     last = writer.attempt([*messages[:index], words])
     own = last.split(_MARKER)[-1].lstrip() if last is not None else behind.lstrip()
@@ -124,6 +126,17 @@ def _by_marker(messages: Messages, index: int, writer: Writer, text: str) -> Spa
     if opening.match(own) and (mark := opening.match(behind.lstrip())):
         end += len(behind) - len(behind.lstrip()) + mark.end()
     return begin, end
+
+
+def _takes_in(messages: Messages, index: int, writer: Writer) -> bool:
+    """Whether the template writes what the calls of turn `index` gave back before that turn's own words, as Gemma 4's does."""
+    given = [place for place, message in enumerate(messages) if place > index and message["role"] == "tool"]
+    if not messages[index].get("tool_calls") or not given:
+        return False
+    marked = [{**message, "content": _MARKER} if place in given else message for place, message in enumerate(messages)]
+    words = [{**message, "content": _WORDS} if place == index else message for place, message in enumerate(marked)]
+    text = writer.attempt(words)
+    return text is not None and _WORDS in text and _MARKER in text[: text.index(_WORDS)]
 
 
 def _without_tail(upto: str, tokenizer: Any) -> int:

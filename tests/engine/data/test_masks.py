@@ -188,6 +188,39 @@ def test_thoughts_that_the_template_leaves_out_are_told(name: str, told: bool) -
     assert ("thoughts_dropped" in table.notes.counts) == told
 
 
+@pytest.mark.parametrize(("name", "chat", "told"), [
+    ("deepseek_r1_distill", CHAT[:2], True), ("qwen3", CHAT[:2], False), ("qwen3", CHAT, True), ("llama3", CHAT, False),
+])  # fmt: skip
+def test_thoughts_within_an_answer_that_the_template_leaves_out_are_told(
+    name: str, chat: list[dict[str, Any]], told: bool
+) -> None:
+    """As in rows that were made with R1."""
+    tokenizer = tokenizer_of(["<bos>", "<|im_end|>"], (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8"))
+    thought = [{**turn, "content": f"<think>\nhm, {at}\n</think>\n\n{turn['content']}"} if turn["role"] == "assistant" else turn
+               for at, turn in enumerate(chat)]  # fmt: skip
+    table = tokenize(enumerate([{"messages": thought}], 1), tokenizer, "auto", 1 << 20)
+    assert ("thoughts_dropped" in table.notes.counts, "words_dropped" in table.notes.counts) == (told, False)
+
+
+@pytest.mark.parametrize(("name", "role"), [("llama3_1", "assistant"), ("smolvlm", "user"), ("qwen2_5", None)])
+def test_words_of_a_turn_that_the_template_leaves_out_are_told(name: str, role: str | None) -> None:
+    """Llama's beside a call, SmolVLM's wherever they are not in parts."""
+    tokenizer = tokenizer_of(["<bos>", "<|im_end|>"], (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8"))
+    chat = CHAT if name == "smolvlm" else [CHAT[0], {**CALLING, "content": " I look. "}]
+    found = tokenize(enumerate([{"messages": chat}], 1), tokenizer, "auto", 1 << 20).problems
+    assert [problem.parts["role"] for problem in found if problem.code == "words_dropped"] == ([role] if role else [])
+
+
+def test_what_a_call_gave_back_is_never_learned_where_the_template_writes_it_into_the_turn() -> None:
+    """Gemma 4's does, before the words of the turn that called."""
+    tokenizer = tokenizer_of(["<bos>", "<|im_end|>"], (TEMPLATES / "gemma4_v5.jinja").read_text(encoding="utf-8"))
+    chat = [CHAT[0], CALLING, {"role": "tool", "name": "lamp", "content": "burning"}, CHAT[3]]
+    with pytest.raises(DatasetError, match="row 1: it cannot be told which of its tokens are the assistant's"):
+        tokenize(enumerate([{"messages": chat}], 1), tokenizer, "auto", 1 << 20)
+    chat[1] = {**CALLING, "content": ""}
+    assert "burning" not in "".join(sayings(tokenizer, *learned(chat, tokenizer)))
+
+
 def test_thoughts_are_learned_under_the_name_that_the_template_reads() -> None:
     marks = ["<|startoftext|>", "<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>"]
     tokenizer = tokenizer_of(marks, (TEMPLATES / "gptoss.jinja").read_text(encoding="utf-8"))
