@@ -259,7 +259,7 @@ def _exchanged(turn: Any) -> list[Any]:
     names = next((names for names in EXCHANGES if {*names} <= turn.keys()), None)
     if names is None:
         return [turn]
-    return [{"role": role, "content": turn[name]} for role, name in zip(("user", "assistant"), names, strict=True)]
+    return [{"role": role, "content": turn.get(name)} for role, name in zip(("user", "assistant"), names, strict=True)]
 
 
 def _turns(row: Row, column: str) -> list[Any]:

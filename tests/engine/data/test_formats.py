@@ -236,6 +236,8 @@ def test_parts_of_turns_whose_words_are_not_read_are_told(tmp_path: Path) -> Non
     answer = {**TURNS[1], "reasoning": "Hm.", "id": "a", "toxic": False, "thinking": "Hm."}
     (note,) = read(tmp_path, {"messages": [TURNS[0], answer]}).notes
     assert note.endswith("parts of turns that are not read: reasoning")
+    (note,) = read(tmp_path, {"conversation": [{"human": "Who?", "assistant": "We.", "thought": "Hm."}]}).notes
+    assert note.endswith("parts of turns that are not read: thought")
 
 
 def test_columns_that_are_read_are_not_told_where_the_speakers_have_other_names(tmp_path: Path) -> None:
