@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.clock import moment
 from engine.durable import open_plain_file, write_durably
-from engine.errors import OutputError
+from engine.errors import LoraTuiError, OutputError
 from engine.events import Warned
 from engine.i18n import _
 from engine.paths import is_file
@@ -49,11 +49,16 @@ PATIENCE = 0.2
 
 
 @contextlib.contextmanager
-def locked(output_dir: Path, flag: str = "--output") -> Iterator[tuple[Warned, ...]]:
+def locked(output_dir: Path, flag: str = "--output", launcher: int | None = None) -> Iterator[tuple[Warned, ...]]:
     """Hold `output_dir` for this process, creating it; gives what a person should know of that. Raises OutputError where it is busy
-    or cannot be written. `flag`: which names the folder, here and in the errors below."""
+    or cannot be written. `flag`: which names the folder, here and in the errors below.
+
+    `launcher`: the process that starts this one again where it goes with anything but a LoraTuiError, or is killed. Until then the
+    folder counts as held by it, and what was asked of the run is still asked of it."""
     from filelock import SoftFileLock, Timeout
 
+    again = False
+    left: tuple[str, ...] = (_STOP, _HOLDER)
     created = not os.path.lexists(output_dir)
     notes = []
     try:
@@ -70,19 +75,32 @@ def locked(output_dir: Path, flag: str = "--output") -> Iterator[tuple[Warned, .
     except (OSError, NotImplementedError) as error:
         raise unwritable(output_dir, error, flag) from error
     try:
-        if os.path.lexists(output_dir / _HOLDER):
+        before = holder_of(output_dir)
+        if before is not None and _comes_back(before):
+            again = before.launcher == launcher
+            if not again:
+                left = ()
+                raise busy(output_dir, flag)
+        if os.path.lexists(output_dir / _HOLDER) and not again:
             # The lock was free and the note is still there: who wrote it did not come to take it away.
             notes.append(Warned("lock_taken_over", _("the folder's lock was taken over from a run that is gone. {holder}").format(
                 holder=_holder(output_dir))))  # fmt: skip
         try:
-            _leave_note(output_dir / _HOLDER)
+            _leave_note(output_dir / _HOLDER, launcher, again)
         except OSError as error:
             raise unwritable(output_dir, error, flag) from error
-        with contextlib.suppress(OSError):  # what was asked of a run before this one
-            (output_dir / _STOP).unlink(missing_ok=True)
-        yield tuple(notes)
+        if not again:
+            with contextlib.suppress(OSError):  # what was asked of a run before this one
+                (output_dir / _STOP).unlink(missing_ok=True)
+        try:
+            yield tuple(notes)
+        except LoraTuiError:
+            raise
+        except Exception:
+            left = (_STOP, _HOLDER) if launcher is None else ()
+            raise
     finally:
-        for name in (_STOP, _HOLDER):
+        for name in left:
             with contextlib.suppress(OSError):
                 (output_dir / name).unlink(missing_ok=True)
         if created:
@@ -150,11 +168,15 @@ def _acquired(path: Path) -> BaseFileLock:
     return lock
 
 
-def _leave_note(path: Path) -> None:
-    """Say who holds the lock. What stands there, a link perhaps, is taken away first, never written through."""
-    path.unlink(missing_ok=True)
+def _leave_note(path: Path, launcher: int | None, again: bool) -> None:
+    """Say who holds the lock. What stands there, a link perhaps, is taken away first, never written through. `again`: what stands
+    there is this very run's, and stays at every moment, so that nobody who looks finds none."""
     note = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.time()}
-    with os.fdopen(open_plain_file(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w") as file:
+    if launcher is not None:
+        note["launcher"] = launcher
+    if not again:
+        path.unlink(missing_ok=True)
+    with os.fdopen(open_plain_file(path, os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if again else os.O_EXCL)), "w") as file:
         file.write(json.dumps(note))
 
 
@@ -166,6 +188,8 @@ class Holder:
     host: str
     started: float
     """Seconds of the Unix epoch."""
+    launcher: int | None = None
+    """The process that starts it again where it is lost, if there is one."""
 
     @property
     def is_here(self) -> bool:
@@ -178,13 +202,17 @@ def holder_of(output_dir: Path) -> Holder | None:
     try:
         with os.fdopen(open_plain_file(output_dir / _HOLDER, os.O_RDONLY), "rb") as file:
             note: Any = json.loads(file.read(4096))
-        return Holder(int(note["pid"]), str(note["host"]), float(note["started"]))
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        launcher = note.get("launcher")
+        return Holder(
+            int(note["pid"]), str(note["host"]), float(note["started"]), None if launcher is None else int(launcher)
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
 
 
 def is_held(output_dir: Path) -> bool:
-    """Whether a process holds `output_dir` at this moment, on any machine that shares its locks. Takes nothing from whoever does.
+    """Whether a process holds `output_dir` at this moment, on any machine that shares its locks, or is about to be started again there
+    by a process of this machine. Takes nothing from whoever does.
 
     A run takes its note away before it lets the lock go, so without a note nobody holds it. With one the lock itself decides: the
     system frees it however its holder ended, and a process id that was given out again fools nobody.
@@ -205,17 +233,31 @@ def is_held(output_dir: Path) -> bool:
         return _is_alive(holder_of(output_dir))
     finally:
         os.close(lock)
-    return False
+    return _comes_back(holder_of(output_dir))
 
 
 def _is_alive(holder: Holder | None) -> bool:
     """Whether who left this note is still there, where no lock can say so. Of another machine nothing is known: it is believed."""
-    import psutil
-
     if holder is None or not holder.is_here:
         return holder is not None
+    return _is_there(holder.pid, holder.started) or _comes_back(holder)
+
+
+def _comes_back(holder: Holder | None) -> bool:
+    """Whether who left this note, and holds the lock no more, is started again. Of another machine nothing is known: it is not."""
+    return (
+        holder is not None and holder.is_here and holder.launcher is not None and _is_there(holder.launcher, holder.started)
+    )
+
+
+def _is_there(pid: int, since: float) -> bool:
+    """Whether the process that had the id `pid` at the time `since` still runs."""
+    import psutil
+
     with contextlib.suppress(psutil.Error, OverflowError, ValueError):
-        return psutil.Process(holder.pid).create_time() <= holder.started + 5  # seconds that clocks may be set back
+        process = psutil.Process(pid)
+        # seconds that clocks may be set back
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= since + 5
     return False
 
 

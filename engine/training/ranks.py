@@ -90,6 +90,11 @@ class Ranks:
     def alone(self) -> bool:
         return self.world == 1
 
+    @property
+    def launcher(self) -> int | None:
+        """The process that starts this one again where it is lost: torchrun's; None where it is alone."""
+        return None if self.alone else os.getppid()
+
     @contextlib.contextmanager
     def joined(self, timeout: float) -> Iterator[None]:
         """Meet the others. A process that does not answer within `timeout` seconds counts as lost.

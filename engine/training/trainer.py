@@ -69,7 +69,7 @@ class Trainer:
         with (
             self._tell.ends(out, self.ranks),
             self.ranks.joined(self.config.ddp_timeout),
-            locked(out) as notes,
+            locked(out, launcher=self.ranks.launcher) as notes,
             self._tell.ends(out, self.ranks),
             _own_folder(out),
             library_output_to(_log(out)),

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from engine.checkpoints.proof import read_manifest
 from engine.checkpoints.scan import scan
 from engine.events import Warned
 from engine.journal import read_journal
+from engine.lock import ask_to_stop
+from engine.watch import standing
 from tests.cluster.world import KILL, Run, all_gone, flags, steps_told, wait_until
 from tests.engine.runs import adapter_bytes, losses, receipt, train
 
@@ -175,6 +179,27 @@ def test_a_signal_saves_and_leaves_with_its_code_and_no_process_behind(begun: An
     stopped = [record for record in read_journal(out) if record["type"] == "run_stopped"][-1]
     assert read_manifest(out / stopped["checkpoint"]).step == stopped["step"]
     assert stopped["reason"] == "SIGTERM"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_stop_that_is_asked_for_while_a_lost_process_is_started_again_is_heeded(begun: Any, rank: int) -> None:
+    run, out = begun(5, epochs=60)
+    before = run.worker(0)
+    run.worker(rank).send_signal(KILL)
+    states = {standing(out).state}
+    ask_to_stop(out)
+    while run.process.poll() is None:
+        if before.is_running() and before.status() != psutil.STATUS_ZOMBIE:
+            ask_to_stop(out)  # also after the one that heard it has lost its peer
+        found = standing(out).state
+        if not any(record["type"] == "run_stopped" for record in read_journal(out)):
+            states.add(found)
+        time.sleep(0.02)
+    assert run.code() == 0, run.said()
+    told = list(read_journal(out))
+    assert [record["type"] for record in told].count("run_started") == 2 and states == {"running"}
+    stopped = told[-1]
+    assert (stopped["type"], stopped["reason"]) == ("run_stopped", "watcher")
 
 
 @pytest.mark.slow

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from engine.errors import OutputError
 from engine.events import Event, RunFinished, RunStopped, Step, Warned, as_record
 from engine.journal import JOURNAL_NAME, Journal, read_journal
 from engine.lock import ask_to_stop, is_held, locked, stop_asked
+from engine.training.ranks import PeerLost
 from engine.watch import Tail, event_of, follow, standing
 from tests.engine.runs import train
 
@@ -94,6 +102,57 @@ def test_a_folder_is_held_only_while_it_is_and_a_request_to_stop_dies_with_the_l
         assert stop_asked(tmp_path) == "watcher"
     assert not is_held(tmp_path)
     assert stop_asked(tmp_path) is None
+
+
+@pytest.fixture
+def launcher() -> Iterator[int]:
+    """A process that stands for torchrun."""
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    yield child.pid
+    child.communicate()
+
+
+def lost(folder: Path, launcher: int) -> None:
+    """A process of several holds `folder`, is asked to stop, and goes for want of another."""
+    with contextlib.suppress(PeerLost), locked(folder, launcher=launcher):
+        ask_to_stop(folder)
+        raise PeerLost("connection closed by peer")
+
+
+def test_between_two_processes_of_one_launcher_the_folder_is_held_and_the_run_has_not_died(
+    tmp_path: Path, launcher: int
+) -> None:
+    lost(tmp_path, launcher)
+    assert is_held(tmp_path) and standing(tmp_path).state == "running"
+    with pytest.raises(OutputError, match="another run"), locked(tmp_path):
+        pass
+    assert is_held(tmp_path), "whoever was sent away took the note with him"
+    with locked(tmp_path, launcher=launcher) as notes:
+        assert not notes
+    assert not is_held(tmp_path)
+
+
+def test_a_request_to_stop_outlasts_the_restart_of_the_run_and_not_the_run(tmp_path: Path, launcher: int) -> None:
+    lost(tmp_path, launcher)
+    with locked(tmp_path, launcher=launcher):
+        assert stop_asked(tmp_path) == "watcher"
+    lost(tmp_path, launcher)
+    with contextlib.suppress(OutputError), locked(tmp_path, launcher=launcher):
+        raise OutputError("the disk is full")
+    assert stop_asked(tmp_path) is None and not is_held(tmp_path)
+
+
+def test_a_run_whose_launcher_is_gone_too_has_died(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        lost(tmp_path, child.pid)
+        child.kill()
+        while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        assert standing(tmp_path).state == "died", "nobody has looked after it yet"
+    assert standing(tmp_path).state == "died"
+    with locked(tmp_path, launcher=os.getpid()) as notes:
+        assert [note.code for note in notes] == ["lock_taken_over"]
+        assert stop_asked(tmp_path) is None, "what was asked of the run before"
 
 
 def test_a_request_to_stop_has_its_reason_and_no_file_of_that_name_says_more(tmp_path: Path) -> None:
