@@ -4,7 +4,7 @@ The training loop writes the small files of a checkpoint into a staging folder a
 a copy of what goes into them. What makes them a checkpoint happens beside it, in one thread and in order: these are written, every
 file is hashed and synced, the manifest is written last, the folder is renamed and the rename is
 synced. Only then may older ones go. A kill at any point leaves whole checkpoints and perhaps a staging or trash folder, which no scan
-ever takes for one and the next run sweeps away.
+ever takes for one and the next run sweeps away; one that was being replaced has its name again then.
 
 Errors do not vanish in the thread: they are kept and raised in the training loop at its next look.
 """
@@ -24,11 +24,13 @@ from pathlib import Path
 
 from engine.checkpoints.manifest import MANIFEST_NAME, FileRecord, Manifest, dump_manifest
 from engine.checkpoints.retain import Kept, surplus
-from engine.checkpoints.trash import from_trash, to_trash
+from engine.checkpoints.trash import move, place_in_trash
 from engine.durable import STAGING_PREFIX, sync, sync_file, sync_folder
 from engine.i18n import _
 
 TRASH_PREFIX = ".trash-"
+REPLACED_PREFIX = ".replaced-"
+"""Of what another is about to stand in the place of, until that is there."""
 
 Complete = Callable[[dict[str, FileRecord]], Manifest]
 """Makes the manifest once every file's size and digest are known."""
@@ -154,16 +156,36 @@ def seal(staging: Path, complete: Complete) -> int:
 
 def place(staging: Path, final: Path) -> Path | None:
     """Rename `staging` to `final` and make that durable. What stands there already is put into the trash, not deleted, and put
-    back where the rename fails. Returns its place there; None where nothing stood there. Raises OSError."""
-    earlier = to_trash(final) if os.path.lexists(final) else None
+    back where the rename fails. Returns its place there; None where nothing stood there. Raises OSError.
+
+    No folder takes the place of another in one step, so between two renames nothing has the name. A kill there leaves what stood there
+    as `.replaced-*`, and the next start brings it back (`sweep`): in the trash it would look like something put away for good.
+    """
+    if not os.path.lexists(final):
+        move(staging, final)
+        return None
+    kept = place_in_trash(final)  # before anything is moved: it may fail
+    earlier = final.with_name(REPLACED_PREFIX + kept.name)
+    move(final, earlier)
     try:
         staging.rename(final)
     except OSError:
-        if earlier is not None:
-            from_trash(earlier)
+        move(earlier, final)
         raise
     sync_folder(final.parent)
-    return earlier
+    try:
+        move(earlier, kept)
+    except OSError:  # what was to be saved is; the next start puts the other one away
+        return kept if os.path.lexists(kept) else earlier
+    return kept
+
+
+def _bring_back(earlier: Path) -> None:
+    """End what a kill in `place` left half done: what was being replaced has its name again, or goes into the trash where another has
+    the name by now. Raises OSError."""
+    kept = earlier.name.removeprefix(REPLACED_PREFIX)
+    final = earlier.with_name(kept.rpartition(".")[0] or kept)
+    move(earlier, place_in_trash(final) if os.path.lexists(final) else final)
 
 
 @contextlib.contextmanager
@@ -191,14 +213,17 @@ def remove(path: Path) -> None:
 
 
 def sweep(output_dir: Path) -> tuple[str, ...]:
-    """Delete what a killed run left half made or half removed. Only under the run's lock. Returns the names. Raises OSError.
+    """Delete what a killed run left half made or half removed, and bring back what it was replacing. Only under the run's lock.
+    Returns the names. Raises OSError.
 
-    All of it carries our own prefixes and was never a checkpoint, or was already given up by retention. A link is taken away
+    All that is deleted carries our own prefixes and was never a checkpoint, or was already given up by retention. A link is taken away
     itself, never what it points to.
     """
     left = leftovers(output_dir)
     for entry in left:
-        if entry.is_dir() and not entry.is_symlink():
+        if entry.name.startswith(REPLACED_PREFIX):
+            _bring_back(entry)
+        elif entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:
             entry.unlink()
@@ -206,8 +231,9 @@ def sweep(output_dir: Path) -> tuple[str, ...]:
 
 
 def leftovers(output_dir: Path) -> list[Path]:
-    """What `sweep` would delete. Raises OSError."""
-    return sorted(entry for entry in output_dir.iterdir() if entry.name.startswith((STAGING_PREFIX, TRASH_PREFIX)))
+    """What `sweep` would see to. Raises OSError."""
+    ours = (STAGING_PREFIX, TRASH_PREFIX, REPLACED_PREFIX)
+    return sorted(entry for entry in output_dir.iterdir() if entry.name.startswith(ours))
 
 
 def free_bytes(folder: Path) -> int:

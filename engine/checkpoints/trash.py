@@ -17,15 +17,26 @@ from engine.lock import locked, unwritable
 def to_trash(path: Path) -> Path:
     """Move `path` into the folder's `.trash`, from where a person can take it back. Returns its new place. Raises OSError; also where
     `.trash` is a link, which would lead elsewhere."""
+    target = place_in_trash(path)
+    move(path, target)
+    return target
+
+
+def place_in_trash(path: Path) -> Path:
+    """A free place for `path` in the folder's `.trash`, which is made. Raises OSError as `to_trash` does."""
     trash = path.parent / TRASH
     if trash.is_symlink():
         words = _("{path} is a link, which is not followed; take it away").format(path=trash)
         raise OSError(errno.ENOTDIR, words, str(trash))
     trash.mkdir(exist_ok=True)
-    target = trash / f"{path.name}.{time.time_ns()}"
+    return trash / f"{path.name}.{time.time_ns()}"
+
+
+def move(path: Path, target: Path) -> None:
+    """Rename `path` durably. Raises OSError. The folder it goes to is synced first: better found twice than nowhere."""
     path.rename(target)
-    sync_folder(path.parent)
-    return target
+    for folder in dict.fromkeys((target.parent, path.parent)):
+        sync_folder(folder)
 
 
 def from_trash(place: Path) -> Path:
@@ -33,8 +44,7 @@ def from_trash(place: Path) -> Path:
     original = place.parent.parent / place.name.rpartition(".")[0]
     if os.path.lexists(original):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(original))
-    place.rename(original)
-    sync_folder(original.parent)
+    move(place, original)
     return original
 
 

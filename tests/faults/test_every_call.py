@@ -166,7 +166,8 @@ def assert_sound(operation: Operation, out: Path, told: str) -> None:
     assert {one.grade for one in found.checkpoints} <= {Grade.PROVEN}, told
     names = {one.name for one in found.checkpoints}
     for name in operation.there - names:
-        kept = [path for path in out.glob(f".trash/{name}.*") if (path / MANIFEST_NAME).is_file()]
+        places = [place for pattern in (f".trash/{name}.*", f".replaced-{name}.*") for place in out.glob(pattern)]
+        kept = [path for path in places if (path / MANIFEST_NAME).is_file()]
         assert kept, f"{told}: {name} is gone"
     choice = settle(found)[1].checkpoint
     assert choice is not None and choice.step == max(one.step or 0 for one in found.checkpoints), told
@@ -176,7 +177,7 @@ def assert_sound(operation: Operation, out: Path, told: str) -> None:
 def assert_recovers(operation: Operation, out: Path, told: str) -> None:
     """The next start cleans up, and the operation can be done."""
     recover(out)
-    left = [path.name for path in out.iterdir() if path.name.startswith((".staging", ".trash-", ".run.toml"))]
+    left = [path.name for path in out.iterdir() if path.name.startswith((".staging", ".trash-", ".replaced-", ".run.toml"))]
     assert not left, f"{told}: {left} left"
     assert [record["type"] for record in read_journal(out)][-1] == "run_stopped", told
     if operation.gained is not None and not (out / operation.gained).exists():
@@ -200,6 +201,36 @@ def test_a_process_that_dies_at_any_call_loses_nothing(operation: Operation, beg
         told = f"{operation.name} died at call {at}, {breaker.calls[-1]}"
         assert_sound(operation, out, told)
         assert_recovers(operation, out, told)
+
+
+def test_a_name_that_is_being_replaced_is_that_of_a_whole_checkpoint_after_the_next_start_wherever_the_process_dies(
+    begin: Callable[[Operation], Path],
+) -> None:
+    operation = next(one for one in OPERATIONS if one.name == "save over a name that is taken")
+    for at in breaks(operation, begin, looking=False):
+        out = begin(operation)
+        with breaking(Breaker(out, at, looking=False)) as breaker, pytest.raises(Died):
+            operation.do(out)
+        recover(out)
+        grades = {one.name: one.grade for one in scan(out).checkpoints}
+        assert grades.get("checkpoint-4") == Grade.PROVEN, f"died at call {at}, {breaker.calls[-1]}"
+        # The one of before is in the trash only once the new one has its name.
+        assert len(list(out.glob(".trash/checkpoint-4.*"))) <= 1
+
+
+def test_a_killed_recovery_of_what_was_being_replaced_is_done_by_the_next(begin: Callable[[Operation], Path]) -> None:
+    def cut_off(out: Path) -> None:
+        (out / "checkpoint-3").rename(out / ".replaced-checkpoint-3.5")
+        shutil.copytree(out / "checkpoint-1", out / ".replaced-checkpoint-2.6")
+
+    operation = Operation("recovery of what was being replaced", cut_off, recover, ALL, "checkpoint-3")
+    for at in breaks(operation, begin, looking=False):
+        out = begin(operation)
+        with breaking(Breaker(out, at, looking=False)), pytest.raises(Died):
+            operation.do(out)
+        recover(out)
+        assert {one.name for one in scan(out).checkpoints} == ALL
+        assert len(list(out.glob(".trash/checkpoint-2.*"))) == 1
 
 
 @pytest.mark.slow
