@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from engine.config import RunConfig, choices, flag
+from engine.config import RunConfig, choices, flag, is_switch
 from engine.durable import open_plain_file
 from engine.errors import ConfigError
 from engine.i18n import _
@@ -213,6 +213,19 @@ def toml_text(path: Path, follow: bool) -> str:
     if len(content) > MAX_TOML_BYTES:
         raise OSError(errno.EFBIG, _("more than {limit} kB are no settings").format(limit=MAX_TOML_BYTES // 1000))
     return content.decode("utf-8-sig")
+
+
+def as_flags(config: RunConfig, names: Iterable[str]) -> list[str]:
+    """Those settings as words of a command line. What no flag can say (None, a switch that is left to the program) is left out."""
+    words: list[str] = []
+    for name in names:
+        value = getattr(config, name)
+        if isinstance(value, bool):
+            words.append(flag(name) if value else flag(f"no_{name}"))
+        elif value is not None and not is_switch(name):
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            words += [f"{flag(name)}={text}"] if text.startswith("-") else [flag(name), text]
+    return words
 
 
 def to_toml(config: RunConfig, run_id: str | None = None) -> str:

@@ -192,11 +192,11 @@ def skypilot_task(
     """
     place = str(output) if output.is_absolute() else f"~/sky_workdir/{output.as_posix()}"
     if job.nodes > 1:
-        kept = [f"# All machines must see {place} at once: mount a network volume of yours there",
+        kept = [f"# All machines must see {_comment(place)} at once: mount a network volume of yours there",
                 "# (sky volumes --help). A bucket is too late for that.",
-                "volumes:", f"  {place}: YOUR-VOLUME"]  # fmt: skip
+                "volumes:", f"  {_quoted(place)}: YOUR-VOLUME"]  # fmt: skip
     else:
-        kept = ["file_mounts:", f"  {place}:", "    name: YOUR-BUCKET", "    mode: MOUNT_CACHED"]
+        kept = ["file_mounts:", f"  {_quoted(place)}:", "    name: YOUR-BUCKET", "    mode: MOUNT_CACHED"]
     several = (
         f' --nnodes "$SKYPILOT_NUM_NODES" --node-rank "$SKYPILOT_NODE_RANK"'
         f' --rendezvous "$(echo "$SKYPILOT_NODE_IPS" | head -n 1):{PORTS.start}"'
@@ -223,11 +223,23 @@ def skypilot_task(
             "setup: |",
             "  pip install lora-tui",
             *([f"  {job.setup}"] if job.setup else []),
-            "run: |",
-            *(f"  {line}" for line in (quoted if len(quoted) == 1 else _chosen(quoted[0], quoted[1], output))),
+            *_lines("run", quoted if len(quoted) == 1 else _chosen(quoted[0], quoted[1], output)),
             "",
         ]
     )
+
+
+def _lines(key: str, lines: Sequence[str]) -> list[str]:
+    """A YAML key with `lines` for its text; in quotes where letters are among them that would end one or that YAML does not take."""
+    if all(line.isprintable() for line in lines):
+        return [f"{key}: |", *(f"  {line}" for line in lines)]
+    return [f"{key}: " + _quoted("\n".join(lines) + "\n")]
+
+
+def _quoted(text: str) -> str:
+    """`text` as YAML's double-quoted string."""
+    escaped = {'"': '\\"', "\\": "\\\\"}
+    return '"' + "".join(escaped.get(one, one if one.isprintable() else f"\\U{ord(one):08x}") for one in text) + '"'
 
 
 def _gib(memory: str) -> int:

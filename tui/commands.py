@@ -274,14 +274,15 @@ def _submit(given: list[str]) -> int:
     from tui.submit import run_submit
 
     flags = vars(run_parser().parse_args(left))
-    if flags["demo"] or flags["config"] or flags["detach"]:
-        parser.error(_("--demo, --config and --detach do not go to a cluster; give the settings as flags"))
+    if flags["demo"] or flags["detach"]:
+        parser.error(_("--demo and --detach do not go to a cluster"))
     if given_here := [name for name in ("nnodes", "node_rank", "rendezvous") if name in flags]:
         parser.error(_("{flag} is the cluster's to say; ask for machines with --nodes").format(flag=flag(given_here[0])))
     job = Job(options.time, options.gpus, options.cpus, options.memory, options.partition, options.account,
               options.constraint, options.setup, options.nodes)  # fmt: skip
     own = {name: value for name, value in flags.items() if name in RunConfig.model_fields}
-    return run_submit(options.to, job, options.script, options.dry_run, own, [word for word in left if word != "--yes"])
+    words = [word for word in left if word != "--yes"]
+    return run_submit(options.to, job, options.script, options.dry_run, own, words, flags["config"])
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,28 +16,50 @@ from engine.errors import ConfigError, OutputError
 from engine.folder import named, occupied, proposed_output
 from engine.i18n import _
 from engine.paths import is_there
+from engine.sources import as_flags
 from engine.submit import Job, skypilot_task, slurm_script
 from tui.plain import visible
 
+ELSEWHERE = ("environment", "config", "remembered")
+"""Where settings come from that the job would not find, or not for sure: another machine has other variables and no such files. What
+the run's folder says of itself is found there."""
+OF_THE_JOB = ("output", "nnodes", "node_rank", "rendezvous")
+"""Settings that the script gives by itself."""
 
-def run_submit(to: str, job: Job, script: Path | None, dry_run: bool, flags: dict[str, Any], given: Sequence[str]) -> int:
-    """Write the script for the run of `flags`, written as `given`; submit it to Slurm where sbatch is. The exit code."""
-    config = gather(flags).resolved.config
+
+def run_submit(
+    to: str,
+    job: Job,
+    script: Path | None,
+    dry_run: bool,
+    flags: dict[str, Any],
+    given: Sequence[str],
+    config_file: Path | None = None,
+) -> int:
+    """Write the script for the run of `flags`, written as `given`, with what the environment, `config_file` or the wizard's last
+    answers add to them; submit it to Slurm where sbatch is. The exit code."""
+    resolved = gather(flags, config_file).resolved
+    config = resolved.config
     if config.output is None and (config.dataset is None or config.model is None):
         raise ConfigError(_("it is not known which run this is"), fix=_("Name --output, or --dataset and --model."))
     out = Path(config.output) if config.output is not None else proposed_output(str(config.dataset), str(config.model))
     here = Path.cwd()
     # What begins a new run would begin one more each time the job is sent again.
-    anew = "init_from" in flags or flags.get("resume", "auto") != "auto"
+    anew = config.init_from is not None or config.resume != "auto"
     if anew and occupied(named(out)):
         raise ConfigError(
             _("{folder}: is taken, so the new run would go elsewhere").format(folder=out), fix=_("Name a free --output.")
         )
-    resume = [] if "resume" in flags or anew else ["--resume", "auto"]
-    processes = ["--nproc", str(job.devices)] if job.devices > 1 and "nproc" not in flags else []
-    place = ["--yes", "--output", str(out)]
-    words = [*place, *_without(("output",), given), *processes, *resume]
-    onwards = [*place, *_without(("output", "init_from", "resume"), given), *processes, "--resume", "auto"] if anew else []
+    added = [name for name, kind in resolved.origin.items() if kind in ELSEWHERE and name not in OF_THE_JOB]
+    resume = [] if "resume" in (*flags, *added) or anew else ["--resume", "auto"]
+    processes = ["--nproc", str(job.devices)] if job.devices > 1 and "nproc" not in (*flags, *added) else []
+
+    def command(without: Sequence[str], resume: Sequence[str]) -> list[str]:
+        more = as_flags(config, [name for name in added if name not in without])
+        return ["--yes", "--output", str(out), *_without(("output", "config", *without), given), *more, *processes, *resume]
+
+    words = command((), resume)
+    onwards = command(("init_from", "resume"), ["--resume", "auto"]) if anew else []
     if to == "skypilot":
         needs = [str(path) for path in (config.dataset, config.model) if path and is_there(Path(path))]
         text = skypilot_task(job, out, ["lora-tui", *words], needs, ["lora-tui", *onwards] if onwards else None)
@@ -45,7 +68,7 @@ def run_submit(to: str, job: Job, script: Path | None, dry_run: bool, flags: dic
         # The very installation that was asked: on a cluster, home and its environments are shared with the nodes.
         program = [sys.executable, "-P", "-m", "tui"]
         again = [*program, *onwards] if onwards else None
-        log = (here / out).with_name(f"{out.name}.slurm-%j.log")
+        log = Path(str(here / out).replace("%", "%%") + ".slurm-%j.log")  # sbatch has words of its own behind a %
         text = slurm_script(job, out, log, here, [*program, *words], again)
         ending = ".sbatch"
     if dry_run:
@@ -63,17 +86,17 @@ def run_submit(to: str, job: Job, script: Path | None, dry_run: bool, flags: dic
         ) from error
     _say(_("written: {path}").format(path=file))
     if to == "skypilot":
-        _say(_("look through it, then: sky jobs launch {path}").format(path=file))
+        _say(_("look through it, then: sky jobs launch {path}").format(path=shlex.quote(str(file))))
         return 0
     if shutil.which("sbatch") is None:
-        _say(_("there is no sbatch here; on the cluster, in this folder: sbatch {path}").format(path=file))
+        _say(_("there is no sbatch here; on the cluster, in this folder: sbatch {path}").format(path=shlex.quote(str(file))))
         return 0
     done = subprocess.run(["sbatch", str(file)], capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         fix = _("Mend the flags, or {path}.").format(path=file)
         raise ConfigError(_("sbatch refuses the script"), done.stderr.strip()[:1000], fix)
     _say(done.stdout.strip())
-    _say(_("see it: lora-tui watch {out}").format(out=out))
+    _say(_("see it: lora-tui watch {out}").format(out=shlex.quote(str(out))))
     return 0
 
 

@@ -3,7 +3,9 @@ signals."""
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -14,10 +16,13 @@ import pytest
 import yaml
 
 from engine.checkpoints.scan import scan
+from engine.config import RunConfig
 from engine.errors import ConfigError
+from engine.sources import Source, as_flags, resolve
 from engine.submit import Job, minutes_of, skypilot_task, slurm_script
 from tests.engine.runs import losses
 from tests.faults.test_kill import journal_lines
+from tui.cli import run_parser
 
 RUN = ["--epochs", "20", "--batch-size", "4", "--save-steps", "1000"]
 
@@ -166,6 +171,66 @@ def test_the_task_for_skypilot_is_yaml_with_the_same_command(lora_tui: Any, tiny
     assert task["run"].strip().endswith("--resume auto") and "--epochs 2" in task["run"]
     assert str(chat_file) in said
     assert task["file_mounts"] == {"~/sky_workdir/out/mine": {"name": "YOUR-BUCKET", "mode": "MOUNT_CACHED"}}
+
+
+def test_what_the_environment_a_file_and_the_last_answers_say_goes_with_the_job(
+    lora_tui: Any, tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    """Another machine has none of them."""
+    (tmp_path / "mine.toml").write_text(
+        'learning_rate = 0.003\nload_in_4bit = false\nepochs = 9\ntarget_modules = "q_proj,v_proj"\n'
+    )
+    asked = ("submit", "--slurm", "--dry-run", "--config", "mine.toml", "--epochs", 2, "--dataset", chat_file)
+    code, said, error = lora_tui(
+        *asked, LORA_TUI_MODEL=str(tiny_model), LORA_TUI_LORA_R="4", LORA_TUI_EPOCHS="7", LORA_TUI_NODE_RANK="0"
+    )
+    assert code == 0, error
+    (line,) = (line for line in said.splitlines() if line.endswith("&") and "tui" in line)
+    words = shlex.split(line.removesuffix("&"))
+    flags = vars(run_parser().parse_args(words[words.index("tui") + 1 :]))
+    assert {name: flags[name] for name in ("learning_rate", "load_in_4bit", "epochs", "target_modules", "model", "lora_r")} == {
+        "learning_rate": "0.003", "load_in_4bit": False, "epochs": "2", "target_modules": "q_proj,v_proj",
+        "model": str(tiny_model), "lora_r": "4"}  # fmt: skip
+    assert flags["config"] is None and flags["resume"] == "auto" and "node_rank" not in flags
+
+    state = tmp_path / "state"
+    state.mkdir()
+    answers = {"dataset": str(chat_file), "model": str(tiny_model), "seed": 5}
+    (state / "wizard.json").write_text(
+        json.dumps({"schema": 1, "answers": answers, "datasets": [], "models": [], "look": {}})
+    )
+    code, said, error = lora_tui("submit", "--to", "skypilot", "--dry-run", LORA_TUI_STATE=str(state))
+    assert code == 0, error
+    assert f"--dataset {chat_file}" in said and f"--model {tiny_model}" in said and "--seed 5" in said
+
+
+def test_every_setting_can_be_said_in_flags() -> None:
+    config = RunConfig(
+        dataset="-odd name", load_in_4bit=True, accept=("dataset", "rng"), skip_rows="3,7", warmup=1e-05, batch_size=4
+    )
+    words = as_flags(config, RunConfig.model_fields)
+    given = {name: value for name, value in vars(run_parser().parse_args(words)).items() if name in RunConfig.model_fields}
+    assert resolve([Source("flag", "", given)]).config == config
+
+
+def test_a_name_that_means_something_to_yaml_sbatch_or_a_shell_is_that_name(
+    lora_tui: Any, tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    out = tmp_path / "50%j: #1 'a' \"b\"\nc"
+    asked = ("--output", out, "--dataset", chat_file, "--model", tiny_model)
+    for nodes in (1, 2):
+        code, said, error = lora_tui("submit", "--to", "skypilot", "--dry-run", "--gpus", "L4:1", "--nodes", nodes, *asked)
+        assert code == 0, error
+        task = yaml.safe_load(said)
+        assert list(task["file_mounts" if nodes == 1 else "volumes"]) == [str(out)]
+        assert str(out) in shlex.split(task["run"])
+    plain = tmp_path / "50%j done"
+    code, said, error = lora_tui(
+        "submit", "--slurm", *("--output", plain, *asked[2:]), PATH=str(tmp_path / "no-sbatch-here")
+    )
+    assert code == 0, error
+    assert f"sbatch '{plain}.sbatch'" in said
+    assert f"#SBATCH --output='{tmp_path}/50%%j done.slurm-%j.log'" in Path(f"{plain}.sbatch").read_text()
 
 
 def test_machines_of_one_task_for_skypilot_share_a_volume(lora_tui: Any, tiny_model: Path, chat_file: Path) -> None:
