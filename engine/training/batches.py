@@ -45,6 +45,16 @@ class RowBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         order = self.order(self.epoch)
         for start in range(self.rows_consumed, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size].tolist()
-            begin, end = (len(rows) * one // self.world for one in (self.rank, self.rank + 1))
-            yield rows[begin:end] or [~rows[0]]
+            yield share_of(order[start : start + self.batch_size].tolist(), self.rank, self.world)
+
+
+def in_order(rows: int, each: int, rank: int = 0, world: int = 1) -> list[list[int]]:
+    """Batches of process `rank` that take `rows` rows as they come, each once among all `world` of them."""
+    whole = (list(range(start, min(start + each * world, rows))) for start in range(0, rows, each * world))
+    return [share_of(one, rank, world) for one in whole]
+
+
+def share_of(rows: list[int], rank: int, world: int) -> list[int]:
+    """What process `rank` of `world` takes of a batch; `~row` where there is no row for it."""
+    begin, end = (len(rows) * one // world for one in (rank, rank + 1))
+    return rows[begin:end] or [~rows[0]]

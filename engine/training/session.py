@@ -196,6 +196,7 @@ class Session:
         try:
             trainer = ExactTrainer(
                 rows=_Rows(self.material.train),
+                eval_rows=_Rows(self.material.eval) if self.material.eval is not None else None,
                 batches=RowBatches(
                     self.material.train.lengths, self.config.seed, attempt.batch_size, self.ranks.rank, self.ranks.world
                 ),

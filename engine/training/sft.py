@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer with what is changed to make continuing exact (1 to 4) and fast (5).
+"""TRL's SFTTrainer with what is changed to make continuing exact (1 to 4), its numbers too (5), and fast (6).
 
 1. *Rows, not steps.* Batches come from RowBatches, which starts at a cursor; the Trainer's own skipping (recomputed from the
    current arguments, so another batch size lands elsewhere) is never used. Several processes cut each batch among themselves;
@@ -9,7 +9,10 @@
    rotates by modification time.
 4. *The schedule is computed, not remembered.* After loading, the rate is what the schedule of now says for this step, so an
    extended run starts at the rate its plan showed. At an unchanged schedule this is the saved number, bit for bit.
-5. *The loss is computed where labels are* (loss.py), and entropy and accuracy, which take a pass over all logits, are not.
+5. *The eval loss is that of the eval rows*: the mean over all their labels. Stock takes the mean of the batches' means, which changes
+   with the batch size, and counts rows twice that fill up the last batch of several processes. Its loader leaves the random state
+   alone too.
+6. *The loss is computed where labels are* (loss.py), and entropy and accuracy, which take a pass over all logits, are not.
 
 And an adapter on a base model in 4 bit stays in float32, as every other: TRL would make it bfloat16, in which small steps are lost
 and for which float16's loss scaling has no kernel.
@@ -33,7 +36,7 @@ from trl import SFTTrainer
 from engine.course.steps import Length, Position
 from engine.errors import first_line
 from engine.i18n import _
-from engine.training.batches import RowBatches
+from engine.training.batches import RowBatches, in_order
 from engine.training.fitting import is_out_of_memory
 from engine.training.loss import IGNORED, LossAtLabels
 
@@ -54,11 +57,11 @@ class ExactTrainer(SFTTrainer):
     """SFTTrainer whose continuing is exact. `position` is where the run stands, after each step."""
 
     def __init__(
-        self, *, rows: Any, batches: RowBatches, start: Position, length: Length, saver: Saver, at_labels: bool,
+        self, *, rows: Any, eval_rows: Any, batches: RowBatches, start: Position, length: Length, saver: Saver, at_labels: bool,
         in_parts: bool, **options: Any,
     ) -> None:  # fmt: skip
-        """`rows`: sequence of {"input_ids", "labels"}; `start`: Position(0, 0, 0) for a fresh run; `at_labels`: logits there only;
-        `in_parts`: the base model is shared out among the processes (parts.py)."""
+        """`rows`, `eval_rows`: sequences of {"input_ids", "labels"}; `start`: Position(0, 0, 0) for a fresh run; `at_labels`: logits
+        there only; `in_parts`: the base model is shared out among the processes (parts.py)."""
         super().__init__(**options)
         if getattr(self.model, "is_loaded_in_4bit", False):
             keep_float32(self.model)
@@ -66,6 +69,9 @@ class ExactTrainer(SFTTrainer):
         self.rows, self.batches, self.position, self.length, self.saver = rows, batches, start, length, saver
         # Else it would be wrapped in DDP. transformers says so of its own way only.
         self.is_distributed_loading_by_transformers = in_parts
+        self.eval_rows = eval_rows
+        self._evaluated = [0.0, 0]
+        """Loss in nats, summed, and labels of the evaluation under way."""
         self._taken = 0
         self._parameters: int | None = None
         self._replicated: tuple[torch.nn.Parameter, ...] = ()
@@ -89,6 +95,36 @@ class ExactTrainer(SFTTrainer):
             pin_memory=self.args.dataloader_pin_memory,
             generator=torch.Generator(),
         )
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """A loader over `eval_rows` as they come, cut among the processes as `batches` are."""
+        batches = in_order(len(self.eval_rows), self.batches.each, self.batches.rank, self.batches.world)
+        return DataLoader(
+            self.eval_rows,
+            batch_sampler=batches,
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+            generator=torch.Generator(),
+        )
+
+    def evaluation_loop(self, *args: Any, **options: Any) -> Any:
+        """As Trainer's, but the loss is the mean over the labels of all rows."""
+        self._evaluated = [0.0, 0]
+        found = super().evaluation_loop(*args, **options)
+        together = torch.tensor(self._evaluated, dtype=torch.float64)
+        if self.batches.world > 1:
+            torch.distributed.all_reduce(together)
+        total, labels = together.tolist()
+        found.metrics[f"{options.get('metric_key_prefix', 'eval')}_loss"] = total / max(labels, 1)
+        return found
+
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **options: Any) -> Any:
+        """As TRL's; what it comes to is added up."""
+        found = super().prediction_step(model, inputs, *args, **options)
+        labels = int((inputs["labels"][:, 1:] != IGNORED).sum())
+        self._evaluated[0] += float(found[0]) * labels
+        self._evaluated[1] += labels
+        return found
 
     def set_initial_training_values(self, args: Any, dataloader: DataLoader[Any]) -> tuple[Any, ...]:
         """The run's length as counted from its position (steps.run_length), in the shape Trainer expects."""

@@ -69,6 +69,18 @@ def test_two_processes_learn_what_one_learns(two: Path, tmp_path: Path, tiny_mod
     assert tokens[0] == tokens[1]
 
 
+def test_two_processes_measure_the_eval_loss_of_one(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
+    settings = {"dataset": chat_file, "model": tiny_model, "eval_fraction": 0.25, "max_steps": 2, "save_steps": 1}
+    train(**settings, output=tmp_path / "one", batch_size=4)
+    run = Run(tmp_path, "--yes", *flags(**settings, output=tmp_path / "two", nproc=2, batch_size=2))
+    assert run.code() == 0, run.said()
+    alone, shared = (
+        [record["eval_loss"] for record in read_journal(tmp_path / out) if record["type"] == "evaluated"]
+        for out in ("one", "two")
+    )
+    assert len(alone) == 2 and shared == pytest.approx(alone, abs=TOLERANCE)
+
+
 def test_the_checkpoints_of_two_hold_the_states_of_both_and_are_proven(two: Path) -> None:
     found = scan(two)
     assert {one.grade for one in found.checkpoints} == {"proven"}

@@ -103,6 +103,22 @@ def test_a_row_in_two_splits_of_a_saved_dataset_is_told(tmp_path: Path) -> None:
     assert problem.row == 3 and "test" in problem.message
 
 
+def test_the_eval_loss_is_the_mean_over_all_labels_whatever_the_batch_size(
+    tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    write_jsonl(tmp_path / "uneven.jsonl", [*chats(4), {"messages": [
+        {"role": "user", "content": "say it"}, {"role": "assistant", "content": "a word of the answer " * 8}]}])  # fmt: skip
+    told = {}
+    for size, times in ((1, 4), (2, 2), (4, 1)):
+        _outcome, events = train(
+            dataset=chat_file, model=tiny_model, output=tmp_path / str(size), eval_dataset=str(tmp_path / "uneven.jsonl"),
+            max_steps=2, save_steps=1, batch_size=size, grad_accum=times, learning_rate=0.01,
+        )  # fmt: skip
+        told[size] = [event.eval_loss for event in events if isinstance(event, Evaluated)]
+    assert len(told[1]) == 2
+    assert told[2] == pytest.approx(told[1], abs=2e-6) and told[4] == pytest.approx(told[1], abs=2e-6)
+
+
 def test_eval_losses_of_other_rows_are_not_compared_with_those_of_before(
     folder: Path, tmp_path: Path, tiny_model: Path
 ) -> None:
