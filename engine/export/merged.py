@@ -31,6 +31,8 @@ SAMPLED = 8
 ULPS = {"float32": 2**-20, "float16": 2**-10, "bfloat16": 2**-7}
 """Allowed relative error of a written tensor: its precision's last place, doubled; in float32 what a sum of products may lose."""
 SHARD = "4GB"
+EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", "embed_out", "tok_embeddings", "embeddings")
+"""What the model families call their input and output embeddings."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,9 @@ def _merge(source: ExportSource, copy: Path, staging: Path, look: Callable[[Any,
 
     def prepare(base: Any, wanted: Any) -> None:
         nonlocal untied
-        changed = embeddings_among({*(wanted.target_modules or ()), *(wanted.modules_to_save or ())})
-        untied = bool(changed) and _untie(base)
+        untied = _changes_embeddings(base, {*(wanted.target_modules or ()), *(wanted.modules_to_save or ())}) and _untie(
+            base
+        )
 
     model = load_adapted(source, copy, Hardware("cpu", "", "float32", ""), prepare)
     tokenizer = tokenizer_of(source, copy)
@@ -144,7 +147,14 @@ def stored_dtype(base: Path) -> str:
 
 def embeddings_among(names: Iterable[str]) -> list[str]:
     """Those of the module names that are input or output embeddings, sorted."""
-    return sorted(name for name in names if name.rpartition(".")[2] in ("embed_tokens", "lm_head", "wte"))
+    return sorted(name for name in names if name.rpartition(".")[2] in EMBEDDINGS)
+
+
+def _changes_embeddings(model: Any, names: Iterable[str]) -> bool:
+    """Whether an adapter on the modules of these names reaches the input or output embeddings of `model`, whatever it calls them."""
+    embeddings = (model.get_input_embeddings(), model.get_output_embeddings())
+    own = [f".{name}" for name, module in model.named_modules() if any(module is one for one in embeddings)]
+    return any(one.endswith(f".{name}") for one in own for name in names)
 
 
 def _untie(model: Any) -> bool:

@@ -17,7 +17,7 @@ from engine.checkpoints.scan import EXACT, glance, scan
 from engine.config import RunConfig
 from engine.errors import CannotContinue, ConfigError, ModelError
 from engine.folder import FINAL, run_id_of, source_of_run
-from engine.i18n import _
+from engine.i18n import _, sentences
 from engine.journal import last_finish
 from engine.models.folder import base_digests, model_folder
 from engine.paths import is_folder
@@ -57,11 +57,20 @@ def find_source(out: Path, checkpoint: str | None = None, model: str | None = No
             _("{path}: nothing says which base model this adapter belongs to").format(path=adapter.path),
             fix=_("Name it with --model."),
         )
-    base = model_folder(name)
+    base = _base_folder(name)
     manifest = adapter.manifest or _manifest_of_run(out)
     if manifest is not None:
         _refuse_another_base(base, manifest)
     return ExportSource(adapter, base, name, config, manifest is not None)
+
+
+def _base_folder(name: str) -> Path:
+    """As `model_folder`. What is told of a base that is not where the run had it names the flag that says where it is now."""
+    try:
+        return model_folder(name)
+    except ModelError as error:
+        elsewhere = _("Where the base has moved, name it with --model.")
+        raise ModelError(error.title, error.detail, sentences(error.fix, elsewhere)) from error
 
 
 def _named(out: Path, name: str) -> Checkpoint:

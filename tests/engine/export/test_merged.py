@@ -66,6 +66,28 @@ def test_every_kind_of_lora_merges_exactly(lora: dict[str, Any], tied: bool, tmp
     assert done.checks.untied == (tied and ("lm_head" in str(lora) or "embed_tokens" in str(lora)))
 
 
+@pytest.mark.parametrize(
+    "lora", [{"target_modules": ["word_embeddings"]}, {"modules_to_save": ["word_embeddings"]}], ids=str
+)
+def test_tied_embeddings_of_any_name_become_two_where_one_was_trained(lora: dict[str, Any], tmp_path: Path) -> None:
+    base = build(tmp_path / "base", "bloom")
+    out = adapter_on(base, tmp_path / "out", **lora)
+    done = export_merged(find_source(out, model=str(base)), tmp_path / "to")
+    differ, effect = difference(base, out, done.path)
+    assert differ < 1e-5 and effect > 1e-2
+    assert done.checks.untied
+
+
+def test_a_base_that_has_moved_is_told_with_the_flag_that_names_it(tmp_path: Path) -> None:
+    base = build(tmp_path / "base", "llama")
+    out = adapter_on(base, tmp_path / "out")
+    base.rename(tmp_path / "moved")
+    with pytest.raises(ModelError, match="no such model folder") as refused:
+        find_source(out)
+    assert "name it with --model" in refused.value.fix
+    assert find_source(out, model=str(tmp_path / "moved")).base == tmp_path / "moved"
+
+
 def test_a_tensor_that_is_written_wrong_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = build(tmp_path / "base", "llama")
     out = adapter_on(base, tmp_path / "out")
