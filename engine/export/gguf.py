@@ -28,7 +28,7 @@ from engine.export.place import staged
 from engine.export.proof import Expected, Proof, expect, prove
 from engine.export.samples import Samples, take_samples
 from engine.export.source import ExportSource
-from engine.export.vocabulary import provide_sentencepiece
+from engine.export.vocabulary import provide_sentencepiece, tokens_lost
 from engine.hardware import Hardware
 from engine.i18n import _
 from engine.models.report import model_report
@@ -118,6 +118,8 @@ def export_gguf(
         _convert(llama_cpp, model_files, file, kind, PLAIN[stored])
         adapter = _convert_adapter(llama_cpp, copy, model_files, staging / f"{_name(source)}-lora.gguf") if lora else None
         header = read_header(file)
+        if lost := tokens_lost(file, tokenizer):
+            raise _other_vocabulary(lost)
         served = serving(source, tokenizer, samples, model_report(str(model_files)), header.adds_bos)
         proof = None
         if has_library():
@@ -195,6 +197,8 @@ def _make_plain(folder: Path, base: Path, bos: bool) -> None:
         if path.is_file():
             content = json.loads(path.read_text(encoding="utf-8"))
             content.pop("auto_map", None)
+            if name == "config.json":
+                _name_as_converters_do(content)
             for named in content["chat_template"] if isinstance(content.get("chat_template"), list) else ():
                 named["template"] = _unmarked(named["template"])
             if name == "tokenizer_config.json":
@@ -204,6 +208,17 @@ def _make_plain(folder: Path, base: Path, bos: bool) -> None:
     if template.is_file():
         template.write_text(_unmarked(template.read_text(encoding="utf-8")), encoding="utf-8")
     provide_sentencepiece(folder, base)
+
+
+def _name_as_converters_do(config: dict[str, Any]) -> None:
+    """Say in `config` what newer transformers leaves out or writes otherwise, by the names that the converters ask for."""
+    match config.get("model_type"):
+        case "gpt2" if "n_positions" in config:
+            config.setdefault("n_ctx", config["n_positions"])
+        case "gpt_neox" if "partial_rotary_factor" in (config.get("rope_parameters") or {}):
+            config.setdefault("rotary_pct", config["rope_parameters"]["partial_rotary_factor"])
+        case "falcon" if config.get("multi_query") and not config.get("new_decoder_architecture"):
+            config["num_kv_heads"] = 1  # whatever stands there: transformers looks at multi_query alone
 
 
 def _unmarked(template: str) -> str:
@@ -222,6 +237,16 @@ def _question(samples: Samples) -> str:
 def _name(source: ExportSource) -> str:
     """A file name that every system takes."""
     return re.sub(r"[^\w.-]+", "-", source.adapter.path.parent.name).strip("-.") or "model"
+
+
+def _other_vocabulary(lost: list[str]) -> ModelError:
+    return ModelError(
+        _("the exported model has lost tokens of its tokenizer"),
+        _("{count} of them stand for something else in the file: {tokens}. Nothing was kept.").format(
+            count=len(lost), tokens=", ".join(lost[:5])
+        ),
+        _("The converter does not know this tokenizer rightly; use --to merged, or a newer llama.cpp with --llama-cpp DIR."),
+    )
 
 
 def _differs(proof: Proof, kind: str) -> ModelError:

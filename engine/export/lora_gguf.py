@@ -1,8 +1,9 @@
 """The adapter as a GGUF of its own beside its base's: the base is kept once for many adapters, and each is a few megabytes.
 
 llama.cpp knows one scale for a whole adapter, alpha / rank, and nothing but low-rank pairs. Scales of other kinds (rsLoRA,
-patterns) are folded into that alpha, or into B where they differ from layer to layer; what is no low-rank pair (DoRA, trained
-embeddings, modules saved whole) can only be merged, and that is said before anything is loaded.
+patterns) are folded into that alpha, or into B where they differ from layer to layer; pairs of weights that lie the other way round
+(GPT-2) are turned as their base is; what is no low-rank pair (DoRA, trained embeddings, modules saved whole) can only be merged, and
+that is said before anything is loaded.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def plain_base(source: ExportSource, folder: Path) -> None:
 
 
 def fold(copy: Path, folder: Path) -> None:
-    """The adapter in `copy` with one scale for all, alpha / rank, in `folder`."""
+    """The adapter in `copy` with one scale for all, alpha / rank, in `folder`; its pairs give what is added to the base's weights as
+    those are stored, which the converter then turns as it turns the base."""
     from safetensors.torch import save_file
 
     from engine.training.memory import adapter_in_file
@@ -68,6 +70,10 @@ def fold(copy: Path, folder: Path) -> None:
         alpha = float(config["lora_alpha"])
         for name, one in alphas.items():
             tensors[name] = (tensors[name].double() * (one / alpha)).to(tensors[name].dtype)
+    if config.get("fan_in_fan_out"):
+        for name in alphas:
+            other = name.replace("lora_B", "lora_A")
+            tensors[name], tensors[other] = tensors[other].T, tensors[name].T
     plain = {"peft_type": "LORA", "r": config["r"], "lora_alpha": alpha, "base_model_name_or_path": "base"}
     (folder / "adapter_config.json").write_text(json.dumps(plain), encoding="utf-8")
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "adapter_model.safetensors",

@@ -3,6 +3,9 @@
 transformers keeps only tokenizer.json. For such a tokenizer llama.cpp's converters want the sentencepiece file, because it holds the
 scores by which llama.cpp joins pieces; without it they write equal scores, and the same text becomes other tokens. Where the
 base brings the file, that one is taken; else it is written from tokenizer.json, whose merges are in the order of the scores.
+
+Tokens that were added behind a file that the base brings are in tokenizer.json alone, where the converters do not look for them; they
+are named where the converters do. Whether all of them came over is asked of the GGUF file.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 NAME = "tokenizer.model"
+SPACE = "▁"
+"""How sentencepiece writes a space."""
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
 """ModelProto.SentencePiece.Type, sentencepiece_model.proto"""
 BPE = 2
@@ -25,6 +30,7 @@ def provide_sentencepiece(folder: Path, base: Path) -> bool:
     (byte-level BPE, unigram), which the converters know by themselves or not at all."""
     if (base / NAME).is_file():
         shutil.copyfile(base / NAME, folder / NAME)
+        _name_added(folder)
         return True
     try:
         raw = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
@@ -36,6 +42,46 @@ def provide_sentencepiece(folder: Path, base: Path) -> bool:
         return False
     (folder / NAME).write_bytes(_model_proto(raw, prefix))
     return True
+
+
+def tokens_lost(file: Path, tokenizer: Any) -> list[str]:
+    """Tokens of `tokenizer` that a GGUF file has padding for, or something else, among those the model has embeddings for."""
+    from gguf import GGUFReader
+    from gguf.constants import TokenType
+
+    reader = GGUFReader(file)
+    tokens, types, kind = (
+        field.contents() if (field := reader.get_field(f"tokenizer.ggml.{name}")) is not None else []
+        for name in ("tokens", "token_type", "model")
+    )
+    known = {index: token for token, index in tokenizer.get_vocab().items() if index < len(tokens)}
+    return [
+        token
+        for index, token in sorted(known.items())
+        # Converters write a space of an added token as one; those of byte-level vocabularies may spell added tokens otherwise.
+        if tokens[index].replace(SPACE, " ") != token.replace(SPACE, " ")
+        and (kind == "llama" or types[index : index + 1] == [TokenType.UNUSED])
+    ]
+
+
+def _name_added(folder: Path) -> None:
+    """Write into tokenizer_config.json of `folder` what tokenizer.json has added to tokenizer.model or put in place of its pieces."""
+    from sentencepiece import SentencePieceProcessor
+
+    config = folder / "tokenizer_config.json"
+    try:
+        brought = SentencePieceProcessor(model_file=str(folder / NAME))
+        added = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except (RuntimeError, OSError, ValueError, KeyError):
+        return  # a file of another kind by the same name, or files the converter complains about itself
+    pieces = [brought.IdToPiece(index) for index in range(brought.vocab_size())]
+    named = content.setdefault("added_tokens_decoder", {})
+    for one in added:
+        index = one.pop("id")
+        if pieces[index : index + 1] != [one["content"]]:
+            named[str(index)] = one
+    config.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def _space_in_front(raw: dict[str, Any]) -> bool | None:
@@ -50,11 +96,11 @@ def _space_in_front(raw: dict[str, Any]) -> bool | None:
     ]
     escaped = prefix = False
     for step in steps:
-        if step["type"] == "Prepend" and step["prepend"] == "▁":
+        if step["type"] == "Prepend" and step["prepend"] == SPACE:
             prefix = True
-        elif step["type"] == "Replace" and step["pattern"] == {"String": " "} and step["content"] == "▁":
+        elif step["type"] == "Replace" and step["pattern"] == {"String": " "} and step["content"] == SPACE:
             escaped = True
-        elif step["type"] == "Metaspace" and step["replacement"] == "▁" and not step.get("split", True):
+        elif step["type"] == "Metaspace" and step["replacement"] == SPACE and not step.get("split", True):
             escaped, prefix = True, prefix or step["prepend_scheme"] != "never"
         else:
             return None

@@ -196,3 +196,87 @@ def test_the_command_registers_with_a_server_and_refuses_a_name_that_is_taken(
     ollama.fault = "stops"
     code, _said, error = lora_tui(*asked, "--name", "other", **there)
     assert code == 5 and "ollama create other -f" in error and "other:latest" not in ollama.models
+
+
+@pytest.fixture
+def grown(tmp_path: Path) -> Path:
+    """A base that brings the sentencepiece file of its tokenizer, behind which a mark and a word were added."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    base = build(tmp_path / "base", "llama", sentencepiece=True)
+    provide_sentencepiece(base, tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|mark|>"]})
+    tokenizer.add_tokens(["addedword"])
+    tokenizer.save_pretrained(base)
+    config = AutoConfig.from_pretrained(base)
+    config.vocab_size = len(tokenizer)
+    AutoModelForCausalLM.from_config(config).save_pretrained(base)
+    return base
+
+
+def test_tokens_added_behind_the_sentencepiece_file_come_over(grown: Path, tmp_path: Path, llama_cpp: LlamaCpp) -> None:
+    from gguf import GGUFReader
+    from gguf.constants import TokenType
+    from transformers import AutoTokenizer
+
+    made = export_gguf(find_source(adapter_on(grown, tmp_path / "out"), model=str(grown)), tmp_path / "to", None, llama_cpp)
+    reader, tokenizer = GGUFReader(made.file), AutoTokenizer.from_pretrained(grown)
+    tokens, types = (reader.get_field(f"tokenizer.ggml.{name}").contents() for name in ("tokens", "token_type"))
+    assert tokens == tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    assert types[-2:] == [TokenType.CONTROL, TokenType.USER_DEFINED]
+
+
+def test_a_file_that_has_padding_for_a_token_is_refused_and_not_kept(
+    grown: Path, tmp_path: Path, llama_cpp: LlamaCpp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.export.vocabulary._name_added", lambda folder: None)
+    source = find_source(adapter_on(grown, tmp_path / "out"), model=str(grown))
+    with pytest.raises(ModelError, match="lost tokens") as refused:
+        export_gguf(source, tmp_path / "to", None, llama_cpp)
+    assert "2 of them" in refused.value.detail and "<|mark|>, addedword" in refused.value.detail
+    assert not list((tmp_path / "to").glob("gguf*"))
+
+
+GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
+
+
+def test_an_adapter_on_gpt2_is_turned_as_its_base_is(tmp_path: Path, llama_cpp: LlamaCpp) -> None:
+    """Its base's weights lie the other way round (Conv1D), and the converter turns them."""
+    import torch
+    from gguf import GGUFReader
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = build(tmp_path / "base", "gpt2", **GPT2)
+    out = adapter_on(base, tmp_path / "out", target_modules=["c_attn", "c_proj", "c_fc"])
+    writing._make_plain(base, base, False)
+    file = writing._convert_adapter(llama_cpp, out / "final", base, tmp_path / "lora.gguf")
+    written = {one.name: torch.from_numpy(one.data.copy()) for one in GGUFReader(file).tensors}
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), out / "final")
+    layer = model.base_model.model.transformer.h[1]
+    for name, module in {"attn_qkv": layer.attn.c_attn, "attn_output": layer.attn.c_proj, "ffn_up": layer.mlp.c_fc}.items():
+        a, b = (written[f"blk.1.{name}.weight.lora_{one}"] for one in "ab")
+        assert torch.allclose(2 * b @ a, module.get_delta_weight("default").T, atol=1e-6)  # alpha 8, rank 4
+        assert a.shape[0] == 4
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"model_type": "gpt2", "n_positions": 256}, {"n_ctx": 256}),
+        ({"model_type": "gpt_neox", "rope_parameters": {"partial_rotary_factor": 0.25}}, {"rotary_pct": 0.25}),
+        ({"model_type": "falcon", "multi_query": True, "num_kv_heads": 4}, {"num_kv_heads": 1}),
+        (
+            {"model_type": "falcon", "multi_query": True, "new_decoder_architecture": True, "num_kv_heads": 4},
+            {"num_kv_heads": 4},
+        ),
+    ],
+    ids=lambda given: given.get("model_type") or next(iter(given)),
+)
+def test_the_converter_finds_what_it_asks_for_by_its_names(
+    config: dict[str, Any], named: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    writing._make_plain(tmp_path, tmp_path, False)
+    assert json.loads((tmp_path / "config.json").read_text()) == config | named
