@@ -5,7 +5,8 @@ losses are noisy (over 27,874 consecutive pairs of quiet runs the ratio's 99th p
 alarm that cries at noise is turned off. So a loss is judged by the run's own noise: losses are taken as logarithms, since noise
 grows with the level; the level is a median, the noise a quantile of the steps from one log to the next without their trend; and away
 from a join only several high losses in a row count, or a rise that lasts. Whatever the noise says, a loss that the run has shown
-often before (two kinds of batches, unshuffled rows) is nothing new. Losses that reach zero or cross it (GRPO, DPO variants,
+often before (two kinds of batches, unshuffled rows) is nothing new, nor is a climb hardly higher than others that it came back from
+(losses that come in high and low stretches). Losses that reach zero or cross it (GRPO, DPO variants,
 masked rows) have no ratios: for those only NaN and infinity are told.
 
 Plain floats in, a LossJumped out. Its state is bounded, costs the same at every step, and is saved with the run.
@@ -46,6 +47,9 @@ BLOCK, BLOCKS, BLOCKS_HIGH = 16, 64, 3
 so slow that the window rises with it."""
 BLOCK_NOISES, BLOCK_RATIO = 3.0, 2.0
 """A block is high when it is above the lowest by this many times the noise, and by this factor."""
+HIGHER_THAN_BEFORE, UNDER_WAY = 1.25, 2
+"""A climb is nothing new unless it is this many times (in logarithms) as high as any that the run came back from; the last so many
+blocks do not count, for they may belong to the climb itself."""
 NOT_UNUSUAL = 1 / 16
 """A loss that this share of the recent ones surpassed is nothing new, whatever the level and the noise say (two kinds of batches)."""
 SHARE_OF_FALL = 0.05
@@ -87,6 +91,12 @@ class LossMonitor:
         """Medians of the last BLOCKS full ones."""
         self._block_ends: list[float] = []
         """Their last steps."""
+        self._climb, self._level_climb = 0.0, 0.0
+        """How far the last IN_A_ROW losses together, and the level, were above the lowest level of the window: the most since the
+        block began. Noise that comes in stretches, and high batches that come together by chance, show here, not from log to log."""
+        self._climbs: list[float] = []
+        """The same of the last BLOCKS blocks."""
+        self._level_climbs: list[float] = []
         self.good_until: int | None = None
         """The last logged step at which the loss was on its path: what was saved up to it can be gone back to."""
         self.good_before: int | None = None
@@ -178,13 +188,18 @@ class LossMonitor:
         self._high = self._high + 1 if high else 0
         self._worse = self._worse + 1 if worse else 0
         in_a_row = self._high >= IN_A_ROW or self._worse >= IN_A_ROW
-        stays = (in_a_row and self._is_new(loss, IN_A_ROW, noise)) or (
-            matters and ((rise > 0 and self._rose_slowly(loss, wander)) or self._rose_with_the_window(noise))
+        lowest = self._lowest()
+        together = self._together(loss, IN_A_ROW) - lowest
+        further = together > _known(self._climbs)
+        stays = (in_a_row and further and self._is_new(loss, IN_A_ROW, noise)) or (
+            matters and ((rise > 0 and self._rose_slowly(loss, lowest, wander)) or self._rose_with_the_window(noise))
         )
         if self._episode and not (self._spike and stays):
             self._follow(loss, high or worse)
             return None
-        leaps = self._high >= 2 and worse and rise > 2 * HIGH_NOISES * noise and self._is_new(loss, 2, noise)
+        self._climb = max(self._climb, together)
+        self._level_climb = max(self._level_climb, self._together(loss, LEVEL) - lowest)
+        leaps = self._high >= 2 and worse and further and rise > 2 * HIGH_NOISES * noise and self._is_new(loss, 2, noise)
         if not stays and not leaps:
             return None
         # After a slow rise what is remembered ends where the loss was low, in the window or in the blocks before it.
@@ -195,6 +210,7 @@ class LossMonitor:
     def _alarm(self, loss: float, path: float, spike: bool = False) -> None:
         """An alarm begins: `loss` has left the level `path`, a logarithm."""
         self._episode, self._back, self._spike = 1, 0, spike
+        self._climb = self._level_climb = 0.0
         self._path, self._height = path, math.log(loss) - path
 
     def _judge_beginning(self, loss: float) -> str | None:
@@ -253,22 +269,31 @@ class LossMonitor:
         """Of `logs` those from the later half of the run: its beginning is no measure for how high the loss may be."""
         return logs[-max(WARMUP, self._seen // 2) :]
 
-    def _rose_slowly(self, loss: float, noise: float) -> bool:
+    def _rose_slowly(self, loss: float, lowest: float, noise: float) -> bool:
         """Whether the last losses together lie far above the lowest level in the window, and are new to it. The loss left its
         path then long before it is noticed: what is known goes back to where it was last at that level."""
         for lasting, noises in LASTING:
             before = self._logs[: len(self._logs) - lasting + 1]
             if len(before) < SLOW_AFTER:
                 return False
-            lowest = min(median(before[at : at + LEVEL]) for at in range(len(before) - LEVEL + 1))
-            last = median([*self._logs[len(before) :], math.log(loss)])
+            last = self._together(loss, lasting)
             rise = max(math.log(HIGH_RATIO), noises * noise)
-            if last - lowest > rise and last > _usual(self._recent(before), noise):
+            known = _known(self._climbs if lasting < LEVEL else self._level_climbs)
+            if last - lowest > max(rise, known) and last > _usual(self._recent(before), noise):
                 good = max(at for at, log in enumerate(before) if log <= lowest + noise)
                 self._was_good_until(int(self._steps[good]))
                 del self._logs[good + 1 :], self._steps[good + 1 :]
                 return True
         return False
+
+    def _lowest(self) -> float:
+        """The lowest level in the window, before the last LEVEL logs."""
+        logs = self._logs[: max(LEVEL, len(self._logs) - LEVEL + 1)]
+        return min(median(logs[at : at + LEVEL]) for at in range(max(1, len(logs) - LEVEL + 1)))
+
+    def _together(self, loss: float, count: int) -> float:
+        """The median of the last `count` losses, `loss` the last of them."""
+        return median([*self._logs[max(0, len(self._logs) - count + 1) :], math.log(loss)])
 
     def _was_good_until(self, step: int) -> None:
         """It is noticed only now that the loss left its path after `step`. While it has not come back to a path that it left before,
@@ -323,6 +348,8 @@ class LossMonitor:
         self._episode += 1
         self._back = self._back + 1 if not high and math.log(loss) - self._path < self._height / 2 else 0
         if self._back >= IN_A_ROW:
+            if self._episode <= 2 * IN_A_ROW:  # over as soon as it was told: the run has such bursts
+                self._climb = max(self._climb, self._height)
             self._episode = self._high = self._worse = 0
         elif self._episode > EPISODE:
             self._episode = self._high = self._worse = 0
@@ -342,6 +369,10 @@ class LossMonitor:
             self._blocks.append(median(self._block))
             self._block_ends.append(float(step))
             self._block.clear()
+            self._climbs.append(self._climb)
+            self._level_climbs.append(self._level_climb)
+            self._climb = self._level_climb = 0.0
+            del self._climbs[:-BLOCKS], self._level_climbs[:-BLOCKS]
             del self._blocks[:-BLOCKS], self._block_ends[:-BLOCKS]
 
     def _level(self) -> float | None:
@@ -386,6 +417,10 @@ class LossMonitor:
             "block": list(self._block),
             "blocks": list(self._blocks),
             "block_ends": list(self._block_ends),
+            "climb": self._climb,
+            "level_climb": self._level_climb,
+            "climbs": list(self._climbs),
+            "level_climbs": list(self._level_climbs),
             "good_until": self.good_until,
             "good_before": self.good_before,
             "left_from": self._left_from,
@@ -406,10 +441,12 @@ class LossMonitor:
         """Take up what `state` gave. A run restored begins a new join. Raises ValueError where it is not such a state."""
         try:
             start, logs, steps = ([float(value) for value in state[key]] for key in ("start", "logs", "steps"))
-            # Runs saved before there were blocks begin to fill them now.
-            block, blocks, ends = (
-                [float(value) for value in state.get(key, ())] for key in ("block", "blocks", "block_ends")
+            # Runs saved before there were blocks, or climbs, begin to fill them now.
+            block, blocks, ends, climbs, level_climbs = (
+                [float(value) for value in state.get(key, ())]
+                for key in ("block", "blocks", "block_ends", "climbs", "level_climbs")
             )
+            climb, level_climb = (float(state.get(key, 0.0)) for key in ("climb", "level_climb"))
             good_until, good_before = (
                 int(step) if step is not None else None for step in (state["good_until"], state.get("good_before"))
             )
@@ -421,7 +458,7 @@ class LossMonitor:
             raise ValueError(f"not a state of the loss monitor: {error!r}") from error
         if (
             any(value <= 0 for value in start)
-            or not all(math.isfinite(value) for value in (*start, *steps, *ends))
+            or not all(math.isfinite(value) for value in (*start, *steps, *ends, *climbs, *level_climbs, climb, level_climb))
             or not all(abs(value) < LARGEST_LOG for value in (*logs, *block, *blocks, left_from, path))
             or not abs(height) <= LARGEST_LOG
             or (logs and not start)
@@ -432,10 +469,17 @@ class LossMonitor:
             raise ValueError("not a state of the loss monitor: it holds losses that cannot be")
         self._start, self._logs, self._steps = start[:LOGS_AT_JOIN], logs[-WINDOW:], steps[-WINDOW:]
         self._block, self._blocks, self._block_ends = block[: BLOCK - 1], blocks[-BLOCKS:], ends[-BLOCKS:]
+        self._climbs, self._level_climbs = climbs[-BLOCKS:], level_climbs[-BLOCKS:]
+        self._climb, self._level_climb = climb, level_climb
         self.good_until, self.good_before, self._left_from = good_until, good_before, left_from
         self._seen, self._not_positive, self._since_zero, self._high, self._worse, self._episode, self._back = counts
         self._spike, self._not_finite, self._path, self._height = spike, not_finite, path, height
         self._joined, self._reset_votes, self._level_at_join, self._join_logs = False, 0, None, []
+
+
+def _known(climbs: Sequence[float]) -> float:
+    """What a climb must surpass to be more than the run came back from before."""
+    return HIGHER_THAN_BEFORE * max(climbs[:-UNDER_WAY], default=0.0)
 
 
 def _usual(logs: Sequence[float], noise: float) -> float:

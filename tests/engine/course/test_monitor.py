@@ -281,3 +281,37 @@ def test_a_loss_that_stays_where_an_alarm_found_it_has_not_come_back_however_noi
         jumps += [jump.kind] if jump is not None else []
     assert jumps == ["reset_at_resume"]
     assert monitor.good_before == good and monitor.off
+
+
+def test_a_rise_like_those_that_the_run_came_back_from_is_no_alarm() -> None:
+    """Losses that come in high and low stretches: correlated noise moves little from log to log and far in the end."""
+    from tests.bench.monitor import correlated, curve
+
+    alarms = 0
+    for seed in range(10):
+        factors = correlated(1000, 0.9, 0.3, random.Random(seed))
+        alarms += len(feed(LossMonitor(), [one * other for one, other in zip(curve(1000), factors, strict=True)]))
+    assert alarms <= 30
+
+
+def test_high_batches_that_come_together_are_told_once_and_not_each_time() -> None:
+    draw = random.Random(4)
+    losses = [0.3 * math.exp(draw.gauss(0, 0.1)) * (3 if step > 150 and step % 60 < 3 else 1) for step in range(900)]
+    assert len(feed(LossMonitor(), losses)) <= 2
+
+
+def test_what_is_higher_than_all_that_the_run_came_back_from_is_told_as_soon_as_ever() -> None:
+    draw = random.Random(4)
+    losses = [0.3 * math.exp(draw.gauss(0, 0.1)) * (3 if step > 150 and step % 60 < 3 else 1) for step in range(600)]
+    monitor = LossMonitor()
+    feed(monitor, losses)
+    assert next(jump.step for jump in feed(monitor, [4.4] * 8, start=601) if jump.kind == "divergence") <= 603
+
+
+def test_a_state_from_before_there_were_climbs_is_taken_up() -> None:
+    monitor = LossMonitor()
+    feed(monitor, healthy(200))
+    older = {key: value for key, value in monitor.state().items() if "climb" not in key}
+    other = LossMonitor()
+    other.restore(older)
+    assert feed(other, [0.17] * 50, start=201) == []
