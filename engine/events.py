@@ -127,8 +127,8 @@ class LossJumped(Event):
     step: int
     kind: str
     """One of JUMPS."""
-    before: float
-    """The level the loss had."""
+    before: float | None
+    """The level the loss had; None where there was no loss above zero before."""
     after: float | None
     ratio: float | None
     at_resume: bool

@@ -68,6 +68,10 @@ def advise(
             "The eval loss rises ({best:.3g} to {now:.3g}) while the training loss falls: it learns the rows by heart. Take the "
             "checkpoint with the lowest eval loss, or train on more and more varied data.").format(best=min(evals), now=evals[-1])
         )  # fmt: skip
+    if loss == 0:
+        return Advice("overfitting", _(
+            "The smoothed loss is exactly 0: no token was trained on (wrong format, or all of it masked), or the rows are known by "
+            "heart. Look at the data before training on."))  # fmt: skip
     if loss < too_low:
         return Advice("overfitting", _(
             "The smoothed loss is {loss:.3g}, lower than it should get: the rows are known by heart, or the data is not what it seems "
@@ -98,9 +102,10 @@ def smoothed(losses: Sequence[float]) -> float | None:
 
 
 def has_reached(losses: Sequence[float], goal: float) -> bool:
-    """Whether the smoothed loss is down at `goal` (--stop-at-loss; 0: never). One lucky log does not count, nor do two."""
+    """Whether the smoothed loss is down at `goal` (--stop-at-loss; 0: never). One lucky log does not count, nor do two; a loss of zero
+    is no goal but a fault in the data."""
     loss = smoothed(losses)
-    return goal > 0 and loss is not None and len(losses) >= LEAST and loss <= goal
+    return goal > 0 and loss is not None and len(losses) >= LEAST and 0 < loss <= goal
 
 
 def eval_is_rising(evals: Sequence[float]) -> bool:

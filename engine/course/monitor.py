@@ -144,7 +144,8 @@ class LossMonitor:
         if loss <= 0:
             self._not_positive += 1
             self._since_zero = 0
-            self.good_until = step
+            if loss < 0:  # exactly zero is no sign of a good model: no token was learned, or the rows are known by heart
+                self.good_until = step
             return None
         self._since_zero += 1
         level, noise = self._level(), self._noise()
@@ -152,6 +153,7 @@ class LossMonitor:
         before = self._before(at_resume)
         self._take(step, loss)
         if kind is not None:
+            assert before is not None  # nothing is judged without a loss before it
             if kind != "spike" and self.good_before is None and self.good_until is not None:
                 self.good_before = self.good_until
                 self._left_from = self._path
@@ -379,11 +381,11 @@ class LossMonitor:
         """The logarithm of the loss's level; None while too little was seen."""
         return median(self._logs[-LEVEL:]) if len(self._logs) >= WARMUP else None
 
-    def _before(self, at_join: bool = False) -> float:
+    def _before(self, at_join: bool = False) -> float | None:
         level = self._level_at_join if at_join and self._level_at_join is not None else self._level()
         if level is not None:
             return math.exp(level)
-        return self._start[-1] if self._start else 0.0
+        return self._start[-1] if self._start else None
 
     def _noise(self) -> float:
         """The standard deviation of a logged loss around its level, as far as outliers and the trend let one tell."""

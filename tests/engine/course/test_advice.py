@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.course.advice import advise
+from engine.course.advice import advise, has_reached
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,8 @@ def test_a_short_history_is_left_as_it_is() -> None:
     history = list(range(5000))
     thin(history)
     assert history == list(range(5000))
+
+
+def test_a_loss_of_exactly_zero_is_no_goal_and_points_at_the_data() -> None:
+    assert has_reached([0.2] * 5, 0.3) and not has_reached([0.0] * 20, 0.3)
+    assert "masked" in advise([0.0] * 20).message and advise([0.0] * 20).state == "overfitting"

@@ -138,7 +138,7 @@ def test_no_losses_crash_it(observed: list[tuple[float, bool]]) -> None:
     monitor = LossMonitor()
     for step, (loss, at_resume) in enumerate(observed):
         jump = monitor.observe(step, loss, 1e-4, at_resume)
-        assert jump is None or math.isfinite(jump.before)
+        assert jump is None or jump.before is None or math.isfinite(jump.before)
     json.dumps(monitor.state(), allow_nan=False)
 
 
@@ -315,3 +315,14 @@ def test_a_state_from_before_there_were_climbs_is_taken_up() -> None:
     other = LossMonitor()
     other.restore(older)
     assert feed(other, [0.17] * 50, start=201) == []
+
+
+def test_where_the_first_loss_is_not_a_number_there_is_none_that_it_came_from() -> None:
+    (jump,) = feed(LossMonitor(), [math.nan, math.nan])
+    assert (jump.kind, jump.before, jump.ratio) == ("non_finite", None, None)
+
+
+def test_a_loss_of_exactly_zero_is_not_known_to_be_good() -> None:
+    monitor = LossMonitor()
+    feed(monitor, [2.0, 1.9, 0.0, 0.0])
+    assert monitor.good_until == 2
