@@ -1,13 +1,27 @@
-"""The jumps of the loss in a finished log, as the monitor would have told them."""
+"""What the monitor knew when a checkpoint was saved, and the jumps in a finished log as it would have told them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from engine.checkpoints.checkpoint import LogRow
+from engine.checkpoints.checkpoint import Checkpoint, LogRow
 from engine.course.monitor import LOGS_AT_JOIN, LossMonitor
 from engine.events import LossJumped
+
+
+def monitor_of(checkpoint: Checkpoint) -> LossMonitor:
+    """The monitor as it was when `checkpoint` was saved: by the state in its manifest, else by its log."""
+    monitor = LossMonitor()
+    if checkpoint.manifest is not None:
+        try:
+            monitor.restore(checkpoint.manifest.monitor)
+            return monitor
+        except ValueError:  # no state of this kind of monitor
+            pass
+    monitor, _jumps = replayed(checkpoint.history)
+    monitor.leave_join()
+    return monitor
 
 
 def jumps_in(history: Sequence[LogRow]) -> list[LossJumped]:

@@ -28,7 +28,7 @@ LEVEL = 11
 WARMUP = 4
 """Logs before anything is judged."""
 LOGS_AT_JOIN = 5
-"""Logs after a join that are judged as such, where nobody else says how many."""
+"""Logs after a join that are judged as such."""
 NOISE_FLOOR = 0.02
 """No loss is taken to be steadier than this (natural logarithm, so about 2 %)."""
 HIGH_NOISES, HIGH_RATIO = 4.5, 1.7
@@ -476,6 +476,10 @@ class LossMonitor:
         self.good_until, self.good_before, self._left_from = good_until, good_before, left_from
         self._seen, self._not_positive, self._since_zero, self._high, self._worse, self._episode, self._back = counts
         self._spike, self._not_finite, self._path, self._height = spike, not_finite, path, height
+        self.leave_join()
+
+    def leave_join(self) -> None:
+        """The next loss that is one at a join begins a new one."""
         self._joined, self._reset_votes, self._level_at_join, self._join_logs = False, 0, None, []
 
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.choose import last_good
-from engine.course.jumps import replayed
-from engine.course.monitor import LossMonitor
+from engine.course.jumps import monitor_of
 from engine.i18n import _, sentences
 
 
@@ -22,11 +21,7 @@ class OffPath:
 
 def off_path(checkpoint: Checkpoint) -> OffPath | None:
     """By what the monitor knew when it was saved, else by its log. None: the loss was on its path."""
-    monitor = LossMonitor()
-    try:
-        monitor.restore(dict(checkpoint.manifest.monitor) if checkpoint.manifest is not None else {})
-    except ValueError:
-        monitor, _jumps = replayed(checkpoint.history)
+    monitor = monitor_of(checkpoint)
     return OffPath(monitor.good) if monitor.off else None
 
 

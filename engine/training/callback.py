@@ -16,13 +16,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from engine.checkpoints.retain import good
 from engine.config import RunConfig
 from engine.course.advice import has_reached, likely_causes
-from engine.course.monitor import LossMonitor
+from engine.course.monitor import LOGS_AT_JOIN, LossMonitor
 from engine.events import Evaluated, Event, LossJumped, Step
 from engine.training.saving import Saver
 from engine.training.sft import ExactTrainer
 
-LOGS_AT_RESUME = 5
-"""The first logged losses after a join are judged as such by the monitor."""
 LOGS_KEPT = 8192
 """Entries of TrainerState.log_history, at most."""
 ANSWERED = ("reset_at_resume", "divergence", "non_finite")
@@ -103,7 +101,7 @@ class RunCallback(TrainerCallback):
             )
         )
         self._joined_logs += 1
-        at_resume = self.continued and self._joined_logs <= LOGS_AT_RESUME
+        at_resume = self.continued and self._joined_logs <= LOGS_AT_JOIN
         jump = self.monitor.observe(state.global_step, float(logs["loss"]), rate, at_resume)
         if jump is not None:
             self._jumped(jump, rate, control)

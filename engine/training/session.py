@@ -20,6 +20,7 @@ from engine.checkpoints.retain import Kept, good
 from engine.checkpoints.scan import scan
 from engine.checkpoints.verified import private_copy
 from engine.course.advice import advise_by
+from engine.course.jumps import monitor_of
 from engine.course.monitor import LossMonitor
 from engine.durable import STAGING_PREFIX
 from engine.errors import ConfigError, ModelError, OutputError
@@ -55,9 +56,9 @@ class Session:
         from engine.training.callback import RunCallback
         from engine.training.saving import Saver, WeightsNotFinite
 
-        monitor = LossMonitor()
-        committer = Committer(self.plan.output_dir, self.config.keep, self._kept() if self.ranks.first else [])
         continued = self.attempt.continued
+        monitor = monitor_of(self.plan.checkpoint) if continued and self.plan.checkpoint is not None else LossMonitor()
+        committer = Committer(self.plan.output_dir, self.config.keep, self._kept() if self.ranks.first else [])
         self.listener = RunCallback(self.config, self.tell, self.should_stop, monitor, continued, self._begin)
         self.saver = Saver(self.attempt, committer, self.tell, monitor, self.ranks)
         self.listener.saver = self.saver
@@ -131,7 +132,7 @@ class Session:
         return Outcome("jumped", trainer.state.global_step, self.saver.last_loss, back_to, tuple(after), trainer.epochs)
 
     def _take_up(self, monitor: LossMonitor) -> None:
-        """What the saved run knew besides its weights: its last loss, its newest checkpoint, the monitor's state."""
+        """What the saved run knew besides its weights: its last loss, its newest checkpoint, its eval losses. `monitor`: as it was."""
         checkpoint = self.plan.checkpoint
         assert checkpoint is not None
         self.saver.last_loss = checkpoint.loss
@@ -142,12 +143,6 @@ class Session:
         else:
             words = _("other rows are measured on than before: eval losses cannot be compared, the best is looked for anew")
             self.tell(Warned("eval_rows", words))
-        try:
-            monitor.restore(dict(checkpoint.manifest.monitor) if checkpoint.manifest is not None else {})
-        except ValueError:  # no state of this kind of monitor: it learns the level from the history instead
-            for row in checkpoint.history:
-                if row.loss is not None:
-                    monitor.observe(row.step, row.loss, row.learning_rate or 0.0, False)
         self.listener.last_rate = next(
             (row.learning_rate for row in reversed(checkpoint.history) if row.learning_rate), None
         )

@@ -43,8 +43,9 @@ class ResultScreen(StepScreen):
     HEADING = N_("Result")
     MAIN = N_("Leave")
     HELP_TEXT: ClassVar[str] = N_(
-        "A training loss of 0.1 to 0.3 is usually good enough to try the model. Above 0.5 go on; below 0.1 the rows are known by "
-        "heart, or the data is not what it seems. What counts in the end is what the model answers: try it."
+        "A training loss of 0.1 to 0.3 is usually good enough to try the model. From 0.3 to 0.5 it can be tried, and another epoch "
+        "or two may help. Above 0.5 go on; below 0.1 the rows are known by heart, or the data is not what it seems. What counts in "
+        "the end is what the model answers: try it."
     )
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.checkpoints.checkpoint import LogRow
+from engine.checkpoints.scan import scan
 from engine.checkpoints.state import read_state
-from engine.course.jumps import jumps_in
+from engine.course.jumps import jumps_in, monitor_of
 from engine.course.monitor import WINDOW, LossMonitor
 from engine.events import LossJumped
+from tests.engine.checkpoints.folders import write_checkpoint
 
 HISTORIES = Path(__file__).parents[3].parent / "shared" / "histories"
 QUIET = ["002", "005", "010", "016", "020", "021", "023", "031", "040", "042", "051", "056", "061", "065", "067", "077"]
@@ -326,3 +329,14 @@ def test_a_loss_of_exactly_zero_is_not_known_to_be_good() -> None:
     monitor = LossMonitor()
     feed(monitor, [2.0, 1.9, 0.0, 0.0])
     assert monitor.good_until == 2
+
+
+def test_a_run_known_by_its_log_alone_is_at_no_join_however_late_one_was(tmp_path: Path) -> None:
+    losses, joined = [*healthy(100), 0.17, 0.18], [0.1, 0.12]
+    epochs = [*(step / 50 for step in range(100)), *joined]
+    write_checkpoint(tmp_path / "checkpoint-102", 102, 0.12, losses)
+    checkpoint = scan(tmp_path).checkpoints[0]
+    monitor = monitor_of(replace(checkpoint, history=tuple(rows([*losses], epochs, [1e-4] * 102))))
+    again = LossMonitor()
+    again.restore(monitor.state())
+    assert vars(monitor) == vars(again) and monitor.good_until is not None
