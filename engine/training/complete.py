@@ -11,6 +11,7 @@ import hashlib
 import os
 from pathlib import Path
 
+from engine.checkpoints.adapter import CONFIG_NAME, WEIGHTS
 from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.commit import leftovers, made_in, sweep
 from engine.checkpoints.verified import copy_plain_files, private_copy
@@ -19,6 +20,7 @@ from engine.durable import STAGING_PREFIX
 from engine.events import RunFinished
 from engine.folder import FINAL
 from engine.lock import locked, unwritable
+from engine.paths import is_file
 from engine.resume.off_path import off_path
 from engine.resume.plan import ResumePlan
 
@@ -53,12 +55,19 @@ def conclude(plan: ResumePlan, held: bool = False) -> RunFinished:
 
 
 def _is_of(final: Path, checkpoint: Checkpoint) -> bool:
-    """Whether `final` holds the weights of `checkpoint`."""
-    for name in ("adapter_model.safetensors", "adapter_model.bin"):
-        ours, theirs = final / name, checkpoint.path / name
-        if theirs.is_file():
-            return ours.is_file() and _sha256(ours) == _sha256(theirs)
-    return False
+    """Whether `final` holds the adapter of `checkpoint`, and of what else belongs to the result no file is missing or empty. What a
+    person has changed in the tokenizer's files or the model card stays as it is."""
+    names = {name for name, _size in checkpoint.files if not _only_continues(name)} - {"README.md"}
+    adapter = names & {*WEIGHTS, CONFIG_NAME}
+    return (
+        all(is_file(final / name) and (final / name).stat().st_size > 0 for name in names)
+        and bool(adapter & {*WEIGHTS})
+        and all(_sha256(final / name) == _sha256(checkpoint.path / name) for name in adapter)
+    )
+
+
+def _only_continues(name: str) -> bool:
+    return name in NOT_FINAL or name.startswith("rng_state")
 
 
 def _write(final: Path, checkpoint: Checkpoint) -> None:
@@ -66,8 +75,7 @@ def _write(final: Path, checkpoint: Checkpoint) -> None:
         made_in(final.parent / f"{STAGING_PREFIX}final-{os.getpid()}", final) as staging,
         private_copy(checkpoint, final.parent) as source,
     ):
-        states = tuple(path.name for path in source.iterdir() if path.name.startswith("rng_state"))
-        copy_plain_files(source, staging, (*NOT_FINAL, *states))
+        copy_plain_files(source, staging, tuple(path.name for path in source.iterdir() if _only_continues(path.name)))
 
 
 def _sha256(path: Path) -> str:

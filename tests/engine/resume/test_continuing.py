@@ -201,6 +201,26 @@ def test_a_run_killed_between_its_last_checkpoint_and_its_final_adapter_gets_it_
     assert {path.name: path.read_bytes() for path in (run / "final").iterdir()} == whole
 
 
+def test_a_final_folder_that_cannot_be_loaded_is_made_anew_and_one_that_a_person_changed_stays(run: Path) -> None:
+    from engine.training.complete import conclude
+
+    train(output=run)
+    final = run / "final"
+    whole = {path.name: path.read_bytes() for path in final.iterdir()}
+    for spoil in (
+        lambda: (final / "adapter_config.json").unlink(),
+        lambda: (final / "adapter_config.json").write_text("{}"),
+        lambda: (final / "tokenizer.json").write_bytes(b""),
+    ):
+        spoil()
+        conclude(plan(output=run))
+        assert {path.name: path.read_bytes() for path in final.iterdir()} == whole
+    (final / "README.md").write_text("mine")
+    (final / "tokenizer_config.json").write_text('{"mine": true}')
+    conclude(plan(output=run))
+    assert [(final / name).read_text()[:9] for name in ("README.md", "tokenizer_config.json")] == ["mine", '{"mine": ']
+
+
 def test_a_setting_changed_for_the_rest_of_a_run_is_told(run: Path) -> None:
     told = {(found.item, found.asked) for found in plan(output=run, save_steps=2, keep=9).differences}
     assert told == {("settings", "save_steps 2"), ("settings", "keep 9")}
