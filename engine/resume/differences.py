@@ -62,9 +62,16 @@ def geometry_difference(saved: Geometry, now: Geometry) -> list[Difference]:
 
 
 def logged_geometry_difference(checkpoint: Checkpoint, config: RunConfig, rows: int) -> list[Difference]:
-    """batch_geometry of another tool's run, as far as its log tells: told where an epoch of now is another number of steps."""
+    """batch_geometry of another tool's run, as far as its log tells: told where an epoch of now is another number of steps, and
+    where the batches of a step were taken from that number."""
     size, _reason = chosen_batch_size(config, rows, checkpoint.batch_size)
     told = logged_geometry(checkpoint, math.ceil(rows / (size * config.grad_accum * config.world)))
+    if told is not None and told[0] == told[1] and config.grad_accum > 1:
+        words = geometry_words(size, config.grad_accum, config.world)
+        reason = _(
+            "so many batches a step follow from the steps of an epoch; had its rows been packed, it would look the same"
+        )
+        return [Difference("batch_geometry", told[0], words, "assumed", reason)]
     if told is None or told[0] == told[1]:
         return []
     reason = _("nothing that was saved says how many batches it added up for a step; name them with --grad-accum")

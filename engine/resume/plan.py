@@ -267,7 +267,16 @@ def _from_path(resolved: Resolved, asked: Path | None, path: Path) -> ResumePlan
     if furthest and not own:
         words = _("as asked; the folder it lies in is another run's, so it goes on in {folder}")
     choice = _as_asked(placed, words.format(folder=output_dir))
-    return _continue(resolved, output_dir, new_run_id(), f"{placed.run}/{placed.name}", choice)
+    branch = _continue(resolved, output_dir, new_run_id(), f"{placed.run}/{placed.name}", choice)
+    if branch.mode == "complete":  # its folder would hold a result and no run
+        raise CannotContinue(
+            _("{path}: nothing is left to train from it").format(path=placed.path),
+            _("It stands at epoch {epoch:.2f}, step {step}, and that is all that is asked for.").format(
+                epoch=placed.epoch or 0.0, step=placed.step
+            ),
+            _("Name a larger --epochs (or --max-steps) to go on from it."),
+        )
+    return branch
 
 
 def _as_asked(placed: Checkpoint, reason: str) -> Choice:

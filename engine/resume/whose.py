@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.scan import glance
-from engine.folder import run_id_of, source_of_run
+from engine.folder import FINAL, run_id_of, source_of_run
 from engine.sources import Source
 
 
@@ -18,6 +18,8 @@ def is_of_run_beside(checkpoint: Checkpoint) -> bool:
         return True
     if checkpoint.manifest is not None:
         return checkpoint.manifest.run_id == run
+    if checkpoint.path.resolve().name == FINAL:  # how that run ended
+        return True
     found = glance(folder).checkpoints
     saved = any(one.manifest is not None and one.manifest.run_id == run for one in found)
     return not saved or any(one.name == checkpoint.name and one.run == run for one in found)

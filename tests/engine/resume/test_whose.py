@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from engine.checkpoints.scan import scan
+from engine.errors import CannotContinue
 from engine.folder import run_id_of
 from tests.engine.resume.test_receipt import change_json
 from tests.engine.runs import plan, train
@@ -62,3 +63,21 @@ def test_of_two_runs_of_another_tool_the_one_not_taken_up_goes_on_elsewhere(
     train(output=run, max_steps=16, **flags)
     assert plan(resume=run / "checkpoint-16", max_steps=18, **flags).output_dir == run
     assert plan(resume=second, **flags).output_dir.name == "run-2"
+
+
+def test_how_a_run_ended_is_that_run_s(two: Path, tmp_path: Path) -> None:
+    """Its answers are taken for a new run from there; to be continued it is refused for what it is."""
+    out = Path(shutil.copytree(two, tmp_path / "one"))
+    begun = plan(init_from=out / "final")
+    assert (begun.mode, begun.config.dataset) == ("weights", plan(init_from=out / "checkpoint-6").config.dataset)
+    with pytest.raises(CannotContinue) as refused:
+        plan(resume=out / "final")
+    assert f"--init-from {out / 'final'}" in refused.value.fix
+
+
+@pytest.mark.parametrize(("name", "steps"), [("checkpoint-4", 4), ("checkpoint-6", 6)])
+def test_a_branch_with_nothing_left_to_train_is_no_run(two: Path, tmp_path: Path, name: str, steps: int) -> None:
+    """Its folder would hold a result, and no checkpoint or settings to go on with."""
+    with pytest.raises(CannotContinue, match="nothing is left to train") as refused:
+        plan(resume=two / name, output=tmp_path / "branch", max_steps=steps)
+    assert "--epochs" in refused.value.fix
