@@ -26,6 +26,7 @@ from engine.checkpoints.manifest import MANIFEST_NAME, FileRecord, Manifest, dum
 from engine.checkpoints.retain import Kept, surplus
 from engine.checkpoints.trash import move, place_in_trash
 from engine.durable import STAGING_PREFIX, sync, sync_file, sync_folder
+from engine.errors import OutputError
 from engine.i18n import _
 
 TRASH_PREFIX = ".trash-"
@@ -253,3 +254,17 @@ def need_room(folder: Path, size: int) -> None:
             raise OSError(errno.ENOSPC, _("no room for more files (inodes) on this file system"))
     if free_bytes(folder) < size:
         raise OSError(errno.ENOSPC, _("no space left for another {size:.0f} MB").format(size=size / 1e6))
+
+
+def need_room_to_begin(output_dir: Path, each: int) -> None:
+    """Raise OutputError where two checkpoints of `each` bytes, as many as there are while one replaces another, have no room."""
+    need_room(output_dir, 0)
+    free = free_bytes(output_dir)
+    if free < 2 * each:
+        raise OutputError(
+            _("{folder}: the disk is too full to save checkpoints").format(folder=output_dir),
+            _("One takes about {each:.0f} MB and two must fit; {free:.0f} MB are free.").format(
+                each=each / 1e6, free=free / 1e6
+            ),
+            _("Make room, or choose another --output."),
+        )

@@ -4,6 +4,7 @@ its folder: for whoever asks before it is begun.
 
 from __future__ import annotations
 
+from engine.checkpoints.commit import need_room_to_begin
 from engine.data.dataset import eval_rows, held_back_notes, read_dataset
 from engine.data.formats import Rows, read_rows
 from engine.data.read import Reading, is_hub_id
@@ -12,12 +13,13 @@ from engine.folder import look_at
 from engine.i18n import _, n_
 from engine.lock import busy, is_held
 from engine.models.report import model_report, to_be_fetched
+from engine.paths import is_folder
 from engine.resume.plan import ResumePlan
 
 
 def look_ahead(plan: ResumePlan) -> tuple[str, ...]:
     """What there is to know of the run's folder, model and rows. All rows are read, as the run will. Raises what the run would end
-    with: OutputError (5) for a folder that is busy or cannot be written to, ModelError or DatasetError (4)."""
+    with: OutputError (5) for a folder that is busy, full or cannot be written to, ModelError or DatasetError (4)."""
     config = plan.config
     assert config.model is not None and config.dataset is not None
     place = look_at(plan.output_dir)
@@ -25,6 +27,8 @@ def look_ahead(plan: ResumePlan) -> tuple[str, ...]:
         raise place.problem
     if is_held(plan.output_dir):
         raise busy(plan.output_dir)
+    if plan.mode == "continue" and plan.checkpoint is not None and is_folder(plan.output_dir):
+        need_room_to_begin(plan.output_dir, plan.checkpoint.bytes)
     model = model_report(config.model)
     if model.stopped is not None and not to_be_fetched(model):
         raise model.stopped

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from engine.checkpoints.checkpoint import Checkpoint
-from engine.checkpoints.commit import Committer, free_bytes, made_in, need_room
+from engine.checkpoints.commit import Committer, made_in, need_room_to_begin
 from engine.checkpoints.retain import Kept, good
 from engine.checkpoints.scan import scan
 from engine.checkpoints.verified import private_copy
@@ -23,7 +23,7 @@ from engine.course.advice import advise_by
 from engine.course.jumps import monitor_of
 from engine.course.monitor import LossMonitor
 from engine.durable import STAGING_PREFIX
-from engine.errors import ConfigError, ModelError, OutputError
+from engine.errors import ConfigError, ModelError
 from engine.events import Event, RunFinished, RunStopped, Warned
 from engine.folder import FINAL, write_run_toml
 from engine.i18n import _
@@ -250,7 +250,7 @@ class Session:
         manifest = self.proof.manifest if self.attempt.continued else None
         if self.ranks.first:
             each = needed_bytes(trainer.model, self.material.folder)
-            self._need_room(each)
+            need_room_to_begin(self.plan.output_dir, each)
             self.saver.last_bytes = self.saver.last_bytes or each
             self.saver.constants = constant_files(trainer)
         self.proof.choose_probe(trainer)
@@ -265,18 +265,6 @@ class Session:
             write_run_toml(self.plan.output_dir, self.config, self.plan.run_id)
         if reason := self.should_stop():
             raise _NotBegun(reason)
-
-    def _need_room(self, bytes_each: int) -> None:
-        need_room(self.plan.output_dir, 0)
-        free = free_bytes(self.plan.output_dir)
-        if free < 2 * bytes_each:
-            raise OutputError(
-                _("{folder}: the disk is too full to save checkpoints").format(folder=self.plan.output_dir),
-                _("One takes about {each:.0f} MB and two must fit; {free:.0f} MB are free.").format(
-                    each=bytes_each / 1e6, free=free / 1e6
-                ),
-                _("Make room, or choose another --output."),
-            )
 
     # -- after the last step -------------------------------------------------------------------------------------------
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from engine.errors import OutputError
 from engine.lock import locked
+from engine.resume.ahead import look_ahead
 from tests.conftest import chats, write_jsonl
 from tests.engine.runs import plan, train
 from tui.show import plan_lines
@@ -95,6 +97,16 @@ def test_a_busy_folder_is_told(lora_tui: LoraTui, tmp_path: Path, tiny_model: Pa
     plan, failed = [json.loads(line) for line in out.splitlines()]
     assert (code, plan["type"], failed["type"], failed["exit_code"]) == (5, "plan", "run_failed", 5)
     assert "another run is using this folder" in told
+
+
+def test_a_disk_without_room_for_two_checkpoints_is_told_before_a_run_goes_on(
+    tmp_path: Path, tiny_model: Path, chat_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(dataset=chat_file, model=tiny_model, output=tmp_path / "out", max_steps=4, save_steps=2, stop_at=2)
+    look_ahead(plan(output=tmp_path / "out"))
+    monkeypatch.setattr("engine.checkpoints.commit.free_bytes", lambda folder: 100_000)
+    with pytest.raises(OutputError, match="too full"):
+        look_ahead(plan(output=tmp_path / "out"))
 
 
 def test_other_rows_to_measure_on_are_told_before_a_run_goes_on(
