@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from engine.checkpoints.checkpoint import Checkpoint, Grade, LogRow
@@ -156,6 +156,7 @@ def test_a_run_of_more_steps_an_epoch_than_these_rows_make_is_over_others() -> N
     done=st.floats(0.05, 0.95),
     every=st.sampled_from([1, 10, 500, None]),
 )
+@example(scheduler="linear", total=20, warm=1.0, done=0.5, every=500)
 def test_the_saved_rate_and_what_was_logged_give_the_rates_ahead_or_it_is_said_to_be_unsure(
     scheduler: str, total: int, warm: float, done: float, every: int | None
 ) -> None:
@@ -172,7 +173,8 @@ def test_the_saved_rate_and_what_was_logged_give_the_rates_ahead_or_it_is_said_t
         )
         for at in range(step, total, max(1, total // 50))
     )
-    assert same or scheduler in found.others
+    # A kind that is not taken is named. Half way up a warmup over the whole run stands where half a linear descent does.
+    assert same or scheduler in found.others or (scheduler == found.scheduler and found.others)
 
 
 @pytest.mark.parametrize("left", [1e-21, 5e-324])
