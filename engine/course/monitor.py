@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from engine.course.blocks import LARGEST_LOG, Blocks
 from engine.events import LossJumped
 
 WINDOW = 64
@@ -42,14 +43,6 @@ LASTING = ((5, 3.0), (11, 2.2))
 the level. Fewer noises than of a single loss suffice, since both sides are medians, and the fewer the more logs."""
 SLOW_AFTER = 40
 """Logs before a slow rise is told from a loss that always went up and down like this."""
-BLOCK, BLOCKS, BLOCKS_HIGH = 16, 64, 3
-"""Logs whose median is kept for longer than the window; how many of those; so many in a row that are high are a divergence too: a rise
-so slow that the window rises with it."""
-BLOCK_NOISES, BLOCK_RATIO = 3.0, 2.0
-"""A block is high when it is above the lowest by this many times the noise, and by this factor."""
-HIGHER_THAN_BEFORE, UNDER_WAY = 1.25, 2
-"""A climb is nothing new unless it is this many times (in logarithms) as high as any that the run came back from; the last so many
-blocks do not count, for they may belong to the climb itself."""
 NOT_UNUSUAL = 1 / 16
 """A loss that this share of the recent ones surpassed is nothing new, whatever the level and the noise say (two kinds of batches)."""
 SHARE_OF_FALL = 0.05
@@ -69,9 +62,6 @@ EPISODE = 50
 QUIET_AFTER_ZERO = 64
 """Logs without ratios after a loss that was zero or less, at least; a fiftieth of all such losses silence the monitor."""
 
-LARGEST_LOG = 700.0
-"""Beyond it a logarithm is of no number that a float can be."""
-
 _COUNTS = ("seen", "not_positive", "since_zero", "high", "worse", "episode", "back")
 
 
@@ -85,18 +75,7 @@ class LossMonitor:
         """Logarithms of the last WINDOW losses."""
         self._steps: list[float] = []
         """Their steps."""
-        self._block: list[float] = []
-        """Logarithms of the losses of the block that is not full yet."""
-        self._blocks: list[float] = []
-        """Medians of the last BLOCKS full ones."""
-        self._block_ends: list[float] = []
-        """Their last steps."""
-        self._climb, self._level_climb = 0.0, 0.0
-        """How far the last IN_A_ROW losses together, and the level, were above the lowest level of the window: the most since the
-        block began. Noise that comes in stretches, and high batches that come together by chance, show here, not from log to log."""
-        self._climbs: list[float] = []
-        """The same of the last BLOCKS blocks."""
-        self._level_climbs: list[float] = []
+        self._blocks = Blocks()
         self.good_until: int | None = None
         """The last logged step at which the loss was on its path: what was saved up to it can be gone back to."""
         self.good_before: int | None = None
@@ -192,27 +171,27 @@ class LossMonitor:
         in_a_row = self._high >= IN_A_ROW or self._worse >= IN_A_ROW
         lowest = self._lowest()
         together = self._together(loss, IN_A_ROW) - lowest
-        further = together > _known(self._climbs)
+        further = together > self._blocks.known_climb
         stays = (in_a_row and further and self._is_new(loss, IN_A_ROW, noise)) or (
             matters and ((rise > 0 and self._rose_slowly(loss, lowest, wander)) or self._rose_with_the_window(noise))
         )
         if self._episode and not (self._spike and stays):
             self._follow(loss, high or worse)
             return None
-        self._climb = max(self._climb, together)
-        self._level_climb = max(self._level_climb, self._together(loss, LEVEL) - lowest)
+        self._blocks.climbed(together, self._together(loss, LEVEL) - lowest)
         leaps = self._high >= 2 and worse and further and rise > 2 * HIGH_NOISES * noise and self._is_new(loss, 2, noise)
         if not stays and not leaps:
             return None
         # After a slow rise what is remembered ends where the loss was low, in the window or in the blocks before it.
-        low = self._level()
-        self._alarm(loss, min([level if low is None else low, *self._blocks[-1:]]) if stays else level, spike=not stays)
+        low, before = self._level(), self._blocks.last_level
+        low = level if low is None else low
+        self._alarm(loss, min(low, low if before is None else before) if stays else level, spike=not stays)
         return "divergence" if stays else "spike"
 
     def _alarm(self, loss: float, path: float, spike: bool = False) -> None:
         """An alarm begins: `loss` has left the level `path`, a logarithm."""
         self._episode, self._back, self._spike = 1, 0, spike
-        self._climb = self._level_climb = 0.0
+        self._blocks.leave_climb()
         self._path, self._height = path, math.log(loss) - path
 
     def _judge_beginning(self, loss: float) -> str | None:
@@ -251,21 +230,20 @@ class LossMonitor:
             lowest = min(median(self._logs[at : at + LEVEL]) for at in windows) if len(windows) > 1 else min(self._logs)
             last = max(at for at, log in enumerate(self._logs) if log <= lowest)
             earliest.append(int(self._steps[last]))
-        if self._blocks:
-            lowest = min(self._blocks)
-            earliest.append(
-                int(max(end for level, end in zip(self._blocks, self._block_ends, strict=True) if level <= lowest))
-            )
+        if (low_until := self._blocks.low_until) is not None:
+            earliest.append(low_until)
         return min(earliest, default=None)
 
     def new_rows(self) -> None:
         """The rows from here on are other ones, as the person knows: learn their level before judging."""
         self.good_before = None
         self._forget()
+        self._blocks = Blocks()
 
     def _forget(self) -> None:
-        for known in (self._logs, self._steps, self._block, self._blocks, self._block_ends):
-            known.clear()
+        self._logs.clear()
+        self._steps.clear()
+        self._blocks.forget_levels()
 
     def _recent(self, logs: Sequence[float]) -> Sequence[float]:
         """Of `logs` those from the later half of the run: its beginning is no measure for how high the loss may be."""
@@ -280,7 +258,7 @@ class LossMonitor:
                 return False
             last = self._together(loss, lasting)
             rise = max(math.log(HIGH_RATIO), noises * noise)
-            known = _known(self._climbs if lasting < LEVEL else self._level_climbs)
+            known = self._blocks.known_climb if lasting < LEVEL else self._blocks.known_level_climb
             if last - lowest > max(rise, known) and last > _usual(self._recent(before), noise):
                 good = max(at for at, log in enumerate(before) if log <= lowest + noise)
                 self._was_good_until(int(self._steps[good]))
@@ -305,16 +283,10 @@ class LossMonitor:
 
     def _rose_with_the_window(self, noise: float) -> bool:
         """Whether the last blocks are all twice as high as the lowest one. As above, what is known goes back to where it was low."""
-        if len(self._blocks) <= BLOCKS_HIGH:
-            return False
-        lowest = min(self._blocks)
-        if min(self._blocks[-BLOCKS_HIGH:]) - lowest <= max(math.log(BLOCK_RATIO), BLOCK_NOISES * noise):
-            return False
-        good = max(at for at, level in enumerate(self._blocks) if level <= lowest + noise)
-        self._was_good_until(int(self._block_ends[good]))
-        del self._blocks[good + 1 :], self._block_ends[good + 1 :]
-        self._block.clear()
-        return True
+        good = self._blocks.rose(noise)
+        if good is not None:
+            self._was_good_until(good)
+        return good is not None
 
     def _is_reset(self, loss: float, level: float, noise: float) -> bool:
         """Whether the run started over: the loss is far off, or noticeably off and most of the way back to the start."""
@@ -351,7 +323,7 @@ class LossMonitor:
         self._back = self._back + 1 if not high and math.log(loss) - self._path < self._height / 2 else 0
         if self._back >= IN_A_ROW:
             if self._episode <= 2 * IN_A_ROW:  # over as soon as it was told: the run has such bursts
-                self._climb = max(self._climb, self._height)
+                self._blocks.climbed(self._height)
             self._episode = self._high = self._worse = 0
         elif self._episode > EPISODE:
             self._episode = self._high = self._worse = 0
@@ -366,16 +338,7 @@ class LossMonitor:
         self._logs.append(math.log(loss))
         self._steps.append(float(step))
         del self._logs[:-WINDOW], self._steps[:-WINDOW]
-        self._block.append(math.log(loss))
-        if len(self._block) == BLOCK:
-            self._blocks.append(median(self._block))
-            self._block_ends.append(float(step))
-            self._block.clear()
-            self._climbs.append(self._climb)
-            self._level_climbs.append(self._level_climb)
-            self._climb = self._level_climb = 0.0
-            del self._climbs[:-BLOCKS], self._level_climbs[:-BLOCKS]
-            del self._blocks[:-BLOCKS], self._block_ends[:-BLOCKS]
+        self._blocks.add(step, math.log(loss))
 
     def _level(self) -> float | None:
         """The logarithm of the loss's level; None while too little was seen."""
@@ -416,13 +379,7 @@ class LossMonitor:
             "start": list(self._start),
             "logs": list(self._logs),
             "steps": list(self._steps),
-            "block": list(self._block),
-            "blocks": list(self._blocks),
-            "block_ends": list(self._block_ends),
-            "climb": self._climb,
-            "level_climb": self._level_climb,
-            "climbs": list(self._climbs),
-            "level_climbs": list(self._level_climbs),
+            **self._blocks.state(),
             "good_until": self.good_until,
             "good_before": self.good_before,
             "left_from": self._left_from,
@@ -443,12 +400,7 @@ class LossMonitor:
         """Take up what `state` gave. A run restored begins a new join. Raises ValueError where it is not such a state."""
         try:
             start, logs, steps = ([float(value) for value in state[key]] for key in ("start", "logs", "steps"))
-            # Runs saved before there were blocks, or climbs, begin to fill them now.
-            block, blocks, ends, climbs, level_climbs = (
-                [float(value) for value in state.get(key, ())]
-                for key in ("block", "blocks", "block_ends", "climbs", "level_climbs")
-            )
-            climb, level_climb = (float(state.get(key, 0.0)) for key in ("climb", "level_climb"))
+            blocks = Blocks.of(state)
             good_until, good_before = (
                 int(step) if step is not None else None for step in (state["good_until"], state.get("good_before"))
             )
@@ -460,19 +412,16 @@ class LossMonitor:
             raise ValueError(f"not a state of the loss monitor: {error!r}") from error
         if (
             any(value <= 0 for value in start)
-            or not all(math.isfinite(value) for value in (*start, *steps, *ends, *climbs, *level_climbs, climb, level_climb))
-            or not all(abs(value) < LARGEST_LOG for value in (*logs, *block, *blocks, left_from, path))
+            or not all(math.isfinite(value) for value in (*start, *steps))
+            or not all(abs(value) < LARGEST_LOG for value in (*logs, left_from, path))
             or not abs(height) <= LARGEST_LOG
             or (logs and not start)
             or len(logs) != len(steps)
-            or len(blocks) != len(ends)
             or min(counts) < 0
         ):
             raise ValueError("not a state of the loss monitor: it holds losses that cannot be")
         self._start, self._logs, self._steps = start[:LOGS_AT_JOIN], logs[-WINDOW:], steps[-WINDOW:]
-        self._block, self._blocks, self._block_ends = block[: BLOCK - 1], blocks[-BLOCKS:], ends[-BLOCKS:]
-        self._climbs, self._level_climbs = climbs[-BLOCKS:], level_climbs[-BLOCKS:]
-        self._climb, self._level_climb = climb, level_climb
+        self._blocks = blocks
         self.good_until, self.good_before, self._left_from = good_until, good_before, left_from
         self._seen, self._not_positive, self._since_zero, self._high, self._worse, self._episode, self._back = counts
         self._spike, self._not_finite, self._path, self._height = spike, not_finite, path, height
@@ -481,11 +430,6 @@ class LossMonitor:
     def leave_join(self) -> None:
         """The next loss that is one at a join begins a new one."""
         self._joined, self._reset_votes, self._level_at_join, self._join_logs = False, 0, None, []
-
-
-def _known(climbs: Sequence[float]) -> float:
-    """What a climb must surpass to be more than the run came back from before."""
-    return HIGHER_THAN_BEFORE * max(climbs[:-UNDER_WAY], default=0.0)
 
 
 def _usual(logs: Sequence[float], noise: float) -> float:

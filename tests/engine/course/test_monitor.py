@@ -340,3 +340,14 @@ def test_a_run_known_by_its_log_alone_is_at_no_join_however_late_one_was(tmp_pat
     again = LossMonitor()
     again.restore(monitor.state())
     assert vars(monitor) == vars(again) and monitor.good_until is not None
+
+
+def test_how_high_the_loss_climbed_on_other_rows_is_no_measure() -> None:
+    """A run that goes on over rows that a person has changed learns all of them anew, its climbs too."""
+    monitor = LossMonitor()
+    for step, loss in enumerate(healthy(200), 1):
+        monitor.observe(step, loss * (4 if step % 40 in (1, 2, 3) else 1), 1e-4, False)
+    known = monitor.state()["climbs"]
+    assert isinstance(known, list) and max(known) > 0
+    monitor.new_rows()
+    assert monitor.state()["climbs"] == []
