@@ -7,15 +7,15 @@ text. All bad rows are told together, with their numbers (from 1).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from engine.data import normal
 from engine.data.files import CHATS
-from engine.data.normal import ROLES, SPEAKERS, SYSTEM, Bad, Row
+from engine.data.normal import ROLES, SPEAKERS, Bad, Row
 from engine.data.problems import Collected, Problem
 from engine.data.read import Raw, Reading, columns_of, read_raw, renamed
+from engine.data.unread import unread
 from engine.errors import DatasetError
 from engine.i18n import _
 from engine.named import with_rows
@@ -59,10 +59,6 @@ OWN = {
     "text": "all",
 }
 """Format -> what --train-on auto trains on."""
-
-
-UNREAD_NAMED = 8
-"""Columns that are not read which are named."""
 
 
 class Rows:
@@ -146,92 +142,12 @@ def read_rows(dataset: str, reading: Reading | None = None, split: str | None = 
     example = renamed(first[1], columns)
     found, reason, as_said = recognise(raw.name, example, reading.format)
     any_words = "role" in columns.values()
-    unused = _unused(raw.name, found, as_said, _roles_known(example) if any_words else example, columns)
+    unused = unread(raw.name, as_said, _roles_known(example) if any_words else example, columns,
+                    pair_of(example) if found == "prompt_completion" else None)  # fmt: skip
     normalise = (lambda row: as_said(_roles_known(row))) if any_words else as_said
     if not columns:
         return Rows(raw, found, reason, normalise, unused=unused)
     return Rows(raw, found, f"{reason} {by}", lambda row: normalise(renamed(row, columns)), columns, unused)
-
-
-def _unused(
-    name: str, format: str, normalise: Callable[[Row], Row], example: Row, columns: dict[str, str]
-) -> tuple[str, ...]:
-    """What is said of the columns of rows like this one, and of the parts of its turns, whose words are not read."""
-    row = _Seen({column: _seen_turns(value) for column, value in example.items()})
-    try:
-        plain = any(isinstance(part, str) for part in normalise(row).values())
-    except Bad:  # told when the rows are gone through
-        return ()
-    own = {known: column for column, known in columns.items()}
-    lost = [column for column in (*SYSTEM, "history", "tools") if plain and example.get(column)]
-    read = {*lost, *row.seen} - ({"history"} if isinstance(example.get("history"), str) else set())  # looked at is not read
-    unread = [column for column in example if column not in read and _holds_words(column, example[column])]
-    notes = []
-    if lost and format == "prompt_completion":
-        left, right = (own.get(side, side) for side in next(pair for pair in PAIRS if {*pair} <= {*example}))
-        notes.append(
-            _(
-                "{name}: not learned are the columns {columns}; rows of plain text have no turns to put them in; to make "
-                "conversations of them: --columns instruction={left},output={right}"
-            ).format(name=name, columns=_listed(lost, own), left=left, right=right)
-        )
-    elif lost:
-        notes.append(
-            _("{name}: not learned are the columns {columns}; rows of plain text have no turns to put them in").format(
-                name=name, columns=_listed(lost, own)
-            )
-        )
-    if unread:
-        notes.append(
-            _("{name}: columns that are not read: {columns}; --columns chooses others").format(
-                name=name, columns=_listed(unread, own)
-            )
-        )
-    turns = [
-        turn for value in row.values() if isinstance(value, list) for turn in value if isinstance(turn, _Seen) and turn.seen
-    ]
-    parts = dict.fromkeys(
-        part for turn in turns for part in turn if part not in turn.seen and _holds_words(part, turn[part])
-    )
-    if parts:
-        notes.append(_("{name}: parts of turns that are not read: {parts}").format(name=name, parts=_listed([*parts], own)))
-    return tuple(notes)
-
-
-def _seen_turns(value: Any) -> Any:
-    return [_Seen(turn) if isinstance(turn, dict) else turn for turn in value] if isinstance(value, list) else value
-
-
-def _listed(columns: list[str], own: dict[str, str]) -> str:
-    """Some of `columns`, by the names that the dataset has for them."""
-    return ", ".join(
-        [own.get(column, column) for column in columns[:UNREAD_NAMED]] + ["..."] * (len(columns) > UNREAD_NAMED)
-    )
-
-
-class _Seen(dict[str, Any]):
-    """A row or a turn that remembers which of its parts were asked for."""
-
-    def __init__(self, row: Row) -> None:
-        super().__init__(row)
-        self.seen: set[str] = set()
-
-    def get(self, column: str, default: Any = None) -> Any:
-        """As dict does."""
-        self.seen.add(column)
-        return super().get(column, default)
-
-
-def _holds_words(column: str, value: Any) -> bool:
-    """Whether a column may be meant to be learned, or says what is: text that is no number, under a name that does not only count;
-    objects with words of their own; a mark of wanted and unwanted answers."""
-    if isinstance(value, list):
-        return bool(value) and isinstance(value[0], dict)
-    if isinstance(value, bool):
-        return column == "label"
-    return (
-        isinstance(value, str) and not value.strip().isdigit() and re.search(r"(^|_)(id|idx|uuid)$", column.lower()) is None
-    )
 
 
 def _roles_known(row: Row) -> Row:
@@ -268,7 +184,7 @@ def recognise(name: str, first: Row, asked: str = "auto") -> tuple[str, str, Cal
     nearest one's requirement."""
     columns = set(first)
     chat = next((name for name in CHATS if name in columns), None)
-    pair = next(((left, right) for left, right in PAIRS if {left, right} <= columns), None)
+    pair = pair_of(first)
     output = next((name for name in ("output", "response") if name in columns), None)
     text = next((name for name in TEXTS if name in columns), None)
     if text == "content" and asked == "auto" and not columns.isdisjoint(ASKING):
@@ -335,6 +251,11 @@ def recognise(name: str, first: Row, asked: str = "auto") -> tuple[str, str, Cal
             columns=columns_flag or "instruction=A,output=B", shapes="; ".join(SHAPES.values())
         ),
     )
+
+
+def pair_of(first: Row) -> tuple[str, str] | None:
+    """The columns of a row that are a prompt and its completion, the first that are there."""
+    return next((pair for pair in PAIRS if {*pair} <= {*first}), None)
 
 
 def _in_turns(column: str, turns: Any) -> str:

@@ -96,9 +96,8 @@ def _merge(source: ExportSource, copy: Path, staging: Path, look: Callable[[Any,
 
     def prepare(base: Any, wanted: Any) -> None:
         nonlocal untied
-        untied = _changes_embeddings(base, {*(wanted.target_modules or ()), *(wanted.modules_to_save or ())}) and _untie(
-            base
-        )
+        names = {*(wanted.target_modules or ()), *(wanted.modules_to_save or ())}
+        untied = _changes_embeddings(base, names) and _untie(base)
 
     model = load_adapted(source, copy, Hardware("cpu", "", "float32", ""), prepare)
     tokenizer = tokenizer_of(source, copy)

@@ -83,29 +83,6 @@ def test_only_damaged_checkpoints_are_refused_and_never_a_new_start(run: Path) -
         plan(output=run)
 
 
-def test_a_finished_run_is_complete_and_a_larger_number_of_epochs_extends_it(run: Path) -> None:
-    train(output=run)
-    assert plan(output=run).mode == "complete"
-    extended = plan(output=run, epochs=3)
-    assert extended.mode == "continue"
-    _outcome, events = train(output=run, epochs=3)
-    first = next(event for event in events if isinstance(event, Step))
-    assert first.learning_rate == extended.next_learning_rate
-    assert receipt(events)["schedule"] == "changed"
-    assert losses(run)[-1][0] == 21
-
-
-def test_a_run_extended_by_epochs_is_the_longer_run_where_the_rate_does_not_depend_on_the_length(
-    tmp_path: Path, tiny_model: Path, chat_file: Path
-) -> None:
-    flags = {**FLAGS, "scheduler": "constant", "warmup": 2, "dataset": chat_file, "model": tiny_model, "lora_dropout": 0.1}
-    train(output=tmp_path / "long", **{**flags, "epochs": 3})
-    train(output=tmp_path / "short", **flags)
-    train(output=tmp_path / "short", epochs=3)
-    assert adapter_bytes(tmp_path / "short") == adapter_bytes(tmp_path / "long")
-    assert losses(tmp_path / "short") == losses(tmp_path / "long")
-
-
 def test_an_earlier_checkpoint_branches_into_a_sibling_with_its_parent_recorded(run: Path) -> None:
     _outcome, events = train(resume=run / "checkpoint-4")
     started = next(event for event in events if isinstance(event, RunStarted))
@@ -189,36 +166,6 @@ def test_retention_keeps_the_furthest_whatever_their_times(run: Path) -> None:
         os.utime(run / name, (2_000_000_000, 2_000_000_000))
     train(output=run, save_steps=2, keep=2)
     assert {found.name for found in scan(run).checkpoints} == {"checkpoint-12", "checkpoint-14"}
-
-
-def test_a_run_killed_between_its_last_checkpoint_and_its_final_adapter_gets_it_from_the_checkpoint(run: Path) -> None:
-    from engine.training.complete import conclude
-
-    train(output=run)
-    whole = {path.name: path.read_bytes() for path in (run / "final").iterdir()}
-    shutil.rmtree(run / "final")
-    conclude(plan(output=run))
-    assert {path.name: path.read_bytes() for path in (run / "final").iterdir()} == whole
-
-
-def test_a_final_folder_that_cannot_be_loaded_is_made_anew_and_one_that_a_person_changed_stays(run: Path) -> None:
-    from engine.training.complete import conclude
-
-    train(output=run)
-    final = run / "final"
-    whole = {path.name: path.read_bytes() for path in final.iterdir()}
-    for spoil in (
-        lambda: (final / "adapter_config.json").unlink(),
-        lambda: (final / "adapter_config.json").write_text("{}"),
-        lambda: (final / "tokenizer.json").write_bytes(b""),
-    ):
-        spoil()
-        conclude(plan(output=run))
-        assert {path.name: path.read_bytes() for path in final.iterdir()} == whole
-    (final / "README.md").write_text("mine")
-    (final / "tokenizer_config.json").write_text('{"mine": true}')
-    conclude(plan(output=run))
-    assert [(final / name).read_text()[:9] for name in ("README.md", "tokenizer_config.json")] == ["mine", '{"mine": ']
 
 
 def test_a_setting_changed_for_the_rest_of_a_run_is_told(run: Path) -> None:
@@ -337,13 +284,6 @@ def test_a_copy_under_another_name_is_gone_on_with_where_runs_lie(
     config = plan(output=run).config
     found = plan(resume=copy, dataset=config.dataset, model=config.model)
     assert found.output_dir.parts[0] == "out"
-
-
-def test_a_run_begun_with_a_number_of_steps_is_extended_with_epochs(run: Path) -> None:
-    train(output=run, max_steps=6)
-    assert plan(output=run).mode == "complete"
-    extended = plan(output=run, epochs=2)
-    assert extended.mode == "continue" and extended.length is not None and extended.length.total_steps == 14
 
 
 @pytest.mark.parametrize("output", [".", "./"])
@@ -497,15 +437,3 @@ def test_where_its_tokens_were_not_kept_another_date_is_not_taken_for_another_mo
         (checkpoint / "manifest.json").write_text(json.dumps(manifest))
     outcome, events = train(output=dated)
     assert (outcome.state, receipt(events)["probe_loss"]) == ("finished", "unknown")
-
-
-def test_of_a_run_that_was_extended_and_stopped_what_it_learned_since_is_exported(run: Path) -> None:
-    from engine.export.source import find_source
-
-    train(output=run)
-    assert find_source(run).adapter.name == "final"
-    train(stop_at=18, output=run, epochs=4)
-    found = find_source(run).adapter
-    assert (found.name, found.step) == ("checkpoint-18", 18)
-    train(output=run)
-    assert find_source(run).adapter.name == "final"

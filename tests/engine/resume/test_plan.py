@@ -11,7 +11,7 @@ import pytest
 
 from engine.answers import gather
 from engine.data import formats
-from engine.errors import CannotContinue, DatasetError, ModelError
+from engine.errors import CannotContinue, ModelError
 from engine.folder import run_id_of
 from engine.resume.plan import plan_run
 from tests.conftest import chats, write_jsonl
@@ -73,7 +73,6 @@ def test_a_changed_template_is_told_and_a_rewritten_file_of_the_same_tokenizer_i
 
 
 def test_every_contradiction_is_told_at_once(run: Path) -> None:
-    from engine.errors import CannotContinue
 
     with pytest.raises(CannotContinue) as refused:
         plan(output=run, lora_r=8, lora_alpha=7, target_modules="q_proj")
@@ -127,7 +126,6 @@ def test_another_warmup_is_a_change_of_the_schedule_and_goes_on(run: Path, tmp_p
 
 
 def test_settings_that_no_step_was_done_with_are_not_taken_up(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
-    from engine.errors import ModelError
 
     asked: dict[str, Any] = {"dataset": chat_file, "model": tiny_model, "output": tmp_path / "run", "max_steps": 2}
     with pytest.raises(ModelError):
@@ -166,37 +164,3 @@ def test_a_run_s_own_file_with_another_output_is_settings_and_no_more(run: Path,
     copy.write_text((run / "run.toml").read_text().replace('resume = "auto"', 'resume = "never"'))
     assert by_file(copy, output=tmp_path / "other").config == fresh.config
     assert by_file(run / "run.toml", resume="never").output_dir == run.with_name("run-2")
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, chat_file: Path) -> Path:
-    out = tmp_path_factory.mktemp("finished") / "run"
-    train(dataset=chat_file, model=tiny_model, output=out, batch_size=8, max_steps=2)
-    return out
-
-
-def test_a_finished_run_named_with_its_own_rows_is_complete(finished: Path, chat_file: Path, tiny_model: Path) -> None:
-    assert plan(output=finished, dataset=chat_file, model=tiny_model).mode == "complete"
-
-
-def test_a_finished_run_asked_to_go_on_over_other_rows_is_refused(finished: Path, tmp_path: Path) -> None:
-    """That it is done would be taken for an answer about the rows that were named."""
-    other = write_jsonl(tmp_path / "other.jsonl", chats(9))
-    with pytest.raises(CannotContinue, match="was another one") as refused:
-        plan(output=finished, dataset=other)
-    assert "dataset: 26 rows → 9 rows" in refused.value.detail
-    assert plan(output=finished, dataset=other, accept="dataset").mode == "complete"
-
-
-def test_a_finished_run_asked_for_with_what_is_not_there_says_so(finished: Path, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError):
-        plan(output=finished, dataset=tmp_path / "none.jsonl")
-    with pytest.raises(ModelError):
-        plan(output=finished, model=tmp_path / "none")
-
-
-def test_a_finished_run_whose_rows_are_gone_is_still_complete(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
-    rows = Path(shutil.copy(chat_file, tmp_path / "rows.jsonl"))
-    train(dataset=rows, model=tiny_model, output=tmp_path / "run", batch_size=8, max_steps=1)
-    rows.unlink()
-    assert plan(output=tmp_path / "run").mode == "complete"
