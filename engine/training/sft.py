@@ -122,9 +122,8 @@ class ExactTrainer(SFTTrainer):
         """As TRL's; what it comes to is added up."""
         found = super().prediction_step(model, inputs, *args, **options)
         labels = int((inputs["labels"][:, 1:] != IGNORED).sum())
-        if labels:  # of none, as of a process that has no row of the last batch, TRL's own loss is no number
-            self._evaluated[0] += float(found[0]) * labels
-            self._evaluated[1] += labels
+        self._evaluated[0] += float(found[0]) * labels
+        self._evaluated[1] += labels
         return found
 
     def set_initial_training_values(self, args: Any, dataloader: DataLoader[Any]) -> tuple[Any, ...]:

@@ -20,6 +20,7 @@ from engine.journal import read_journal
 from engine.lock import ask_to_stop
 from engine.watch import standing
 from tests.cluster.world import KILL, Run, all_gone, flags, steps_told, wait_until
+from tests.conftest import chats, write_jsonl
 from tests.engine.runs import adapter_bytes, losses, receipt, train
 
 TOLERANCE = 2e-6
@@ -70,7 +71,9 @@ def test_two_processes_learn_what_one_learns(two: Path, tmp_path: Path, tiny_mod
 
 
 def test_two_processes_measure_the_eval_loss_of_one(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
-    settings = {"dataset": chat_file, "model": tiny_model, "eval_fraction": 0.25, "max_steps": 2, "save_steps": 1}
+    """Of five rows the last is there for one of them alone."""
+    measured = write_jsonl(tmp_path / "measured.jsonl", chats(31)[26:])
+    settings = {"dataset": chat_file, "model": tiny_model, "eval_dataset": measured, "max_steps": 2, "save_steps": 1}
     train(**settings, output=tmp_path / "one", batch_size=4)
     run = Run(tmp_path, "--yes", *flags(**settings, output=tmp_path / "two", nproc=2, batch_size=2))
     assert run.code() == 0, run.said()
