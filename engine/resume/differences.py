@@ -142,6 +142,11 @@ def _model_name(path: Path) -> str:
     return name.replace("___", ".").casefold()
 
 
+def rows_words(count: int) -> str:
+    """How many rows a dataset has."""
+    return n_("{count} row", "{count} rows", count).format(count=count)
+
+
 def change_words(how: Change) -> str:
     """How a dataset differs."""
     return {
@@ -161,7 +166,7 @@ def material_differences(checkpoint: Checkpoint, config: RunConfig, dataset: Dat
     """
     assert checkpoint.manifest is not None
     saved, found = checkpoint.manifest.identities, []
-    rows = f"{saved.dataset.rows} rows", f"{dataset.identity.rows} rows"
+    rows = rows_words(saved.dataset.rows), rows_words(dataset.identity.rows)
     if saved.data_settings != data_settings_digest(config):
         found.append(_data_settings(checkpoint, config))
     elif saved.dataset != dataset.identity:

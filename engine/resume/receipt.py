@@ -20,8 +20,8 @@ from engine.config import ACCEPTABLE
 from engine.data.identity import Digests, compare
 from engine.errors import CannotContinue
 from engine.events import ResumeChecked
-from engine.i18n import _, n_
-from engine.resume.differences import change_words
+from engine.i18n import _
+from engine.resume.differences import change_words, rows_words
 
 Verdict = Literal["ok", "changed", "failed", "unknown"]
 
@@ -117,7 +117,7 @@ def check_material(manifest: Manifest | None, now: Identities, rows: Digests, na
             unknown("chat_template", now.chat_template),
             unknown(
                 "dataset",
-                _rows(now.dataset.rows),
+                rows_words(now.dataset.rows),
                 _("Nothing says which rows it learned, nor which of their tokens; what --train-on says is assumed."),
             ),
         ]
@@ -135,12 +135,8 @@ def check_material(manifest: Manifest | None, now: Identities, rows: Digests, na
     ]
 
 
-def _rows(count: int) -> str:
-    return n_("{count} row", "{count} rows", count).format(count=count)
-
-
 def _dataset(saved: Identities, now: Identities, rows: Digests) -> Item:
-    expected, found = _rows(saved.dataset.rows), _rows(now.dataset.rows)
+    expected, found = rows_words(saved.dataset.rows), rows_words(now.dataset.rows)
     if saved.data_settings != now.data_settings:
         return Item(
             "dataset",
