@@ -70,6 +70,7 @@ def test_two_processes_learn_what_one_learns(two: Path, tmp_path: Path, tiny_mod
     assert tokens[0] == tokens[1]
 
 
+@pytest.mark.slow
 def test_two_processes_measure_the_eval_loss_of_one(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
     """Of five rows the last is there for one of them alone."""
     measured = write_jsonl(tmp_path / "measured.jsonl", chats(31)[26:])
@@ -102,6 +103,7 @@ def test_a_killed_process_brings_all_back_and_the_run_is_the_same(begun: Any, tw
     assert "peer_lost" in told and "cut_off" in told
 
 
+@pytest.mark.slow
 def test_a_model_in_parts_is_trained_to_the_same_bits_and_comes_back_after_a_kill(begun: Any, two: Path) -> None:
     run, out = begun(parallel="fsdp2")
     run.worker(1).send_signal(KILL)
@@ -196,6 +198,7 @@ def test_a_signal_saves_and_leaves_with_its_code_and_no_process_behind(begun: An
     assert stopped["reason"] == "SIGTERM"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_stop_that_is_asked_for_while_a_lost_process_is_started_again_is_heeded(begun: Any, rank: int) -> None:
     run, out = begun(5, epochs=60)

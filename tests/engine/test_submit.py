@@ -260,6 +260,7 @@ def test_a_run_without_a_name_and_flags_that_cannot_go_are_refused(lora_tui: Any
     assert lora_tui("submit", "--slurm", "--nonsense", 1)[0] == 2
 
 
+@pytest.mark.slow
 def test_a_run_from_anothers_weights_goes_on_when_it_is_sent_again_and_begins_no_other(
     lora_tui: Any, tmp_path: Path, tiny_model: Path, chat_file: Path
 ) -> None:

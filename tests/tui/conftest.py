@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual._wait import SLEEP_GRANULARITY, wait_for_idle
 from textual.pilot import Pilot
 from textual.screen import Screen
 
@@ -25,6 +26,18 @@ def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORA_TUI_STATE", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
     i18n.install("en")
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Textual's pilot waits up to a second, at each key and twice more, for a process that computes nothing. One that trains or
+    imports torch never is that; what a test waits for it asks itself (`Hand.until`)."""
+
+    async def wait(min_sleep: float = SLEEP_GRANULARITY, max_sleep: float = 0.1) -> None:
+        await wait_for_idle(min_sleep, max_sleep)
+
+    for name in ("textual.pilot", "textual.app"):
+        monkeypatch.setattr(f"{name}.wait_for_idle", wait)
 
 
 class Hand:

@@ -73,7 +73,9 @@ def _told(command: str, *given: object, **more: str) -> subprocess.CompletedProc
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell")
-@pytest.mark.parametrize("closed", [">&-", "<&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    "closed", [pytest.param(">&-", marks=pytest.mark.slow), pytest.param("<&- 2>&-", marks=pytest.mark.slow), "<&- >&- 2>&-"]
+)
 def test_closed_streams_end_nothing(tmp_path: Path, chat_file: Path, tiny_model: Path, closed: str) -> None:
     """Nor does a file that is opened get a number that others print to."""
     where = {"LORA_TUI_CACHE": str(tmp_path / "cache"), "LORA_TUI_STATE": str(tmp_path)}
