@@ -87,7 +87,7 @@ def test_a_folder_that_vanishes_in_the_middle_ends_the_run_with_its_own_error(
 
     def gone(event: Any) -> None:
         if event.type == "step" and event.step == 3:
-            shutil.rmtree(out)
+            out.rename(tmp_path / "moved")  # at once: a folder that is emptied file by file is written to meanwhile
 
     with pytest.raises(OutputError) as failed:
         train(watch=gone, dataset=chat_file, model=tiny_model, output=out, **FLAGS)
