@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import importlib.util
 import os
 import signal
 import threading
@@ -79,11 +78,10 @@ def choose_hardware(config: RunConfig, model: ModelReport | None = None, saved: 
         if config.precision == "float16" and device != "cuda":
             raise ConfigError(_("--precision float16 needs CUDA, this device is {device}").format(device=device))
         precision, reason = config.precision, _("as set")
-    if config.load_in_4bit:
-        _need_bitsandbytes(device)
-    if config.parallel == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
+    if config.load_in_4bit and device != "cuda":
         raise ConfigError(
-            _("--parallel deepspeed needs DeepSpeed"), fix=_("Install it with: pip install 'lora-tui[deepspeed]'")
+            _("--load-in-4bit needs CUDA, this device is {device}").format(device=device),
+            fix=_("Leave it out, or choose a smaller model."),
         )
     return Hardware(device, why, precision, reason)
 
@@ -165,16 +163,6 @@ def signals_later() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _need_bitsandbytes(device: str) -> None:
-    if device != "cuda":
-        raise ConfigError(
-            _("--load-in-4bit needs CUDA, this device is {device}").format(device=device),
-            fix=_("Leave it out, or choose a smaller model."),
-        )
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ConfigError(_("--load-in-4bit needs bitsandbytes"), fix=_("Install it with: pip install 'lora-tui[gpu]'"))
 
 
 def free_memory(device: str) -> tuple[int, int]:

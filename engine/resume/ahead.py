@@ -9,6 +9,7 @@ from engine.data.dataset import eval_rows, held_back_notes, read_dataset
 from engine.data.formats import Rows, read_rows
 from engine.data.read import Reading, is_hub_id
 from engine.data.table import row_digests
+from engine.extras import need_extras
 from engine.folder import look_at
 from engine.i18n import _, n_
 from engine.lock import busy, is_held
@@ -18,9 +19,13 @@ from engine.resume.plan import ResumePlan
 
 
 def look_ahead(plan: ResumePlan) -> tuple[str, ...]:
-    """What there is to know of the run's folder, model and rows. All rows are read, as the run will. Raises what the run would end
-    with: OutputError (5) for a folder that is busy, full or cannot be written to, ModelError or DatasetError (4)."""
+    """What there is to know of the run's folder, model and rows. All rows are read, as the run will.
+
+    Raises what the run would end with: ConfigError (2) for settings that cannot be had here, OutputError (5) for a folder that is
+    busy, full or cannot be written to, ModelError or DatasetError (4).
+    """
     config = plan.config
+    need_extras(config)
     assert config.model is not None and config.dataset is not None
     place = look_at(plan.output_dir)
     if place.problem is not None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from engine.course.steps import save_interval, warmup_steps
+from engine.extras import trackers
 from engine.training.attempt import Attempt
-from engine.training.trackers import tracker_name, trackers
+from engine.training.trackers import tracker_name
 
 
 def training_arguments(attempt: Attempt, several: bool = False) -> Any:

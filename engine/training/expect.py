@@ -8,6 +8,7 @@ from pathlib import Path
 from engine.course.steps import Position, position_at, run_length
 from engine.data.report import DatasetReport
 from engine.events import RunStarted, Step
+from engine.extras import need_extras
 from engine.folder import look_at
 from engine.hardware import Hardware, choose_hardware, free_memory, load_libraries
 from engine.journal import read_journal
@@ -35,9 +36,10 @@ class Expected:
 
 
 def expect(plan: ResumePlan, report: DatasetReport | None) -> Expected:
-    """What `plan` will take. Imports torch to look at the device. Raises ConfigError for a precision it cannot do."""
-    load_libraries()
+    """What `plan` will take. Imports torch to look at the device. Raises ConfigError for settings that cannot be had here."""
     config = plan.config
+    need_extras(config)
+    load_libraries()
     model = model_report(str(config.model))
     hardware = choose_hardware(config, model, plan.saved_precision)
     rows = report.rows if report is not None and report.rows else None

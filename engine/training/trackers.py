@@ -2,65 +2,27 @@
 
 Each keeps one curve for one run, however often it was continued: they are told the run's id where they take one from outside
 (wandb, SwanLab, Trackio), a folder of the run's own (TensorBoard), or are asked for the run that carries it (MLflow). What the
-user has set in a tracker's own environment variables wins. Their packages are extras, looked for before anything is loaded.
+user has set in a tracker's own environment variables wins.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import json
-import netrc
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from engine.config import RunConfig
 from engine.errors import ConfigError
 from engine.events import Event, Warned
+from engine.extras import trackers
 from engine.i18n import _
 
 TAG = "lora-tui.run"
 """MLflow gives its runs ids of its own; this tag holds ours."""
-
-
-def trackers(config: RunConfig) -> list[str]:
-    """The names in `--report-to`."""
-    return config.report_to.split(",") if config.report_to else []
-
-
-def need_trackers(config: RunConfig) -> None:
-    """Raise ConfigError where a tracker's package is missing, or where it would ask for a login."""
-    for name in trackers(config):
-        if importlib.util.find_spec(name) is None:
-            raise ConfigError(
-                _("--report-to {name}: the package {name} is not installed").format(name=name),
-                fix=_("Install it with: pip install 'lora-tui[{name}]'").format(name=name),
-            )
-    if "wandb" in trackers(config) and os.environ.get("WANDB_MODE") not in ("offline", "disabled", "dryrun"):
-        settings = importlib.import_module("wandb.sdk.wandb_setup").singleton().settings
-        if not (settings.api_key or _known_to_wandb(settings.base_url)):
-            raise ConfigError(
-                _("--report-to wandb: nobody is logged in"),
-                _("wandb would ask for a key in the middle of the start."),
-                _("Run `wandb login` first, or set WANDB_MODE=offline."),
-            )
-
-
-def _known_to_wandb(server: str) -> bool:
-    """Whether the environment says who somebody is on `server`, or the file does in which `wandb login` keeps the key (netrc)."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    named = os.environ.get("NETRC")
-    address = urlsplit(server)
-    for path in [named] if named else ["~/.netrc", "~/_netrc"]:
-        with contextlib.suppress(OSError, ValueError, RuntimeError, netrc.NetrcParseError):
-            kept = netrc.netrc(Path(path).expanduser())
-            return any(kept.authenticators(host) for host in (address.hostname, address.netloc) if host)
-    return False
 
 
 def guard(trainer: Any, tell: Callable[[Event], None]) -> None:

@@ -16,6 +16,7 @@ from typing import cast
 from engine.checkpoints.commit import sweep
 from engine.errors import ConfigError, DatasetError, LoraTuiError, ModelError
 from engine.events import LOSS_JUMPED, RolledBack, RowsTokenised, RunStarted, RunStopped, Warned
+from engine.extras import need_extras
 from engine.folder import RUN_LOG, RUN_TOML, TRASH, need_plain_trash, write_run_toml
 from engine.hardware import prepare_process
 from engine.i18n import _
@@ -34,7 +35,7 @@ from engine.training.material import Material, load_material
 from engine.training.ranks import Ranks
 from engine.training.session import Session
 from engine.training.telling import Emit, Telling
-from engine.training.trackers import need_trackers, tracked
+from engine.training.trackers import tracked
 
 ROLLBACKS = 3
 """After so many, the cause is not the learning rate."""
@@ -74,7 +75,7 @@ class Trainer:
             _own_folder(out),
             library_output_to(_log(out)),
         ):
-            need_trackers(self.config)
+            need_extras(self.config)
             need_plain_trash(out)
             if not self.ranks.restarts:  # then it is planned anew
                 need_as_planned(self.plan)

@@ -39,6 +39,7 @@ def flaw(name: str, folder: Path) -> list[object]:
         "no layer that is there": ["--target-modules", "nope"],
         "a torn model": ["--model", folder / "torn"],
         "a file in the place of the output": ["--output", folder / "file"],
+        "a tracker that is not installed": ["--report-to", "swanlab"],
     }[name]  # type: ignore[return-value]
 
 
@@ -58,6 +59,7 @@ def flaw(name: str, folder: Path) -> list[object]:
         ("no layer that is there", 4),
         ("a torn model", 4),
         ("a file in the place of the output", 5),
+        ("a tracker that is not installed", 2),
     ],
 )
 def test_what_would_end_a_run_is_told_in_the_same_words(

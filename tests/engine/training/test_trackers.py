@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,17 +32,6 @@ def test_a_run_continued_in_tensorboard_is_one_curve(tmp_path: Path, tiny_model:
     assert dict(os.environ) == before
 
 
-def test_a_missing_package_is_told_with_what_to_install_and_nothing_is_left(
-    tmp_path: Path, tiny_model: Path, chat_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
-    out = tmp_path / "run"
-    with pytest.raises(ConfigError) as refused:
-        train(dataset=chat_file, model=tiny_model, output=out, report_to="trackio", **FLAGS)
-    assert "lora-tui[trackio]" in refused.value.fix
-    assert not [path for path in out.rglob("*") if path.name != ".lock"]
-
-
 def test_names_are_known_ones_and_each_once() -> None:
     assert RunConfig(report_to=" wandb,tensorboard , wandb").report_to == "wandb,tensorboard"
     assert RunConfig(report_to="none").report_to is None
@@ -60,38 +48,6 @@ def test_what_the_user_set_for_a_tracker_wins(tmp_path: Path, monkeypatch: pytes
         monkeypatch.setenv("SET_BY_A_LIBRARY", "1")
     assert os.environ["WANDB_PROJECT"] == "mine" and "WANDB_RUN_ID" not in os.environ
     assert os.environ["SET_BY_A_LIBRARY"] == "1"
-
-
-@pytest.mark.parametrize("server", ["https://api.wandb.ai", "https://wandb.example.org:8080"])
-def test_whoever_is_logged_in_to_wandb_is_not_sent_to_log_in(
-    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """wandb itself is not installed: what it tells of its settings is said here, the files are real."""
-    settings = SimpleNamespace(api_key=None, base_url=server)
-    told = SimpleNamespace(singleton=lambda: SimpleNamespace(settings=settings))
-    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda _name: told)
-    monkeypatch.setattr(trackers.importlib, "import_module", lambda _name: told)
-    for name in ("NETRC", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_MODE"):
-        monkeypatch.delenv(name, raising=False)
-    for home in ("home", "other", "torn"):
-        (tmp_path / home).mkdir()
-    host = server.removeprefix("https://")
-    kept = f"machine {host}\n  login user\n  password {'k' * 40}\n"
-    (tmp_path / "home" / ".netrc").write_text(kept)
-    (tmp_path / "other" / ".netrc").write_text(kept.replace(host, "elsewhere.example.org"))
-    (tmp_path / "torn" / ".netrc").write_text("machine")
-    asked = RunConfig(report_to="wandb")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    trackers.need_trackers(asked)
-    for home in ("none", "other", "torn"):
-        monkeypatch.setenv("HOME", str(tmp_path / home))
-        with pytest.raises(ConfigError, match="nobody is logged in"):
-            trackers.need_trackers(asked)
-    with monkeypatch.context() as patched:
-        patched.setenv("NETRC", str(tmp_path / "home" / ".netrc"))
-        trackers.need_trackers(asked)
-    monkeypatch.setenv("WANDB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
-    trackers.need_trackers(asked)
 
 
 def test_a_tracker_that_fails_in_the_middle_is_told_once_and_the_run_goes_on(
