@@ -325,7 +325,11 @@ def plan_lines(plan: ResumePlan) -> list[tuple[str, str]]:
     epoch = checkpoint.epoch
     left = plan.epochs_left
     parts = [checkpoint.name]  # of a final adapter nothing else is known
-    if epoch is not None:
+    if epoch is not None and plan.mode == "complete" and plan.config.max_steps is None and plan.config.epochs < epoch:
+        parts.append(
+            _("epoch {epoch}, {asked} asked for").format(epoch=_short(epoch), asked=epochs_words(plan.config.epochs))
+        )
+    elif epoch is not None:
         parts.append(_("epoch {epoch} of {total}").format(epoch=_short(epoch), total=epochs_words(total)))
     if checkpoint.step is not None:
         parts.append(_("step {step}").format(step=checkpoint.step))

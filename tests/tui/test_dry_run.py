@@ -127,3 +127,10 @@ def test_of_a_final_adapter_only_what_is_known_is_shown(tiny_model: Path, chat_f
     train(dataset=chat_file, model=tiny_model, output=tmp_path / "run", max_steps=1)
     decided = plan(dataset=chat_file, model=tiny_model, output=tmp_path / "new", init_from=tmp_path / "run" / "final")
     assert plan_lines(decided)[0][0].endswith("from the weights of final")
+
+
+def test_a_run_that_went_further_than_now_asked_says_both(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
+    out = tmp_path / "run"
+    train(dataset=chat_file, model=tiny_model, output=out, epochs=2, batch_size=4)
+    told = "\n".join(text for text, _style in plan_lines(plan(output=out, epochs=1)))
+    assert "epoch 2.00, 1 asked for" in told and "of 2" not in told
