@@ -160,7 +160,7 @@ def _roles_known(row: Row) -> Row:
 
 def _role_known(turn: Any) -> Any:
     role = turn.get("role") if isinstance(turn, dict) else None
-    return {**turn, "role": SPEAKERS[role]} if isinstance(role, str) and role in SPEAKERS else turn
+    return {**turn, "role": SPEAKERS[role.lower()]} if isinstance(role, str) and role.lower() in SPEAKERS else turn
 
 
 def _meant(first: Row) -> dict[str, str]:
@@ -288,7 +288,10 @@ def _turns_could_be(column: str, turns: list[Row]) -> str:
     if {"from", "value"} <= set(parts) or len(parts) < 2:
         return f"messages={column}"
     said = {name: [turn[name] for turn in turns] for name in parts}
-    role = max(parts, key=lambda name: (name == "role", {*said[name]} <= {*SPEAKERS, *ROLES}, -len({*said[name]})))
+    role = max(
+        parts,
+        key=lambda name: (name == "role", {word.lower() for word in said[name]} <= {*SPEAKERS, *ROLES}, -len({*said[name]})),
+    )
     content = max((name for name in parts if name != role), key=lambda name: (name == "content", sum(map(len, said[name]))))
     named = [f"{known}={own}" for known, own in (("role", role), ("content", content)) if known != own]
     return ",".join([f"messages={column}", *named])

@@ -17,12 +17,15 @@ from engine.i18n import _
 Row = dict[str, Any]
 
 ROLES = ("system", "user", "assistant", "tool", "developer")
+CALL = "tool_call"
+"""ms-swift's role of a turn whose words are a call as JSON; calls one after another are those of one turn."""
+SWIFT = {CALL: "assistant", "tool_response": "tool"}
 SPEAKERS = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant", "bot": "assistant",
     "model": "assistant", "system": "system", "tool": "tool", "function": "tool", "observation": "tool",
     "function_call": "assistant",
 }  # fmt: skip
-"""ShareGPT's `from` -> role."""
+"""ShareGPT's `from`, in any case -> role."""
 THOUGHTS = ("reasoning_content", "thinking")
 """What a turn thought before it spoke, by the names that templates read."""
 EXCHANGES = (("human", "assistant"), ("user", "assistant"), ("input", "output"), ("query", "response"))
@@ -41,7 +44,15 @@ class Bad(ValueError):
 
 def messages(row: Row, column: str) -> Row:
     """A conversation."""
-    messages = [_message(turn, number) for number, turn in enumerate(_turns(row, column), 1)]
+    messages: list[Row] = []
+    calling = False
+    for number, turn in enumerate(_turns(row, column), 1):
+        message = _message(turn, number)
+        before, calling = calling, turn["role"] == CALL
+        if before and calling and message.get("weight") == messages[-1].get("weight"):
+            messages[-1]["tool_calls"] += message["tool_calls"]
+        else:
+            messages.append(message)
     return _conversation([*_system(row, messages), *messages], row)
 
 
@@ -87,10 +98,12 @@ def _message(turn: Any, number: int) -> Row:
     role = turn.get("role")
     if not isinstance(role, str):
         raise Bad(_('turn {number}: "role" is {what}, not text').format(number=number, what=kind(role)))
+    said = role
+    role = SWIFT.get(said, said.lower())
     if role not in ROLES:
         raise Bad(
             _('turn {number}: "role" is {role!r}; known are {roles}').format(
-                number=number, role=role, roles=", ".join(ROLES)
+                number=number, role=said, roles=", ".join(ROLES)
             ),
             "unknown_role",
         )
@@ -103,6 +116,13 @@ def _message(turn: Any, number: int) -> Row:
             "function_call",
         )
     message: Row = {"role": role, "content": _content(turn, number)}
+    if said == CALL:
+        called = _called(message["content"])
+        if called is None:
+            raise Bad(
+                _('turn {number}: a "tool_call" is JSON with "name" and "arguments"').format(number=number), "tool_call"
+            )
+        message |= called
     for key in ("tool_calls", "tool_call_id", "name", *THOUGHTS):
         if turn.get(key):
             message[key] = _plain(turn[key], key)
@@ -151,20 +171,20 @@ def sharegpt(row: Row, column: str) -> Row:
         if not isinstance(turn, dict):
             raise Bad(_("turn {number} is {what}, not an object").format(number=number, what=kind(turn)))
         speaker = turn.get("from")
-        if not isinstance(speaker, str) or speaker not in SPEAKERS:
+        if not isinstance(speaker, str) or speaker.lower() not in SPEAKERS:
             raise Bad(_('turn {number}: "from" is {speaker!r}; known are {known}').format(
                 number=number, speaker=speaker, known=", ".join(SPEAKERS)), "unknown_role")  # fmt: skip
         value = turn.get("value")
         if not isinstance(value, str):
             raise Bad(_('turn {number}: "value" is {what}, not text').format(number=number, what=kind(value)))
-        role = SPEAKERS[speaker]
-        said = _called(value) if speaker == "function_call" else None
+        role = SPEAKERS[speaker.lower()]
+        said = _called(value) if speaker.lower() == "function_call" else None
         messages.append({"role": role, **(said or {"content": _whole(value)})} | _weight(turn, role, number))
     return _conversation([*_system(row, messages), *messages], row)
 
 
 def _called(value: str) -> Row | None:
-    """What a turn of LLaMA-Factory's calls: its words are a call as JSON, or a list of them. None where they are not."""
+    """What a turn calls whose words are a call as JSON, or a list of them (LLaMA-Factory, ms-swift). None where they are not."""
     try:
         found = json.loads(value)
     except (ValueError, RecursionError):

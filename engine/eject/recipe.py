@@ -86,8 +86,9 @@ def as_turn(turn, roles):
     if isinstance(content, list):
         content = "".join(part["text"] for part in content)
     kept = ("tool_calls", "tool_call_id", "name", "reasoning_content", "thinking")
+    role = {"tool_call": "assistant", "tool_response": "tool"}.get(turn["role"], turn["role"].lower())
     found = {
-        "role": roles.get(turn["role"], turn["role"]),
+        "role": roles.get(role, role),
         "content": content,
         **{key: turn[key] for key in kept if turn.get(key)},
     }
@@ -125,10 +126,10 @@ def spoken(turns):
     return found
 
 
-def called(turn):
-    """The words of a turn of ShareGPT's, or the calls that they are as JSON."""
+def called(words, speaker):
+    """What a turn says, or the calls that its words are as JSON."""
     try:
-        calls = json.loads(turn["value"]) if turn["from"] == "function_call" else None
+        calls = json.loads(words) if speaker == "tool_call" or speaker.lower() == "function_call" else None
     except ValueError:
         calls = None
     calls = [calls] if isinstance(calls, dict) else calls
@@ -137,14 +138,21 @@ def called(turn):
         or not isinstance(calls, list)
         or not all(isinstance(one, dict) and isinstance(one.get("name"), str) and "arguments" in one for one in calls)
     ):
-        return {"content": turn["value"]}
+        return {"content": words}
     functions = [{"name": one["name"], "arguments": one["arguments"]} for one in calls]
     return {"content": "", "tool_calls": [{"type": "function", "function": one} for one in functions]}
 
 
 def from_messages(row, columns, roles):
     """A conversation out of turns with role and content."""
-    turns = [as_turn(turn, roles) for turn in spoken(row[columns[0]])]
+    turns, before = [], None
+    for turn in spoken(row[columns[0]]):
+        made = as_turn({**turn, **called(turn.get("content"), turn["role"])}, roles)
+        if before == turn["role"] == "tool_call" and made.get("weight") == turns[-1].get("weight"):
+            turns[-1]["tool_calls"] += made["tool_calls"]
+        else:
+            turns.append(made)
+        before = turn["role"]
     system, tools = beside(row, turns)
     return {"messages": system + turns, "tools": tools}
 
@@ -153,7 +161,10 @@ def from_sharegpt(row, columns, roles):
     """A conversation out of turns with from and value."""
     weights = ("weight", "train", "loss")
     turns = [
-        as_turn({"role": turn["from"], **called(turn), **{name: turn.get(name) for name in weights}}, roles)
+        as_turn(
+            {"role": turn["from"], **called(turn["value"], turn["from"]), **{name: turn.get(name) for name in weights}},
+            roles,
+        )
         for turn in spoken(row[columns[0]])
     ]
     system, tools = beside(row, turns)

@@ -10,7 +10,7 @@ from engine.checkpoints.scan import glance
 from engine.config import RunConfig
 from engine.data.files import CHATS, SUFFIXES, delimiter_of, suffix_of
 from engine.data.formats import OWN, PAIRS, TEXTS, read_rows
-from engine.data.normal import spoken
+from engine.data.normal import ROLES, spoken
 from engine.data.read import Reading, encoding_to_read, read_raw, renamed
 from engine.errors import ConfigError
 from engine.folder import own_start
@@ -93,7 +93,10 @@ def read_run(out: Path) -> Ejected:
         renamed={own: known for own, known in names.items() if own in raw},
         renamed_in_turns={own: known for own, known in names.items() if any(own in turn for turn in turns)},
         otherwise=rows.format == "messages"
-        and any(raw[column] != spoken(raw[column]) for column in raw if names.get(column, column) in columns),
+        and (
+            any(raw[column] != spoken(raw[column]) for column in raw if names.get(column, column) in columns)
+            or any(turn.get("role", ROLES[0]) not in ROLES for turn in turns)
+        ),
         beside=frozenset(renamed(raw, names)) - {*columns},
         train_on=OWN[rows.format] if config.train_on == "auto" else config.train_on,
         files=_files(rows.raw.files, Reading.of(config)),

@@ -265,10 +265,11 @@ def test_the_columns_of_dolly_are_named_to_the_other_trainers(tmp_path: Path, ti
 
 
 def test_turns_that_the_other_trainers_do_not_read_are_told(tmp_path: Path, tiny_model: Path) -> None:
-    for name, turns in (("pairs", [{"human": "Who?", "assistant": "We."}]), ("turns", CHAT)):
+    swift = [CHAT[0], {"role": "tool_response", "content": "{}"}, *CHAT[1:]]
+    for name, turns in (("pairs", [{"human": "Who?", "assistant": "We."}]), ("swift", swift), ("turns", CHAT)):
         data = write_jsonl(tmp_path / f"{name}.jsonl", [{"conversation": turns}] * 2)
         train(dataset=data, model=tiny_model, output=tmp_path / name, max_steps=1, batch_size=2)
-        assert ("does not read turns as this dataset has them" in eject(tmp_path / name, "axolotl")) == (name == "pairs")
+        assert ("does not read turns as this dataset has them" in eject(tmp_path / name, "axolotl")) == (name != "turns")
 
 
 def test_a_script_that_would_learn_something_else_is_not_written(

@@ -98,6 +98,36 @@ KNOWN: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
         "sharegpt",
         {"messages": [TURNS[0], {"role": "assistant", "content": "", "tool_calls": CALL * 2}]},
     ),
+    "speakers in another case": (
+        {"conversations": [{"from": "Human", "value": "Who?"}, {"from": "GPT", "value": "We."}]}, "sharegpt", {"messages": TURNS}),
+    "roles in another case": (
+        {"messages": [{"role": "User", "content": "Who?"}, {"role": "ASSISTANT", "content": "We."}]}, "messages", {"messages": TURNS}),
+    "calls of ms-swift's, two at once": (
+        {
+            "messages": [
+                TURNS[0],
+                {"role": "tool_call", "content": json.dumps(CALL[0]["function"])},
+                {"role": "tool_call", "content": json.dumps(CALL[0]["function"])},
+                {"role": "tool_response", "content": "{}"},
+                {"role": "tool_call", "content": json.dumps(CALL[0]["function"]), "loss": False},
+                {"role": "tool_response", "content": "{}"},
+                TURNS[1],
+            ],
+            "tools": json.dumps(TOOLS),
+        },
+        "messages",
+        {
+            "messages": [
+                TURNS[0],
+                {"role": "assistant", "content": "", "tool_calls": CALL * 2},
+                {"role": "tool", "content": "{}"},
+                {"role": "assistant", "content": "", "tool_calls": CALL, "weight": 0},
+                {"role": "tool", "content": "{}"},
+                TURNS[1],
+            ],
+            "tools": TOOLS,
+        },
+    ),
     "a call that is no JSON": (
         {"conversations": [{"from": "human", "value": "Who?"}, {"from": "function_call", "value": "lamp()"}]},
         "sharegpt",
@@ -244,6 +274,8 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
     "content is null": ({"messages": TURNS}, {"messages": [TURN, {"role": "assistant", "content": None}]}, ["turn 2", "null"]),
     "a call of the older kind": ({"messages": TURNS}, {"messages": [TURN, {**TURNS[1], "function_call": {"name": "f", "arguments": "{}"}}]},
                                  ["turn 2", '"function_call"', '"tool_calls"']),
+    "a call of ms-swift's that is no JSON": ({"messages": TURNS}, {"messages": [TURN, {"role": "tool_call", "content": "lamp()"}]},
+                                             ["turn 2", '"tool_call"', "JSON"]),
     "content has a picture": ({"messages": TURNS}, {"messages": [{"role": "user", "content": [{"type": "image"}]}]}, ["turn 1", "not text"]),
     "content holds half a character": ({"messages": TURNS}, {"messages": [TURN, {"role": "assistant", "content": "\ud83d"}]}, ["U+D83D"]),
     "nobody answers": ({"messages": TURNS}, {"messages": [TURN]}, ["no assistant turn"]),
