@@ -14,6 +14,7 @@ from engine.checkpoints.proof import read_manifest
 from engine.checkpoints.scan import scan
 from engine.errors import CannotContinue
 from engine.events import RunStarted, Step
+from engine.training import probe
 from tests.conftest import build_tiny_model, chats, write_jsonl
 from tests.engine.checkpoints.folders import undigested
 from tests.engine.resume.test_receipt import change_json
@@ -418,6 +419,8 @@ def dated(tmp_path: Path, chat_file: Path, monkeypatch: pytest.MonkeyPatch) -> P
     model = build_tiny_model(tmp_path / "model")
     template = model / "chat_template.jinja"
     template.write_text("{{ '<|im_start|>system\nIt is ' + strftime_now('%Y') + '.<|im_end|>\n' }}" + template.read_text())
+    # On a busy machine the probe would be cut to its last tokens, and the date stands before them.
+    monkeypatch.setattr(probe.affordable, "__defaults__", (60.0,))
     _outcome, events = train(stop_at=5, dataset=chat_file, model=model, output=tmp_path / "run", **FLAGS)
     assert any(event.type == "warned" and "writes today's date" in event.message for event in events)  # type: ignore[attr-defined]
     monkeypatch.setenv("LORA_TUI_CACHE", str(tmp_path / "cold"))
