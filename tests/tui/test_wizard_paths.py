@@ -22,7 +22,7 @@ from tui.app import LoraTui
 from tui.cli import run_parser
 from tui.widgets.checkpoint_table import CheckpointTable
 from tui.widgets.setting import Setting
-from tui.wizard import Start, Wizard
+from tui.wizard import FIRST_SETTINGS, SETTINGS, Start, Wizard
 
 Make = Callable[..., LoraTui]
 
@@ -193,6 +193,25 @@ async def test_f1_explains_the_dialog_that_browses(wizard: Make) -> None:
         await hand.arrive("FileBrowser")
         await hand.press("escape")
         await hand.arrive("DatasetScreen")
+
+
+async def test_the_rest_of_the_settings_is_made_when_it_is_looked_at(wizard: Make, flags: dict[str, Any]) -> None:
+    app = wizard(flags)
+    async with app.run_test(size=(100, 40)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.press("ctrl+n")
+        await hand.arrive("SettingsScreen")
+        await hand.until(lambda: hand.screen.query(Setting))
+        assert {one.setting for one in hand.screen.query(Setting)} == {*FIRST_SETTINGS}
+        hand.screen.query_one("CollapsibleTitle").focus()
+        await hand.press("enter")
+        await hand.until(lambda: {one.setting for one in hand.screen.query(Setting)} == {*SETTINGS})
+        seed = next(one for one in hand.screen.query(Setting) if one.setting == "seed")
+        await hand.until(lambda: seed.query(Input))
+        seed.raw = "11"
+        await hand.go_on("ReviewScreen", "learning rate")
+        assert app.wizard.answers["seed"] == "11"
 
 
 async def test_f1_explains_the_focused_field(wizard: Make, flags: dict[str, Any]) -> None:

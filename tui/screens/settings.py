@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -57,12 +58,22 @@ class SettingsScreen(StepScreen):
         self._base = event.value
         summary = self.query_one("#summary", Static)
         summary.display = False
-        for group, names in (("#first", FIRST_SETTINGS), ("#rest", MORE)):
-            fields = [Setting(name, self.wizard.answers.get(name, getattr(self._base, name))) for name in names]
-            await self.query_one(group, Vertical).mount_all(fields)  # none is asked for its value before it has one
+        await self._mount("#first", FIRST_SETTINGS)
         more = self.query_one("#more", Collapsible)
-        more.display, more.collapsed = True, self.wizard.answers.keys().isdisjoint(MORE)
+        more.display = True
+        if not self.wizard.answers.keys().isdisjoint(MORE):
+            await self._mount("#rest", MORE)
+            more.collapsed = False
         self.focus_main()
+
+    async def on_collapsible_expanded(self, event: Collapsible.Expanded) -> None:
+        """The rest is made when it is looked at: its fields are most of the screen, and most people need none of them."""
+        if not self.query_one("#rest").children:
+            await self._mount("#rest", MORE)
+
+    async def _mount(self, group: str, names: Sequence[str]) -> None:
+        fields = [Setting(name, self.wizard.answers.get(name, getattr(self._base, name))) for name in names]
+        await self.query_one(group, Vertical).mount_all(fields)  # none is asked for its value before it has one
 
     def on_descendant_blur(self, event: DescendantBlur) -> None:
         """A field was left."""
