@@ -84,6 +84,9 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 def build_tiny_model(folder: Path, seed: int = 0) -> Path:
     """A Llama of two small layers, from a config, with a tokenizer trained on a few lines. Real in every respect but size."""
+    from engine.hardware import load_libraries
+
+    load_libraries()  # not in the middle of a thread's doing so, which a wizard of the test before may have left behind
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

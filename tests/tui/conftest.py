@@ -16,6 +16,7 @@ from engine.remembered import Remembered
 from tests.engine.runs import train
 from tui import i18n
 from tui.app import LoraTui
+from tui.screens.review import ReviewScreen
 
 RUN = {"epochs": 2, "batch_size": 4, "max_length": 64, "save_steps": 3, "learning_rate": 1e-3}
 """Settings of a short run on 26 chats: 7 steps an epoch."""
@@ -94,6 +95,13 @@ class Hand:
         await self.arrive("SettingsScreen")
         await self.go_on("ReviewScreen", "learning rate")
         await self.until(lambda: self.shows("the same without the wizard") or self.screen.query_one("#closed").display)
+
+    async def straight_to_review(self, seen: str = "the same without the wizard") -> None:
+        """To the review of a run with the answers given as flags; the steps before it have tests of their own."""
+        await self.arrive("DatasetScreen")
+        self.app.show_screen(ReviewScreen())
+        await self.arrive("ReviewScreen")
+        await self.until(lambda: self.shows(seen))
 
     async def run_to_end(self) -> None:
         """Start from the review and wait for the result."""

@@ -48,9 +48,8 @@ def step(number: int, loss: float) -> Step:
 
 
 async def training(app: LoraTui, pilot: Any) -> Hand:
+    """A run with the answers given as flags, started from the review."""
     hand = Hand(app, pilot)
-    await hand.to_start()
-    await hand.press("ctrl+n")
-    await hand.to_review()
+    await hand.straight_to_review()
     await hand.press("ctrl+n")
     return hand

@@ -283,10 +283,8 @@ async def test_what_a_setting_names_and_is_not_there_closes_the_review_and_the_s
     app = wizard({**flags, **asked})
     async with app.run_test(size=(80, 24)) as pilot:
         hand = Hand(app, pilot)
-        await hand.to_start()
-        await hand.press("ctrl+n")
-        await hand.to_review()
-        await hand.until(lambda: hand.shows(words) and hand.screen.query_one("#main", Button).disabled)
+        await hand.straight_to_review(words)
+        await hand.until(lambda: hand.screen.query_one("#main", Button).disabled)
         await hand.press("escape")
         await hand.arrive("SettingsScreen")
         await hand.until(lambda: hand.shows("learning rate"))

@@ -20,9 +20,7 @@ Make = Callable[..., LoraTui]
 
 
 async def to_export(hand: Hand) -> None:
-    await hand.to_start()
-    await hand.press("ctrl+n")
-    await hand.to_review()
+    await hand.straight_to_review()
     await hand.run_to_end()
     await hand.press("e")
     await hand.arrive("ExportScreen")

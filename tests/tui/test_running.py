@@ -183,9 +183,7 @@ async def test_one_enter_too_many_does_not_leave_before_the_result_was_read(
     app = wizard(flags)
     async with app.run_test(size=(80, 24)) as pilot:
         hand = Hand(app, pilot)
-        await hand.to_start()
-        await hand.press("ctrl+n")
-        await hand.to_review()
+        await hand.straight_to_review()
         await hand.press("enter")
         await hand.arrive("ResultScreen")
         await hand.press("enter")
@@ -337,9 +335,7 @@ async def test_the_result_of_a_complete_run_shows_where_it_was_continued(
     app = wizard(flags)
     async with app.run_test(size=(80, 24)) as pilot:
         hand = Hand(app, pilot)
-        await hand.to_start()
-        await hand.press("ctrl+n")
-        await hand.to_review()
+        await hand.straight_to_review()
         await hand.run_to_end()
         assert hand.screen.query_one("#chart", LossChart)._picture.join == 8
 
