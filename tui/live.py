@@ -174,9 +174,10 @@ def fold(live: Live, event: Event, now: float) -> Live:
 
 
 def _begun_again(live: Live, step: int) -> Live:
-    """Another attempt of the same run starts at `step`: what was logged up to there is its history, the rest never became part."""
+    """Another attempt of the same run starts at `step`: what was logged up to there is its history, the rest never became part. One
+    that ended before it could start is no more how the run stands."""
     if live.started is None:
-        return live
+        return replace(live, phase="loading", ended=None)
     known = (*live.history.points, *live.loss_curve.points)
     points, evals = ([point for point in some if point[0] <= step] for some in (known, live.eval_curve.points))
     return replace(begun(points, evals), happenings=live.happenings, stopping=live.stopping, now=live.now)

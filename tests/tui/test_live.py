@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.events import LossJumped, ResumeChecked, RolledBack, RunFinished, RunStarted, RunStopped, Warned
+from engine.events import LossJumped, ResumeChecked, RolledBack, RunFailed, RunFinished, RunStarted, RunStopped, Warned
 from tests.tui.scripted import started, step
 from tui.live import LINES, POINTS, Curve, begun, curve_of, fold
 
@@ -114,6 +114,11 @@ def test_a_receipt_and_a_jump_are_kept_until_they_are_answered() -> None:
 def test_the_end_is_the_end() -> None:
     end = RunFinished(100, 2.0, 0.21, None, 60.0, "out/w/final", {})
     assert (folded(started(), end).phase, folded(started(), end).ended) == ("finished", end)
+
+
+def test_an_attempt_that_failed_before_it_started_is_not_the_end_of_the_next_one() -> None:
+    failed = RunFailed(None, "the device's memory is too small", "", "", 1)
+    assert folded(failed, started()).ended is None
 
 
 def test_a_run_that_moves_to_a_process_of_its_own_has_not_ended_by_stopping() -> None:
