@@ -18,7 +18,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from engine.data.rendering import Endless, rendered
-from engine.errors import DatasetError, ModelError
+from engine.errors import DatasetError, ModelError, first_line
 from engine.i18n import _
 
 Span = tuple[int, int]
@@ -52,9 +52,7 @@ class Writer:
         try:
             return str(self.tokenizer.get_chat_template(None, self.tools))
         except ValueError as error:
-            raise ModelError(
-                _("this model has several chat templates and none is the default"), str(error).splitlines()[0]
-            ) from None
+            raise ModelError(_("this model has several chat templates and none is the default"), first_line(error)) from None
 
     def write(self, turns: Messages, prompt: bool = False) -> str:
         """`turns` as the template writes them; `prompt`: with the header of the assistant's next turn. Raises DatasetError.
@@ -70,7 +68,7 @@ class Writer:
             # A template may raise anything: jinja's errors, its own raise_exception, or a TypeError over an odd message.
             raise DatasetError(
                 _("row {row}: the model's chat template refuses it").format(row=self.number),
-                str(error).splitlines()[0] if str(error) else type(error).__name__,
+                first_line(error),
                 _("Often a system turn, or two turns of one side in a row, that this model does not know. Change the row."),
             ) from None
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.errors import ConfigError, OutputError
+from engine.errors import ConfigError, OutputError, first_line
 from engine.export.adapter import export_adapter
 from engine.export.merged import export_merged
 from engine.export.source import ExportSource
@@ -85,7 +85,7 @@ def share(
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
         raise OutputError(
             _("{repo}: the hub does not take it").format(repo=repo),
-            redact(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__),
+            redact(first_line(error)),
             _("The export is whole, in {path}. By hand: hf upload {repo} {path}").format(path=path, repo=repo),
         ) from error
     return Shared(path, str(url), commit.oid, private)

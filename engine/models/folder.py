@@ -82,7 +82,7 @@ def _snapshot(repo: str) -> Path:
     except GatedRepoError as error:
         raise ModelError(
             _("{repo}: this model is gated").format(repo=repo),
-            str(error).splitlines()[0],
+            first_line(error),
             _("Accept its terms on its page, then run: hf auth login"),
         ) from None
     except (RepositoryNotFoundError, HFValidationError):
@@ -93,7 +93,7 @@ def _snapshot(repo: str) -> Path:
     except (LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
             _("{repo}: there is no such folder here, and the hub cannot be reached").format(repo=repo),
-            silent or str(error).splitlines()[0],
+            silent or first_line(error),
             _("Check the path, or the network; HF_ENDPOINT names a mirror."),
         ) from None
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from engine.errors import CannotContinue, ConfigError, DatasetError, LoraTuiError, ModelError
+from engine.errors import CannotContinue, ConfigError, DatasetError, LoraTuiError, ModelError, first_line
 from engine.i18n import _
 
 LOOK = 0.2
@@ -298,7 +298,7 @@ def _error(words: Mapping[str, Any]) -> LoraTuiError:
 
 def _plainly(error: BaseException) -> str:
     """The library's words without its source line in front and the advice behind."""
-    first = re.sub(r"^(\[[^]]*\]\s*)+", "", str(error).splitlines()[0] if str(error) else type(error).__name__)
+    first = re.sub(r"^(\[[^]]*\]\s*)+", "", first_line(error))
     return first.split(". This ")[0].rstrip(".")
 
 

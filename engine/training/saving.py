@@ -39,7 +39,7 @@ from engine.checkpoints.retain import good
 from engine.course.monitor import LossMonitor
 from engine.course.steps import warmup_steps
 from engine.data.order import next_batch_digest
-from engine.errors import LoraTuiError, OutputError
+from engine.errors import LoraTuiError, OutputError, first_line
 from engine.events import CheckpointSaved, Event, Warned
 from engine.i18n import _, sentences
 from engine.paths import is_folder
@@ -154,7 +154,7 @@ class Saver:
             if self.last_name
             else _("There is no checkpoint yet.")
         )
-        words = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        words = getattr(error, "strerror", None) or first_line(error)
         free = _("{free:.0f} MB are free.").format(free=_free(self.committer.output_dir) / 1e6)
         return OutputError(
             f"{self.committer.output_dir}: {title}",

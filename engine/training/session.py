@@ -23,7 +23,7 @@ from engine.course.advice import advise_by
 from engine.course.jumps import monitor_of
 from engine.course.monitor import LossMonitor
 from engine.durable import STAGING_PREFIX
-from engine.errors import ConfigError, ModelError
+from engine.errors import ConfigError, ModelError, first_line
 from engine.events import Event, RunFinished, RunStopped, Warned
 from engine.folder import FINAL, write_run_toml
 from engine.i18n import _
@@ -212,7 +212,7 @@ class Session:
             if "target" in str(error).lower():
                 raise ModelError(
                     _("--target-modules {names}: no adapter can be put there").format(names=self.config.target_modules),
-                    str(error).splitlines()[0],
+                    first_line(error),
                     _("all-linear takes every linear layer but the output layer."),
                 ) from error
             raise

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import RunConfig
-from engine.errors import ConfigError
+from engine.errors import ConfigError, first_line
 from engine.events import Event, Warned
 from engine.extras import trackers
 from engine.i18n import _
@@ -45,7 +45,7 @@ def _or_refuse(name: str, begin: Callable[..., Any]) -> Callable[..., Any]:
             return begin(*arguments, **options)
         except Exception as error:
             raise ConfigError(
-                _("--report-to {name}: {name} did not begin").format(name=name), _words(error),
+                _("--report-to {name}: {name} did not begin").format(name=name), first_line(error),
                 _("Mend its settings (its own environment variables), or leave it out with --report-to none."),
             ) from error  # fmt: skip
 
@@ -63,14 +63,10 @@ def _or_leave(
         except Exception as error:
             trainer.remove_callback(callback)
             words = _("{name} failed and is told nothing more; the run goes on. {why}")
-            tell(Warned("tracker", words.format(name=name, why=_words(error))))
+            tell(Warned("tracker", words.format(name=name, why=first_line(error))))
             return None
 
     return guarded
-
-
-def _words(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def tracker_name(run_id: str, output_dir: Path) -> str:

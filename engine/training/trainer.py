@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import cast
 
 from engine.checkpoints.commit import sweep
-from engine.errors import ConfigError, DatasetError, LoraTuiError, ModelError
+from engine.errors import ConfigError, DatasetError, LoraTuiError, ModelError, first_line
 from engine.events import LOSS_JUMPED, RolledBack, RowsTokenised, RunStarted, RunStopped, Warned
 from engine.extras import need_extras
 from engine.folder import RUN_LOG, RUN_TOML, TRASH, need_plain_trash, write_run_toml
@@ -159,7 +159,7 @@ class Trainer:
             try:
                 return self._once(material, should_stop)
             except Exception as error:
-                words = str(error).splitlines()[0] if str(error) else type(error).__name__
+                words = first_line(error)
                 if not is_out_of_memory(error):
                     raise
                 size, times = (self._attempt.batch_size, self._attempt.config.grad_accum) if self._attempt else (1, 1)

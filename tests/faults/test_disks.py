@@ -62,6 +62,18 @@ def test_a_disk_that_begins_to_refuse_stops_the_run_and_keeps_what_was_saved(
     assert losses(out)[-1][0] == 7
 
 
+def test_an_error_without_words_is_told_as_a_save_that_failed(
+    tmp_path: Path, tiny_model: Path, chat_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_given: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("engine.training.saving.write_small_files", fails)
+    with pytest.raises(OutputError, match="the checkpoint of step 2 could not be saved") as failed:
+        train(dataset=chat_file, model=tiny_model, output=tmp_path / "run", **FLAGS)
+    assert "MemoryError." in failed.value.detail
+
+
 def test_a_run_that_may_go_on_does_and_says_what_was_not_saved(
     tmp_path: Path, tiny_model: Path, chat_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
