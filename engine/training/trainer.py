@@ -74,6 +74,7 @@ class Trainer:
             self._tell.ends(out, self.ranks),
             _own_folder(out),
             library_output_to(_log(out)),
+            _faults_logged(),
         ):
             need_extras(self.config)
             need_plain_trash(out)
@@ -101,9 +102,6 @@ class Trainer:
                 raise
             except OSError as error:
                 raise unwritable(out, error) from error
-            except Exception:
-                logging.getLogger(__name__).exception("the run failed")  # to run.log, with its traceback
-                raise
 
     def _follow(self, emit: Emit, should_stop: ShouldStop) -> Outcome:
         """The same as one of the other processes: what rank 0 has decided, on the rows that are this one's. Only `emit` is told of it,
@@ -305,14 +303,28 @@ def _fewer(rows: int, fewer: int, times: int) -> Warned:
 
 @contextlib.contextmanager
 def _own_folder(out: Path) -> Iterator[None]:
-    """Leave nothing behind where a run failed before it began: a folder that only we have touched goes again."""
+    """Leave nothing behind where a run failed before it began: a folder that only we have touched goes again. Of a fault the log
+    stays, since what is told of it says to look there."""
     before = {entry.name for entry in out.iterdir()} - {RUN_LOG}
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         after = {entry.name for entry in out.iterdir()} if out.is_dir() else set()
-        if not any(not name.startswith(".") for name in before) and after <= before | {RUN_LOG}:
+        expected = isinstance(error, LoraTuiError | KeyboardInterrupt)
+        if expected and not any(not name.startswith(".") for name in before) and after <= before | {RUN_LOG}:
             (out / RUN_LOG).unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def _faults_logged() -> Iterator[None]:
+    """What ends a run and is no error that is told in full stands in run.log with its traceback."""
+    try:
+        yield
+    except LoraTuiError:
+        raise
+    except Exception:
+        logging.getLogger(__name__).exception("the run failed")
         raise
 
 
