@@ -46,7 +46,7 @@ from tui.live import Live, begun, fold
 from tui.messages import Followed, RunEnded
 from tui.plain import visible
 from tui.signals import heeded
-from tui.wizard import Start, Wizard
+from tui.wizard import Wizard
 
 if TYPE_CHECKING:
     from engine.events import Event
@@ -89,7 +89,6 @@ class LoraTui(App[int]):
         self.error_console = Console(file=sys.__stderr__, markup=False, highlight=False, soft_wrap=True)
         known = remembered if remembered is not None else load_remembered()
         self.wizard = Wizard(demo=demo, answers=dict(flags or {}), remembered=known)
-        self._take_start_from_flags()
         self._runner = runner
         self.live: Live = begun()
         self.plan: ResumePlan | None = None
@@ -111,17 +110,6 @@ class LoraTui(App[int]):
         self.theme = (
             known.look.get("theme", "textual-dark") if known.look.get("theme") in self.available_themes else "textual-dark"
         )
-
-    def _take_start_from_flags(self) -> None:
-        """--resume and --init-from are the answer of the start step."""
-        answers = self.wizard.answers
-        resume, weights = answers.pop("resume", None), answers.pop("init_from", None)
-        if weights is not None:
-            self.wizard.start = Start("weights", Path(weights))
-        elif resume == "never":
-            self.wizard.start = Start("fresh")
-        elif resume not in (None, "auto"):
-            self.wizard.start = Start("continue", Path(resume))
 
     # -- the line of screens -------------------------------------------------------------------------------------------
 

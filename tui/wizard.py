@@ -74,7 +74,15 @@ class Wizard:
     """The dataset that the answers about how it is read are about; None where they were given before any was named."""
 
     def __post_init__(self) -> None:
+        """Of `answers` as flags gave them --resume and --init-from are the answer of the start step."""
         self.read_for = self.answers.get("dataset")
+        resume, weights = self.answers.pop("resume", None), self.answers.pop("init_from", None)
+        if weights is not None:
+            self.start = Start("weights", Path(weights))
+        elif resume == "never":
+            self.start = Start("fresh")
+        elif resume not in (None, "auto"):
+            self.start = Start("continue", Path(resume))
 
     def answer(self, name: str, value: Any) -> None:
         """Keep an answer; None takes it back."""

@@ -99,6 +99,12 @@ def test_another_checkpoint_can_be_named(flags: dict[str, Any], trained: Path) -
     assert "There are: checkpoint-3, checkpoint-6, checkpoint-8" in words.getvalue()
 
 
+def test_how_to_begin_is_not_asked_where_a_flag_says_so(flags: dict[str, Any], trained: Path) -> None:
+    questions, words = talk({**flags, "init_from": str(trained / "checkpoint-6")}, "", "", "", "n", "n")
+    assert questions.run() == 0
+    assert "from the weights of checkpoint-6" in words.getvalue()
+
+
 def test_saying_no_at_the_end_starts_nothing(flags: dict[str, Any]) -> None:
     questions, _words = talk(flags, "", "", "", "n", "n")
     assert questions.run() == 0
