@@ -127,11 +127,9 @@ class Show:
                 self._finished(event)
             case RunStopped():
                 self._end_bar()
-                where = (
-                    _("continue from {name} with --resume auto").format(name=event.checkpoint)
-                    if event.checkpoint
-                    else _("nothing was trained yet")
-                )
+                where = _("nothing was trained yet") if not event.step else _("there is no checkpoint to go on from")
+                if event.checkpoint:
+                    where = _("continue from {name} with --resume auto").format(name=event.checkpoint)
                 self.line(
                     _("stopped ({reason}) at step {step}, epoch {epoch:.2f}{standing} · {where}").format(
                         reason=stop_words(event.reason),

@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from textual.color import Color
 
 from engine.course.advice import advise
-from engine.events import CheckpointSaved, LossJumped, ResumeChecked, RowsTokenised, RunFinished
+from engine.events import CheckpointSaved, LossJumped, ResumeChecked, RowsTokenised, RunFinished, RunStopped
 from tests.tui.conftest import Hand
 from tests.tui.scripted import Scripted, started, step
 from tests.tui.test_snapshots import RECEIPT
@@ -114,6 +114,13 @@ def test_what_is_listened_to_are_whole_lines_that_stay() -> None:
     assert "\r" not in said and "\x1b[2K" not in said and "\x1b[1A" not in said and "\x1b[?25l" not in said
     assert any("schedule: 14" in line and line.count("what was asked") == 10 for line in said.splitlines())
     assert "step 20/20" in said
+
+
+@pytest.mark.parametrize(("step", "words"), [(0, "nothing was trained yet"), (7, "there is no checkpoint to go on from")])
+def test_a_run_that_left_no_checkpoint_says_whether_it_was_trained(step: int, words: str) -> None:
+    stream = io.StringIO()
+    Show(stream).event(RunStopped(step, step / 10, "loss_jumped", None))
+    assert words in stream.getvalue()
 
 
 def test_a_run_has_its_whole_name_in_a_narrow_terminal(
