@@ -16,6 +16,7 @@ from typing import Literal
 from engine.checkpoints.checkpoint import Checkpoint, Grade
 from engine.checkpoints.choose import Choice, PassedOver
 from engine.checkpoints.lora_fields import why_not_trained
+from engine.checkpoints.manifest import Manifest
 from engine.checkpoints.scan import EXACT, Scan, glance
 from engine.config import RunConfig
 from engine.course.steps import (
@@ -80,8 +81,16 @@ class ResumePlan:
     @property
     def saved_precision(self) -> str | None:
         """The number format that the run which goes on was trained in; None where none goes on, or it does not say."""
-        manifest = self.checkpoint.manifest if self.checkpoint is not None and self.mode == "continue" else None
-        return manifest.precision if manifest is not None else None
+        return self._saved.precision if self._saved is not None else None
+
+    @property
+    def saved_batch_size(self) -> int | None:
+        """The rows at a time that it was trained with last; None as above."""
+        return self._saved.geometry.batch_size if self._saved is not None else None
+
+    @property
+    def _saved(self) -> Manifest | None:
+        return self.checkpoint.manifest if self.checkpoint is not None and self.mode == "continue" else None
 
 
 def plan_run(resolved: Resolved, found: Scan | None = None) -> ResumePlan:

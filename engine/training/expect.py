@@ -43,13 +43,12 @@ def expect(plan: ResumePlan, report: DatasetReport | None) -> Expected:
     model = model_report(str(config.model))
     hardware = choose_hardware(config, model, plan.saved_precision)
     rows = report.rows if report is not None and report.rows else None
-    saved = plan.checkpoint.manifest.geometry.batch_size if plan.checkpoint and plan.checkpoint.manifest else None
     longest = min(
         config.max_length, report.tokens.max if report is not None and report.tokens is not None else config.max_length
     )
     sharing = 1 if hardware.device == "cuda" else config.world // config.nnodes  # each GPU has a memory of its own
     free = free_memory(hardware.device)[0] // sharing
-    fitted = fit_batch(model, config, hardware.precision, rows or 8, longest, free, saved, config.world)
+    fitted = fit_batch(model, config, hardware.precision, rows or 8, longest, free, plan.saved_batch_size, config.world)
     steps = _steps(plan, rows, fitted.batch_size)
     pace = pace_of(plan.output_dir) if plan.mode == "continue" else None
     return Expected(

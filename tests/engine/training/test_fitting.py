@@ -13,8 +13,9 @@ from engine.checkpoints.scan import scan
 from engine.errors import LoraTuiError
 from engine.sources import read_toml
 from engine.training import trial
+from engine.training.expect import expect
 from engine.training.fitting import let_go, smaller
-from tests.engine.runs import adapter_bytes, losses, train
+from tests.engine.runs import adapter_bytes, losses, plan, train
 
 FLAGS: dict[str, Any] = {"epochs": 1, "learning_rate": 1e-2, "save_steps": 2}
 
@@ -133,3 +134,13 @@ def test_a_model_that_does_not_fit_is_told_at_once_and_as_that(
 )
 def test_fewer_rows_at_a_time_make_the_same_step(now: tuple[int, int], then: tuple[int, int] | None) -> None:
     assert smaller(*now) == then
+
+
+def test_a_run_from_weights_alone_is_expected_with_the_batch_that_it_will_take(
+    tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    train(dataset=chat_file, model=tiny_model, output=tmp_path / "run", epochs=1, batch_size=2)
+    weights = tmp_path / "run/checkpoint-13"
+    decided = plan(dataset=chat_file, model=tiny_model, init_from=weights, output=tmp_path / "new", batch_size="auto")
+    fitted = expect(decided, None).fitted
+    assert fitted is not None and fitted.batch_size == 8
