@@ -50,6 +50,8 @@ class Journal:
         self._missing = 0
         self._torn = False
         self.attempt = 1
+        self._started = False
+        """Whether this attempt has started: who starts after it, in this process too, is the next one."""
         self.rolled_back = 0
         """How often the run went back after a jump (RolledBack), since it last came to an end of its own."""
         self.cut_off: int | None = None
@@ -85,6 +87,9 @@ class Journal:
 
     def write(self, event: Event) -> dict[str, Any]:
         """Append `event`; returns its record. Where it cannot be written, `problem` says why."""
+        if event.type == RunStarted.type:
+            self.attempt += self._started
+            self._started = True
         record = as_record(event, self.attempt, time.time())
         try:
             if self._missing:
@@ -112,10 +117,6 @@ class Journal:
         except OSError:
             self._torn = True
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-
-    def next_attempt(self) -> None:
-        """What is written from now on belongs to another attempt of the same process."""
-        self.attempt += 1
 
     def close(self) -> None:
         """Make what was written durable and let go of the file. Where that fails, `problem` says why."""

@@ -186,8 +186,6 @@ class Trainer:
         self._tell(Warned("train_on", words))
         self.config = self.config.model_copy(update={"train_on": train_on})
         self.plan = replace(self.plan, config=self.config)
-        if self._tell.journal is not None:
-            self._tell.journal.next_attempt()
         material = load_material(self.config, self.plan.dataset, lambda *done: self._tell(RowsTokenised(*done)))
         return self._attempt_what_fits(material, should_stop), material
 
@@ -228,8 +226,6 @@ class Trainer:
                 outcome.set_aside,
             )
         )
-        if self._tell.journal is not None:
-            self._tell.journal.next_attempt()
 
     def _once(self, material: Material, should_stop: ShouldStop) -> Outcome:
         plan, self._attempt = self.plan, None

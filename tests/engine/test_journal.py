@@ -77,3 +77,15 @@ def test_no_journal_breaks_its_reader(lines: list[bytes]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / JOURNAL_NAME).write_bytes(b"\n".join(lines))
         assert all(isinstance(record, dict) for record in read_journal(Path(folder)))
+
+
+def test_attempts_of_one_process_are_numbered_as_those_of_several(tmp_path: Path) -> None:
+    """It went back after a jump, or begins again with fewer rows at a time."""
+    journal = Journal(tmp_path)
+    for event in (started(), done(1), started(), done(1)):
+        journal.write(event)
+    journal.close()
+    journal = Journal(tmp_path)
+    journal.write(started())
+    journal.close()
+    assert [record["attempt"] for record in read_journal(tmp_path)] == [1, 1, 2, 2, 3]
