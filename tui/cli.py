@@ -16,7 +16,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -200,9 +200,11 @@ def _wizard(parser: Parser, options: argparse.Namespace, flags: dict[str, Any]) 
         from engine.answers import named_settings
 
         sources += named_settings(options.config, sources)
+    counted: Container[str] = ()
     if any(source.values for source in sources):  # the first look at a value costs 40 ms, a tenth of the first frame
-        resolve(sources)  # bad values are told before the first screen
-    answers = {name: value for source in reversed(sources) for name, value in source.values.items()}
+        counted = resolve(sources).origin  # bad values are told before the first screen
+    # Of settings that exclude each other the stronger source's alone, as in a run.
+    answers = {name: value for source in reversed(sources) for name, value in source.values.items() if name in counted}
     if options.accessible or os.environ.get("TERM") == "dumb":
         from tui.prompts import run_prompts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import chats, write_jsonl
-from tui.cli import run_parser
+from tui.cli import _run, run_parser
 from tui.commands import COMMANDS
 
 HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "accelerate", "textual"}
@@ -29,6 +30,21 @@ def loaded_by(*arguments: object) -> set[str]:
     )
     done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=True)
     return set(json.loads(done.stderr.splitlines()[-1]))
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_flag_has_the_wizard_forget_what_it_excludes_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr("tui.prompts.run_prompts", lambda answers, _demo: asked.append(answers) or 0)
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("LORA_TUI_MAX_STEPS", "5")
+    assert _run(["--accessible", "--epochs", "4"]) == 0
+    assert asked == [{"epochs": "4"}]
 
 
 @pytest.mark.parametrize(
