@@ -83,6 +83,9 @@ class Session:
         finally:
             self._private.close()
             committer.close()
+            # An error left a commit under way, which has ended by now; one that failed too is not what a person must hear of.
+            with contextlib.suppress(Exception):
+                self.saver.poll()
         position = trainer.position
         if self.listener.jump is not None:
             return self._left(self.listener.jump.good_until)

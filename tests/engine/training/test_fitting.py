@@ -87,6 +87,15 @@ def test_memory_that_runs_out_late_goes_on_from_the_last_checkpoint(
     assert [step for step, _loss in losses(tmp_path / "run")] == [1, 2, 3, 4]
 
 
+def test_a_checkpoint_that_was_being_written_when_the_memory_ran_out_is_told(
+    tmp_path: Path, tiny_model: Path, chat_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allow(monkeypatch, rows=2, from_step=2)
+    _outcome, events = train(dataset=chat_file, model=tiny_model, output=tmp_path / "run", batch_size="auto", **FLAGS)
+    saved = [event.checkpoint for event in events if event.type == "checkpoint_saved"]  # type: ignore[attr-defined]
+    assert saved[0] == "checkpoint-2"
+
+
 def test_a_size_that_was_asked_for_is_not_changed_and_the_message_names_the_estimate(
     tmp_path: Path, tiny_model: Path, chat_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
