@@ -45,8 +45,6 @@ class RunCallback(TrainerCallback):
     stopped_by: str | None = None
     jump: LossJumped | None = None
     """The jump that ends this attempt (--on-jump stop or rollback)."""
-    reached: bool = False
-    """Whether the loss is where --stop-at-loss wanted it."""
     verdicts: Mapping[str, str] | None = None
     """The receipt of a continued run, item -> verdict."""
     last_rate: float | None = None
@@ -106,7 +104,7 @@ class RunCallback(TrainerCallback):
         if jump is not None:
             self._jumped(jump, rate, control)
         elif has_reached(self.losses, self.config.stop_at_loss) and not control.should_training_stop:
-            self.reached = control.should_save = control.should_training_stop = True
+            control.should_save = control.should_training_stop = True
         if not at_resume:
             self.last_rate = rate
 

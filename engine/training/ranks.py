@@ -139,7 +139,7 @@ class Ranks:
 
     def explained(self, error: BaseException) -> BaseException:
         """`error`; where it comes of a lost peer, what that peer ended with, or PeerLost. May wait LAST_WORDS seconds for it."""
-        if self.alone or isinstance(error, LoraTuiError | PeerLost | TooManyRows) or not _is_of_a_peer(error):
+        if self.alone or isinstance(error, LoraTuiError | PeerLost) or not _is_of_a_peer(error):
             return error
         return self._words_of_a_peer() or PeerLost(_plainly(error))
 
