@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from engine.checkpoints.checkpoint import Problem
+from engine.durable import open_plain_file
 from engine.i18n import _
 
 MAX_ENTRIES = 10_000
@@ -153,19 +154,14 @@ def size_of(file: BinaryIO) -> int:
 
 def _descriptor(path: Path) -> tuple[int, int]:
     """(descriptor, bytes) of the plain file `path`, opened for reading. Raises Unsound."""
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     try:
         entry = look(path)
         if entry.kind != "file":
             raise not_a_file(entry)
-        handle = os.open(path, flags | getattr(os, "O_BINARY", 0))
-        status = os.fstat(handle)
+        handle = open_plain_file(path, os.O_RDONLY)
+        return handle, os.fstat(handle).st_size
     except OSError as error:
         raise unreadable(path.name, error) from error
-    if not stat.S_ISREG(status.st_mode):
-        os.close(handle)
-        raise Unsound("not_a_file", _("{name} is not a plain file.").format(name=path.name))
-    return handle, status.st_size
 
 
 def _content(handle: int, size: int, name: str) -> bytes:
