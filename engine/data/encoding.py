@@ -9,10 +9,9 @@ French or Big5 bytes read by mistake). Whatever is taken is said. Everything els
 from __future__ import annotations
 
 import codecs
-import gzip
 from pathlib import Path
 
-from engine.data.files import BOM, suffix_of
+from engine.data.files import BOM, opened, suffix_of
 
 SAMPLE = 1 << 20
 """Bytes of the beginning that are looked at."""
@@ -35,8 +34,7 @@ def find_encoding(path: Path) -> str | None:
     """utf-8, gb18030, or None where it is neither, by the beginning of the text file `path`. Raises OSError, EOFError."""
     if suffix_of(path) == ".parquet":
         return "utf-8"
-    opened = gzip.open(path, "rb") if path.name.lower().endswith(".gz") else open(path, "rb")  # noqa: SIM115 - the with closes it
-    with opened as file:
+    with opened(path) as file:
         start = file.read(SAMPLE)
     return encoding_of(start, whole=len(start) < SAMPLE)
 

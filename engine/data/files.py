@@ -123,13 +123,14 @@ def kind(value: Any) -> str:
     return _("a list") if isinstance(value, list) else _("an object")
 
 
-def _open(path: Path) -> BinaryIO | gzip.GzipFile:
+def opened(path: Path) -> BinaryIO | gzip.GzipFile:
+    """The bytes of a file of rows, unpacked where its name says that it is packed. Raises OSError."""
     return gzip.open(path, "rb") if path.name.lower().endswith(".gz") else open(path, "rb")
 
 
 def _jsonl(path: Path, encoding: str, skip: Callable[[int], bool]) -> Numbered:
     row = 0
-    with _open(path) as file:
+    with opened(path) as file:
         for number, line in enumerate(_lines(file, path), 1):
             if line.strip():
                 row += 1
@@ -162,7 +163,7 @@ def _unpacked(read: Callable[[], bytes], path: Path, line: int | None = None) ->
 
 
 def _whole_text(path: Path, encoding: str) -> str:
-    with _open(path) as file:
+    with opened(path) as file:
         data = _unpacked(lambda: file.read(LARGEST_TEXT + 1), path)
     if len(data) > LARGEST_TEXT:
         raise DatasetError(
@@ -302,7 +303,7 @@ def _table(path: Path, encoding: str, skip: Callable[[int], bool], suffix: str) 
 
 def delimiter_of(path: Path, encoding: str = "utf-8") -> str:
     """What stands between the fields of a table. Raises DatasetError or OSError where it cannot be read."""
-    with _open(path) as file:
+    with opened(path) as file:
         data = _unpacked(lambda: file.read(LONGEST_HEADER), path)
     return _delimiter(data.removeprefix(BOM).decode(encoding, errors="replace"), suffix_of(path))
 

@@ -11,7 +11,7 @@ from collections.abc import Container
 from itertools import cycle
 from typing import Any
 
-from engine.data.read import kind
+from engine.data.files import kind
 from engine.i18n import _
 
 Row = dict[str, Any]

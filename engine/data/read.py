@@ -15,14 +15,12 @@ from typing import Any
 
 from engine.config import RunConfig
 from engine.data.encoding import find_encoding
-from engine.data.files import SUFFIXES, Numbered, kind, read_file, suffix_of, unpadded
+from engine.data.files import SUFFIXES, Numbered, read_file, suffix_of, unpadded
 from engine.errors import DatasetError, first_line
 from engine.hub import hub
 from engine.i18n import _, n_
 from engine.named import parse_columns, parse_rows, with_rows
 from engine.paths import is_file, is_folder, is_there, path_of
-
-__all__ = ["Raw", "Reading", "kind", "read_raw"]
 
 DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json")
 """Files beside the data that hold no rows."""
