@@ -172,6 +172,7 @@ def _written(path: Path, rows: Rows, tokenizer: Any, train_on: str, max_length: 
 
     notes = Notes()
     staging = path.with_name(f".{path.name}.{os.getpid()}-{time.time_ns()}")
+    beside_staging = staging.with_name(f"{staging.name}.json")  # of this writer alone, as the other
     try:
         total = _rows_in(rows)
         with pa.OSFile(str(staging), "wb") as sink, pa.ipc.new_file(sink, schema()) as writer:
@@ -185,14 +186,13 @@ def _written(path: Path, rows: Rows, tokenizer: Any, train_on: str, max_length: 
             "rows": notes.rows,
         }
         beside = {"sha256": _sha256(staging), "notes": told}
-        beside_staging = staging.with_suffix(".json")
         beside_staging.write_text(json.dumps(beside), encoding="utf-8")
         beside_staging.replace(_beside(path))
         staging.replace(path)
     except pa.ArrowException as error:
         raise OSError(str(error)) from error
     finally:
-        for left in (staging, staging.with_suffix(".json")):
+        for left in (staging, beside_staging):
             with contextlib.suppress(OSError):
                 left.unlink(missing_ok=True)
     return TokenTable(_mapped(path), notes)

@@ -79,6 +79,23 @@ def test_other_data_settings_or_template_make_another_table(file: Path, tokenize
     assert not made(file, tokenizer).from_cache
 
 
+def test_two_that_make_the_same_table_at_once_do_not_take_it_from_each_other(
+    file: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wizard counts tokens on several steps, and a run may begin meanwhile."""
+    beside, meanwhile = module._beside, []
+
+    def interrupted(path: Path) -> Path:
+        if list(cache_folder().glob(".*.json")) and not meanwhile:  # what stands beside the table is about to get its name
+            meanwhile.append(None)
+            meanwhile.append(made(file, tokenizer).note)
+        return beside(path)
+
+    monkeypatch.setattr(module, "_beside", interrupted)
+    assert made(file, tokenizer).note == ""
+    assert meanwhile[1:] == [""]
+
+
 @pytest.mark.parametrize("place", ["first byte", "middle", "end"])
 def test_a_damaged_table_is_made_anew(place: str, file: Path, tokenizer: Any) -> None:
     first = contents(made(file, tokenizer))
