@@ -10,7 +10,7 @@ from engine.checkpoints.verified import copy_plain_files, private_copy
 from engine.export.card import model_card
 from engine.export.place import staged
 from engine.export.source import ExportSource
-from engine.training.complete import NOT_FINAL
+from engine.training.complete import only_continues
 
 
 def export_adapter(source: ExportSource, into: Path) -> Path:
@@ -22,8 +22,8 @@ def export_adapter(source: ExportSource, into: Path) -> Path:
         staged(into, "adapter", 2 * source.adapter.bytes) as (staging, target),
         private_copy(source.adapter, into) as copy,
     ):
-        states = tuple(path.name for path in copy.iterdir() if path.name.startswith("rng_state"))
-        copy_plain_files(copy, staging, (*NOT_FINAL, *states, "README.md", CONFIG_NAME))
+        left_out = (path.name for path in copy.iterdir() if only_continues(path.name))
+        copy_plain_files(copy, staging, (*left_out, "README.md", CONFIG_NAME))
         config = json.loads((copy / CONFIG_NAME).read_text(encoding="utf-8"))
         config["base_model_name_or_path"] = source.base_name
         (staging / CONFIG_NAME).write_text(json.dumps(config, indent=2), encoding="utf-8")

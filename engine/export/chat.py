@@ -18,7 +18,7 @@ from engine.data.calls import as_taken
 from engine.data.masks import begun, ends_itself
 from engine.data.rendering import Endless, rendered
 from engine.errors import ConfigError, DatasetError
-from engine.export.loading import load_adapted
+from engine.export.loading import load_adapted, tokenizer_of
 from engine.export.samples import TEXT, trained_plain
 from engine.export.source import ExportSource
 from engine.i18n import _
@@ -149,13 +149,12 @@ def question(prompt: str, system: str | None = None) -> list[dict[str, str]]:
 def open_chat(source: ExportSource) -> Iterator[Chat]:
     """The model of `source`, loaded. Raises ModelError, CannotContinue or OutputError."""
     from engine.hardware import choose_hardware
-    from engine.models.folder import load_tokenizer
     from engine.models.report import model_report
 
     hardware = choose_hardware(_to_be_asked(source.config), model_report(str(source.base)))
     with TemporaryDirectory(prefix="lora-tui-chat-") as folder, private_copy(source.adapter, Path(folder)) as copy:
         model = load_adapted(source, copy, hardware)
-        tokenizer = load_tokenizer(copy if (copy / "tokenizer_config.json").is_file() else source.base)
+        tokenizer = tokenizer_of(source, copy)
     yield Chat(model, tokenizer, trained_plain(source, tokenizer))
 
 

@@ -18,8 +18,7 @@ from engine.errors import ConfigError
 from engine.export.merged import embeddings_among, scaling
 from engine.export.source import ExportSource
 from engine.i18n import _
-
-WEIGHTS = (".safetensors", ".bin")
+from engine.models.folder import weight_files
 
 
 def refuse_inseparable(source: ExportSource) -> None:
@@ -44,10 +43,10 @@ def refuse_inseparable(source: ExportSource) -> None:
 
 def plain_base(source: ExportSource, folder: Path) -> None:
     """The base model's files in `folder`, weights as links: what the converter reads, and no code."""
-    for path in sorted(source.base.iterdir()):
-        if path.suffix in WEIGHTS and path.name != "training_args.bin":
-            (folder / path.name).symlink_to(path.resolve())
-        elif path.suffix in (".json", ".jinja", ".model", ".txt") and path.is_file():
+    for path in weight_files(source.base):
+        (folder / path.name).symlink_to(path.resolve())
+    for path in source.base.iterdir():
+        if path.suffix in (".json", ".jinja", ".model", ".txt") and path.is_file():
             shutil.copyfile(path, folder / path.name)
 
 

@@ -22,6 +22,7 @@ from engine.export.loading import load_adapted, tokenizer_of
 from engine.export.place import staged
 from engine.export.source import ExportSource
 from engine.i18n import _
+from engine.models.folder import weight_files
 from engine.sizes import size_words
 
 TOLERANCE = 1e-5
@@ -71,7 +72,7 @@ def export_merged(source: ExportSource, into: Path) -> Merged:
 
 def merged_bytes(source: ExportSource) -> int:
     """Bytes that the merged model of `source` takes on the disk, with something to spare."""
-    return int(1.1 * sum(path.stat().st_size for path in _weights(source.base)))
+    return int(1.1 * sum(path.stat().st_size for path in weight_files(source.base)))
 
 
 def write_merged(
@@ -123,7 +124,7 @@ def need_memory(source: ExportSource, dtype: str) -> None:
     """The base in float32 must fit: a machine that swaps through a merge looks dead for an hour. Raises ModelError."""
     from engine.hardware import free_memory
 
-    need = sum(path.stat().st_size for path in _weights(source.base)) * (4 if dtype == "float32" else 8) // 4
+    need = sum(path.stat().st_size for path in weight_files(source.base)) * (4 if dtype == "float32" else 8) // 4
     free, _total = free_memory("cpu")
     if free < need:
         raise ModelError(
@@ -171,12 +172,6 @@ def _untie(model: Any) -> bool:
     return True
 
 
-def _weights(folder: Path) -> list[Path]:
-    return sorted(
-        path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin") and path.name != "training_args.bin"
-    )
-
-
 def _check_written(source: ExportSource, copy: Path, staging: Path, dtype: str) -> int:
     """How many sampled tensors of the written files were found to be base + scaling x BA. Raises ModelError where one is not."""
     import torch
@@ -189,7 +184,7 @@ def _check_written(source: ExportSource, copy: Path, staging: Path, dtype: str) 
     checked = 0
     with ExitStack() as open_files, torch.no_grad():
         adapter = open_files.enter_context(safe_open(weights, "pt"))
-        base, written = ({name: file for path in _weights(folder) if path.suffix == ".safetensors"
+        base, written = ({name: file for path in weight_files(folder) if path.suffix == ".safetensors"
                           for file in [open_files.enter_context(safe_open(path, "pt"))] for name in file.keys()}  # noqa: SIM118
                          for folder in (source.base, staging))  # fmt: skip
         pairs = sorted(name for name in adapter.keys() if name.endswith(".lora_A.weight"))  # noqa: SIM118

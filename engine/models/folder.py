@@ -169,6 +169,11 @@ def save_tokenizer(tokenizer: Any, folder: str | Path) -> None:
     tokenizer.save_pretrained(folder, save_jinja_files=not isinstance(tokenizer.chat_template, dict))
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The files of a model folder that hold weights, by name. Raises OSError."""
+    return sorted(path for path in folder.iterdir() if path.suffix in WEIGHTS and path.name != "training_args.bin")
+
+
 def base_digests(folder: Path) -> tuple[str, str]:
     """(config, weights): SHA-256 that tell a base model from another of equal shape, in well under a second.
 
@@ -178,7 +183,7 @@ def base_digests(folder: Path) -> tuple[str, str]:
     """
     config = hashlib.sha256(json.dumps(read_model_config(folder), sort_keys=True).encode()).hexdigest()
     weights = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.suffix in WEIGHTS and path.name != "training_args.bin"):
+    for path in weight_files(folder):
         size = path.stat().st_size
         weights.update(f"{path.name}\0{size}\0".encode())
         with open(path, "rb") as file:

@@ -16,7 +16,7 @@ from engine.checkpoints.files import Unsound
 from engine.checkpoints.safetensors_header import Tensor, read_header
 from engine.errors import LoraTuiError, ModelError
 from engine.i18n import _
-from engine.models.folder import TEMPLATES, is_hub_id, model_folder, read_model_config
+from engine.models.folder import TEMPLATES, is_hub_id, model_folder, read_model_config, weight_files
 
 NOT_LINEAR = ("embed", "lm_head", "wte", "wpe", "norm", "output_layer")
 """Parts of the names of two-dimensional weights that `all-linear` leaves alone (PEFT excludes the output layer)."""
@@ -109,8 +109,7 @@ def cached_snapshot(model: str) -> Path | None:
 
 
 def _with_weights(known: ModelReport, folder: Path) -> ModelReport:
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin") and path.is_file())
-    files = [path for path in files if path.name != "training_args.bin"]
+    files = [path for path in weight_files(folder) if path.is_file()]
     tensors = weight_headers(folder)
     total = sum(path.stat().st_size for path in files)
     if not files:

@@ -57,7 +57,7 @@ def conclude(plan: ResumePlan, held: bool = False) -> RunFinished:
 def _is_of(final: Path, checkpoint: Checkpoint) -> bool:
     """Whether `final` holds the adapter of `checkpoint`, and of what else belongs to the result no file is missing or empty. What a
     person has changed in the tokenizer's files or the model card stays as it is."""
-    names = {name for name, _size in checkpoint.files if not _only_continues(name)} - {"README.md"}
+    names = {name for name, _size in checkpoint.files if not only_continues(name)} - {"README.md"}
     adapter = names & {*WEIGHTS, CONFIG_NAME}
     return (
         all(is_file(final / name) and (final / name).stat().st_size > 0 for name in names)
@@ -66,7 +66,8 @@ def _is_of(final: Path, checkpoint: Checkpoint) -> bool:
     )
 
 
-def _only_continues(name: str) -> bool:
+def only_continues(name: str) -> bool:
+    """Whether the file `name` of a checkpoint belongs to continuing alone."""
     return name in NOT_FINAL or name.startswith("rng_state")
 
 
@@ -75,7 +76,7 @@ def _write(final: Path, checkpoint: Checkpoint) -> None:
         made_in(final.parent / f"{STAGING_PREFIX}final-{os.getpid()}", final) as staging,
         private_copy(checkpoint, final.parent) as source,
     ):
-        copy_plain_files(source, staging, tuple(path.name for path in source.iterdir() if _only_continues(path.name)))
+        copy_plain_files(source, staging, tuple(path.name for path in source.iterdir() if only_continues(path.name)))
 
 
 def _sha256(path: Path) -> str:

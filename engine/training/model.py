@@ -11,7 +11,7 @@ from engine.config import RunConfig
 from engine.errors import LoraTuiError, ModelError, first_line
 from engine.hardware import Hardware
 from engine.i18n import _
-from engine.models.folder import WEIGHTS, read_model_config
+from engine.models.folder import read_model_config, weight_files
 from engine.models.report import torn
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def load_base(folder: Path, hardware: Hardware, config: RunConfig, parts: Parts 
     from engine.training.fitting import is_out_of_memory
 
     found = read_model_config(folder)
-    if not any(path.suffix in WEIGHTS for path in folder.iterdir()):
+    if not weight_files(folder):
         raise ModelError(_("{path}: has no weights").format(path=folder), fix=_("*.safetensors files are missing."))
     options: dict[str, Any] = {"dtype": getattr(torch, hardware.precision), "trust_remote_code": False}
     if config.load_in_4bit:
