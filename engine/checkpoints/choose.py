@@ -21,7 +21,7 @@ FOREIGN = frozenset({WHOLE_MODEL, "prompt_tuning", "other_adapter", "adapter_not
 
 @dataclass(frozen=True)
 class PassedOver:
-    """A checkpoint that was further along than the one chosen, and why it was not taken."""
+    """A checkpoint that was further along than the one chosen, or may have been, and why it was not taken."""
 
     checkpoint: Checkpoint
     reason: str
@@ -35,7 +35,8 @@ class Choice:
     """None: nothing can be continued."""
     reason: str
     passed_over: tuple[PassedOver, ...]
-    """Further along than `checkpoint`, and why each was not taken; all of them where there is none. The furthest first."""
+    """Further along than `checkpoint`, and why each was not taken; all of them where there is none. The furthest first. Behind them
+    those of which only the number in their name is left to tell how far they had come, where it is larger."""
 
 
 def choose(
@@ -53,7 +54,8 @@ def choose(
     passed = tuple(
         PassedOver(checkpoint, reason)
         for checkpoint in ranked
-        if (reason := against[checkpoint.name]) is not None and (chosen is None or distance(checkpoint) > distance(chosen))
+        if (reason := against[checkpoint.name]) is not None
+        and (chosen is None or distance(checkpoint) > distance(chosen) or _perhaps_further(checkpoint, chosen))
     )
     return Choice(chosen, _reason(chosen, found, passed), passed)
 
@@ -101,6 +103,13 @@ def distance(checkpoint: Checkpoint) -> tuple[float, int, bool, bool, str]:
     )
 
 
+def _perhaps_further(checkpoint: Checkpoint, chosen: Checkpoint) -> bool:
+    """Whether it cannot say where it stood, and its number is beyond the chosen one's. Trainer writes its state last, so this is what
+    a save looks like that was cut off: a rank it gets from its name never, but nobody must wonder what became of it."""
+    number = checkpoint.name.removeprefix("checkpoint-")
+    return checkpoint.epoch is None and number.isdecimal() and int(number) > (chosen.step or 0)
+
+
 def _has_weights(checkpoint: Checkpoint) -> bool:
     unfit = any(problem.code in ("adapter_config_imports", "adapter_not_carried_on") for problem in checkpoint.problems)
     lora = checkpoint.adapter is not None and checkpoint.adapter.peft_type == "LORA"
@@ -136,17 +145,24 @@ def _reason(chosen: Checkpoint | None, found: Sequence[Checkpoint], passed: Sequ
     ]
     if chosen.manifest is not None and chosen.manifest.cursor.given_up:
         parts.append(_("Its epoch was begun anew over changed rows."))
-    others = sorted({checkpoint.run for checkpoint in found} - {chosen.run})
+    # Of what carries neither a place nor losses nobody knows whose it is.
+    others = sorted({one.run for one in found if one.step is not None or one.history} - {chosen.run})
     if others:
         parts.append(
             n_("The folder also holds checkpoints of another run ({runs}).",
                "The folder also holds checkpoints of {count} other runs ({runs}).", len(others)).format(
                    count=len(others), runs=", ".join(others))
         )  # fmt: skip
-    if passed:
+    lost = sum(distance(one.checkpoint) < distance(chosen) for one in passed)
+    if further := len(passed) - lost:
         parts.append(
             n_("{count} that is further along was passed over.", "{count} that are further along were passed over.",
-               len(passed)).format(count=len(passed))
+               further).format(count=further)
+        )  # fmt: skip
+    if lost:
+        parts.append(
+            n_("{count} that does not say how far it had come was passed over.",
+               "{count} that do not say how far they had come were passed over.", lost).format(count=lost)
         )  # fmt: skip
     return sentences(*parts)
 

@@ -93,6 +93,21 @@ def test_where_nothing_can_be_continued_the_best_weights_are_named() -> None:
     assert weights_fallback(found) == found[0] and len(choice.passed_over) == 3
 
 
+def test_one_with_a_higher_number_that_does_not_say_how_far_it_had_come_says_why_it_was_passed_over() -> None:
+    torn = replace(at(None, None, Grade.WEIGHTS_ONLY, run="run-2"), name="checkpoint-14", history=())
+    choice = choose([at(1.0, 10, run="run-1"), torn])
+    assert choice.checkpoint == at(1.0, 10, run="run-1")
+    assert [(passed.checkpoint.name, passed.reason) for passed in choice.passed_over] == [
+        ("checkpoint-14", "Only its weights can be used. Something is wrong.")
+    ]
+    assert "1 that does not say how far it had come was passed over" in choice.reason and "run-2" not in choice.reason
+
+
+def test_one_with_a_lower_number_that_does_not_say_how_far_it_had_come_is_not_passed_over() -> None:
+    torn = replace(at(None, None, Grade.BROKEN), name="checkpoint-9")
+    assert choose([at(1.0, 10), torn]).passed_over == ()
+
+
 def test_an_empty_folder_is_said_to_be_empty() -> None:
     choice = choose([])
     assert choice.checkpoint is None and choice.passed_over == () and choice.reason
