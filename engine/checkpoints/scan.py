@@ -87,7 +87,7 @@ def _scan_many(output_dir: Path, full: bool) -> Scan:
         if checkpoint.continuable and not checkpoint.problems and seal is not None:
             known.found_sound(checkpoint.name, seal)
     known.keep()
-    checkpoints = assign_runs(_there([recalled.get(name) or judged[name][0] for name in found]))
+    checkpoints = assign_runs(_with_losses(_there([recalled.get(name) or judged[name][0] for name in found])))
     furthest: dict[str, Checkpoint] = {}
     for one in sorted(checkpoints, key=distance):
         if one.name not in judged:
@@ -152,7 +152,10 @@ def glance(output_dir: Path) -> Scan:
     seen = {name: glimpse(output_dir / name, history=foreign) for name in reversed(found)}
     checkpoints = _there([seen[name] or inspect_folder(output_dir / name) for name in found])
     return Scan(
-        output_dir, assign_runs(checkpoints), ignored, frozenset(name for name, one in seen.items() if one is not None)
+        output_dir,
+        assign_runs(_with_losses(checkpoints)),
+        ignored,
+        frozenset(name for name, one in seen.items() if one is not None),
     )
 
 
@@ -160,6 +163,14 @@ def _any_foreign(output_dir: Path, found: list[str]) -> bool:
     """Whether one of `found` has no manifest, or none that may be looked at: only then do the logged losses tell whose they are
     (lineage.py)."""
     return any(not is_file(output_dir / name / MANIFEST_NAME) for name in found)
+
+
+def _with_losses(found: list[Checkpoint]) -> list[Checkpoint]:
+    """`found`, each with its logged losses where one has no manifest that can be read: that is known only once it was tried."""
+    if all(one.manifest is not None for one in found):
+        return found
+    # The furthest first: its log holds all others' (trainer_log.py).
+    return [one if one.history else replace(one, history=_history(one)) for one in reversed(found)][::-1]
 
 
 def _there(judged: list[Checkpoint]) -> list[Checkpoint]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from engine.checkpoints.checkpoint import Checkpoint, Grade
+from engine.checkpoints.checkpoint import AdapterShape, Checkpoint, Grade
 from engine.checkpoints.choose import Choice, PassedOver
 from engine.checkpoints.lora_fields import why_not_trained
 from engine.checkpoints.manifest import Manifest
@@ -114,8 +114,13 @@ def _planned(resolved: Resolved, found: Scan | None) -> ResumePlan:
             fix=_("--resume continues a run; --init-from starts a new one from its weights."),
         )
     for path in (config.init_from, named):
-        if path is not None:  # told before what else may be missing: it would have told that
+        if path is not None:
             need_checkpoint(Path(path))
+    if config.dataset is None or config.model is None:  # what is wrong there is told first: a sound one would have told them
+        if config.init_from is not None:
+            _weights_of(Path(config.init_from))
+        elif named is not None:
+            need_continuable(inspected(Path(named)))
     need_answers(config)
     if resolved.asked("target_modules"):
         need_no_output_layer(config)
@@ -236,7 +241,8 @@ def _from_weights(config: RunConfig, output_dir: Path, path: Path) -> ResumePlan
     return _weights_plan(config, free_sibling(output_dir), path, new_run_id())
 
 
-def _weights_plan(config: RunConfig, output_dir: Path, path: Path, run_id: str) -> ResumePlan:
+def _weights_of(path: Path) -> tuple[Checkpoint, AdapterShape]:
+    """The checkpoint at `path` and its adapter. Raises CannotContinue where that is not sound."""
     checkpoint = inspected(path)
     if checkpoint.grade is Grade.BROKEN or checkpoint.adapter is None:
         raise CannotContinue(
@@ -244,7 +250,12 @@ def _weights_plan(config: RunConfig, output_dir: Path, path: Path, run_id: str) 
             problems_of(checkpoint),
             _("Choose another checkpoint; lora-tui check {folder} lists them.").format(folder=path.parent),
         )
-    against = why_not_trained(checkpoint.adapter.raw) or contradiction(checkpoint, config)
+    return checkpoint, checkpoint.adapter
+
+
+def _weights_plan(config: RunConfig, output_dir: Path, path: Path, run_id: str) -> ResumePlan:
+    checkpoint, adapter = _weights_of(path)
+    against = why_not_trained(adapter.raw) or contradiction(checkpoint, config)
     if against:
         raise CannotContinue(_("{path}: cannot start this run from its weights").format(path=path), against)
     return ResumePlan(

@@ -103,6 +103,14 @@ def test_one_that_goes_while_the_folder_is_listed_is_none_of_it(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("look", [scan, scan_many, glance])
+def test_one_whose_manifest_is_torn_stays_with_the_run_its_losses_tell(look: Callable[[Path], Scan], tmp_path: Path) -> None:
+    seal(write_checkpoint(tmp_path / "checkpoint-1", 1, 0.5, [4.4], copied))
+    torn = seal(write_checkpoint(tmp_path / "checkpoint-2", 2, 1.0, [4.4, 2.0], copied)) / "manifest.json"
+    torn.write_bytes(torn.read_bytes()[:100])
+    assert [one.run for one in look(tmp_path).checkpoints] == ["run-of-ours", "run-of-ours"]
+
+
+@pytest.mark.parametrize("look", [scan, scan_many, glance])
 def test_one_that_goes_while_it_is_judged_is_gone_and_not_broken(
     tmp_path: Path, look: Callable[[Path], Scan], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,26 @@ def test_a_changed_template_is_told_and_a_rewritten_file_of_the_same_tokenizer_i
     ]
 
 
+@pytest.mark.parametrize("way", ["resume", "init_from"])
+def test_what_is_wrong_with_a_named_checkpoint_is_told_before_the_answers_it_would_have_given(
+    way: str, run: Path, tmp_path: Path
+) -> None:
+    link = tmp_path / "latest"
+    link.symlink_to(run / "checkpoint-5")
+    with pytest.raises(CannotContinue) as refused:
+        plan_run(gather({way: str(link)}, environ={}).resolved)
+    assert "is a link" in refused.value.detail
+
+
+def test_a_torn_manifest_of_a_named_checkpoint_is_told_and_not_that_answers_are_missing(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    manifest = copy / "checkpoint-5" / "manifest.json"
+    manifest.write_text(manifest.read_text()[:100])
+    with pytest.raises(CannotContinue, match="cannot be continued") as refused:
+        plan_run(gather({"resume": str(copy / "checkpoint-5")}, environ={}).resolved)
+    assert "manifest.json cannot be read" in refused.value.detail
+
+
 def test_every_contradiction_is_told_at_once(run: Path) -> None:
 
     with pytest.raises(CannotContinue) as refused:
