@@ -286,6 +286,13 @@ class RunConfig(BaseModel):
             parse_rows(str(value))
         return value if value is None else str(value)
 
+    @field_validator("target_modules", "report_to", mode="before")
+    @classmethod
+    def _names_of_a_list(cls, value: Any) -> Any:
+        """A settings file may write names as a list, as it writes those of `accept`."""
+        names = value if isinstance(value, list) else []
+        return ",".join(names) if names and all(isinstance(name, str) for name in names) else value
+
     @field_validator("target_modules")
     @classmethod
     def _names_not_a_pattern(cls, value: str) -> str:

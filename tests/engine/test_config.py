@@ -127,6 +127,13 @@ def test_no_file_of_settings_breaks_the_reader(content: bytes) -> None:
             resolve([read_toml(path)])
 
 
+@pytest.mark.parametrize(("name", "names"), [("target_modules", ["q_proj", "v_proj"]), ("report_to", ["wandb", "trackio"])])
+def test_a_settings_file_may_write_names_as_a_list(tmp_path: Path, name: str, names: list[str]) -> None:
+    file = tmp_path / "names.toml"
+    file.write_text(f"{name} = {names}\n")
+    assert getattr(resolve([read_toml(file)]).config, name) == ",".join(names)
+
+
 def test_the_environment_is_read_by_the_names_of_the_settings_only() -> None:
     source = environment({"LORA_TUI_EPOCHS": "4", "LORA_TUI_LANG": "zh_CN", "LORA_TUI_SEED": "", "EPOCHS": "9"})
     assert dict(source.values) == {"epochs": "4"}
