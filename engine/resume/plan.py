@@ -116,11 +116,13 @@ def _planned(resolved: Resolved, found: Scan | None) -> ResumePlan:
     for path in (config.init_from, named):
         if path is not None:
             need_checkpoint(Path(path))
-    if config.dataset is None or config.model is None:  # what is wrong there is told first: a sound one would have told them
+    if config.dataset is None or config.model is None:  # what is wrong there is told first: what is sound may have told them
         if config.init_from is not None:
             _weights_of(Path(config.init_from))
         elif named is not None:
             need_continuable(inspected(Path(named)))
+        elif config.resume == "auto" and config.output is not None and is_folder(Path(config.output)):
+            _need_one_to_continue(found or glance(Path(config.output)))
     need_answers(config)
     if resolved.asked("target_modules"):
         need_no_output_layer(config)
@@ -163,6 +165,14 @@ def _misnamed(found: Scan, chosen: Checkpoint) -> str:
         if problem.code == "step_mismatch" and one.name != chosen.name
     ]
     return "".join(odd[:3])
+
+
+def _need_one_to_continue(found: Scan) -> None:
+    """Raise CannotContinue where there are checkpoints and all of them are damaged, whatever run is asked for."""
+    if found.checkpoints:
+        found, choice = settle(found)
+        if choice.checkpoint is None:
+            raise _nothing_to_continue(found, choice)
 
 
 def _nothing_to_continue(found: Scan, choice: Choice) -> CannotContinue:

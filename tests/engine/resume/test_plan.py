@@ -92,6 +92,17 @@ def test_a_torn_manifest_of_a_named_checkpoint_is_told_and_not_that_answers_are_
     assert "manifest.json cannot be read" in refused.value.detail
 
 
+def test_a_folder_of_damaged_checkpoints_only_is_told_before_answers_that_are_missing(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    (copy / "run.toml").unlink()
+    for folder in copy.glob("checkpoint-*"):
+        (folder / "optimizer.pt").unlink()
+    with pytest.raises(CannotContinue, match="none of its checkpoints can be continued") as refused:
+        answers = gather({"output": str(copy)}, environ={})
+        plan_run(answers.resolved, answers.found)
+    assert "optimizer.pt is missing" in refused.value.detail and "--init-from" in refused.value.fix
+
+
 def test_every_contradiction_is_told_at_once(run: Path) -> None:
 
     with pytest.raises(CannotContinue) as refused:
