@@ -67,7 +67,8 @@ def _inspect(path: Path, verify: bool, entries: Mapping[str, Entry] | None) -> C
     weights, shards = _weights(path, entries, verify)
     training = _training_state(path, entries, verify, proof, weights)
     manifest = proof.manifest if proof is not None else None
-    problems = (*weights.problems, *training.problems, *(proof.problems if proof is not None else ()))
+    told = (*weights.problems, *training.problems, *(proof.problems if proof is not None else ()))
+    problems = tuple(dict.fromkeys(told))  # a file that cannot be read is found so by whoever judges it and by its digest
     whole = training.whole and _agree(manifest, training.state) and (proof is None or proof.holds)
     grade = _grade(weights, whole and not (shards and weights.adapter is not None), proof, verify)
     judged = _described(path, entries, manifest, training.state, weights.adapter, grade, problems)

@@ -83,6 +83,12 @@ def test_a_damaged_readme_is_told_and_nothing_that_a_run_needs(text: bytes | Non
     assert [problem.message for problem in found.problems if "README.md" in problem.message]
 
 
+@pytest.mark.usefixtures("as_anybody")
+def test_a_file_that_may_not_be_read_is_told_once(proven: Path) -> None:
+    (proven / "optimizer.pt").chmod(0)
+    assert [problem.code for problem in inspect_folder(proven).problems] == ["unreadable"]
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "{", "[]", "null", '{"schema_version": 1}', "[" * 100_000, "\0" * 900],
