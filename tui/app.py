@@ -41,6 +41,7 @@ from engine.journal import last_join
 from engine.remembered import Remembered, load_remembered, save_remembered
 from engine.runner import LEFT
 from tui.ascii import AsciiFilter, ascii_drawn
+from tui.breaking import break_between_characters
 from tui.i18n import N_
 from tui.live import Live, begun, fold
 from tui.messages import Followed, RunEnded
@@ -84,6 +85,7 @@ class LoraTui(App[int]):
     ) -> None:
         """`flags`: answers given on the command line. `log`: where the wizard's own faults are told."""
         super().__init__()
+        break_between_characters()
         # What is to stay on the terminal goes there, not to sys.stderr, which is the log's (own_terminal); and it is not broken into
         # lines, so that a long command can be copied.
         self.error_console = Console(file=sys.__stderr__, markup=False, highlight=False, soft_wrap=True)

@@ -22,6 +22,7 @@ from engine.paths import is_file
 from engine.resume.recommend import recommend
 from engine.resume.report import check_report
 from engine.sizes import loss_words, size_words
+from tui import breaking
 from tui.plain import visible
 
 CONTINUABLE, NOTHING = 0, 3
@@ -47,10 +48,9 @@ def run_check(out: str, as_json: bool, full: bool = False) -> int:
 
 
 def _print(report: dict[str, Any], choice: Choice) -> None:
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(markup=False, highlight=False, emoji=False)
+    console = breaking.console()
     if report["checkpoints"]:
         console.print(_table(report))
     for line, style in _lines(report, choice):

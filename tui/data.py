@@ -18,6 +18,7 @@ from engine.data.read import Reading
 from engine.data.report import DatasetReport, dataset_report
 from engine.errors import ModelError
 from engine.i18n import _
+from tui import breaking
 from tui.dataset_text import batch_of, preview_texts, problem_lines, rows_words, summary_lines
 from tui.plain import visible
 from tui.show import Show
@@ -79,10 +80,9 @@ def _tokenizer(model: str) -> Any:
 
 
 def _print(report: DatasetReport, model: str | None) -> None:
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(markup=False, highlight=False, emoji=False)
+    console = breaking.console()
     console.print(Text(visible(report.path), style="bold"))
     hint = _("Lengths in tokens and what is trained on need a model: --model M") if model is None else ""
     for line, style in summary_lines(report, hint):

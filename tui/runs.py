@@ -14,6 +14,7 @@ from engine.errors import ConfigError
 from engine.i18n import _
 from engine.sizes import loss_words
 from engine.watch import Standing, runs_under
+from tui import breaking
 from tui.plain import visible
 from tui.show import stop_words
 
@@ -46,11 +47,10 @@ def _record(one: Standing) -> dict[str, Any]:
 
 
 def _print(found: list[Standing]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(markup=False, highlight=False, emoji=False)
+    console = breaking.console()
     if console.width < WIDE:  # beside so much a name would have no room
         for one in found:
             console.print(Text(visible(str(one.folder)), style="bold"), soft_wrap=True)

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import IO, Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -38,6 +37,7 @@ from engine.lock import WATCHER
 from engine.redact import redact
 from engine.resume.plan import ResumePlan
 from engine.sizes import loss_words
+from tui import breaking
 from tui.dataset_text import rows_words
 from tui.plain import visible
 from tui.words import epochs_words
@@ -57,7 +57,7 @@ class Show:
     def __init__(self, stream: IO[str], lines_only: bool = False) -> None:
         """`lines_only`: whole lines that stay, on a terminal too; what is drawn again and again cannot be listened to."""
         soft_wrap = lines_only or not stream.isatty()
-        self.console = Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=soft_wrap)
+        self.console = breaking.console(stream, soft_wrap)
         self._drawn = self.console.is_terminal and not lines_only
         self._lines_only = lines_only
         self._bar: Progress | None = None

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 from rich.cells import cell_len
+from rich.text import Text
 from textual.color import Color
+from textual.widgets import Static
 
 from engine.course.advice import advise
 from engine.events import CheckpointSaved, LossJumped, ResumeChecked, RowsTokenised, RunFinished, RunStopped
@@ -20,6 +22,7 @@ from tests.tui.test_snapshots import RECEIPT
 from tui import i18n
 from tui.app import LoraTui
 from tui.ascii import ascii_drawn
+from tui.breaking import console, words
 from tui.runs import run_runs
 from tui.show import Show
 
@@ -174,3 +177,37 @@ async def test_no_key_is_cut_at_the_foot_of_a_narrow_terminal(wizard: Make, colu
         assert len(left.split()) % 2 == 0
         await pilot.resize_terminal(100, 12)
         await hand.until(lambda: hand.shows("^q Quit"))
+
+
+SENTENCE = "一个文件（.jsonl、.csv）、save_to_disk 写出的文件夹，或 Hub 上的 id；放得下：25.3 GB 中有 23.8 GB 可用（cpu）。"
+
+
+@pytest.mark.parametrize("width", range(16, 60, 3))
+def test_a_chinese_line_is_filled_and_no_mark_begins_the_next_one(width: int) -> None:
+    written = io.StringIO()
+    shown = console(written)
+    shown.width = width
+    shown.print(Text(SENTENCE))
+    lines = written.getvalue().splitlines()
+    assert "".join(lines).replace(" ", "") == SENTENCE.replace(" ", "")
+    assert all(width - cell_len(line) < len("save_to_disk ") + 1 for line in lines[:-1])
+    assert not [line for line in lines if line[0] in "，、；：）。"] and not [line for line in lines if line[-1] in "（"]
+
+
+@pytest.mark.parametrize(
+    "text", [SENTENCE, "plain words, as ever", "  /数据/聊天.jsonl\t", "", "한국어 문장은 띄어쓰기가 있다"]
+)
+def test_what_is_taken_apart_for_lines_is_the_whole_text(text: str) -> None:
+    assert "".join(part for _begin, _end, part in words(text)) == text
+
+
+def test_a_path_and_words_between_spaces_are_not_broken() -> None:
+    text = "/数据/聊天.jsonl plain 한국어 문장"
+    assert [part for _begin, _end, part in words(text)] == ["/数据/聊天.jsonl ", "plain ", "한국어 ", "문장"]
+
+
+async def test_the_wizard_breaks_chinese_lines_between_characters(wizard: Make) -> None:
+    async with wizard().run_test(size=(80, 24)) as pilot:
+        hand = Hand(pilot.app, pilot)  # type: ignore[arg-type]
+        hand.screen.query_one("#summary", Static).update(" " + "字" * 30 + " " + "字" * 30)
+        await hand.until(lambda: hand.shows("字" * 30 + " " + "字"))
