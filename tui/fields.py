@@ -22,6 +22,12 @@ def label(name: str) -> str:
     return steps.get(name) or name.replace("_", " ")
 
 
+def named_in(words: str | None) -> set[str]:
+    """The settings whose flags are told in `words`."""
+    said = set(_SAID.findall(words or ""))
+    return {name for name in ("dataset", "model", "output", *READING, *SETTINGS) if flag(name) in said}
+
+
 def in_fields(words: str) -> str:
     """`words` for somebody in the wizard."""
     fields = {flag(name): f'"{label(name)}"' for name in ("dataset", "model", "output", *READING, *SETTINGS)}

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from textual.widgets import Input, OptionList
+from textual.events import Paste
+from textual.widgets import Input, OptionList, Select
 
 from engine.data.files import MOST_OFFERED, data_files
 from engine.models.local import WELL_KNOWN
@@ -135,3 +136,50 @@ async def test_who_has_no_model_is_offered_some_that_would_be_fetched(
 def test_the_models_that_help_names_are_those_that_are_offered() -> None:
     named = re.findall(r"[A-Z]\w+/[A-Z][\w.-]*\w", model_screen.ModelScreen.HELP_TEXT)
     assert named and {*named} <= dict(WELL_KNOWN).keys()
+
+
+async def test_a_path_typed_while_an_answer_is_remembered_goes_into_the_field(wizard: Callable[..., LoraTui]) -> None:
+    for name, count in (("mine.jsonl", 5), ("other.jsonl", 7)):
+        write_jsonl(Path(name), chats(count))
+    app = wizard(remembered=Remembered(answers={"dataset": "mine.jsonl"}))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.until(lambda: hand.shows("5 rows · messages") and hand.screen.focused is hand.screen.query_one("#main"))
+        await hand.press(*"other.jsonl")
+        assert hand.screen.query_one("#dataset Input", Input).value == "other.jsonl"
+        await hand.until(lambda: hand.shows("7 rows · messages"))
+
+
+async def test_a_path_pasted_beside_the_field_goes_into_it(wizard: Callable[..., LoraTui]) -> None:
+    for name, count in (("mine.jsonl", 5), ("other.jsonl", 7)):
+        write_jsonl(Path(name), chats(count))
+    app = wizard(remembered=Remembered(answers={"dataset": "mine.jsonl"}))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        main = hand.screen.query_one("#main")
+        await hand.until(lambda: hand.shows("5 rows · messages") and hand.screen.focused is main)
+        main.post_message(Paste("other.jsonl"))
+        await hand.until(lambda: hand.shows("7 rows · messages"))
+
+
+async def test_what_is_typed_at_how_it_is_read_does_not_change_the_path(wizard: Callable[..., LoraTui]) -> None:
+    write_jsonl(Path("mine.jsonl"), chats(5))
+    app = wizard({"dataset": "mine.jsonl", "format": "messages"})
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.until(lambda: hand.shows("5 rows · messages") and hand.screen.query(Select))
+        hand.screen.query_one(Select).focus()
+        await hand.press("x")
+        assert hand.screen.query_one("#dataset Input", Input).value == "mine.jsonl"
+
+
+async def test_down_leads_from_the_field_into_the_offers_and_up_back(wizard: Callable[..., LoraTui]) -> None:
+    write_jsonl(Path("mine.jsonl"), chats(5))
+    app = wizard()
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.until(lambda: hand.shows("mine.jsonl"))
+        await hand.press("down", "up")
+        assert isinstance(hand.screen.focused, Input)
+        await hand.press("down", "enter")
+        await hand.until(lambda: hand.shows("5 rows · messages"))

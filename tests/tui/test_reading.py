@@ -188,3 +188,16 @@ async def test_what_to_do_about_a_row_names_the_field_and_all_that_is_to_stand_i
         hand = Hand(app, pilot)
         await hand.until(lambda: hand.shows('leave it out with "skip rows" 8,10.'))
         assert not hand.shows("--skip-rows")
+
+
+async def test_where_rows_are_to_be_left_out_the_field_for_it_is_to_be_seen(wizard: Make) -> None:
+    write_jsonl(Path("bad.jsonl"), [*chats(5), {"messages": [{"role": "user", "content": "and?"}]}])
+    app = wizard({"dataset": "bad.jsonl"})
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.until(lambda: hand.shows("leave it out with") or hand.screen.query_one("#closed").display)
+        await hand.until(lambda: not hand.screen.query_one(Collapsible).collapsed)
+        (field,) = [one for one in hand.screen.query(Setting) if one.setting == "skip_rows"]
+        field.raw = "6"
+        await hand.press("ctrl+n")
+        await hand.until(lambda: hand.shows("5 rows · messages"))

@@ -16,8 +16,9 @@ from textual.actions import SkipAction
 from textual.app import ComposeResult
 from textual.binding import ActiveBinding, Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
+from textual.events import Key, Paste
 from textual.screen import Screen
-from textual.widgets import Button, Static
+from textual.widgets import Button, Input, Static
 
 from engine.errors import LoraTuiError
 from engine.i18n import _
@@ -27,6 +28,7 @@ from tui.messages import Found
 from tui.widgets.foot import Foot
 from tui.widgets.path_input import PathInput
 from tui.widgets.rail import Rail, RailStep
+from tui.widgets.setting import Setting
 from tui.wizard import Wizard
 
 SHORT = 1.5
@@ -39,6 +41,8 @@ class WizardScreen(Screen[Any]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("pageup", "turn('page_up')", show=False, priority=True),
         Binding("pagedown", "turn('page_down')", show=False, priority=True),
+        Binding("up", "turn('up')", show=False),
+        Binding("down", "turn('down')", show=False),
         Binding("ctrl+home", "turn('home')", show=False, priority=True),
         Binding("ctrl+end", "turn('end')", show=False, priority=True),
     ]
@@ -147,6 +151,22 @@ class StepScreen(WizardScreen):
     def take(self) -> str | None:
         """Keep the answers of this screen. Returns why one cannot go on yet, or None."""
         return None
+
+    def on_key(self, event: Key) -> None:
+        """A path is typed at once, wherever the focus is: on the main button, where an answer is remembered."""
+        if event.is_printable and event.character != " " and event.key not in self.active_bindings:
+            self._typed_elsewhere(event)
+
+    def on_paste(self, event: Paste) -> None:
+        """As what is typed; a file dropped on the terminal comes like this."""
+        self._typed_elsewhere(event)
+
+    def _typed_elsewhere(self, event: Key | Paste) -> None:
+        inside = self.focused.ancestors_with_self if self.focused is not None else ()
+        if not any(isinstance(one, (Input, Setting)) for one in inside):
+            for field in self.query(PathInput):
+                event.stop()
+                field.take_over(event)
 
     def close(self, reason: str) -> None:
         """Say why the way on is closed; an empty reason opens it."""

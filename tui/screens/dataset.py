@@ -20,7 +20,7 @@ from engine.i18n import _
 from engine.paths import is_there, path_of
 from engine.sizes import size_words
 from tui.dataset_text import preview_texts, problem_lines, rows_words, summary_lines
-from tui.fields import in_fields
+from tui.fields import in_fields, named_in
 from tui.i18n import N_
 from tui.lookups import last_run, report_of, report_with_model
 from tui.messages import Found, Progressed
@@ -275,7 +275,9 @@ class DatasetScreen(StepScreen):
         """The fields for how it is read: open where one of them may be what is missing, or was answered."""
         reading = self.query_one("#reading", Collapsible)
         reading.display = report.rows is not None or report.stopped is not None
-        reading.collapsed = report.columns is None and not any(name in self.wizard.answers for name in READING)
+        told_of = named_in(report.stopped.fix if report.stopped is not None else None)
+        needed = report.columns is not None or not told_of.isdisjoint(READING)
+        reading.collapsed = not needed and not any(name in self.wizard.answers for name in READING)
         guess = self._guess(report)
         if not self.query(Setting):  # made now, for the first frame does not wait for what nobody sees
             await self.query_one("#ways", Vertical).mount_all(Setting(name, self._answered(name)) for name in READING)

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from textual import work
+from textual.actions import SkipAction
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
+from textual.events import Key, Paste
 from textual.geometry import Region
 from textual.message import Message
 from textual.widgets import Button, Input, OptionList
@@ -22,10 +24,23 @@ from tui.i18n import N_
 from tui.plain import visible
 
 
+class Offers(OptionList):
+    """What is offered below the field; up from the first one is back in the field."""
+
+    def action_cursor_up(self) -> None:
+        if self.highlighted:
+            super().action_cursor_up()
+        elif isinstance(self.parent, PathInput):
+            self.parent.focus_input()
+
+
 class PathInput(Vertical):
     """An input, a button that opens a file dialog, and a list of offers below."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+o", "browse", N_("Browse"))]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+o", "browse", N_("Browse")),
+        Binding("down", "offers", show=False),
+    ]
 
     class Settled(Message):
         """A value was typed and confirmed, browsed or picked."""
@@ -52,7 +67,7 @@ class PathInput(Vertical):
         with Horizontal(classes="line"):
             yield Input(placeholder=self.placeholder, compact=True)
             yield Button(_("Browse"), id="browse", compact=True)
-        yield OptionList(compact=True, markup=False)
+        yield Offers(compact=True, markup=False)
 
     def on_mount(self) -> None:
         self.query_one(OptionList).display = False
@@ -98,6 +113,20 @@ class PathInput(Vertical):
     def focus_input(self) -> None:
         """Put the cursor into the field."""
         self.query_one(Input).focus()
+
+    def take_over(self, event: Key | Paste) -> None:
+        """What was typed or pasted while the focus was elsewhere is meant for this field, in place of what stands there."""
+        field = self.query_one(Input)
+        self.screen.set_focus(field)  # which marks all of it, and comes before what is posted now
+        field.post_message(Paste(event.text) if isinstance(event, Paste) else Key(event.key, event.character))
+
+    def action_offers(self) -> None:
+        """Down from the field is into what is offered below it."""
+        offers = self.query_one(Offers)
+        if not offers.display or self.screen.focused is offers:
+            raise SkipAction
+        offers.focus()
+        offers.highlighted = offers.highlighted or 0
 
     def on_input_changed(self, event: Input.Changed) -> None:
         event.stop()
