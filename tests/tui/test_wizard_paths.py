@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from textual.widgets import Button, Input
+from textual.widgets import Button, Input, Static
 
 from engine.config import RunConfig
 from engine.errors import OutputError
@@ -369,3 +369,59 @@ async def test_a_stopped_run_says_where_its_loss_stands_and_what_is_left(wizard:
         await hand.press("s")
         await hand.arrive("ResultScreen")
         assert hand.shows("loss 0.75 · 1.00 epochs left") and hand.shows("keep going then")
+
+
+async def test_the_arrows_scroll_what_is_longer_and_lead_from_field_to_field(wizard: Make, flags: dict[str, Any]) -> None:
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.until(lambda: hand.shows("26 rows") and hand.screen.query_one("#body").max_scroll_y > 0)
+        hand.screen.query_one("#main").focus()
+        await hand.press("down", "down", "up")
+        await hand.until(lambda: hand.screen.query_one("#body").scroll_y == 1)
+        await hand.to_start()
+        await hand.press("ctrl+n")
+        await hand.arrive("SettingsScreen")
+        await hand.until(lambda: hand.shows("learning rate"))
+        fields = [one for one in hand.screen.query(Setting) if one.setting in ("epochs", "learning_rate")]
+        fields[0].focus_field()
+        await hand.press("down")
+        await hand.until(lambda: fields[1] in hand.screen.focused.ancestors)
+        await hand.press("up")
+        await hand.until(lambda: fields[0] in hand.screen.focused.ancestors)
+
+
+async def test_the_result_has_keys_for_going_on_and_for_another_dataset(wizard: Make, flags: dict[str, Any]) -> None:
+    end = RunStopped(7, 1.0, "user", "checkpoint-7", 1.0, 0.75, {"state": "keep_going", "message": "keep going then"})
+    app = wizard(flags, runner=Scripted(started(), then=end))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.press("ctrl+n")
+        await hand.to_review()
+        await hand.press("ctrl+n")
+        await hand.arrive("TrainingScreen")
+        await hand.press("s")
+        await hand.arrive("ResultScreen")
+        await hand.press("c")
+        await hand.arrive("StartScreen")
+        app.go_to(6)
+        await hand.arrive("ResultScreen")
+        await hand.press("n")
+        await hand.arrive("DatasetScreen")
+
+
+async def test_the_note_of_the_field_one_is_in_is_whole(wizard: Make, flags: dict[str, Any]) -> None:
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.press("ctrl+n")
+        await hand.arrive("SettingsScreen")
+        await hand.until(lambda: hand.shows("learning rate") and hand.screen.query(Setting))
+        (setting,) = [one for one in hand.screen.query(Setting) if one.setting == "batch_size"]
+        note = setting.query_one(".note", Static)
+        assert note.size.height == 1 and "…" in hand.text()
+        setting.focus_field()
+        await hand.until(lambda: note.size.height > 1)
+        assert setting.query_one(".line").size.height == note.size.height

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 TRAIN_ON = ("keep_going", "reached")
 """Advice that training longer does not go against."""
+STEPS = {"again": 3, "fresh": 4, "settings": 4, "new": 0}
+"""The buttons that lead back into the wizard, and where to."""
 READ = 1.5
 """Seconds for which Enter does nothing where nobody had to wait for the result."""
 
@@ -53,6 +55,8 @@ class ResultScreen(StepScreen):
         Binding("r", "receipt", N_("Receipt")),
         Binding("t", "talk", N_("Talk to it")),
         Binding("e", "export", N_("Export")),
+        Binding("c", "step('again')", N_("Continue")),
+        Binding("n", "step('new')", N_("New dataset")),
     ]
 
     def compose_body(self) -> ComposeResult:
@@ -138,16 +142,18 @@ class ResultScreen(StepScreen):
             event.stop()
             actions[event.button.id]()
             return
-        steps = {"again": 3, "fresh": 4, "settings": 4, "new": 0}
-        if event.button.id not in steps:
-            return
-        event.stop()
-        if event.button.id != "settings":  # the same run, asked for otherwise
-            self.wizard.start = Start("fresh") if event.button.id == "fresh" else Start("auto")
+        if event.button.id in STEPS:
+            event.stop()
+            self.action_step(event.button.id)
+
+    def action_step(self, name: str) -> None:
+        """Back into the wizard, by the button `name` or its key."""
+        if name != "settings":  # the same run, asked for otherwise
+            self.wizard.start = Start("fresh") if name == "fresh" else Start("auto")
         self.wizard.planned = None
-        if self.owner.plan is not None and event.button.id == "again":
+        if self.owner.plan is not None and name == "again":
             self.wizard.answer("output", str(self.owner.plan.output_dir))
-        self.owner.go_to(steps[event.button.id])
+        self.owner.go_to(STEPS[name])
 
 
 def outcome_text(app: LoraTui) -> Text:
