@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from textual.events import Paste
+from textual.events import Key, Paste
 from textual.widgets import Input, OptionList, Select
 
 from engine.data.files import MOST_OFFERED, data_files
@@ -148,6 +148,18 @@ async def test_a_path_typed_while_an_answer_is_remembered_goes_into_the_field(wi
         await hand.press(*"other.jsonl")
         assert hand.screen.query_one("#dataset Input", Input).value == "other.jsonl"
         await hand.until(lambda: hand.shows("7 rows · messages"))
+
+
+async def test_a_path_typed_faster_than_the_focus_moves_is_whole(wizard: Callable[..., LoraTui]) -> None:
+    write_jsonl(Path("mine.jsonl"), chats(5))
+    app = wizard(remembered=Remembered(answers={"dataset": "mine.jsonl"}))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        main = hand.screen.query_one("#main")
+        await hand.until(lambda: hand.shows("5 rows · messages") and hand.screen.focused is main)
+        for character in "other.jsonl":
+            main.post_message(Key(character, character))
+        await hand.until(lambda: hand.screen.query_one("#dataset Input", Input).value == "other.jsonl")
 
 
 async def test_a_path_pasted_beside_the_field_goes_into_it(wizard: Callable[..., LoraTui]) -> None:

@@ -18,7 +18,7 @@ from textual.binding import ActiveBinding, Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.events import Key, Paste
 from textual.screen import Screen
-from textual.widgets import Button, Input, Static
+from textual.widgets import Button, Static
 
 from engine.errors import LoraTuiError
 from engine.i18n import _
@@ -162,8 +162,9 @@ class StepScreen(WizardScreen):
         self._typed_elsewhere(event)
 
     def _typed_elsewhere(self, event: Key | Paste) -> None:
+        # What is typed fast is under way to where the focus was, while it has gone to the field with the first character.
         inside = self.focused.ancestors_with_self if self.focused is not None else ()
-        if not any(isinstance(one, (Input, Setting)) for one in inside):
+        if not any(isinstance(one, Setting) for one in inside):
             for field in self.query(PathInput):
                 event.stop()
                 field.take_over(event)
