@@ -8,7 +8,7 @@ every shape and on rows of the dataset; a template that does more than write aro
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 Messages = Sequence[dict[str, Any]]
@@ -40,17 +40,23 @@ class Turns:
     """What stands in place of a system turn where there is none: some templates have a default."""
     prompt: str
     """What invites the answer."""
+    joined: bool = False
+    """Whether the user's turn behind a system turn goes on in that one, as Gemma 3 and Llama 2 write it: nothing stands before it."""
 
     def render(self, messages: Messages) -> str:
         """As the template would, with the generation prompt."""
         written = [self.start]
         if not messages or messages[0]["role"] != "system":
             written.append(self.unasked)
+        before = ""
         for message in messages:
-            around = getattr(self, message["role"], None)
+            role = message["role"]
+            around = getattr(self, role, None)
             if not isinstance(around, Around):
-                raise ValueError(message["role"])
-            written += [around.before, message["content"], around.after]
+                raise ValueError(role)
+            goes_on = self.joined and (before, role) == ("system", "user")
+            written += ["" if goes_on else around.before, message["content"], around.after]
+            before = role
         return "".join([*written, self.prompt])
 
     def go_template(self) -> str:
@@ -59,10 +65,14 @@ class Turns:
         if self.unasked:
             parts.append("{{ if not .System }}" + _go(self.unasked) + "{{ end }}")
         roles = [("user", self.user), ("assistant", self.assistant)] + ([("system", self.system)] if self.system else [])
-        parts.append("{{ range .Messages }}")
+        parts.append("{{ $joined := false }}{{ range .Messages }}" if self.joined else "{{ range .Messages }}")
         for number, (role, around) in enumerate(roles):
-            word = "if" if number == 0 else "else if"
-            parts.append(f'{{{{ {word} eq .Role "{role}" }}}}{_go(around.before)}{{{{ .Content }}}}{_go(around.after)}')
+            word, before, after = "if" if number == 0 else "else if", _go(around.before), _go(around.after)
+            if self.joined and role == "user":
+                before = "{{ if not $joined }}" + before + "{{ end }}{{ $joined = false }}"
+            elif self.joined and role == "system":
+                after += "{{ $joined = true }}"
+            parts.append(f'{{{{ {word} eq .Role "{role}" }}}}{before}{{{{ .Content }}}}{after}')
         return "".join([*parts, "{{ end }}{{ end }}", _go(self.prompt)])
 
 
@@ -94,35 +104,25 @@ def _found(render: Render, marks: Sequence[str]) -> Turns | None:
     ends_alike = after_assistant and tail.startswith(after_assistant) and between_ua.startswith(after_assistant)
     after_user = after_assistant if ends_alike else _common_start(tail, between_ua, marks)
     prompt, before_assistant = tail[len(after_user) :], between_ua[len(after_user) :]
-    around, unasked = _system(render, start, before_user)
-    if around is not None:
-        shared = _common_start(start, around.before, marks)
-        start, unasked = shared, start[len(shared) :]
-        around = Around(around.before[len(shared) :], around.after)
-    turns = Turns(
-        start,
-        Around(before_user, after_user),
-        Around(before_assistant, after_assistant),
-        around,
-        unasked if around else "",
-        prompt,
-    )
+    plain = Turns(start, Around(before_user, after_user), Around(before_assistant, after_assistant), None, "", prompt)
     shapes = [[user], [user, assistant, user], [user, assistant, user, assistant, user]]
-    if around is not None:
-        shapes += [[system, *shape] for shape in shapes]
-    return turns if agrees(turns, render, [_spoken(shape) for shape in shapes]) else None
+    found = _with_system(plain, render, marks)
+    if found is not None and agrees(found, render, [_spoken(one) for shape in shapes for one in (shape, [system, *shape])]):
+        return found
+    return plain if agrees(plain, render, [_spoken(shape) for shape in shapes]) else None
 
 
-def _system(render: Render, start: str, before_user: str) -> tuple[Around | None, str]:
-    """(what is written around a system turn, with the template's start still in it; what stands there without one)"""
+def _with_system(turns: Turns, render: Render, marks: Sequence[str]) -> Turns | None:
+    """`turns`, with what is written around a system turn and in place of one; None where the template refuses or ignores it."""
     try:
         text = render([_turn("system"), _turn("user")])
         before, after = text.partition(_MARKS["user"])[0].split(_MARKS["system"])
     except Exception:  # many templates refuse a system turn
-        return None, start
-    if not after.endswith(before_user):
-        return None, start
-    return Around(before, after[: len(after) - len(before_user)]), start
+        return None
+    joined = not after.endswith(turns.user.before)
+    shared = _common_start(turns.start, before, marks)
+    around = Around(before[len(shared) :], after if joined else after[: len(after) - len(turns.user.before)])
+    return replace(turns, start=shared, unasked=turns.start[len(shared) :], system=around, joined=joined)
 
 
 def _turn(role: str) -> dict[str, str]:

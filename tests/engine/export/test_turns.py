@@ -34,12 +34,24 @@ THINKING = (  # as Qwen3: past answers without an empty thought, the last one wi
     "{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}{{ m.content + '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+GEMMA3 = (  # a system turn opens the user's
+    "{{ bos_token }}{% set first = '' %}{% if messages[0].role == 'system' %}{% set first = messages[0].content + '\n\n' %}"
+    "{% set messages = messages[1:] %}{% endif %}{% for m in messages %}"
+    "{{ '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) + '\n' + (first if loop.first else '') + m.content }}"
+    "{{ '<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+LAST_ONLY = (  # as Mistral 7B v0.3: the system turn goes into the last question, which no range over turns can say
+    "{{ bos_token }}{% set first = '' %}{% if messages[0].role == 'system' %}{% set first = messages[0].content + '\n\n' %}"
+    "{% set messages = messages[1:] %}{% endif %}{% for m in messages %}{% if m.role == 'user' %}"
+    "{{ '[INST] ' + (first if loop.last else '') + m.content + '[/INST]' }}{% else %}{{ ' ' + m.content + '</s>' }}{% endif %}"
+    "{% endfor %}"
+)
 QUOTES = CHATML.replace("<|im_end|>", '\\"\\"\\"{{')
 COUNTS = "{% for m in messages %}{{ loop.index ~ m.content }}{% endfor %}"
 TRIMS = CHATML.replace("m.content", "m.content.strip()")
 
-KNOWN = {"chatml": CHATML, "default system": DEFAULT_SYSTEM, "llama 3": LLAMA3, "gemma": GEMMA, "mistral": MISTRAL,
-         "thinking": THINKING, "quotes": QUOTES}  # fmt: skip
+KNOWN = {"chatml": CHATML, "default system": DEFAULT_SYSTEM, "llama 3": LLAMA3, "gemma": GEMMA, "gemma 3": GEMMA3, "mistral": MISTRAL,
+         "last only": LAST_ONLY, "thinking": THINKING, "quotes": QUOTES}  # fmt: skip
 MARKS = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|eot_id|>", "<start_of_turn>", "<end_of_turn>"]
 LONG = [("system", "be\nbrief"), ("user", "a"), ("assistant", "b"), ("user", "c {{ .Content }}")]
 
@@ -62,6 +74,7 @@ def go(template: str, messages: Messages) -> str:
     """The few words of Go's text/template that are used, read on their own: https://pkg.go.dev/text/template."""
     tokens = re.split(r"(\{\{.*?\}\}(?!\"))", template)
     system = next((m["content"] for m in messages if m["role"] == "system"), "")
+    variables: dict[str, bool] = {}
 
     def run(place: int, message: dict[str, Any], write: bool, out: list[str]) -> int:
         """Until this block's end or else; the place of that."""
@@ -74,6 +87,10 @@ def go(template: str, messages: Messages) -> str:
                 out += [word[1:-1].replace('\\"', '"')] if write else []
             elif word == ".Content":
                 out += [message["content"]] if write else []
+            elif assigned := re.fullmatch(r"(\$\w+) (:?)= (true|false)", word):
+                assert assigned[2] or assigned[1] in variables  # := declares, = sets what is declared
+                if write:
+                    variables[assigned[1]] = assigned[3] == "true"
             elif word == "range .Messages":
                 for each in messages:
                     end = run(place + 1, each, write, out)
@@ -89,6 +106,8 @@ def go(template: str, messages: Messages) -> str:
     def holds(word: str, message: dict[str, Any]) -> bool:
         if word.endswith("not .System"):
             return not system
+        if negated := re.fullmatch(r"if not (\$\w+)", word):
+            return not variables[negated[1]]
         found = re.fullmatch(r'(else )?if eq \.Role "(\w+)"', word)
         assert found, word
         return bool(message["role"] == found[2])
@@ -114,7 +133,7 @@ def test_the_go_template_writes_what_the_chat_template_writes(name: str) -> None
     messages = [{"role": role, "content": text} for role, text in LONG]
     for conversation in (messages[1:2], messages[1:], *([messages[:2], messages] if turns.system else [])):
         assert go(turns.go_template(), conversation) == turns.render(conversation) == render(conversation)
-    assert (turns.system is None) == (name in ("gemma", "mistral"))
+    assert (turns.system is None) == (name in ("gemma", "mistral", "last only"))
 
 
 def test_what_ends_an_answer_is_found_whole() -> None:
