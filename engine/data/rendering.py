@@ -18,6 +18,8 @@ SECONDS = 5.0
 """For one rendering; a conversation of a book's length takes a tenth of one."""
 LONGEST = 64 << 20
 """Characters one rendering may give."""
+_ANSWER = "\u27e6answer of lora-tui\u27e7"
+"""Stands for an answer's words; printable, so that no template strips it."""
 _RENDERING = threading.Lock()
 """transformers keeps one compiled template with its marks for all threads ("AssistantTracker should not be reused"): the wizard's
 preview of one model and the run of another must take turns."""
@@ -48,6 +50,20 @@ def rendered(
     if len(text) > LONGEST:
         raise Endless(_("It wrote {count} characters.").format(count=len(text)))
     return text
+
+
+def invited(tokenizer: Any, turns: Sequence[dict[str, Any]], tools: Any = None) -> str:
+    """`turns` with the header of the assistant's next turn, as far as answers were trained behind it: a template may invite a thought
+    (<think>) there that it writes before no answer of a row. Raises as `rendered`."""
+    prompt = rendered(tokenizer, turns, True, tools)
+    try:
+        answered = rendered(tokenizer, [*turns, {"role": "assistant", "content": _ANSWER}], tools=tools)
+    except Endless:
+        raise
+    except Exception:  # templates raise whatever they like
+        return prompt
+    head, found, _behind = answered.partition(_ANSWER)
+    return head if found and prompt.startswith(head) else prompt
 
 
 def writes_date(tokenizer: Any) -> bool:

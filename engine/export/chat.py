@@ -16,7 +16,7 @@ from engine.checkpoints.verified import private_copy
 from engine.config import RunConfig
 from engine.data.calls import as_taken
 from engine.data.masks import begun, ends_itself
-from engine.data.rendering import Endless, rendered
+from engine.data.rendering import Endless, invited, rendered
 from engine.errors import ConfigError, DatasetError
 from engine.export.loading import load_adapted, tokenizer_of
 from engine.export.samples import TEXT, trained_plain
@@ -117,7 +117,7 @@ class Chat:
 
         taken, _missing = as_taken(said, (), attempt)
         try:
-            text = rendered(self.tokenizer, taken, prompt=True, tools=tools)
+            text = invited(self.tokenizer, taken, tools)
         except Endless:
             raise
         except Exception as error:  # templates raise whatever they like

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.data.rendering import rendered
+from engine.data.rendering import invited, writes_date
 from engine.export.samples import Samples
 from engine.export.source import ExportSource
 from engine.export.turns import Messages, agrees, find_turns
@@ -35,6 +35,9 @@ class Serving:
     tools: bool = False
     """Whether it was trained with tools, which the template knows nothing of."""
 
+    dated: bool = False
+    """Whether the template holds the date of the export, where the chat template writes that of the day."""
+
     def modelfile(self, weights: str, adapter: str | None = None) -> str:
         """The text of a Modelfile beside the file `weights`."""
         lines = [f"FROM ./{weights}", *([f"ADAPTER ./{adapter}"] if adapter else [])]
@@ -44,6 +47,8 @@ class Serving:
             )
         if self.tools and self.template is not None:
             lines.append("# Trained with tools. This template writes turns only: it offers no tools, and reads no calls.")
+        if self.dated and self.template is not None:
+            lines.append("# The model's chat template writes the date of the day. This one keeps that of the export.")
         if self.template is not None:
             lines.append(f"TEMPLATE {_quoted(self.template)}")
         if self.system:
@@ -73,15 +78,17 @@ def serving(source: ExportSource, tokenizer: Any, samples: Samples, model: Model
     bos = tokenizer.bos_token if adds_bos and tokenizer.bos_token else ""
 
     def render(messages: Messages) -> str:
-        return rendered(tokenizer, messages, prompt=True).removeprefix(bos)
+        return invited(tokenizer, messages).removeprefix(bos)
 
     marks = [*tokenizer.all_special_tokens, *(str(token) for token in tokenizer.added_tokens_decoder.values())]
     turns = find_turns(render, marks)
     contexts = [context for row in samples.rows for context in _contexts(row.messages)]
-    if turns is None or not agrees(turns, render, contexts):
+    # Many templates strip contents, which Go cannot; what people type has no white space around it.
+    if turns is None or not (agrees(turns, render, contexts) or agrees(turns, render, list(map(_stripped, contexts)))):
         return Serving(None, _ends(tokenizer, ""), samples.system, context, 0)
-    ends = _ends(tokenizer, turns.assistant.after)
-    return Serving(turns.go_template(), ends, samples.system, context, len(contexts), tools=samples.tools)
+    # Where the next turn's beginning ends an answer (Qwen 2.5, Llama 3.1), that is what stands behind it.
+    ends, dated = _ends(tokenizer, turns.assistant.after + turns.user.before), writes_date(tokenizer)
+    return Serving(turns.go_template(), ends, samples.system, context, len(contexts), tools=samples.tools, dated=dated)
 
 
 def _contexts(messages: Messages | None) -> list[Messages]:
@@ -89,6 +96,10 @@ def _contexts(messages: Messages | None) -> list[Messages]:
     if messages is None or any(message["role"] not in ("system", "user", "assistant") for message in messages):
         return []
     return [messages[: place + 1] for place, message in enumerate(messages) if message["role"] == "user"]
+
+
+def _stripped(messages: Messages) -> Messages:
+    return [{**message, "content": message["content"].strip()} for message in messages]
 
 
 def _ends(tokenizer: Any, after_answer: str) -> tuple[str, ...]:

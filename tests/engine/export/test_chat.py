@@ -57,6 +57,17 @@ def test_each_side_answers_as_its_model_does_alone_and_again_with_the_same_seed(
     }
 
 
+def test_a_thought_that_no_row_was_trained_with_is_not_invited(tiny_model: Path) -> None:
+    """As DeepSeek-R1's distilled models do: their template ends its header with <think>, and writes none before an answer."""
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
+    )
+    text = tokenizer.decode(Chat(None, tokenizer)._tokens(question("why"))[0])
+    assert text.endswith("<|im_start|>assistant\n")
+
+
 def test_a_run_of_another_machine_is_talked_to_on_this_one(tmp_path: Path) -> None:
     base = build(tmp_path / "base", "llama")
     out = adapter_on(base, tmp_path / "out")

@@ -15,15 +15,18 @@ from engine.models.folder import load_tokenizer
 from tests.conftest import chats, write_jsonl
 
 
-def sampled(rows: list[dict[str, Any]], model: Path, tmp_path: Path) -> tuple[Any, Any, Samples]:
-    """(source, tokenizer, what is taken of `rows`)"""
+def sampled(
+    rows: list[dict[str, Any]], model: Path, tmp_path: Path, template: str | None = None
+) -> tuple[Any, Any, Samples]:
+    """(source, tokenizer, with `template` as its chat template where one is given; what is taken of `rows`)"""
     source: Any = SimpleNamespace(config=RunConfig(dataset=str(write_jsonl(tmp_path / "rows.jsonl", rows))))
     tokenizer = load_tokenizer(model)
+    tokenizer.chat_template = template or tokenizer.chat_template
     return source, tokenizer, take_samples(source, tokenizer)
 
 
-def served(rows: list[dict[str, Any]], model: Path, tmp_path: Path) -> Serving:
-    source, tokenizer, samples = sampled(rows, model, tmp_path)
+def served(rows: list[dict[str, Any]], model: Path, tmp_path: Path, template: str | None = None) -> Serving:
+    source, tokenizer, samples = sampled(rows, model, tmp_path, template)
     report: Any = SimpleNamespace(context=256)
     return serving(source, tokenizer, samples, report, False)
 
@@ -59,3 +62,42 @@ def test_rows_too_long_to_be_looked_at_are_told_and_what_they_share_is_still_kno
     long = {"messages": [system, {"role": "user", "content": "why " * MAX_TOKENS}, row[1]]}
     _source, _tokenizer, samples = sampled([long] * 2, tiny_model, tmp_path)
     assert (samples.of_dataset, samples.long, samples.system) == (False, True, "Be brief.")
+
+
+QWEN2_5 = (  # its default system prompt hides where a turn ends: the next turn's beginning and its end are found as one
+    "{% if messages[0].role == 'system' %}{{ '<|im_start|>system\n' + messages[0].content + '<|im_end|>\n' }}{% else %}"
+    "{{ '<|im_start|>system\nYou are Qwen.<|im_end|>\n' }}{% endif %}{% for m in messages %}{% if m.role != 'system' %}"
+    "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+R1 = (  # as DeepSeek-R1's distilled models: a thought is invited, and written before no answer of a row
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content.split('</think>')[-1] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
+)
+
+
+def test_what_ends_an_answer_stops_it_though_the_tokenizer_calls_another_mark_its_end(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """As with a base model that was trained on conversations."""
+    source, tokenizer, samples = sampled(chats(3), tiny_model, tmp_path, QWEN2_5)
+    tokenizer.eos_token = "<|endoftext|>"
+    report: Any = SimpleNamespace(context=256)
+    assert serving(source, tokenizer, samples, report, False).stops == ("<|im_end|>", "<|endoftext|>")
+
+
+def test_no_thought_is_invited_where_no_row_has_one(tiny_model: Path, tmp_path: Path) -> None:
+    found = served(chats(3), tiny_model, tmp_path, R1)
+    assert found.template is not None and found.template.endswith("<|im_start|>assistant\n")
+
+
+def test_white_space_around_contents_that_a_template_strips_costs_no_template(tiny_model: Path, tmp_path: Path) -> None:
+    rows = [{"messages": [{"role": "user", "content": f" why {number}\n"}, {"role": "assistant", "content": "so"}]}
+            for number in range(3)]  # fmt: skip
+    assert served(rows, tiny_model, tmp_path, QWEN2_5.replace("m.content", "m.content.strip()")).template is not None
+
+
+def test_a_date_that_stays_that_of_the_export_is_told(tiny_model: Path, tmp_path: Path) -> None:
+    dated = QWEN2_5.replace("You are Qwen.", "Today is ' + strftime_now('%d %b %Y') + '")
+    assert "keeps that of the export" in served(chats(3), tiny_model, tmp_path, dated).modelfile("model.gguf")
+    assert "of the export" not in served(chats(3), tiny_model, tmp_path, QWEN2_5).modelfile("model.gguf")
