@@ -7,6 +7,7 @@ What is handed to the converter is written here, and holds no code: no Python fi
 from __future__ import annotations
 
 import json
+import math
 import re
 import tempfile
 from collections.abc import Callable
@@ -112,14 +113,20 @@ def export_gguf(
             stored = checks.dtype
         tokenizer, samples, expected, answer = seen[0]
         kind = kind or PLAIN[stored]
-        _make_plain(model_files, source.base, _begins_with_bos(samples, tokenizer))
+        bos = _begins_with_bos(samples, tokenizer)
+        _make_plain(model_files, source.base, bos)
         tell(_("converting to {kind}").format(kind=kind))
         file = staging / f"{_name(source)}-{'base-' if lora else ''}{kind}.gguf"
         _convert(llama_cpp, model_files, file, kind, PLAIN[stored])
         adapter = _convert_adapter(llama_cpp, copy, model_files, staging / f"{_name(source)}-lora.gguf") if lora else None
-        header = read_header(file)
-        if lost := tokens_lost(file, tokenizer):
+        reader = opened(file)
+        _add_no_mark(reader, bos)
+        header = header_of(reader)
+        if lost := tokens_lost(reader, tokenizer):
             raise _other_vocabulary(lost)
+        if not _same_rope(header, json.loads((model_files / "config.json").read_text(encoding="utf-8"))):
+            raise _other_rope(header)
+        del reader  # it holds the file open, which some systems let nobody rename then
         served = serving(source, tokenizer, samples, model_report(str(model_files)), header.adds_bos)
         proof = None
         if has_library():
@@ -145,27 +152,70 @@ class Header:
     tensors: int
     vocabulary: int
     adds_bos: bool
+    rope_base: float
+    """As llama.cpp reads it: 10000 where the file names none."""
 
 
-def read_header(file: Path) -> Header:
-    """Read a GGUF file's header. Raises ModelError where it is none."""
+def opened(file: Path) -> Any:
+    """A GGUF file as gguf's reader, whose fields may be written in place. Raises ModelError where it is none."""
     from gguf import GGUFReader
 
     try:
-        reader = GGUFReader(file)
-        fields = {name: reader.get_field(name) for name in ("general.architecture", "tokenizer.ggml.tokens", "tokenizer.ggml.model",
-                                                           "tokenizer.ggml.add_bos_token")}  # fmt: skip
-        architecture, tokens, vocabulary, bos = fields.values()
-        if architecture is None or tokens is None or vocabulary is None:
-            raise ValueError(_("it names no architecture or no tokens"))
-        # llama.cpp's own default: sentencepiece vocabularies get BOS where nothing is said.
-        adds = bool(bos.contents()) if bos is not None else vocabulary.contents() == "llama"
-        return Header(str(architecture.contents()), len(reader.tensors), len(tokens.data), adds)
+        return GGUFReader(file, "r+")
     except (ValueError, KeyError, IndexError) as error:
-        raise ModelError(
-            _("{path}: the converter wrote a file that cannot be read").format(path=file), str(error),
-            _("Please report this with the model's config.json."),
-        ) from error  # fmt: skip
+        raise _unreadable(file, str(error)) from error
+
+
+def header_of(reader: Any) -> Header:
+    """What the file behind `reader` (see `opened`) says of itself. Raises ModelError where it names no architecture or no tokens."""
+    architecture, tokens, vocabulary, bos = (
+        reader.get_field(name)
+        for name in ("general.architecture", "tokenizer.ggml.tokens", "tokenizer.ggml.model", "tokenizer.ggml.add_bos_token")
+    )
+    if architecture is None or tokens is None or vocabulary is None:
+        raise _unreadable(Path(reader.data.filename), _("it names no architecture or no tokens"))
+    family = str(architecture.contents())
+    rope = reader.get_field(f"{family}.rope.freq_base")
+    # llama.cpp's own default: sentencepiece vocabularies get BOS where nothing is said.
+    adds = bool(bos.contents()) if bos is not None else vocabulary.contents() == "llama"
+    return Header(
+        family, len(reader.tensors), len(tokens.data), adds, float(rope.contents()) if rope is not None else 10000.0
+    )
+
+
+def _unreadable(file: Path, why: str) -> ModelError:
+    return ModelError(
+        _("{path}: the converter wrote a file that cannot be read").format(path=file), why,
+        _("Please report this with the model's config.json."),
+    )  # fmt: skip
+
+
+def _add_no_mark(reader: Any, bos: bool) -> None:
+    """Have runtimes put no BOS (unless `bos`) and no end mark around a text by themselves. Where tokenizer.json says that its
+    tokenizer does, converters go by that and not by what they are told (_make_plain), though rows in a chat template were trained
+    without."""
+    for name, wanted in (("bos", bos), ("eos", False)):
+        field = reader.get_field(f"tokenizer.ggml.add_{name}_token")
+        if field is not None and not wanted:
+            field.parts[field.data[0]][0] = False
+
+
+def _same_rope(header: Header, config: dict[str, Any]) -> bool:
+    """Whether the file has the base of the rotary positions that the model was trained with: not all converters write it."""
+    config = {**config, **(config.get("text_config") or {})}
+    rope = config.get("rope_parameters") or {}
+    base = rope.get("full_attention", rope).get("rope_theta", config.get("rope_theta", config.get("rotary_emb_base")))
+    return base is None or math.isclose(header.rope_base, base, rel_tol=1e-6)
+
+
+def _other_rope(header: Header) -> ModelError:
+    return ModelError(
+        _("llama.cpp's converter loses how this model counts positions"),
+        _(
+            "The file's base of rotary positions is {base:g}, which is not the model's (rope_theta). Nothing was kept."
+        ).format(base=header.rope_base),
+        _("Use --to merged, or a newer llama.cpp with --llama-cpp DIR."),
+    )
 
 
 def _convert(llama_cpp: LlamaCpp, merged: Path, file: Path, kind: str, plain: str) -> None:
@@ -207,7 +257,8 @@ def _make_plain(folder: Path, base: Path, bos: bool) -> None:
     template = folder / "chat_template.jinja"
     if template.is_file():
         template.write_text(_unmarked(template.read_text(encoding="utf-8")), encoding="utf-8")
-    provide_sentencepiece(folder, base)
+    if not provide_sentencepiece(folder, base):
+        _name_byte_level(folder)
 
 
 def _name_as_converters_do(config: dict[str, Any]) -> None:
@@ -215,10 +266,22 @@ def _name_as_converters_do(config: dict[str, Any]) -> None:
     match config.get("model_type"):
         case "gpt2" if "n_positions" in config:
             config.setdefault("n_ctx", config["n_positions"])
-        case "gpt_neox" if "partial_rotary_factor" in (config.get("rope_parameters") or {}):
-            config.setdefault("rotary_pct", config["rope_parameters"]["partial_rotary_factor"])
+        case "gpt_neox":
+            if "partial_rotary_factor" in (config.get("rope_parameters") or {}):
+                config.setdefault("rotary_pct", config["rope_parameters"]["partial_rotary_factor"])
+            # A name that transformers does not know: by its own it would take rotary_pct away from the converter again.
+            config["model_type"] = "gptneox"
         case "falcon" if config.get("multi_query") and not config.get("new_decoder_architecture"):
             config["num_kv_heads"] = 1  # whatever stands there: transformers looks at multi_query alone
+
+
+def _name_byte_level(folder: Path) -> None:
+    """Call the tokenizer what the converter of Phi-3 looks for: by this name alone it tells Phi-4's byte-level one from a missing
+    sentencepiece file, and newer transformers write another."""
+    config, named = folder / "config.json", folder / "tokenizer_config.json"
+    if named.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") == "phi3":
+        content = json.loads(named.read_text(encoding="utf-8")) | {"tokenizer_class": "GPT2Tokenizer"}
+        named.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def _unmarked(template: str) -> str:

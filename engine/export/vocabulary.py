@@ -44,12 +44,11 @@ def provide_sentencepiece(folder: Path, base: Path) -> bool:
     return True
 
 
-def tokens_lost(file: Path, tokenizer: Any) -> list[str]:
-    """Tokens of `tokenizer` that a GGUF file has padding for, or something else, among those the model has embeddings for."""
-    from gguf import GGUFReader
+def tokens_lost(reader: Any, tokenizer: Any) -> list[str]:
+    """Tokens of `tokenizer` that a GGUF file has padding for, or something else, among those the model has embeddings for. `reader`:
+    the file as gguf's reader."""
     from gguf.constants import TokenType
 
-    reader = GGUFReader(file)
     tokens, types, kind = (
         field.contents() if (field := reader.get_field(f"tokenizer.ggml.{name}")) is not None else []
         for name in ("tokens", "token_type", "model")

@@ -4,6 +4,9 @@ test_llama_cpp.py."""
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,11 @@ import pytest
 from engine.checkpoints.commit import leftovers
 from engine.errors import ConfigError, ModelError, OutputError
 from engine.export import gguf as writing
-from engine.export.gguf import export_gguf, read_header
+from engine.export.gguf import export_gguf, header_of, opened
 from engine.export.llama_cpp import LlamaCpp, find_llama_cpp, refuse_impossible
 from engine.export.source import find_source
 from engine.export.vocabulary import NAME, provide_sentencepiece
+from engine.models.folder import load_tokenizer, save_tokenizer
 from tests.conftest import WORDS, write_jsonl
 from tests.engine.export.families import adapter_on, build
 from tests.engine.export.test_ollama import Speaking, ollama
@@ -50,7 +54,7 @@ def trained(tmp_path: Path) -> Path:
 
 def test_a_run_becomes_a_file_with_a_modelfile_beside_it(trained: Path, llama_cpp: LlamaCpp) -> None:
     made = export_gguf(find_source(trained), trained / "export", "q8_0", llama_cpp, answer_tokens=4)
-    header = read_header(made.file)
+    header = header_of(opened(made.file))
     assert (header.architecture, header.tensors, header.adds_bos) == ("llama", made.tensors, False)
     assert {path.name for path in made.path.iterdir()} == {"my-run-q8_0.gguf", "Modelfile", "README.md"}
     told = (made.path / "Modelfile").read_text(encoding="utf-8")
@@ -261,11 +265,72 @@ def test_an_adapter_on_gpt2_is_turned_as_its_base_is(tmp_path: Path, llama_cpp: 
         assert a.shape[0] == 4
 
 
+def test_what_the_gpt_neox_converter_asks_for_is_not_taken_away_again(tmp_path: Path, llama_cpp: LlamaCpp) -> None:
+    """Converters read config.json by transformers, whose GPT-NeoX configuration keeps rotary_pct under another name alone."""
+    base = build(tmp_path / "base", "gpt_neox", num_key_value_heads=4)
+    writing._make_plain(base, base, False)
+    asked = (
+        "import pathlib, sys; from conversion.base import ModelBase\n"
+        "print(ModelBase.load_hparams(pathlib.Path(sys.argv[1]), False)['rotary_pct'])"
+    )
+    there = os.environ | {"PYTHONPATH": str(llama_cpp.folder), "PYTHONSAFEPATH": ""}
+    done = subprocess.run([sys.executable, "-c", asked, base], env=there, capture_output=True, text=True)
+    assert done.stdout.strip() == "0.25", done.stderr
+
+
+def test_the_phi_converter_takes_a_byte_level_tokenizer_as_one(tmp_path: Path) -> None:
+    """As Phi-4's, saved by transformers under a name that the converter does not know."""
+    folder = build(tmp_path / "base", "phi3")
+    save_tokenizer(load_tokenizer(folder), folder)
+    assert json.loads((folder / "tokenizer_config.json").read_text())["tokenizer_class"] != "GPT2Tokenizer"
+    writing._make_plain(folder, folder, False)
+    assert json.loads((folder / "tokenizer_config.json").read_text())["tokenizer_class"] == "GPT2Tokenizer"
+
+
+def test_no_begin_token_is_put_before_what_was_trained_without_one(tmp_path: Path, llama_cpp: LlamaCpp) -> None:
+    """As TinyLlama's: its tokenizer puts one before a text, its chat template writes none."""
+    from tokenizers import Tokenizer
+    from tokenizers.processors import TemplateProcessing
+
+    base = build(tmp_path / "base", "llama", sentencepiece=True)
+    backend = Tokenizer.from_file(str(base / "tokenizer.json"))
+    special = [("<s>", backend.token_to_id("<s>"))]
+    backend.post_processor = TemplateProcessing(single="<s> $A", pair="<s> $A <s>:1 $B:1", special_tokens=special)
+    backend.save(str(base / "tokenizer.json"))
+    made = export_gguf(find_source(adapter_on(base, tmp_path / "out"), model=str(base)), tmp_path / "to", None, llama_cpp)
+    assert not made.samples.rows[0].text.startswith("<s>")
+    assert not header_of(opened(made.file)).adds_bos
+
+
+def test_a_file_without_the_base_of_the_models_positions_is_refused(
+    trained: Path, llama_cpp: LlamaCpp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the converter of GPT-NeoX, which writes none."""
+    convert = writing._convert
+
+    def other(llama_cpp: LlamaCpp, merged: Path, *told: Any) -> None:
+        config = merged / "config.json"
+        whole = config.read_text()
+        content = json.loads(whole)
+        content["rope_parameters"]["rope_theta"] = 500.0
+        config.write_text(json.dumps(content))
+        convert(llama_cpp, merged, *told)
+        config.write_text(whole)
+
+    monkeypatch.setattr(writing, "_convert", other)
+    with pytest.raises(ModelError, match="loses how this model counts positions"):
+        export_gguf(find_source(trained), trained / "export", None, llama_cpp)
+    assert not list((trained / "export").glob("gguf*"))
+
+
 @pytest.mark.parametrize(
     ("config", "named"),
     [
         ({"model_type": "gpt2", "n_positions": 256}, {"n_ctx": 256}),
-        ({"model_type": "gpt_neox", "rope_parameters": {"partial_rotary_factor": 0.25}}, {"rotary_pct": 0.25}),
+        (
+            {"model_type": "gpt_neox", "rope_parameters": {"partial_rotary_factor": 0.25}},
+            {"rotary_pct": 0.25, "model_type": "gptneox"},
+        ),
         ({"model_type": "falcon", "multi_query": True, "num_kv_heads": 4}, {"num_kv_heads": 1}),
         (
             {"model_type": "falcon", "multi_query": True, "new_decoder_architecture": True, "num_kv_heads": 4},
