@@ -66,6 +66,17 @@ def invited(tokenizer: Any, turns: Sequence[dict[str, Any]], tools: Any = None) 
     return head if found and prompt.startswith(head) else prompt
 
 
+def behind_answer(tokenizer: Any) -> str:
+    """What the chat template writes behind an answer, its end mark first; empty where that cannot be told. Raises Endless."""
+    try:
+        text = rendered(tokenizer, [{"role": "user", "content": "?"}, {"role": "assistant", "content": _ANSWER}])
+    except Endless:
+        raise
+    except Exception:  # as above
+        return ""
+    return text.rpartition(_ANSWER)[2]
+
+
 def writes_date(tokenizer: Any) -> bool:
     """Whether the tokenizer's chat template asks for the time, so that on another day it writes something else."""
     return "strftime_now" in str(tokenizer.chat_template or "")

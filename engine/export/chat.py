@@ -16,7 +16,8 @@ from engine.checkpoints.verified import private_copy
 from engine.config import RunConfig
 from engine.data.calls import as_taken
 from engine.data.masks import begun, ends_itself
-from engine.data.rendering import Endless, invited, rendered
+from engine.data.rendering import Endless, behind_answer, invited, rendered
+from engine.data.tokens import end_marks
 from engine.errors import ConfigError, DatasetError
 from engine.export.loading import load_adapted, tokenizer_of
 from engine.export.samples import TEXT, trained_plain
@@ -95,7 +96,7 @@ class Chat:
                 attention_mask=torch.ones_like(asked),
                 max_new_tokens=sampling.max_new_tokens,
                 pad_token_id=self.tokenizer.pad_token_id,
-                eos_token_id=self._ends(),
+                eos_token_id=self._ends(said),
                 streamer=Told(self.tokenizer, skip_prompt=True, skip_special_tokens=True),
                 **(drawn if sampling.temperature > 0 else {"do_sample": False}),
             )
@@ -124,11 +125,15 @@ class Chat:
             raise DatasetError(_("the model's chat template refuses this conversation"), str(error)) from error
         return self.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
 
-    def _ends(self) -> list[int]:
-        """The end tokens of the tokenizer and of the model: the template's end of turn is often only one of them."""
+    def _ends(self, said: Messages) -> list[int]:
+        """The end tokens of the tokenizer and of the model, and what the template ends an answer with: a base model that was trained
+        on conversations names another as its own."""
         named = self.model.generation_config.eos_token_id
-        ends = named if isinstance(named, list) else [named]
-        return sorted({one for one in (*ends, self.tokenizer.eos_token_id) if one is not None})
+        ends = {*(named if isinstance(named, list) else [named]), self.tokenizer.eos_token_id}
+        if not self.continues(said):
+            behind = self.tokenizer(behind_answer(self.tokenizer).lstrip(), add_special_tokens=False)["input_ids"]
+            ends |= end_marks(self.tokenizer).intersection(behind[:1])
+        return sorted(one for one in ends if one is not None)
 
 
 def question(prompt: str, system: str | None = None) -> list[dict[str, str]]:

@@ -68,6 +68,16 @@ def test_a_thought_that_no_row_was_trained_with_is_not_invited(tiny_model: Path)
     assert text.endswith("<|im_start|>assistant\n")
 
 
+def test_an_answer_ends_where_the_template_ends_it_though_the_model_names_another_mark(tiny_model: Path) -> None:
+    """As with a base model that was trained on conversations."""
+    tokenizer = load_tokenizer(tiny_model)
+    end = tokenizer.eos_token_id
+    tokenizer.eos_token = "<|endoftext|>"
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=tokenizer.eos_token_id))
+    assert Chat(model, tokenizer)._ends(question("why")) == sorted([end, tokenizer.eos_token_id])
+    assert Chat(model, tokenizer, plain=True)._ends(question("why")) == [tokenizer.eos_token_id]
+
+
 def test_a_run_of_another_machine_is_talked_to_on_this_one(tmp_path: Path) -> None:
     base = build(tmp_path / "base", "llama")
     out = adapter_on(base, tmp_path / "out")
