@@ -7,6 +7,8 @@ import shlex
 from pathlib import Path
 from urllib.parse import unquote
 
+from engine.i18n import _
+
 
 def path_of(words: str) -> Path:
     """`words` as a path, `~` being the home folder; the `~name` of nobody stays as it is, as in a shell."""
@@ -41,6 +43,13 @@ def is_file(path: Path) -> bool:
 def is_there(path: Path) -> bool:
     """As `is_folder`, for anything."""
     return os.path.exists(path)  # noqa: PTH110
+
+
+def lost_link(path: Path) -> str:
+    """What to say of a link whose target is not there; nothing for anything else."""
+    if is_there(path) or not os.path.islink(path):  # noqa: PTH114 - Path.is_symlink raises where the others do
+        return ""
+    return _("It is a link to {target}, which is not there.").format(target=os.readlink(path))  # noqa: PTH115
 
 
 def rooted(path: Path) -> Path:

@@ -20,7 +20,7 @@ from engine.errors import DatasetError, first_line
 from engine.hub import hub
 from engine.i18n import _, n_
 from engine.named import parse_columns, parse_rows, with_rows
-from engine.paths import is_file, is_folder, is_there, path_of
+from engine.paths import is_file, is_folder, is_there, lost_link, path_of
 
 DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json")
 """Files beside the data that hold no rows."""
@@ -102,7 +102,8 @@ def read_raw(dataset: str, reading: Reading | None = None, split: str | None = N
 def is_hub_id(dataset: str) -> bool:
     """Whether `dataset` can only be meant as an id of the hub: nothing of that name is here, and it is not written as a path."""
     written = dataset.startswith((".", "/", "~")) or dataset.count("/") > 1 or "\\" in dataset
-    return not written and suffix_of(Path(dataset)) not in SUFFIXES and not is_there(path_of(dataset))
+    path = path_of(dataset)
+    return not written and suffix_of(Path(dataset)) not in SUFFIXES and not is_there(path) and not lost_link(path)
 
 
 def unreadable(dataset: str, error: OSError) -> DatasetError:
@@ -262,7 +263,9 @@ def _saved_to_disk(folder: Path, reading: Reading, split: str | None) -> Raw:
 
 def _hub(repo: str, reading: Reading, split: str | None) -> Raw:
     if not is_hub_id(repo):
-        raise DatasetError(_("{path}: there is no such file or folder").format(path=repo), fix=_("Check the path."))
+        raise DatasetError(
+            _("{path}: there is no such file or folder").format(path=repo), lost_link(path_of(repo)), _("Check the path.")
+        )
     import datasets
 
     silent = None

@@ -16,7 +16,7 @@ from engine.durable import open_plain_file
 from engine.errors import ModelError, first_line
 from engine.hub import hub
 from engine.i18n import _
-from engine.paths import is_folder, is_there, path_of
+from engine.paths import is_folder, is_there, lost_link, path_of
 
 WEIGHTS = (".safetensors", ".bin")
 MAX_CONFIG_BYTES = 16 * 2**20
@@ -32,7 +32,8 @@ _WHOLE = 16 << 20
 def is_hub_id(model: str) -> bool:
     """Whether `model` can only be meant as the hub's owner/name: nothing of that name is here, and it is not written as a path."""
     path = path_of(model)
-    return not is_there(path) and not path.is_absolute() and not model.startswith((".", "~")) and model.count("/") == 1
+    here = is_there(path) or lost_link(path)
+    return not here and not path.is_absolute() and not model.startswith((".", "~")) and model.count("/") == 1
 
 
 def model_folder(model: str) -> Path:
@@ -60,7 +61,8 @@ def model_folder(model: str) -> Path:
     if not is_hub_id(model):
         raise ModelError(
             _("{path}: there is no such model folder").format(path=model),
-            fix=_("Give a folder with config.json, or a hub id such as Qwen/Qwen3-0.6B."),
+            lost_link(path),
+            _("Give a folder with config.json, or a hub id such as Qwen/Qwen3-0.6B."),
         )
     return _snapshot(model)
 

@@ -25,6 +25,9 @@ def flaw(name: str, folder: Path) -> list[object]:
     write_jsonl(folder / "bad.jsonl", [*chats(3), {"messages": 7}])
     (folder / "hollow").mkdir()
     (folder / "file").write_text("x")
+    (folder / "owner").mkdir()
+    for link in ("lost", "owner/lost"):
+        (folder / link).symlink_to("elsewhere")
     return {
         "no such dataset": ["--dataset", folder / "no.jsonl"],
         "an empty dataset": ["--dataset", folder / "empty.jsonl"],
@@ -39,6 +42,8 @@ def flaw(name: str, folder: Path) -> list[object]:
         "no layer that is there": ["--target-modules", "nope"],
         "a torn model": ["--model", folder / "torn"],
         "a file in the place of the output": ["--output", folder / "file"],
+        "a dataset behind a link that leads nowhere": ["--dataset", "lost"],
+        "a model behind a link that leads nowhere": ["--model", "owner/lost"],
         "a tracker that is not installed": ["--report-to", "swanlab"],
     }[name]  # type: ignore[return-value]
 
@@ -59,6 +64,8 @@ def flaw(name: str, folder: Path) -> list[object]:
         ("no layer that is there", 4),
         ("a torn model", 4),
         ("a file in the place of the output", 5),
+        ("a dataset behind a link that leads nowhere", 4),
+        ("a model behind a link that leads nowhere", 4),
         ("a tracker that is not installed", 2),
     ],
 )
