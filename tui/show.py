@@ -109,13 +109,7 @@ class Show:
             case Evaluated():
                 self.line(_("step {step} · eval loss {loss}").format(step=event.step, loss=loss_words(event.eval_loss)))
             case CheckpointSaved():
-                gone = _(" · removed {names}").format(names=", ".join(event.removed)) if event.removed else ""
-                self.line(
-                    _("saved {name} · epoch {epoch:.2f} · loss {loss}{gone}").format(
-                        name=event.checkpoint, epoch=event.epoch, loss=loss_words(event.loss), gone=gone
-                    ),
-                    "dim",
-                )
+                self._saved(event)
             case LossJumped():
                 self._jumped(event)
             case RolledBack():
@@ -126,28 +120,9 @@ class Show:
             case RunFinished():
                 self._finished(event)
             case RunStopped():
-                self._end_bar()
-                where = _("nothing was trained yet") if not event.step else _("there is no checkpoint to go on from")
-                if event.checkpoint:
-                    where = _("continue from {name} with --resume auto").format(name=event.checkpoint)
-                self.line(
-                    _("stopped ({reason}) at step {step}, epoch {epoch:.2f}{standing} · {where}").format(
-                        reason=stop_words(event.reason),
-                        step=event.step,
-                        epoch=event.epoch,
-                        standing=stopped_standing(event),
-                        where=where,
-                    ),
-                    "bold",
-                )
-                if event.advice is not None:
-                    self.line(event.advice["message"])
+                self._stopped(event)
             case RunFailed():
-                self._end_bar()
-                self.line(_("error: {title}").format(title=event.title), "bold red")
-                for more in (event.detail, event.fix):
-                    for text in more.splitlines():
-                        self.line(f"  {text}")
+                self._failed(event)
 
     def _started(self, event: RunStarted) -> None:
         tokens, steps, epochs = event.trained_tokens, event.total_steps, event.total_epochs
@@ -225,6 +200,15 @@ class Show:
                 table.add_row("", "", Text(visible(str(item["detail"])), "dim"), "")
         self.console.print(table)
 
+    def _saved(self, event: CheckpointSaved) -> None:
+        gone = _(" · removed {names}").format(names=", ".join(event.removed)) if event.removed else ""
+        self.line(
+            _("saved {name} · epoch {epoch:.2f} · loss {loss}{gone}").format(
+                name=event.checkpoint, epoch=event.epoch, loss=loss_words(event.loss), gone=gone
+            ),
+            "dim",
+        )
+
     def _jumped(self, event: LossJumped) -> None:
         self.line(
             _("WARNING step {step}: {what} · from {before} to {after}").format(
@@ -247,6 +231,31 @@ class Show:
         )
         self.line(event.advice["message"])
         self.line(_("adapter: {path}").format(path=event.adapter))
+
+    def _stopped(self, event: RunStopped) -> None:
+        self._end_bar()
+        where = _("nothing was trained yet") if not event.step else _("there is no checkpoint to go on from")
+        if event.checkpoint:
+            where = _("continue from {name} with --resume auto").format(name=event.checkpoint)
+        self.line(
+            _("stopped ({reason}) at step {step}, epoch {epoch:.2f}{standing} · {where}").format(
+                reason=stop_words(event.reason),
+                step=event.step,
+                epoch=event.epoch,
+                standing=stopped_standing(event),
+                where=where,
+            ),
+            "bold",
+        )
+        if event.advice is not None:
+            self.line(event.advice["message"])
+
+    def _failed(self, event: RunFailed) -> None:
+        self._end_bar()
+        self.line(_("error: {title}").format(title=event.title), "bold red")
+        for more in (event.detail, event.fix):
+            for text in more.splitlines():
+                self.line(f"  {text}")
 
 
 def item_words(item: Mapping[str, Any]) -> str:

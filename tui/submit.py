@@ -88,16 +88,21 @@ def run_submit(
     if to == "skypilot":
         _say(_("look through it, then: sky jobs launch {path}").format(path=shlex.quote(str(file))))
         return 0
+    _hand_over(file, out)
+    return 0
+
+
+def _hand_over(file: Path, out: Path) -> None:
+    """Submit the script `file` of the run in `out` where sbatch is, else say how. Raises ConfigError where sbatch refuses it."""
     if shutil.which("sbatch") is None:
         _say(_("there is no sbatch here; on the cluster, in this folder: sbatch {path}").format(path=shlex.quote(str(file))))
-        return 0
+        return
     done = subprocess.run(["sbatch", str(file)], capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         fix = _("Mend the flags, or {path}.").format(path=file)
         raise ConfigError(_("sbatch refuses the script"), done.stderr.strip()[:1000], fix)
     _say(done.stdout.strip())
     _say(_("see it: lora-tui watch {out}").format(out=shlex.quote(str(out))))
-    return 0
 
 
 def _without(names: Sequence[str], given: Sequence[str]) -> list[str]:

@@ -261,16 +261,6 @@ class Saver:
         config, position, length = self.attempt.config, trainer.position, trainer.length
         geometry = Geometry(batch_size=trainer.batches.each, grad_accum=config.grad_accum, world_size=self.ranks.world)
         order = trainer.batches.order(position.epoch)
-        probe = None
-        if self.probe_rows:
-            probe = Probe(
-                rows=tuple(row.digest for row in self.probe_rows),
-                loss=probe_loss,
-                base_loss=self.probe_base,
-                tokens=self.probe_rows[0].tokens,
-                precision=self.attempt.precision,
-                scored=tuple(row.written() for row in self.probe_rows),
-            )
         draft: dict[str, Any] = {
             "schema_version": 1,
             "run_id": self.attempt.plan.run_id,
@@ -289,7 +279,7 @@ class Saver:
                 next_batch=next_batch_digest(order, position.rows_consumed, geometry.rows),
                 given_up=position.given_up,
             ),
-            "probe": probe,
+            "probe": self._probe(probe_loss) if self.probe_rows else None,
             "identities": self.attempt.material.identities,
             "geometry": geometry,
             "others": self._others,
@@ -300,14 +290,7 @@ class Saver:
                 total_steps=length.total_steps,
                 next_learning_rate=float(trainer.lr_scheduler.get_last_lr()[0]),
             ),
-            "logs": LogState(
-                loss_sum=number(float(trainer._tr_loss)),
-                last_logged_step=trainer._globalstep_last_logged,
-                metrics={
-                    key: [number(float(value)) for value in values] for key, values in trainer._metrics["train"].items()
-                },
-                tokens=int(trainer._total_train_tokens),
-            ),
+            "logs": kept_logs(trainer),
             "steps_taken": trainer.lr_scheduler.last_epoch if trainer.lr_scheduler.last_epoch != position.step else None,
             "rng": rng_digest(),
             "monitor": self.monitor.state(),
@@ -331,6 +314,26 @@ class Saver:
             )
 
         return complete
+
+    def _probe(self, loss: float) -> Probe:
+        return Probe(
+            rows=tuple(row.digest for row in self.probe_rows),
+            loss=loss,
+            base_loss=self.probe_base,
+            tokens=self.probe_rows[0].tokens,
+            precision=self.attempt.precision,
+            scored=tuple(row.written() for row in self.probe_rows),
+        )
+
+
+def kept_logs(trainer: ExactTrainer) -> LogState:
+    """The logging window that is open, for `restore_logs`."""
+    return LogState(
+        loss_sum=number(float(trainer._tr_loss)),
+        last_logged_step=trainer._globalstep_last_logged,
+        metrics={key: [number(float(value)) for value in values] for key, values in trainer._metrics["train"].items()},
+        tokens=int(trainer._total_train_tokens),
+    )
 
 
 def restore_logs(trainer: ExactTrainer, manifest: Manifest, ranks: Ranks) -> None:
