@@ -86,7 +86,8 @@ def build_tiny_model(folder: Path, seed: int = 0) -> Path:
     """A Llama of two small layers, from a config, with a tokenizer trained on a few lines. Real in every respect but size."""
     from engine.hardware import load_libraries
 
-    load_libraries()  # not in the middle of a thread's doing so, which a wizard of the test before may have left behind
+    load_libraries()  # a wizard of an earlier test may still be importing them in its thread
+
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

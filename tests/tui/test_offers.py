@@ -195,3 +195,14 @@ async def test_down_leads_from_the_field_into_the_offers_and_up_back(wizard: Cal
         assert isinstance(hand.screen.focused, Input)
         await hand.press("down", "enter")
         await hand.until(lambda: hand.shows("5 rows · messages"))
+
+
+async def test_the_dialog_that_browses_is_opened_from_the_main_button_too(wizard: Callable[..., LoraTui]) -> None:
+    write_jsonl(Path("mine.jsonl"), chats(5))
+    app = wizard(remembered=Remembered(answers={"dataset": "mine.jsonl"}))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.until(lambda: hand.shows("5 rows · messages") and hand.screen.focused is hand.screen.query_one("#main"))
+        assert hand.shows("^o Browse")
+        await hand.press("ctrl+o")
+        await hand.arrive("FileBrowser")

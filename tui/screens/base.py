@@ -152,23 +152,6 @@ class StepScreen(WizardScreen):
         """Keep the answers of this screen. Returns why one cannot go on yet, or None."""
         return None
 
-    def on_key(self, event: Key) -> None:
-        """A path is typed at once, wherever the focus is: on the main button, where an answer is remembered."""
-        if event.is_printable and event.character != " " and event.key not in self.active_bindings:
-            self._typed_elsewhere(event)
-
-    def on_paste(self, event: Paste) -> None:
-        """As what is typed; a file dropped on the terminal comes like this."""
-        self._typed_elsewhere(event)
-
-    def _typed_elsewhere(self, event: Key | Paste) -> None:
-        # What is typed fast is under way to where the focus was, while it has gone to the field with the first character.
-        inside = self.focused.ancestors_with_self if self.focused is not None else ()
-        if not any(isinstance(one, Setting) for one in inside):
-            for field in self.query(PathInput):
-                event.stop()
-                field.take_over(event)
-
     def close(self, reason: str) -> None:
         """Say why the way on is closed; an empty reason opens it."""
         note = self.query_one("#closed", Static)
@@ -236,3 +219,29 @@ class StepScreen(WizardScreen):
         """What was answered cannot be used: the cursor goes back to it, if it has gone on to the main button."""
         if self.focused is self.query_one("#main"):
             field.focus_input()
+
+
+class PathStep(StepScreen):
+    """A step that asks for a path: it is typed, pasted or browsed for wherever the focus is."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+o", "browse", N_("Browse"))]
+
+    def action_browse(self) -> None:
+        """The file dialog of the step's path, wherever the focus is."""
+        self.query_one(PathInput).browse()
+
+    def on_key(self, event: Key) -> None:
+        """A path is typed at once, wherever the focus is: on the main button, where an answer is remembered."""
+        if event.is_printable and event.character != " " and event.key not in self.active_bindings:
+            self._typed_elsewhere(event)
+
+    def on_paste(self, event: Paste) -> None:
+        """As what is typed; a file dropped on the terminal comes like this."""
+        self._typed_elsewhere(event)
+
+    def _typed_elsewhere(self, event: Key | Paste) -> None:
+        # What is typed fast is under way to where the focus was, while it has gone to the field with the first character.
+        inside = self.focused.ancestors_with_self if self.focused is not None else ()
+        if not any(isinstance(one, Setting) for one in inside):
+            event.stop()
+            self.query_one(PathInput).take_over(event)

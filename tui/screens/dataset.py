@@ -25,7 +25,7 @@ from tui.i18n import N_
 from tui.lookups import last_run, report_of, report_with_model
 from tui.messages import Found, Progressed
 from tui.plain import visible
-from tui.screens.base import StepScreen
+from tui.screens.base import PathStep
 from tui.widgets.path_input import PathInput
 from tui.widgets.setting import Setting
 from tui.wizard import READING
@@ -37,7 +37,7 @@ PAUSE = 0.4
 """Seconds without a key after which what was typed is looked at."""
 
 
-class DatasetScreen(StepScreen):
+class DatasetScreen(PathStep):
     """Choose and see the dataset."""
 
     STEP = 0

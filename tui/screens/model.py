@@ -29,7 +29,7 @@ from tui.i18n import N_
 from tui.lookups import report_with_model
 from tui.messages import Found
 from tui.plain import visible
-from tui.screens.base import StepScreen
+from tui.screens.base import PathStep
 from tui.screens.dataset import PAUSE, lines_text, told
 from tui.widgets.path_input import PathInput
 
@@ -51,7 +51,7 @@ class Fit:
     """Of the longest row, in tokens."""
 
 
-class ModelScreen(StepScreen):
+class ModelScreen(PathStep):
     """Choose and see the model."""
 
     STEP = 1

@@ -16,12 +16,12 @@ from engine.resume.seen import Seen, see
 from tui.folder_text import seen_lines
 from tui.i18n import N_
 from tui.messages import Found
-from tui.screens.base import StepScreen
+from tui.screens.base import PathStep
 from tui.screens.dataset import PAUSE, lines_text, told
 from tui.widgets.path_input import PathInput
 
 
-class OutputScreen(StepScreen):
+class OutputScreen(PathStep):
     """Choose the folder of the run."""
 
     STEP = 2

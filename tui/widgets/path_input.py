@@ -20,7 +20,6 @@ from textual.widgets.option_list import Option
 
 from engine.i18n import _
 from engine.paths import is_folder, pasted, path_of
-from tui.i18n import N_
 from tui.plain import visible
 
 
@@ -37,10 +36,7 @@ class Offers(OptionList):
 class PathInput(Vertical):
     """An input, a button that opens a file dialog, and a list of offers below."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+o", "browse", N_("Browse")),
-        Binding("down", "offers", show=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("down", "offers", show=False)]
 
     class Settled(Message):
         """A value was typed and confirmed, browsed or picked."""
@@ -144,14 +140,14 @@ class PathInput(Vertical):
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         event.stop()
-        self.action_browse()
+        self.browse()
 
     def _settle(self, value: str) -> None:
         self.value = value
         self.post_message(self.Settled(value))
 
     @work
-    async def action_browse(self) -> None:
+    async def browse(self) -> None:
         """Open the file dialog where the field points to."""
         from tui.widgets.browse import FileBrowser, FolderBrowser
 
