@@ -7,6 +7,7 @@ wants to raise it.
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -243,16 +244,31 @@ def _said(row: Row, train_on: str) -> tuple[Piece, ...]:
         if "text" in row:
             return ((str(row["text"]), True),)
         return tuple(
-            (part if isinstance(part, str) else "\n".join(turn["content"] for turn in part), learned or train_on == "all")
+            (part if isinstance(part, str) else "\n".join(map(_words, part)), learned or train_on == "all")
             for part, learned in ((row["prompt"], False), (row["completion"], True))
         )
     turns = row["messages"]
     answers = learned_turns(turns, train_on)
     pieces: list[Piece] = []
     for place, turn in enumerate(turns):
-        pieces += [(f"{turn['role']}: ", train_on == "all"), (turn["content"], place in answers or train_on == "all")]
+        pieces += [(f"{turn['role']}: ", train_on == "all"), (_words(turn), place in answers or train_on == "all")]
         pieces.append(("\n", False))
     return tuple(pieces[:-1])
+
+
+def _words(turn: Row) -> str:
+    """What a turn says, and what it calls."""
+    calls = turn.get("tool_calls")
+    return "\n".join(part for part in (turn["content"], *map(_call, calls if isinstance(calls, list) else ())) if part)
+
+
+def _call(call: Any) -> str:
+    function = call.get("function", call) if isinstance(call, dict) else call
+    name = function.get("name") if isinstance(function, dict) else None
+    if name is None:
+        return json.dumps(call, ensure_ascii=False)
+    arguments = function.get("arguments")
+    return f"{name}({arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)})"
 
 
 def _of_error(error: LoraTuiError) -> tuple[Problem, ...]:

@@ -193,3 +193,13 @@ def test_a_chat_template_that_plain_pairs_leave_unused_is_told(
     report = dataset_report(str(path), Reading(), tokenizer, "auto", 64)
     assert ("template_unused" in report.counts) == told
     assert report.stopped is None
+
+
+def test_what_a_turn_calls_is_shown_where_no_model_says_how_it_is_written(tmp_path: Path) -> None:
+    calls = [
+        {"type": "function", "function": {"name": "lamp", "arguments": {"at": "灯塔"}}},
+        {"type": "function", "function": {"name": "fog", "arguments": "{}"}},
+    ]
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "Yes.", "tool_calls": calls}]
+    found = dataset_report(str(write_jsonl(tmp_path / "a.jsonl", [{"messages": turns}])), Reading(), None, "auto", 64)
+    assert found.preview[0].pieces[-1] == ('Yes.\nlamp({"at": "灯塔"})\nfog({})', True)
