@@ -10,26 +10,43 @@ import re
 
 from engine.config import flag
 from engine.i18n import _
-from tui.wizard import READING, SETTINGS
+from tui.i18n import N_
 
 _SAID = re.compile(r"lora-tui --help\b|lora-tui [^\n·]*|--[a-z][a-z0-9-]*")
 """A flag; a whole command, which is there to be copied, comes before the flags in it."""
 
 
+LABELS = {
+    "dataset": N_("Dataset"), "model": N_("Model"), "output": N_("Output"),
+    "format": N_("format"), "columns": N_("columns"), "encoding": N_("encoding"), "skip_rows": N_("skip rows"),
+    "epochs": N_("epochs"), "max_steps": N_("max steps"), "learning_rate": N_("learning rate"), "scheduler": N_("scheduler"),
+    "warmup": N_("warmup"), "batch_size": N_("batch size"), "grad_accum": N_("grad accum"), "max_length": N_("max length"),
+    "train_on": N_("train on"), "eval_fraction": N_("eval fraction"), "eval_dataset": N_("eval dataset"), "seed": N_("seed"),
+    "weight_decay": N_("weight decay"), "max_grad_norm": N_("max grad norm"), "on_jump": N_("on jump"),
+    "stop_at_loss": N_("stop at loss"), "loss_too_low": N_("loss too low"), "loss_reached": N_("loss reached"),
+    "loss_nearly": N_("loss nearly"), "report_to": N_("report to"), "lora_r": N_("lora r"), "lora_alpha": N_("lora alpha"),
+    "lora_dropout": N_("lora dropout"), "target_modules": N_("target modules"), "precision": N_("precision"),
+    "load_in_4bit": N_("load in 4bit"), "activation_checkpointing": N_("activation checkpointing"), "nproc": N_("nproc"),
+    "nnodes": N_("nnodes"), "node_rank": N_("node rank"), "rendezvous": N_("rendezvous"), "parallel": N_("parallel"),
+    "ddp_timeout": N_("ddp timeout"), "logits": N_("logits"), "lora_kernel": N_("lora kernel"),
+    "logging_steps": N_("logging steps"), "save_steps": N_("save steps"), "keep": N_("keep"), "on_save_error": N_("on save error"),
+}  # fmt: skip
+"""Field -> what it is called on the screen: in English the words of its flag, so that whoever knows one finds the other."""
+
+
 def label(name: str) -> str:
-    """How the field of a setting is called on the screen; the first three have a step each."""
-    steps = {"dataset": _("Dataset"), "model": _("Model"), "output": _("Output")}
-    return steps.get(name) or name.replace("_", " ")
+    """How the field of a setting is called on the screen."""
+    return _(LABELS[name])
 
 
 def named_in(words: str | None) -> set[str]:
     """The settings whose flags are told in `words`."""
     said = set(_SAID.findall(words or ""))
-    return {name for name in ("dataset", "model", "output", *READING, *SETTINGS) if flag(name) in said}
+    return {name for name in LABELS if flag(name) in said}
 
 
 def in_fields(words: str) -> str:
     """`words` for somebody in the wizard."""
-    fields = {flag(name): f'"{label(name)}"' for name in ("dataset", "model", "output", *READING, *SETTINGS)}
+    fields = {flag(name): _('"{field}"').format(field=label(name)) for name in LABELS}
     fields["lora-tui --help"] = "F1"
     return _SAID.sub(lambda found: fields.get(found.group(), found.group()), words)

@@ -9,9 +9,11 @@ from textual.app import App, ComposeResult
 from textual.widgets import Input, Select, Static
 
 import tui
-from tui.fields import in_fields
+from tui import i18n
+from tui.fields import LABELS, in_fields, label
 from tui.widgets.path_input import PathInput
 from tui.widgets.setting import Setting
+from tui.wizard import READING, SETTINGS
 
 LONG = "/".join(f"folder{number}" for number in range(20)) + "/rows.jsonl"
 
@@ -71,3 +73,9 @@ async def test_values_of_settings_stand_in_one_column_however_long_their_names()
     async with app.run_test(size=(80, 24)) as pilot:
         await pilot.pause()
         assert len({one.query_one(Select).region.x for one in app.query(Setting)}) == 1
+
+
+def test_every_field_of_the_wizard_has_a_name_that_can_be_translated() -> None:
+    assert set(LABELS) == {"dataset", "model", "output", *READING, *SETTINGS}
+    i18n.install("zh_CN")
+    assert label("learning_rate") == "学习率" and in_fields("--learning-rate") == "“学习率”"
