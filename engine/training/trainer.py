@@ -21,7 +21,7 @@ from engine.folder import RUN_LOG, RUN_TOML, TRASH, need_plain_trash, write_run_
 from engine.hardware import prepare_process
 from engine.i18n import _
 from engine.journal import Journal
-from engine.lock import locked, stop_asked, unwritable
+from engine.lock import locked, stop_asked
 from engine.paths import is_folder, is_there
 from engine.resume.meanwhile import need_as_planned
 from engine.resume.plan import ResumePlan, resumed, roll_back
@@ -34,7 +34,7 @@ from engine.training.library_output import library_output_to
 from engine.training.material import Material, load_material
 from engine.training.ranks import Ranks
 from engine.training.session import Session
-from engine.training.telling import Emit, Telling
+from engine.training.telling import Emit, Telling, refused
 from engine.training.trackers import tracked
 
 ROLLBACKS = 3
@@ -68,10 +68,10 @@ class Trainer:
         self._tell = Telling(emit)
         out = self.plan.output_dir
         with (
-            self._tell.ends(out, self.ranks),
+            self._tell.ends(out, self.ranks, self.config),
             self.ranks.joined(self.config.ddp_timeout),
             locked(out, launcher=self.ranks.launcher) as notes,
-            self._tell.ends(out, self.ranks),
+            self._tell.ends(out, self.ranks, self.config),
             _own_folder(out),
             library_output_to(_log(out)),
             _faults_logged(),
@@ -101,7 +101,7 @@ class Trainer:
             except (LoraTuiError, ConnectionError):  # the other side of a socket is not the output folder
                 raise
             except OSError as error:
-                raise unwritable(out, error) from error
+                raise refused(error, out, self.config) from error
 
     def _follow(self, emit: Emit, should_stop: ShouldStop) -> Outcome:
         """The same as one of the other processes: what rank 0 has decided, on the rows that are this one's. Only `emit` is told of it,
