@@ -107,6 +107,8 @@ class LoraTui(App[int]):
         """Of a run with nothing left to train, the step at which its last attempt took over: nothing tells of it again."""
         self._exit_after: int | None = None
         self._then: str = "result"
+        self._asking = threading.RLock()
+        """Held by who asks something of the run, or answers it by moving it: neither may come in the middle of the other."""
         self.detached = False
         """Whether the run has moved to a process of its own and goes on without this one."""
         self.theme = (
@@ -228,9 +230,10 @@ class LoraTui(App[int]):
         from engine.detached import InItsOwnProcess, moved
 
         plan = moved(plan, outcome)
-        if self._then != "process":  # a signal or a key has meanwhile asked for something else
-            return outcome
-        self._stop, self._then, self.detached = None, "result", True
+        with self._asking:
+            if self._then != "process":  # a signal or a key has meanwhile asked for something else
+                return outcome
+            self._stop, self._then, self.detached = None, "result", True
         return InItsOwnProcess().run(plan, self._tell, lambda: self._stop)
 
     def _tell(self, event: Event, record: Mapping[str, Any]) -> None:
@@ -258,10 +261,19 @@ class LoraTui(App[int]):
         """Ask the run to stop after this step and save. `then`: result, start (choose a checkpoint), process (go on in one of its
         own) or exit."""
         self.take_in()  # what was told before the key counts before it
-        if self._stop is None:
-            self._stop = reason
-        self._then = then
+        with self._asking:
+            if self._stop is None:
+                self._stop = reason
+            self._then = then
         self.live = replace(self.live, stopping=True, moving=then == "process")
+
+    def _leave_at_work(self) -> None:
+        """Go away from a detached run. One that was asked to stop before is seen to its end, since it does not go on."""
+        with self._asking:
+            if self._stop is None:
+                self._stop = LEFT
+            else:
+                self._then = "exit"
 
     @property
     def folder(self) -> Path | None:
@@ -328,7 +340,7 @@ class LoraTui(App[int]):
         from tui.screens.dialogs import QuitScreen
 
         if self.running and self.detached:
-            self._stop = LEFT
+            self._leave_at_work()
         elif not self.running and not any(isinstance(one, WizardScreen) and one.at_work for one in self.screen_stack):
             self.leave_with_result()
         elif not isinstance(self.screen, QuitScreen):
@@ -359,12 +371,14 @@ class LoraTui(App[int]):
                     driver.stop_application_mode()
             os._exit(code)
         self._exit_after = code
-        if self.running and self.detached:
-            self._stop = LEFT
-        elif self.running:
-            self.stop_run(name, then="exit")
-        else:
+        if not self.running:
             self.exit(code, return_code=code)
+            return
+        with self._asking:
+            if self.detached:
+                self._leave_at_work()
+            else:
+                self.stop_run(name, then="exit")
 
     def _goes_on(self) -> Text | None:
         """What stays on the terminal of who leaves a detached run at work."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from engine.errors import LoraTuiError, OutputError
 from engine.events import LossJumped, ResumeChecked, RunFailed, RunFinished, RunStopped
 from engine.journal import read_journal
 from engine.resume.plan import ResumePlan
+from engine.runner import LEFT
 from engine.training.attempt import Outcome
 from tests.engine.runs import train
 from tests.tui.conftest import Hand
@@ -269,6 +272,62 @@ async def test_a_signal_that_comes_while_the_run_is_moved_is_heeded(
         await hand.press("d")
         await hand.until(lambda: app.return_code is not None)
     assert app.return_code == 143
+
+
+async def test_a_signal_that_comes_at_the_moment_of_moving_is_not_lost(
+    wizard: Make, flags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine import detached
+
+    app = wizard(flags, runner=Scripted(started()))
+    asked: list[str] = []
+    kept = {"then": "result"}
+
+    def then(self: LoraTui) -> str:
+        """When the run's own thread looks for the second time, what it is asked is about to be decided."""
+        found = kept["then"]
+        if threading.current_thread() is not threading.main_thread() and found == "process":
+            asked.append(found)
+            if len(asked) == 2:
+                assert app._loop is not None
+                app._loop.call_soon_threadsafe(app._signalled, "SIGTERM", 143)
+                time.sleep(0.5)
+        return found
+
+    def runs(self: Any, plan: ResumePlan, emit: Any, should_stop: Callable[[], str | None]) -> Outcome:
+        end = time.monotonic() + 5
+        while not should_stop() and time.monotonic() < end:
+            time.sleep(0.01)
+        return Outcome("stopped", 5, 1.0)
+
+    setting = property(then, lambda self, value: kept.update(then=value))
+    monkeypatch.setattr(LoraTui, "_then", setting, raising=False)
+    monkeypatch.setattr(detached, "moved", lambda plan, outcome: plan)
+    monkeypatch.setattr(detached.InItsOwnProcess, "run", runs)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = await training(app, pilot)
+        await hand.press("d")
+        await hand.until(lambda: app.return_code is not None)
+    assert app.return_code == 143 and app._stop == LEFT, "the run goes on, and the wizard has gone"
+
+
+async def test_who_leaves_a_detached_run_that_was_asked_to_stop_is_not_told_that_it_goes_on(
+    wizard: Make, flags: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    app = wizard(flags, runner=Scripted(started(), step(1, 1.0), then=RunStopped("user", 1, 0.1, "checkpoint-1")))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = await training(app, pilot)
+        await hand.until(lambda: app.live.step is not None)
+        app.detached = True
+        asked: list[str | None] = []
+        with app._asking:  # before the run's thread looks
+            app.stop_run("user")
+            app.action_leave()
+            asked.append(app._stop)
+        await hand.until(lambda: app.return_code is not None)
+    assert asked == ["user"] and app.return_code == 0
+    told = capfd.readouterr().err
+    assert "saved: checkpoint-1" in told and "goes on without this terminal" not in told
 
 
 def item(name: str, verdict: str, expected: str = "a", found: str = "b") -> dict[str, str]:
