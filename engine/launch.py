@@ -8,6 +8,7 @@ watcher leaves too, and whoever loses torchrun, or the first whoever listens to 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import select
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING
 from engine.child import HAND_OVER, InAChild, this_program
 from engine.config import RunConfig
 from engine.devices import environment, interface_to, is_free, visible_gpus
-from engine.errors import ConfigError
+from engine.errors import ConfigError, OutputError
 from engine.events import PARENT_GONE, RunFailed
 from engine.i18n import _
 from engine.lock import ask_to_stop
@@ -101,9 +102,10 @@ class InSeveralProcesses(InAChild):
 
     def ask(self, child: subprocess.Popen[bytes], plan: ResumePlan, begun: bool, reason: str) -> None:
         if begun:
-            ask_to_stop(plan.output_dir, reason)
-        else:
-            child.terminate()
+            with contextlib.suppress(OutputError):  # nothing can be written there
+                ask_to_stop(plan.output_dir, reason)
+                return
+        child.terminate()  # torchrun passes it on, and what keeps them from saving they tell themselves
 
 
 def _is_childless(pid: int) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +228,13 @@ def test_a_port_that_is_taken_is_told_before_anything_is_started(tmp_path: Path)
         with pytest.raises(ConfigError, match="is in use on this machine"):
             InSeveralProcesses(1).run(wanted, lambda event, record: told.append(event), lambda: None)
     assert [(event.type, getattr(event, "exit_code", 0)) for event in told] == [("run_failed", 2)]
+
+
+def test_processes_that_cannot_be_asked_by_a_file_are_asked_by_a_signal(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with subprocess.Popen(["sleep", "60"]) as child:
+        InSeveralProcesses(2).ask(child, fresh(config(nproc=2), out), True, "SIGINT")  # there is no such folder to write to
+        assert child.wait(10) == -signal.SIGTERM
 
 
 def test_one_alone_needs_nobody() -> None:
