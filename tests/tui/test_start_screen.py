@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from textual.app import App, ComposeResult
 from textual.widgets import Button
 
@@ -137,6 +139,33 @@ async def test_what_was_put_into_the_trash_can_be_taken_back_after_going_elsewhe
         app.go_to(3)
         await hand.until(lambda: hand.shows("a fresh run starts"))
         assert not hand.screen.query_one("#undo").display  # it lies in another folder
+
+
+async def test_what_an_earlier_look_found_does_not_take_the_place_of_a_later_one(
+    wizard: Make, flags: dict[str, Any], trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.to_start()
+        await hand.until(lambda: hand.shows("checkpoint-8 is the furthest"))
+        look_at, looked, may_answer = app.wizard.look_at, [], threading.Event()
+
+        def slow_at_first(folder: Path) -> Any:
+            found = look_at(folder)
+            looked.append(found)
+            if len(looked) == 1:
+                may_answer.wait(30)
+            return found
+
+        monkeypatch.setattr(app.wizard, "look_at", slow_at_first)
+        await hand.press("d")
+        await hand.until(lambda: len(looked) == 1)
+        await hand.press("z")
+        await hand.until(lambda: len(looked) == 2 and hand.shows("Continue from checkpoint-8"))
+        may_answer.set()
+        await hand.until(lambda: not [one for one in app.workers if one.is_running])
+        assert hand.shows("checkpoint-8 is the furthest")
 
 
 async def test_a_broken_checkpoint_cannot_be_continued_and_says_why(

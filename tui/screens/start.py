@@ -73,6 +73,8 @@ class StartScreen(StepScreen):
     def __init__(self) -> None:
         super().__init__()
         self._seen: Seen | None = None
+        self._looks = 0
+        """How often the folder was looked at: what an earlier look found may no longer be so."""
         self._cursor: str | None = None
 
     def compose_body(self) -> ComposeResult:
@@ -104,12 +106,15 @@ class StartScreen(StepScreen):
         return [place for place in self.wizard.trashed if place.parent.parent == self._folder]
 
     def _look(self) -> None:
-        self.ask("seen", str(self._folder), partial(self.wizard.look_at, self._folder))
+        self._looks += 1
+        self.ask("seen", self._looks, partial(self.wizard.look_at, self._folder))
 
     def on_found(self, event: Found) -> None:
         event.stop()
         if event.what in ("put away", "taken back"):
             self._moved(event.asked, event.value)
+            return
+        if event.asked != self._looks:
             return
         if isinstance(event.value, LoraTuiError):
             self.close(told(event.value))
@@ -131,7 +136,7 @@ class StartScreen(StepScreen):
         first = [one for one in rest if chosen is not None and one.name == chosen.name]
         names = [one.name for one in [*first, *rest]][:JUDGED]
         folder = seen.found.output_dir
-        self.ask("judged", str(folder), lambda: [inspect_folder(folder / name) for name in dict.fromkeys(names)])
+        self.ask("judged", self._looks, lambda: [inspect_folder(folder / name) for name in dict.fromkeys(names)])
 
     def _judged(self, found: list[Checkpoint]) -> None:
         seen = self._seen
