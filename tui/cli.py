@@ -222,8 +222,20 @@ def _misplaced(rest: Sequence[str], given: Sequence[str]) -> str | None:
     command = next((word for word in rest if word in COMMANDS), None)
     if command is None:
         return None
-    behind = shlex.join(given[list(given).index(command) :])
-    return _("the command goes first: {words}").format(words=f"lora-tui {behind}")
+    place = list(given).index(command)
+    words = [*given[place:], *_known_to(COMMANDS[command].parser(), given[:place])]
+    return _("the command goes first: {words}").format(words=f"lora-tui {shlex.join(words)}")
+
+
+def _known_to(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
+    """Those flags of `words` that `parser` has too, with their values."""
+    options = {option: action for action in parser._actions for option in action.option_strings}
+    found: list[str] = []
+    for index, word in enumerate(words):
+        action = options.get(word.partition("=")[0])
+        if action is not None:
+            found += [word, *words[index + 1 : index + 2]] if action.nargs is None and "=" not in word else [word]
+    return found
 
 
 def _unknown(word: str, parser: argparse.ArgumentParser) -> str:

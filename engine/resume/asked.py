@@ -42,12 +42,14 @@ def _furthest_of(found: Scan, run: str) -> Checkpoint | None:
         found = verify(found, furthest.name)
 
 
-def need_checkpoint(path: Path) -> None:
-    """Raise CannotContinue where `path` is no folder, or that of a whole run."""
+def need_checkpoint(path: Path, output: str | None = None) -> None:
+    """Raise CannotContinue where `path` is no folder, or that of a whole run. `output`: the folder of the run, where one is named; a
+    checkpoint's bare name is easily taken for one in there."""
     if not is_folder(path):
-        raise CannotContinue(
-            _("{path}: there is no such checkpoint").format(path=path), fix=_("lora-tui check FOLDER lists what is there.")
-        )
+        fix = _("lora-tui check FOLDER lists what is there.")
+        if output is not None and is_folder(Path(output) / path):
+            fix = _("Did you mean {path}?").format(path=Path(output) / path)
+        raise CannotContinue(_("{path}: there is no such checkpoint").format(path=path), fix=fix)
     if is_file(path / RUN_TOML):
         raise CannotContinue(
             _("{path}: is the folder of a run, not a checkpoint").format(path=path),

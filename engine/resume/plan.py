@@ -115,7 +115,7 @@ def _planned(resolved: Resolved, found: Scan | None) -> ResumePlan:
         )
     for path in (config.init_from, named):
         if path is not None:
-            need_checkpoint(Path(path))
+            need_checkpoint(Path(path), config.output)
     if config.dataset is None or config.model is None:  # what is wrong there is told first: what is sound may have told them
         if config.init_from is not None:
             _weights_of(Path(config.init_from))

@@ -83,6 +83,16 @@ def test_what_is_wrong_with_a_named_checkpoint_is_told_before_the_answers_it_wou
     assert "is a link" in refused.value.detail
 
 
+@pytest.mark.parametrize("way", ["resume", "init_from"])
+def test_a_bare_name_of_a_checkpoint_in_the_folder_of_the_run_is_taken_for_what_was_meant(
+    way: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CannotContinue, match="no such checkpoint") as refused:
+        plan(output=run, **{way: "checkpoint-5"})
+    assert refused.value.fix == f"Did you mean {run / 'checkpoint-5'}?"
+
+
 def test_a_torn_manifest_of_a_named_checkpoint_is_told_and_not_that_answers_are_missing(run: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     manifest = copy / "checkpoint-5" / "manifest.json"
