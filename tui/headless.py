@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any
 
 from engine.answers import gather
-from engine.errors import LoraTuiError
+from engine.errors import LoraTuiError, OutputError
 from engine.events import Event, RowsTokenised, RunFailed, RunStarted, as_record
 from engine.i18n import _
 from engine.launch import runner_of
@@ -98,8 +98,12 @@ def run_headless(
     def emit(event: Event, record: Mapping[str, Any]) -> None:
         stop.heard(event)
         if as_json and not isinstance(event, RowsTokenised):  # the events of the Journal: what scripts were promised
+            known = out.problem
             # Escaped to ASCII: a terminal must not be moved by a name either, and every reader of JSON undoes it.
             out.write(json.dumps(record, allow_nan=False) + "\n")
+            if out.problem is not None and known is None:
+                words = _("standard output cannot be written: {why}. What is told there is lost; that stops no run.")
+                show.line(words.format(why=out.problem.strerror or out.problem), "yellow")
         show.event(event)
 
     def work() -> int:
@@ -110,6 +114,9 @@ def run_headless(
             if dry_run:
                 if as_json:
                     out.write(json.dumps(_plan_record(plan), allow_nan=False) + "\n")
+                    if out.problem is not None:
+                        why = out.problem.strerror or str(out.problem)
+                        raise OutputError(_("standard output cannot be written"), why)
                 if plan.refused:
                     return REFUSED
                 show.lines((note, "") for note in (look_ahead(plan) if plan.mode != "complete" else ()))

@@ -13,12 +13,11 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from engine.training.library_output import Surviving, library_output_to
 
 
-def duplicate(descriptor: int) -> IO[str]:
+def duplicate(descriptor: int) -> Surviving:
     """A line-buffered text stream on a duplicate of `descriptor`, which goes on when the engine redirects the original."""
     return Surviving.on(descriptor, sys.stderr.encoding or "utf-8")
 
@@ -36,7 +35,7 @@ def own_terminal(log: Path) -> Iterator[None]:
         log.touch()
     except OSError:
         log = Path(os.devnull)
-    sys.__stdout__, sys.__stderr__ = duplicate(1), duplicate(2)  # type: ignore[misc,assignment]
+    sys.__stdout__, sys.__stderr__ = duplicate(1), duplicate(2)  # type: ignore[misc]
     try:
         with library_output_to(log):
             if os.name == "posix":

@@ -25,14 +25,25 @@ from engine.redact import redact
 class Surviving(io.TextIOWrapper):
     """A stream whose end may go away or be full: what cannot be written is lost, whoever wrote it is not."""
 
+    problem: OSError | None = None
+    """The first error, but for a reader that has gone: nobody misses then what is lost."""
+
     def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):
+        try:
             return super().write(text)
+        except OSError as error:
+            self._lost(error)
         return len(text)
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError):
+        try:
             super().flush()
+        except OSError as error:
+            self._lost(error)
+
+    def _lost(self, error: OSError) -> None:
+        if not isinstance(error, BrokenPipeError):
+            self.problem = self.problem or error
 
     @classmethod
     def on(cls, descriptor: int, encoding: str) -> Surviving:

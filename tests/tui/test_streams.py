@@ -104,6 +104,20 @@ def test_a_full_stdout_is_told_in_a_line(tmp_path: Path, chat_file: Path) -> Non
     assert _told('$L data "$1" | head -1', chat_file).stderr == ""
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_events_that_a_full_stdout_does_not_take_are_missed_once_and_the_run_goes_on(
+    tmp_path: Path, chat_file: Path, tiny_model: Path
+) -> None:
+    where = {"LORA_TUI_CACHE": str(tmp_path / "cache"), "LORA_TUI_STATE": str(tmp_path)}
+    run = '$L --json --dataset "$1" --model "$2" --output "$3" --max-steps 2'
+    plan = _told(f"{run} --dry-run > /dev/full", chat_file, tiny_model, tmp_path / "run", **where)
+    assert plan.returncode == 5 and "standard output cannot be written" in plan.stderr
+    done = _told(f"{run} > /dev/full", chat_file, tiny_model, tmp_path / "run", **where)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("standard output cannot be written: No space left on device") == 1
+    assert (tmp_path / "run" / "final").is_dir() and "Traceback" not in done.stderr
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell")
 @pytest.mark.parametrize(
     "locale",
