@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -139,7 +140,7 @@ class Tail:
 
 
 State = Literal["running", "finished", "stopped", "failed", "died", "empty"]
-"""running: its lock is held; died: it is free and there was no last word; empty: nothing was begun there yet."""
+"""running: its lock is held; died: it is free and there was no last word; empty: its journal tells nothing, or is not there."""
 
 
 @dataclass(frozen=True)
@@ -219,6 +220,12 @@ def died(step: int | None, holder: Holder | None) -> RunFailed:
     return RunFailed(step, _("the run died without a word"), detail, fix, 1)
 
 
+def untold(folder: Path) -> RunFailed:
+    """What is said of a run whose journal is lost, or tells nothing: whether it was begun, and how it ended, nobody knows."""
+    fix = _("lora-tui check {folder} tells what is there.").format(folder=shlex.quote(str(folder)))
+    return RunFailed(None, _("nothing is told of a run here"), _("There is no events.jsonl, or nothing in it."), fix, 2)
+
+
 def _here(folder: Path, event: Event) -> Event:
     """`event` as it is true of `folder` now: the journal of a copied or moved run names where its adapter lay then."""
     if isinstance(event, RunFinished) and is_folder(folder / FINAL):
@@ -231,8 +238,8 @@ def follow(
 ) -> RunFinished | RunStopped | RunFailed | None:
     """Tell what the journal in `folder` holds, then what is added, until the run has ended or `leave` says so (then None). Blocks.
 
-    `emit` is given batches: the past in one, later ones as they come. A run that died without a word is told as `died`, which stands
-    in no journal.
+    `emit` is given batches: the past in one, later ones as they come. A run that died without a word is told as `died`, one that never
+    said any as `untold`; neither stands in a journal.
     """
     tail = Tail(folder)
     last: Event | None = None
@@ -249,7 +256,8 @@ def follow(
             if not held:
                 if isinstance(last, RunFinished | RunStopped | RunFailed):
                     return last
-                ending = died(step, holder)
+                empty = last is None and standing(folder).state == "empty"
+                ending = untold(folder) if empty else died(step, holder)
                 emit([(ending, as_record(ending, 0, time.time()))])
                 return ending
             if leave():

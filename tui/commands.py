@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.config import choices, field_meta, flag
-from engine.folder import OUT_ROOT
 from engine.i18n import _
 from engine.sources import Source, resolve
 from tui.parser import Parser, help_of
@@ -68,9 +67,7 @@ def _watch(given: list[str]) -> int:
 
 def _runs_parser() -> Parser:
     parser = Parser(prog="lora-tui runs", description=_("What runs and what ended under a folder, and how."))
-    parser.add_argument(
-        "root", metavar="ROOT", nargs="?", type=_path, default=OUT_ROOT, help=_("where runs lie (default: out)")
-    )
+    parser.add_argument("root", metavar="ROOT", nargs="?", type=_path, help=_("where runs lie (default: out)"))
     parser.add_argument("--json", action="store_true", help=_("as JSON on stdout"))
     return parser
 

@@ -4,6 +4,7 @@ printed, as a table or as JSON."""
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from engine.clock import moment
 from engine.errors import ConfigError
+from engine.folder import OUT_ROOT
 from engine.i18n import _
 from engine.sizes import loss_words
 from engine.watch import Standing, runs_under
@@ -23,10 +25,12 @@ WIDE = 120
 STYLES = {"running": "bold green", "failed": "red", "died": "bold red", "stopped": "yellow", "empty": "dim"}
 
 
-def run_runs(root: Path, as_json: bool) -> int:
-    """Print the runs under `root`; 0. Raises ConfigError where there is no such folder."""
+def run_runs(named: Path | None, as_json: bool) -> int:
+    """Print the runs under the folder that was `named`, else under ./out; 0. Raises ConfigError where there is no such folder: a
+    named one must be there, ./out comes with the first run."""
+    root = named if named is not None else OUT_ROOT
     try:
-        found = runs_under(root)
+        found = runs_under(root) if named is not None or os.path.lexists(root) else []
     except OSError as error:
         raise ConfigError(_("{folder}: cannot be listed").format(folder=root), error.strerror or str(error)) from error
     if as_json:
@@ -36,6 +40,8 @@ def run_runs(root: Path, as_json: bool) -> int:
         _print(found)
     else:
         sys.stdout.write(visible(_("there is no run under {root}").format(root=root)) + "\n")
+        if named is None:
+            sys.stdout.write(_("Runs that lie elsewhere: lora-tui runs ROOT") + "\n")
     return 0
 
 
@@ -103,7 +109,7 @@ def state_words(one: Standing) -> str:
         "stopped": _("stopped"),
         "failed": _("failed"),
         "died": _("died without a word"),
-        "empty": _("not begun"),
+        "empty": _("nothing told"),
     }[one.state]
 
 

@@ -122,6 +122,22 @@ def test_watching_nothing_is_a_usage_error(lora_tui: Tool, tmp_path: Path) -> No
     assert lora_tui("--detach")[0] == 2
 
 
+def test_without_a_folder_for_runs_there_are_none_and_that_is_no_error(lora_tui: Tool) -> None:
+    code, out, _told = lora_tui("runs")
+    assert code == 0 and out.splitlines() == ["there is no run under out", "Runs that lie elsewhere: lora-tui runs ROOT"]
+    code, out, _told = lora_tui("runs", "--json")
+    assert (code, json.loads(out)) == (0, {"schema": 1, "root": "out", "runs": []})
+
+
+def test_a_run_whose_journal_is_lost_is_called_the_same_by_all(lora_tui: Tool, tmp_path: Path) -> None:
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "run.toml").write_text("schema_version = 1")
+    code, out, _told = lora_tui("runs", "w")
+    assert code == 0 and "nothing told" in out
+    code, out, _told = lora_tui("watch", "w")
+    assert code == 2 and "nothing is told of a run here" in out and "killed" not in out
+
+
 async def test_whoever_watched_a_run_to_its_end_is_offered_the_way_out(tmp_path: Path) -> None:
     from textual.widgets import Button
 
