@@ -154,6 +154,15 @@ def last_join(folder: Path) -> int | None:
     return step if isinstance(step, int) else None
 
 
+def last_settings(folder: Path) -> Mapping[str, Any]:
+    """What the last attempt in `folder` was started with, as it was told: for a person to read, not to be taken up unasked."""
+    found: Any = None
+    for record in read_journal(folder):
+        if record["type"] == RunStarted.type:
+            found = record.get("config")
+    return found if isinstance(found, dict) else {}
+
+
 def last_finish(folder: Path) -> int | None:
     """Step at which the run in `folder` last ended with all its steps done; None where it never did, or nothing tells."""
     found = [record.get("step") for record in read_journal(folder) if record["type"] == RunFinished.type]

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import shlex
+from itertools import chain
+from pathlib import Path
+
 from engine.checkpoints.lora_fields import OUTPUT_LAYER
 from engine.config import RunConfig, flag
 from engine.data.dataset import eval_rows, may_be_a_split
 from engine.data.read import is_hub_id
 from engine.errors import ConfigError, ModelError
+from engine.folder import RUN_TOML
 from engine.i18n import _
+from engine.journal import last_settings
 from engine.models.report import model_report
+from engine.paths import is_there
 from engine.resume.layers import need_layers
 
 
-def need_answers(config: RunConfig) -> None:
-    """Raise ConfigError where no dataset or no model is named."""
-    missing = [flag(name) for name in ("dataset", "model") if getattr(config, name) is None]
+def need_answers(config: RunConfig, begun: Path | None = None) -> None:
+    """Raise ConfigError where no dataset or no model is named. `begun`: the folder of a run that is gone on with, if one is."""
+    missing = [name for name in ("dataset", "model") if getattr(config, name) is None]
+    title = _("missing: {flags}").format(flags=", ".join(map(flag, missing)))
+    if missing and begun is not None and not is_there(begun / RUN_TOML):
+        told = last_settings(begun)
+        words = ((flag(name), shlex.quote(str(told.get(name) or name.upper()))) for name in missing)
+        raise ConfigError(
+            title,
+            _("{path} is gone, which kept what the run was started with.").format(path=begun / RUN_TOML),
+            _("Put it back from a copy, or name them: lora-tui --yes --output {folder} {flags}").format(
+                folder=shlex.quote(str(begun)), flags=" ".join(chain.from_iterable(words))
+            ),
+        )
     if missing:
         raise ConfigError(
-            _("missing: {flags}").format(flags=", ".join(missing)),
+            title,
             _("A run needs a dataset and a model."),
             _(
                 "Name them, for example: lora-tui --yes --dataset chat.jsonl --model ./Qwen3-0.6B · or try: lora-tui --demo --yes"

@@ -116,14 +116,17 @@ def _planned(resolved: Resolved, found: Scan | None) -> ResumePlan:
     for path in (config.init_from, named):
         if path is not None:
             need_checkpoint(Path(path), config.output)
+    there: Path | None = None
     if config.dataset is None or config.model is None:  # what is wrong there is told first: what is sound may have told them
         if config.init_from is not None:
             _weights_of(Path(config.init_from))
         elif named is not None:
             need_continuable(inspected(Path(named)))
         elif config.resume == "auto" and config.output is not None and is_folder(Path(config.output)):
-            _need_one_to_continue(found or glance(Path(config.output)))
-    need_answers(config)
+            found = found or glance(Path(config.output))
+            _need_one_to_continue(found)
+            there = found.output_dir if any(one.manifest is not None for one in found.checkpoints) else None
+    need_answers(config, there)
     if resolved.asked("target_modules"):
         need_no_output_layer(config)
     assert config.dataset is not None and config.model is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from engine.answers import gather
 from engine.data import formats
-from engine.errors import CannotContinue, ModelError
+from engine.errors import CannotContinue, ConfigError, ModelError
 from engine.folder import run_id_of
 from engine.resume.plan import plan_run
 from tests.conftest import chats, write_jsonl
@@ -111,6 +112,23 @@ def test_a_folder_of_damaged_checkpoints_only_is_told_before_answers_that_are_mi
         answers = gather({"output": str(copy)}, environ={})
         plan_run(answers.resolved, answers.found)
     assert "optimizer.pt is missing" in refused.value.detail and "--init-from" in refused.value.fix
+
+
+def test_of_a_run_whose_settings_are_lost_it_is_told_what_to_name(run: Path, tmp_path: Path, chat_file: Path) -> None:
+    """What its journal tells is offered, and not taken up unasked."""
+    copy = Path(shutil.copytree(run, tmp_path / "my run"))
+    (copy / "run.toml").unlink()
+    with pytest.raises(ConfigError, match="missing: --dataset") as refused:
+        plan(output=copy)
+    assert "run.toml is gone" in refused.value.detail
+    command = refused.value.fix.partition(": ")[2]
+    assert command == f"lora-tui --yes --output '{copy}' --dataset {chat_file}"
+    words = dict(zip(*[iter(shlex.split(command)[2:])] * 2, strict=True))
+    found = plan(**{name.removeprefix("--"): value for name, value in words.items()})
+    assert (found.mode, found.checkpoint and found.checkpoint.name) == ("continue", "checkpoint-5") and not found.refused
+    (copy / "events.jsonl").unlink()
+    with pytest.raises(ConfigError, match="--dataset DATASET"):
+        plan(output=copy)
 
 
 def test_every_contradiction_is_told_at_once(run: Path) -> None:
