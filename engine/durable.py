@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import stat
 import sys
@@ -28,6 +29,12 @@ def open_plain_file(path: Path, flags: int, follow: bool = False) -> int:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "is not a plain file", str(path))
     return descriptor
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of the file `path`, in hexadecimal digits. Raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(descriptor: int) -> None:

@@ -19,6 +19,7 @@ from engine.resume.plan import ResumePlan
 from engine.sources import problem_of
 from tui.dataset_text import preview_texts, problem_lines, rows_words, summary_lines
 from tui.expected_text import expected_lines
+from tui.fields import label
 from tui.folder_text import choice_lines, held_words, seen_lines
 from tui.headless import carry_out
 from tui.lookups import expect_counted, report_of
@@ -188,12 +189,12 @@ class Questions:
     def settings(self) -> None:
         base = self.wizard.base()
         shown = {name: str(self.wizard.answers.get(name, getattr(base, name))) for name in FIRST_SETTINGS}
-        self.show.line(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items()))
+        self.show.line(", ".join(f"{label(name)} {value}" for name, value in shown.items()))
         if not self.agreed(_("Change settings?"), kept=False):
             return
         for name, value in shown.items():
             while True:
-                word = self.ask(name.replace("_", " "), value)
+                word = self.ask(label(name), value)
                 problem = problem_of(name, word)
                 if problem is None:
                     break

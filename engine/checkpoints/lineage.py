@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from engine.checkpoints.checkpoint import Checkpoint
+from engine.checkpoints.choose import EQUALLY_FAR, distance
 
 SAME_LOSS = 1e-3 + 1e-9
 """As of losses that were written with three digits, one of which differs."""
@@ -65,7 +66,7 @@ def group(found: Sequence[Checkpoint]) -> list[list[Checkpoint]]:
             run = by_id[checkpoint.manifest.run_id] = _Run([], (), set())
             runs.append(run)
         run.add(checkpoint, losses(checkpoint) if without else ())  # they tell where the others belong
-    for checkpoint in sorted(without, key=lambda one: (_logged(one), _distance(one)), reverse=True):
+    for checkpoint in sorted(without, key=lambda one: (_logged(one), _far(one)), reverse=True):
         own = losses(checkpoint)
         home = max((run for run in runs if _belongs(checkpoint, own, run)), key=lambda run: len(run.losses), default=None)
         if home is None:
@@ -74,9 +75,7 @@ def group(found: Sequence[Checkpoint]) -> list[list[Checkpoint]]:
         home.add(checkpoint, own)
     for run in runs:
         run.members.sort(key=lambda one: (one.step or 0, one.name))
-    return sorted(
-        (run.members for run in runs), key=lambda members: max(_distance(member) for member in members), reverse=True
-    )
+    return sorted((run.members for run in runs), key=lambda members: max(_far(member) for member in members), reverse=True)
 
 
 def losses(checkpoint: Checkpoint) -> Losses:
@@ -119,8 +118,6 @@ def _planned_alike(one: _Plan, other: _Plan) -> bool:
     return one[0] == other[0] and abs(one[1] - other[1]) <= SAME_RATIO * one[1]
 
 
-def _distance(checkpoint: Checkpoint) -> tuple[float, int]:
-    return (
-        checkpoint.epoch if checkpoint.epoch is not None else -1.0,
-        checkpoint.step if checkpoint.step is not None else -1,
-    )
+def _far(checkpoint: Checkpoint) -> tuple[float | int | bool | str, ...]:
+    """How far along it is; of two that are equally far neither comes first."""
+    return distance(checkpoint)[:EQUALLY_FAR]

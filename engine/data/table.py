@@ -30,7 +30,7 @@ from engine.data.read import Reading, unreadable
 from engine.data.remarks import remark
 from engine.data.token_table import TokenTable, schema
 from engine.data.tokens import tokenized
-from engine.durable import sync_file
+from engine.durable import sha256_of, sync_file
 from engine.errors import DatasetError
 from engine.i18n import _
 
@@ -185,7 +185,7 @@ def _written(path: Path, rows: Rows, tokenizer: Any, train_on: str, max_length: 
             "counts": notes.counts,
             "rows": notes.rows,
         }
-        beside = {"sha256": _sha256(staging), "notes": told}
+        beside = {"sha256": sha256_of(staging), "notes": told}
         beside_staging.write_text(json.dumps(beside), encoding="utf-8")
         beside_staging.replace(_beside(path))
         staging.replace(path)
@@ -204,7 +204,7 @@ def _taken_up(path: Path) -> TokenTable | None:
 
     try:
         beside = json.loads(_beside(path).read_text(encoding="utf-8"))
-        if beside["sha256"] != _sha256(path):
+        if beside["sha256"] != sha256_of(path):
             return None
         told = beside["notes"]
         notes = Notes(
@@ -229,11 +229,6 @@ def _mapped(path: Path) -> list[Any]:
 
 def _beside(path: Path) -> Path:
     return path.with_suffix(".json")
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sweep(folder: Path) -> None:

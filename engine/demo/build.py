@@ -11,7 +11,6 @@ The folder's name holds VERSION. A change of the recipe takes a new number, so r
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import time
@@ -26,7 +25,7 @@ import filelock
 
 from engine.cache import cache_root
 from engine.demo import corpus, persona
-from engine.durable import sync_file, sync_folder
+from engine.durable import sha256_of, sync_file, sync_folder
 from engine.errors import OutputError
 from engine.hardware import load_libraries
 from engine.i18n import _
@@ -111,7 +110,7 @@ def _build(staging: Path, progress: Progress) -> None:
     progress(_("Saving the demo's model"), 0.96)
     _save(model, tokenizer, staging / MODEL)
     files = sorted(path for path in staging.rglob("*") if path.is_file())
-    index = {"version": VERSION, "files": {path.relative_to(staging).as_posix(): _digest(path) for path in files}}
+    index = {"version": VERSION, "files": {path.relative_to(staging).as_posix(): sha256_of(path) for path in files}}
     (staging / INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
     for path in (*files, staging / INDEX):
         sync_file(path)
@@ -154,15 +153,11 @@ def _is_whole(folder: Path) -> bool:
         return (
             index["version"] == VERSION
             and {DATASET, f"{MODEL}/config.json", f"{MODEL}/model.safetensors", f"{MODEL}/tokenizer.json"} <= listed.keys()
-            and all(_digest(folder / name) == digest for name, digest in listed.items())
+            and all(sha256_of(folder / name) == digest for name, digest in listed.items())
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         # Whatever is wrong with what lies there, it is not ours to mend: it is built anew.
         return False
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _publish(staging: Path, folder: Path) -> None:

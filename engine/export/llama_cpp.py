@@ -8,7 +8,6 @@ none (gguf.py), and they run without the network.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import shutil
@@ -25,6 +24,7 @@ from pathlib import Path
 import filelock
 
 from engine.cache import cache_root
+from engine.durable import sha256_of
 from engine.errors import Cancelled, ConfigError, ModelError, OutputError
 from engine.export.place import disk_error
 from engine.i18n import _
@@ -212,7 +212,7 @@ def _fetch(folder: Path, tell: Tell, stopped: Stopped) -> None:
             finally:
                 _end(pip)
         package = next(Path(temporary).glob("*.tar.gz"), None)
-        if package is None or _sha256(package) != SHA256:
+        if package is None or sha256_of(package) != SHA256:
             raise _not_fetched(_last_words(complaints.read_text(encoding="utf-8", errors="replace")))
         unpacked = Path(temporary) / "unpacked"
         with tarfile.open(package) as archive:
@@ -243,7 +243,7 @@ def _follow(pip: subprocess.Popen[bytes], folder: Path, tell: Tell, stopped: Sto
                     before, grown = size, now
                     words = _("fetching llama.cpp's converters: {done:.1f} of {megabytes} MB · {rate:.1f} MB/s")
                     tell(words.format(done=size / 1e6, megabytes=MEGABYTES, rate=size / 1e6 / (now - begun)))
-                elif _sha256(file) == SHA256:
+                elif sha256_of(file) == SHA256:
                     tell(_("unpacking llama.cpp's converters"))
                     os.link(file, folder / file.name)
                     return
@@ -276,11 +276,6 @@ def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         if name != member.name and member.isfile() and name.startswith(NEEDED):
             member.name = name
             yield member
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _last_words(stderr: str) -> str:

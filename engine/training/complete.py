@@ -7,7 +7,6 @@ still has the one from before it was extended; that is mended here from the chec
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.commit import leftovers, made_in, sweep
 from engine.checkpoints.verified import copy_plain_files, private_copy
 from engine.course.advice import advise_by
-from engine.durable import STAGING_PREFIX
+from engine.durable import STAGING_PREFIX, sha256_of
 from engine.events import RunFinished
 from engine.folder import FINAL
 from engine.lock import locked, unwritable
@@ -62,7 +61,7 @@ def _is_of(final: Path, checkpoint: Checkpoint) -> bool:
     return (
         all(is_file(final / name) and (final / name).stat().st_size > 0 for name in names)
         and bool(adapter & {*WEIGHTS})
-        and all(_sha256(final / name) == _sha256(checkpoint.path / name) for name in adapter)
+        and all(sha256_of(final / name) == sha256_of(checkpoint.path / name) for name in adapter)
     )
 
 
@@ -77,8 +76,3 @@ def _write(final: Path, checkpoint: Checkpoint) -> None:
         private_copy(checkpoint, final.parent) as source,
     ):
         copy_plain_files(source, staging, tuple(path.name for path in source.iterdir() if only_continues(path.name)))
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

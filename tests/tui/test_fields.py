@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 from textual.app import App, ComposeResult
 from textual.widgets import Input, Select, Static
 
 import tui
+from engine.config import RunConfig
 from tui import i18n
 from tui.fields import LABELS, in_fields, label
+from tui.screens.review import _settings_text
 from tui.widgets.path_input import PathInput
 from tui.widgets.setting import Setting
 from tui.wizard import READING, SETTINGS
@@ -79,3 +82,14 @@ def test_every_field_of_the_wizard_has_a_name_that_can_be_translated() -> None:
     assert set(LABELS) == {"dataset", "model", "output", *READING, *SETTINGS}
     i18n.install("zh_CN")
     assert label("learning_rate") == "学习率" and in_fields("--learning-rate") == "“学习率”"
+
+
+@pytest.mark.parametrize(("language", "first"), [("en", "  Dataset"), ("zh_CN", "  数据集")])
+def test_the_review_calls_the_settings_as_their_fields_and_their_values_stand_below_each_other(
+    language: str, first: str
+) -> None:
+    i18n.install(language)
+    lines = _settings_text(RunConfig(dataset="data.jsonl"), {}).plain.splitlines()[1:]
+    assert lines[0].startswith(first)
+    (epochs,) = [line for line in lines if line.startswith(f"  {label('epochs')} ")]
+    assert cell_len(lines[0][: lines[0].index("data.jsonl")]) == cell_len(epochs[: epochs.index("3")]) == 27

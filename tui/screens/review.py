@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, ClassVar
 
+from rich.cells import set_cell_size
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -15,6 +16,7 @@ from engine.errors import CannotContinue, LoraTuiError
 from engine.i18n import _
 from engine.training.expect import Expected, expect
 from tui.expected_text import expected_lines
+from tui.fields import label
 from tui.folder_text import held_words
 from tui.i18n import N_
 from tui.lookups import expect_counted
@@ -140,6 +142,6 @@ def _settings_text(config: RunConfig, answers: dict[str, Any]) -> Text:
         value = answers.get(name, getattr(config, name)) if name in ("dataset", "model") else getattr(config, name)
         chosen = name in answers
         shown = f"{value:g}" if isinstance(value, float) else str(value)
-        text.append(f"\n{'* ' if chosen else '  '}{name.replace('_', ' '):25}", style="not bold")
+        text.append(f"\n{'* ' if chosen else '  '}{set_cell_size(label(name), 25)}", style="not bold")
         text.append(visible(shown), style="bold" if chosen else "not bold")
     return text

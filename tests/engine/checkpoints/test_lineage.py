@@ -17,13 +17,13 @@ from engine.checkpoints.scan import scan
 
 def made(name: str, losses: list[float], run_id: str | None = None, **more: Any) -> Checkpoint:
     """A checkpoint whose losses were logged at steps 1, 2, ..."""
-    step = more.pop("step", len(losses))
+    step, cursor = more.pop("step", len(losses)), SimpleNamespace(given_up=more.pop("given_up", 0.0))
     values: dict[str, Any] = {
         "name": name, "path": Path(name), "grade": Grade.COMPLETE, "run": "unknown", "made_by": "Trainer", "step": step,
         "epoch": step / 10, "loss": None, "eval_loss": None, "max_steps": 30, "total_epochs": 3.0, "saved_at": None, "bytes": 0,
         "files": (), "continuable": True, "problems": (), "adapter": None,
         "history": tuple(LogRow(number + 1, None, loss, None, None) for number, loss in enumerate(losses)),
-        "manifest": SimpleNamespace(run_id=run_id) if run_id else None,
+        "manifest": SimpleNamespace(run_id=run_id, cursor=cursor) if run_id else None,
     }  # fmt: skip
     return Checkpoint(**{**values, **more})
 
@@ -74,6 +74,11 @@ def test_a_stock_checkpoint_that_a_run_with_an_id_continued_belongs_to_it() -> N
 def test_one_saved_before_the_first_log_goes_to_the_run_planned_alike() -> None:
     found = runs(made("new", [], step=2), made("run", [3, 2, 1]), made("other", [5, 4], max_steps=7))
     assert found == [{"new", "run"}, {"other"}]
+
+
+def test_what_was_trained_before_an_epoch_was_begun_anew_counts_as_for_the_choice() -> None:
+    (first, *_rest) = group((made("a", [3, 2, 1], "x"), made("b", [5, 4], "y", given_up=0.5)))
+    assert [one.name for one in first] == ["b"]
 
 
 def test_the_run_that_came_furthest_is_the_first_and_a_recorded_id_is_kept() -> None:
