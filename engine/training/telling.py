@@ -20,7 +20,7 @@ from engine.cache import cache_root
 from engine.config import RunConfig
 from engine.errors import DatasetError, LoraTuiError, ModelError, OutputError
 from engine.events import Event, RunFailed, Warned, as_record
-from engine.i18n import _
+from engine.i18n import _, sentences
 from engine.journal import JOURNAL_NAME, Journal
 from engine.lock import unwritable
 from engine.paths import is_folder, path_of
@@ -133,7 +133,7 @@ def refused(error: OSError, out: Path, config: RunConfig) -> LoraTuiError:
             where = _("Temporary files go there; TMPDIR names another folder for them.")
         case _:
             where = ""
-    return OutputError(_("{path}: cannot be read or written").format(path=at), why, f"{check} {where}".strip())
+    return OutputError(_("{path}: cannot be read or written").format(path=at), why, sentences(check, where))
 
 
 def _whose(at: Path, out: Path, config: RunConfig) -> str:
