@@ -238,9 +238,7 @@ class Saver:
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
-        # A slow rise is noticed late; how far back is only worth room where the run itself goes back.
-        late = None if self.attempt.config.on_jump == "warn" else self.monitor.good_for_sure
-        self.committer.good_until = self.monitor.good_until, self.monitor.good_before, late
+        self.committer.good_until = self.monitor.good_until, self.monitor.good_before, *self._to_go_back_to()
         self._due = {"step": step, "epoch": trainer.epochs, "loss": self.last_loss, "eval_loss": eval_loss}
 
         def write() -> None:
@@ -248,6 +246,15 @@ class Saver:
             torch.save(moments, staging / "optimizer.pt")
 
         self.committer.commit(staging, step, eval_loss, write, complete)
+
+    def _to_go_back_to(self) -> tuple[int | None, ...]:
+        """More steps as in `Committer.good_until`, whose checkpoints are only worth their room where the run itself goes back: a slow
+        rise is noticed late, and where no checkpoint is from before a jump, the one that this attempt began from is all there is."""
+        if self.attempt.config.on_jump == "warn":
+            return ()
+        good_until, late = self.monitor.good, self.monitor.good_for_sure
+        earliest = min((step for step in (good_until, late) if step is not None), default=None)
+        return (late, self.attempt.start.step) if good(self.committer.kept, earliest) is None else (late,)
 
     def _manifest(
         self,

@@ -191,3 +191,16 @@ def test_weights_that_are_lost_after_a_jump_send_back_to_before_it(run: Path, mo
         train(output=run, **{**EXPLODES, "learning_rate": 0.5})
     assert (run / "checkpoint-56").is_dir()
     assert "checkpoint-40" in told.value.detail and "checkpoint-40" in told.value.fix
+
+
+def test_where_an_attempt_began_stays_while_it_is_all_that_there_is_to_go_back_to(
+    tmp_path: Path, taught_model: Path
+) -> None:
+    """Its loss was last logged before the step at which it was stopped and saved: no checkpoint is from up to then."""
+    data = write_jsonl(tmp_path / "data.jsonl", chats(26))
+    flags = {**FLAGS, "logging_steps": 4, "keep": 1}
+    asked = {**flags, "save_steps": 100, "learning_rate": 5e-3, "max_steps": 60}
+    train(stop_at=22, dataset=data, model=taught_model, output=tmp_path / "run", **asked)
+    rate = {**EXPLODES, "max_steps": 60}
+    _outcome, events = train(output=tmp_path / "run", on_jump="rollback", **flags, **rate)
+    assert {(one.checkpoint, one.to_step) for one in of(events, RolledBack)} == {("checkpoint-22", 22)}
