@@ -71,6 +71,7 @@ def token_table(
     if not rows.raw.files:
         note = _("the token table is not kept: the dataset is in memory, and has no files by which it could be known again")
     else:
+        of_data = data_key(rows, reading)
         key = table_key(rows, reading, tokenizer_digest, train_on, max_length)
         path = cache_folder() / f"{key}.arrow"
         found = _taken_up(path)
@@ -79,8 +80,8 @@ def token_table(
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             _sweep(path.parent)
-            written = _written(path, rows, tokenizer, train_on, max_length, tell)
-            _keep_digests(path.parent / f"{data_key(rows, reading)}.digests", *written.everything)
+            written = _written(path, rows, tokenizer, train_on, max_length, tell, lambda: data_key(rows, reading) == of_data)
+            _keep_digests(path.parent / f"{of_data}.digests", *written.everything)
             return Made(written, False, "")
         except OSError as error:
             note = _("the token table could not be kept in {folder} ({why}); it was made in memory").format(
@@ -111,6 +112,8 @@ def row_digests(rows: Rows, reading: Reading) -> tuple[npt.NDArray[np.int64], Di
             os.utime(path)
             return found["number"].astype(np.int64), np.ascontiguousarray(found["digest"])
     numbers, digests = _digests_of(rows)
+    if path.stem != data_key(rows, reading):  # changed while it was read: its rows are not those of that key
+        return numbers, digests
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         _keep_digests(path, numbers, digests)
@@ -166,8 +169,11 @@ def _file_digest(path: Path, _size: int, _mtime_ns: int, _inode: int) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def _written(path: Path, rows: Rows, tokenizer: Any, train_on: str, max_length: int, tell: Tell) -> TokenTable:
-    """Make the table, put it under `path`, and take it up from there. Raises OSError where that cannot be written."""
+def _written(
+    path: Path, rows: Rows, tokenizer: Any, train_on: str, max_length: int, tell: Tell, unchanged: Callable[[], bool]
+) -> TokenTable:
+    """Make the table, put it under `path`, and take it up from there. `unchanged`: whether the data are still those that `path` is
+    named after. Raises OSError where it cannot be written, DatasetError where the data were changed meanwhile."""
     import pyarrow as pa
 
     notes = Notes()
@@ -179,6 +185,12 @@ def _written(path: Path, rows: Rows, tokenizer: Any, train_on: str, max_length: 
             progress = _progress(total, tell)
             for batch in tokenized(rows.numbered(), tokenizer, train_on, max_length, notes, progress, rows.raw.skipped):
                 writer.write_batch(batch)
+        if not unchanged():
+            raise DatasetError(
+                _("{name}: was changed while it was read").format(name=rows.name),
+                _("Some of its rows would be the old ones and some the new."),
+                _("Start again once nothing writes to it any more."),
+            )
         sync_file(staging)
         told = {
             "problems": [(one.code, one.row, dict(one.parts)) for one in notes.problems],

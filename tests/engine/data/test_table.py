@@ -16,6 +16,7 @@ from engine.data.read import Reading
 from engine.data.report import dataset_report
 from engine.data.table import Made, cache_folder, row_digests, token_table
 from engine.data.tokens import tokenize
+from engine.errors import DatasetError
 from engine.models.folder import load_tokenizer
 from tests.conftest import chats, write_jsonl
 
@@ -224,3 +225,35 @@ def test_what_was_noticed_is_said_in_the_language_of_whoever_takes_the_table_up(
     assert told["en"] and [one.row for one in told["en"]] == [one.row for one in told["zh_CN"]]
     assert "trained tokens are lost" in told["en"][0].message
     assert told["zh_CN"][0].message != told["en"][0].message and "tokens are lost" not in told["zh_CN"][0].message
+
+
+def test_rows_of_a_file_that_changed_while_it_was_read_are_not_kept_as_those_it_had(
+    file: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = file.read_bytes()
+    with monkeypatch.context() as patched:
+
+        def tokenized(*arguments: Any) -> Any:
+            write_jsonl(file, chats(20))
+            return real(*arguments)
+
+        real = module.tokenized
+        patched.setattr(module, "tokenized", tokenized)
+        with pytest.raises(DatasetError, match="changed while it was read"):
+            made(file, tokenizer)
+    file.write_bytes(before)
+    assert len(made(file, tokenizer).table) == 30
+
+
+def test_nor_are_their_digests(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, real = file.read_bytes(), module._digests_of
+
+    def changed(rows: Any) -> Any:
+        write_jsonl(file, chats(20))
+        return real(rows)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "_digests_of", changed)
+        row_digests(read_rows(str(file), Reading()), Reading())
+    file.write_bytes(before)
+    assert len(row_digests(read_rows(str(file), Reading()), Reading())[0]) == 30
