@@ -41,6 +41,10 @@ class Dataset:
     eval: Places
     """Those that are held back; empty without --eval-fraction."""
 
+    def is_of(self, numbers: npt.NDArray[np.int64], digests: Digests) -> bool:
+        """Whether it is that of the rows with these numbers and digests."""
+        return np.array_equal(self.numbers, numbers) and np.array_equal(self.digests, digests)
+
     @cached_property
     def train_digests(self) -> Digests:
         """Of the rows that are trained on."""

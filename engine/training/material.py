@@ -22,9 +22,9 @@ from engine.data.read import Reading
 from engine.data.table import Tell, token_table
 from engine.data.token_table import TokenTable
 from engine.data.tokens import tokenize
-from engine.errors import LoraTuiError
+from engine.errors import DatasetError, LoraTuiError
 from engine.hardware import load_libraries
-from engine.i18n import n_
+from engine.i18n import _, n_
 from engine.models.folder import base_digests, load_tokenizer, model_folder, tokenizer_files_digest
 from engine.training.probe import ProbeRow
 
@@ -106,8 +106,17 @@ def load_material(
     words, template = tokenizer_digest(tokenizer), template_digest(tokenizer)
     made = token_table(rows, reading, tokenizer, words + template, config.train_on, config.max_length, tell)
     table = made.table
-    dataset = dataset if dataset is not None else read_dataset(config, rows, table.everything)
+    if dataset is None or not dataset.is_of(*table.everything):  # the files may have changed since the plan was made
+        dataset = read_dataset(config, rows, table.everything)
     train = table.of_rows(dataset.numbers[dataset.train])
+    if not len(train):
+        raise DatasetError(
+            _("no row that is trained on has a token to learn from"),
+            _("All {count} rows are masked entirely.").format(count=len(dataset.train)),
+            _("Check that the answers are not empty, or choose another --train-on (now: {train_on}).").format(
+                train_on=config.train_on
+            ),
+        )
     evaluated = table.of_rows(dataset.numbers[dataset.eval]) if len(dataset.eval) else None
     held_back = identify(dataset.digests[dataset.eval]) if len(dataset.eval) else None
     measured: tuple[str, ...] = ()
@@ -130,6 +139,9 @@ def load_material(
         data_settings=data_settings_digest(config),
     )
     measured = (*held_back_notes(config, dataset), *measured)
+    if evaluated is not None and not len(evaluated):  # a mean over no label would be taken for a loss of zero
+        evaluated = None
+        measured = (*measured, _("no row that is held back has a token to learn from, and no eval loss is measured"))
     notes = (*rows.notes, *measured, *([made.note] if made.note else []), *_notes(table.notes))
     return Material(folder, tokenizer, dataset, train, evaluated, identities, notes)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
 
 from engine.checkpoints.proof import read_manifest
+from engine.data.identity import row_digest
 from engine.data.read import Reading, read_raw
 from engine.data.report import dataset_report
 from engine.errors import ConfigError, DatasetError
@@ -131,3 +134,31 @@ def test_eval_losses_of_other_rows_are_not_compared_with_those_of_before(
     assert "eval_rows" in [event.code for event in events if isinstance(event, Warned)]
     # By its number the checkpoint of step 2 would be the best, and stay.
     assert not (out / "checkpoint-2").exists() and (out / "checkpoint-12").is_dir()
+
+
+def _unlearnable(held_back: bool) -> list[dict[str, Any]]:
+    """Chats of which those that --eval-fraction 0.2 holds back have an empty answer, or those that it does not."""
+
+    def is_held_back(row: dict[str, Any]) -> bool:
+        salted = (42).to_bytes(8, "little") + row_digest(row)
+        return int.from_bytes(hashlib.sha256(salted).digest()[:8], "big") / 2**64 < 0.2
+
+    full = chats(20)
+    empty = [{"messages": [row["messages"][0], {"role": "assistant", "content": ""}]} for row in full]
+    return [row for row in empty if is_held_back(row) == held_back] + [row for row in full if is_held_back(row) != held_back]
+
+
+def test_held_back_rows_with_nothing_to_learn_are_no_eval_loss_of_zero(tiny_model: Path, tmp_path: Path) -> None:
+    data = write_jsonl(tmp_path / "chats.jsonl", _unlearnable(held_back=True))
+    asked = {"dataset": data, "model": tiny_model, "output": tmp_path / "run", "eval_fraction": 0.2, "seed": 42}
+    _outcome, events = train(**asked, **SETTINGS)
+    assert not [event for event in events if isinstance(event, Evaluated)]
+    told = [event.message for event in events if isinstance(event, Warned)]
+    assert any("no row that is held back has a token to learn from" in words for words in told)
+
+
+def test_only_held_back_rows_with_something_to_learn_are_no_dataset(tiny_model: Path, tmp_path: Path) -> None:
+    data = write_jsonl(tmp_path / "chats.jsonl", _unlearnable(held_back=False))
+    asked = {"dataset": data, "model": tiny_model, "output": tmp_path / "run", "eval_fraction": 0.2, "seed": 42}
+    with pytest.raises(DatasetError, match="no row that is trained on"):
+        train(**asked, **SETTINGS)

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from engine.checkpoints.proof import read_manifest
 from engine.errors import CannotContinue
 from engine.training.trainer import Trainer
+from tests.conftest import chats, write_jsonl
 from tests.engine.runs import plan, train
 
 
@@ -66,3 +68,25 @@ def test_what_the_plan_has_passed_over_does_not_keep_it_from_starting(
     (out / "checkpoint-4" / "adapter_model.safetensors").write_bytes(b"torn")
     outcome = Trainer(plan(output=out)).run(lambda event, record: None, lambda: None)
     assert outcome.state == "finished"
+
+
+def test_rows_that_were_edited_since_they_were_compared_are_not_trained_on_as_the_old_ones(
+    finished: Path, flags: dict[str, Any], tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(finished, tmp_path / "run"))
+    data = Path(shutil.copy(flags["dataset"], tmp_path / "chats.jsonl"))
+    decided = plan(output=out, dataset=data, max_steps=6)
+    data.write_text(
+        data.read_text().replace("question 3", "question 4", 1)
+    )  # as many tokens, so the order of the rows stays
+    with pytest.raises(CannotContinue, match="dataset") as found:
+        Trainer(decided).run(lambda event, record: None, lambda: None)
+    assert "dataset" in found.value.detail
+
+
+def test_a_fresh_run_names_the_rows_that_it_was_trained_on(flags: dict[str, Any], tmp_path: Path) -> None:
+    data = Path(shutil.copy(flags["dataset"], tmp_path / "chats.jsonl"))
+    decided = plan(**{**flags, "dataset": data}, output=tmp_path / "run", max_steps=2)
+    write_jsonl(data, chats(30))
+    Trainer(decided).run(lambda event, record: None, lambda: None)
+    assert read_manifest(tmp_path / "run" / "checkpoint-2").identities.dataset.rows == 30
