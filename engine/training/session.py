@@ -27,6 +27,7 @@ from engine.errors import ConfigError, ModelError, first_line
 from engine.events import Event, RunFinished, RunStopped, Warned
 from engine.folder import FINAL, write_run_toml
 from engine.i18n import _
+from engine.paths import is_folder
 from engine.resume.receipt import Item
 from engine.training.arguments import training_arguments
 from engine.training.attempt import Attempt, Outcome, ShouldStop
@@ -126,11 +127,12 @@ class Session:
         that was good is left, what this attempt saved; where it began is all that there is to go back to."""
         from engine.checkpoints.trash import to_trash
 
-        trainer, kept = self.trainer, self.saver.committer.kept
+        trainer, out = self.trainer, self.plan.output_dir
+        kept = [one for one in self.saver.committer.kept if is_folder(out / one.name)]  # a person may have taken some away
         last = good(kept, good_until)
         after = [one.name for one in kept if one.step > (last.step if last is not None else self.attempt.start.step)]
         for name in after if self.ranks.first else ():
-            to_trash(self.plan.output_dir / name)
+            to_trash(out / name)
         back_to = last.name if last is not None else None
         return Outcome("jumped", trainer.state.global_step, self.saver.last_loss, back_to, tuple(after), trainer.epochs)
 

@@ -111,7 +111,7 @@ class Trainer:
         with self.ranks.joined(self.config.ddp_timeout):
             self._agree_on_the_plan()
             if self.plan.mode == "complete":
-                return Outcome("finished", self.plan.checkpoint.step or 0 if self.plan.checkpoint is not None else 0, None)
+                return self._conclude(self.plan.output_dir)
             with library_output_to(_log(self.plan.output_dir)):
                 self.ranks.wait_for_first("material")
                 try:
@@ -141,10 +141,13 @@ class Trainer:
         return replanned(self.plan, *found[1:])
 
     def _conclude(self, out: Path) -> Outcome:
-        """All steps had been done when the processes were lost: what is missing is made from the last checkpoint."""
+        """Nothing is left to train: all steps had been done when the processes were lost, or what the run went back to after a jump
+        has the loss that --stop-at-loss wants. What is missing is made from the checkpoint."""
         from engine.training.complete import conclude
 
-        self._tell.journal = Journal(out)
+        if not self.ranks.first:
+            return Outcome("finished", self.plan.checkpoint.step or 0 if self.plan.checkpoint is not None else 0, None)
+        self._tell.journal = self._tell.journal or Journal(out)
         finished = conclude(self.plan, held=True)
         self._tell(finished)
         return Outcome("finished", finished.step, finished.loss)
@@ -200,6 +203,8 @@ class Trainer:
             if self.config.on_jump == "stop" or number > ROLLBACKS:
                 break
             self._go_back(outcome, number)
+            if self.plan.mode == "complete":
+                return self._conclude(self.plan.output_dir)
         if outcome.set_aside:
             self._tell(Warned("set_aside", _(
                 "saved after the loss left its path, and put into {folder} so that nothing goes on from it unasked: {names}").format(
@@ -215,7 +220,7 @@ class Trainer:
         self.config = self.plan.config
         if self.ranks.first:  # a run that is killed now goes on at the rate that is told
             write_run_toml(self.plan.output_dir, self.config, self.plan.run_id)
-        checkpoint = self.plan.checkpoint if self.plan.mode == "continue" else None
+        checkpoint = self.plan.checkpoint if self.plan.mode in ("continue", "complete") else None
         self._tell(
             RolledBack(
                 outcome.step,

@@ -204,3 +204,31 @@ def test_where_an_attempt_began_stays_while_it_is_all_that_there_is_to_go_back_t
     rate = {**EXPLODES, "max_steps": 60}
     _outcome, events = train(output=tmp_path / "run", on_jump="rollback", **flags, **rate)
     assert {(one.checkpoint, one.to_step) for one in of(events, RolledBack)} == {("checkpoint-22", 22)}
+
+
+def test_checkpoints_that_a_person_took_away_meanwhile_are_not_gone_back_to(run: Path) -> None:
+    import shutil
+
+    def watch(event: Any) -> None:
+        if isinstance(event, LossJumped):
+            shutil.rmtree(run / "checkpoint-40", ignore_errors=True)
+
+    _outcome, events = train(output=run, on_jump="rollback", watch=watch, keep=9, **EXPLODES)
+    back = of(events, RolledBack)
+    assert back and {(one.checkpoint, one.to_step) for one in back} == {("checkpoint-36", 36)}
+
+
+def test_a_run_that_goes_back_to_where_its_loss_was_low_enough_ends_there(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--stop-at-loss is asked for after the loss had left its path: where it is then, it is not reached."""
+    from engine.training import saving
+
+    goal = 1.05 * median([loss for _step, loss in losses(run)][-10:])
+    train(output=run, **{**EXPLODES, "learning_rate": 0.5, "max_steps": 60})
+    monkeypatch.setattr(saving, "all_finite", lambda values: False)
+    asked = {**EXPLODES, "max_steps": 100, "stop_at_loss": goal}
+    assert plan(output=run, **asked).mode == "continue"
+    outcome, events = train(output=run, on_jump="rollback", **asked)
+    assert [(one.checkpoint, one.to_step) for one in of(events, RolledBack)] == [("checkpoint-40", 40)]
+    assert (outcome.state, outcome.step, events[-1].type) == ("finished", 40, "run_finished")
