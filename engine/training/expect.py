@@ -76,7 +76,8 @@ def _steps(plan: ResumePlan, rows: int | None, batch_size: int) -> int | None:
 
 
 def pace_of(folder: Path) -> float | None:
-    """Seconds a step took in the last attempt that the journal of `folder` tells of; None where it tells too little."""
+    """Seconds a step took in the last attempt that the journal of `folder` tells of; None where it tells too little, or the clock was
+    set back meanwhile."""
     first: tuple[float, int] | None = None
     last: tuple[float, int] | None = None
     for record in read_journal(folder):
@@ -87,6 +88,6 @@ def pace_of(folder: Path) -> float | None:
         ):
             last = (record["t"], record["step"])
             first = first or last
-    if first is None or last is None or last[1] <= first[1]:
+    if first is None or last is None or last[0] <= first[0] or last[1] <= first[1]:
         return None
     return (last[0] - first[0]) / (last[1] - first[1])
