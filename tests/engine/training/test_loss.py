@@ -192,3 +192,18 @@ def test_a_run_logs_the_same_losses_with_all_logits(
     assert told["labels"][1] == pytest.approx(told["all"][1], abs=1e-5)
     assert told["labels"][2] == pytest.approx(told["all"][2], abs=1e-5)
     assert bool(told["labels"][2]) == ("eval_fraction" in more)
+
+
+def test_a_batch_without_a_label_adds_nothing_to_the_eval_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where several processes measure, one that has no row left is given one without labels; the stock mean over none is no number."""
+    import torch
+    from trl import SFTTrainer
+
+    from engine.training.sft import ExactTrainer
+
+    trainer = ExactTrainer.__new__(ExactTrainer)
+    trainer._evaluated = [2.0, 4]
+    mean = torch.nn.functional.cross_entropy(torch.zeros(1, 3), torch.tensor([-100]))
+    monkeypatch.setattr(SFTTrainer, "prediction_step", lambda *_arguments, **_options: (mean, None, None))
+    trainer.prediction_step(None, {"labels": torch.tensor([[-100, -100]])}, True)
+    assert trainer._evaluated == [2.0, 4]
