@@ -15,7 +15,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,7 @@ def row_digests(rows: Rows, reading: Reading) -> tuple[npt.NDArray[np.int64], Di
         content = path.read_bytes()
         if hashlib.sha256(content[32:]).digest() == content[:32]:
             found = np.frombuffer(content[32:], dtype=_RECORD)
-            os.utime(path)
+            _was_of_use(path)
             return found["number"].astype(np.int64), np.ascontiguousarray(found["digest"])
     numbers, digests = _digests_of(rows)
     if path.stem != data_key(rows, reading):  # changed while it was read: its rows are not those of that key
@@ -150,7 +150,8 @@ def table_key(rows: Rows, reading: Reading, tokenizer_digest: str, train_on: str
 def data_key(rows: Rows, reading: Reading) -> str:
     """Hexadecimal key of the normalised rows: the bytes of their files and how they are read. Raises DatasetError."""
     digest = hashlib.sha256()
-    settings = [VERSION, asdict(reading), rows.format, rows.reason, rows.name]
+    # Of a file that is both trained and measured on, rows are left out of the training alone.
+    settings = [VERSION, asdict(replace(reading, skip_rows=rows.raw.skipped)), rows.format, rows.reason, rows.name]
     digest.update(json.dumps(settings, sort_keys=True).encode())
     for path in rows.raw.files:
         try:
@@ -223,10 +224,16 @@ def _taken_up(path: Path) -> TokenTable | None:
             [remark(code, row, **parts) for code, row, parts in told["problems"]], dict(told["counts"]), int(told["rows"])
         )
         table = TokenTable(_mapped(path), notes)
-        os.utime(path)  # it was of use: not to be swept
+        _was_of_use(path)
         return table
     except (OSError, ValueError, KeyError, TypeError, RecursionError, pa.ArrowException):
         return None
+
+
+def _was_of_use(path: Path) -> None:
+    """Not to be swept; where the cache may only be read, that is not ours to say."""
+    with contextlib.suppress(OSError):
+        os.utime(path)
 
 
 def _mapped(path: Path) -> list[Any]:

@@ -78,6 +78,13 @@ def test_rows_left_out_are_those_of_the_training_split(folder: Path, tmp_path: P
     assert found.eval_dataset is not None and (found.dataset.rows, found.eval_dataset.rows) == (10, 5)
 
 
+def test_rows_left_out_are_measured_on_also_where_both_are_one_file(tmp_path: Path, tiny_model: Path) -> None:
+    out, data = tmp_path / "run", write_jsonl(tmp_path / "chats.jsonl", chats(12))
+    train(dataset=data, model=tiny_model, output=out, eval_dataset=data, skip_rows="1,2", **SETTINGS)
+    found = read_manifest(out / "checkpoint-2").identities
+    assert found.eval_dataset is not None and (found.dataset.rows, found.eval_dataset.rows) == (10, 12)
+
+
 def test_a_run_that_can_measure_on_nothing_says_so(tiny_model: Path, tmp_path: Path) -> None:
     data = write_jsonl(tmp_path / "one.jsonl", chats(1))
     _outcome, events = train(dataset=data, model=tiny_model, output=tmp_path / "run", eval_fraction=0.5, max_steps=1)

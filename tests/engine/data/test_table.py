@@ -257,3 +257,20 @@ def test_nor_are_their_digests(file: Path, monkeypatch: pytest.MonkeyPatch) -> N
         row_digests(read_rows(str(file), Reading()), Reading())
     file.write_bytes(before)
     assert len(row_digests(read_rows(str(file), Reading()), Reading())[0]) == 30
+
+
+def test_what_is_in_a_cache_that_may_only_be_read_is_taken_up(
+    file: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(file, tokenizer)
+
+    def utime(*_place: Any) -> None:
+        raise PermissionError
+
+    def _digests_of(_rows: Any) -> Any:
+        raise AssertionError("they are in the cache")
+
+    monkeypatch.setattr(module.os, "utime", utime)
+    monkeypatch.setattr(module, "_digests_of", _digests_of)
+    assert made(file, tokenizer).from_cache
+    assert len(row_digests(read_rows(str(file), Reading()), Reading())[0]) == 30
