@@ -43,7 +43,7 @@ def replayed(history: Sequence[LogRow]) -> tuple[LossMonitor, list[LossJumped]]:
             since_join, peak = 0, 0.0
         peak = max(peak, row.learning_rate or 0.0)
         loss = row.loss if row.loss is not None else math.nan
-        jump = monitor.observe(row.step, loss, row.learning_rate or 0.0, since_join < LOGS_AT_JOIN)
+        jump = monitor.observe(row.step, loss, since_join < LOGS_AT_JOIN)
         if jump is not None:
             found.append(jump)
         before = row

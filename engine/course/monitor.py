@@ -105,11 +105,11 @@ class LossMonitor:
         """The losses since the join, while it is one."""
         self._level_at_join: float | None = None
 
-    def observe(self, step: int, loss: float, learning_rate: float, at_resume: bool) -> LossJumped | None:
+    def observe(self, step: int, loss: float, at_resume: bool) -> LossJumped | None:
         """Take in a logged loss; what it means, if it means anything.
 
-        `at_resume`: this is one of the first logs after a join. `learning_rate` does not soften the judgement: a rate that
-        leaps up where a run was continued is how many real resets look. It is for the causes (advice.likely_causes).
+        `at_resume`: this is one of the first logs after a join. The learning rate is not asked: one that leaps up where a run was
+        continued is how many real resets look, and no excuse for them.
         """
         self._seen += 1
         if not math.isfinite(loss):

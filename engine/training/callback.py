@@ -100,7 +100,7 @@ class RunCallback(TrainerCallback):
         )
         self._joined_logs += 1
         at_resume = self.continued and self._joined_logs <= LOGS_AT_JOIN
-        jump = self.monitor.observe(state.global_step, float(logs["loss"]), rate, at_resume)
+        jump = self.monitor.observe(state.global_step, float(logs["loss"]), at_resume)
         if jump is not None:
             self._jumped(jump, rate, control)
         elif has_reached(self.losses, self.config.stop_at_loss) and not control.should_training_stop:

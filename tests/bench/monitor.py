@@ -32,14 +32,14 @@ def feed(
 ) -> tuple[list[LossJumped], list[LossJumped]]:
     """The jumps in `losses`, and in what comes `then`: after a join, where `resumed`."""
     monitor = LossMonitor()
-    before = [jump for at, loss in enumerate(losses, 1) if (jump := monitor.observe(at, loss, 1e-4, False))]
+    before = [jump for at, loss in enumerate(losses, 1) if (jump := monitor.observe(at, loss, False))]
     if resumed:
         state, monitor = monitor.state(), LossMonitor()
         monitor.restore(state)
     after = [
         jump
         for at, loss in enumerate(then)
-        if (jump := monitor.observe(len(losses) + at + 1, loss, 1e-4, resumed and at < LOGS_AT_JOIN))
+        if (jump := monitor.observe(len(losses) + at + 1, loss, resumed and at < LOGS_AT_JOIN))
     ]
     return before, after
 

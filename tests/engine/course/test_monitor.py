@@ -33,7 +33,7 @@ def losses_of(name: str) -> list[float]:
 
 
 def feed(monitor: LossMonitor, losses: list[float], resumed: bool = False, start: int = 1) -> list[LossJumped]:
-    seen = (monitor.observe(start + i, loss, 1e-4, resumed and i < 5) for i, loss in enumerate(losses))
+    seen = (monitor.observe(start + i, loss, resumed and i < 5) for i, loss in enumerate(losses))
     return [jump for jump in seen if jump is not None]
 
 
@@ -140,7 +140,7 @@ def test_its_state_is_bounded_and_fits_the_manifest() -> None:
 def test_no_losses_crash_it(observed: list[tuple[float, bool]]) -> None:
     monitor = LossMonitor()
     for step, (loss, at_resume) in enumerate(observed):
-        jump = monitor.observe(step, loss, 1e-4, at_resume)
+        jump = monitor.observe(step, loss, at_resume)
         assert jump is None or jump.before is None or math.isfinite(jump.before)
     json.dumps(monitor.state(), allow_nan=False)
 
@@ -199,18 +199,18 @@ def test_a_run_that_fell_steeply_and_diverges_is_not_taken_for_a_noisy_one() -> 
               1.1, 1.4, 0.9, 1.2, 0.7, 1.3, 0.61, 1.44, 0.84, 1.98, 0.78, 0.67, 0.61, 1.57, 0.9, 1.06]  # fmt: skip
     monitor = LossMonitor()
     rising = [0.65, 1.25, 2.09, 3.15, 3.18, 3.07, 5.71, 4.63, 5.19, 4.0, 4.07]
-    jumps = [jump for step, loss in enumerate([*fallen, *rising], 1) if (jump := monitor.observe(step, loss, 1e-3, False))]
+    jumps = [jump for step, loss in enumerate([*fallen, *rising], 1) if (jump := monitor.observe(step, loss, False))]
     assert [jump.kind for jump in jumps][-1] == "divergence" and 43 <= jumps[0].step <= 48
 
 
 def test_a_state_from_before_there_were_blocks_is_taken_up() -> None:
     monitor = LossMonitor()
     for step in range(1, 60):
-        monitor.observe(step, 2.0, 1e-4, False)
+        monitor.observe(step, 2.0, False)
     older = {key: value for key, value in monitor.state().items() if not key.startswith("block")}
     other = LossMonitor()
     other.restore(older)
-    assert other.observe(60, 2.0, 1e-4, False) is None
+    assert other.observe(60, 2.0, False) is None
 
 
 @given(
@@ -226,7 +226,7 @@ def test_an_alarm_never_goes_back_further_than_was_said_before(
     monitor, known = LossMonitor(), None
     for step, one in enumerate(noise, 1):
         log = max(0, fall - step) * 0.01 + max(0, step - fall) * slope + scale * one
-        jump = monitor.observe(step, math.exp(log), 1e-4, False)
+        jump = monitor.observe(step, math.exp(log), False)
         if jump is not None:
             assert jump.good_until is None or known is None or jump.good_until >= known
             return
@@ -240,7 +240,7 @@ def test_what_a_slow_rise_goes_back_to_is_kept_from_the_beginning_of_the_rise() 
     monitor, kept = LossMonitor(), []
     for step in range(1, 2000):
         log = max(0, 200 - step) * 0.01 + max(0, step - 400) * 0.003
-        jump = monitor.observe(step, math.exp(log + 0.02 * math.sin(step * 7.0)), 1e-4, False)
+        jump = monitor.observe(step, math.exp(log + 0.02 * math.sin(step * 7.0)), False)
         if jump is not None:
             assert jump.kind == "divergence" and (jump.good_until or 0) < step - 100
             assert good(kept, jump.good_until) is not None
@@ -259,7 +259,7 @@ def test_what_was_good_before_a_loss_that_stays_high_is_known_until_it_comes_bac
     told: dict[int, int | None] = {}
     for step in range(1, 700):
         loss = 0.2 if step <= 200 or step > 450 else 6.0
-        jump = monitor.observe(step, loss * math.exp(0.02 * math.sin(step * 7.0)), 1e-4, False)
+        jump = monitor.observe(step, loss * math.exp(0.02 * math.sin(step * 7.0)), False)
         jumps += [jump] if jump is not None else []
         told[step] = monitor.good_before
         if step == 400:
@@ -276,11 +276,11 @@ def test_a_loss_that_stays_where_an_alarm_found_it_has_not_come_back_however_noi
     noisy = random.Random(3)
     monitor, jumps = LossMonitor(), []
     for step in range(1, 201):
-        quiet = monitor.observe(step, 5.0 if step < 6 else math.exp(noisy.gauss(-4.7, 2.0)), 1e-4, False) is None
+        quiet = monitor.observe(step, 5.0 if step < 6 else math.exp(noisy.gauss(-4.7, 2.0)), False) is None
         assert quiet
     good = monitor.good_until
     for step in range(201, 260):
-        jump = monitor.observe(step, math.exp(noisy.gauss(2.1, 0.2)), 1e-4, step <= 208)
+        jump = monitor.observe(step, math.exp(noisy.gauss(2.1, 0.2)), step <= 208)
         jumps += [jump.kind] if jump is not None else []
     assert jumps == ["reset_at_resume"]
     assert monitor.good_before == good and monitor.off
@@ -346,7 +346,7 @@ def test_how_high_the_loss_climbed_on_other_rows_is_no_measure() -> None:
     """A run that goes on over rows that a person has changed learns all of them anew, its climbs too."""
     monitor = LossMonitor()
     for step, loss in enumerate(healthy(200), 1):
-        monitor.observe(step, loss * (4 if step % 40 in (1, 2, 3) else 1), 1e-4, False)
+        monitor.observe(step, loss * (4 if step % 40 in (1, 2, 3) else 1), False)
     known = monitor.state()["climbs"]
     assert isinstance(known, list) and max(known) > 0
     monitor.new_rows()

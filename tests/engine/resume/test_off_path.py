@@ -26,7 +26,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         if request.param == "ours":
             monitor = LossMonitor()
             for number, loss in enumerate(losses, 1):
-                monitor.observe(number, loss, 1e-4, False)
+                monitor.observe(number, loss, False)
             seal(one, monitor=monitor.state())
     return tmp_path
 
