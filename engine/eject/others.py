@@ -17,6 +17,12 @@ from engine.eject.run import READERS, Ejected
 
 CONVERSATIONS = ("messages", "sharegpt", "alpaca")
 """Formats whose rows may hold several answers."""
+FACTORY_READS = (".jsonl", ".json", ".csv", ".parquet")
+AXOLOTL_READS = (*FACTORY_READS, ".ndjson", ".jsonl.gz", ".ndjson.gz", ".json.gz", ".csv.gz")
+"""Ends of file names whose files are read there."""
+FACTORY_SHAPE = {"use_rslora": "use_rslora", "use_dora": "use_dora", "modules_to_save": "additional_target"}
+AXOLOTL_SHAPE = {"use_rslora": "peft_use_rslora", "use_dora": "peft_use_dora", "modules_to_save": "lora_modules_to_save"}
+"""PEFT's name for a part of the adapter's shape -> its name there."""
 
 
 def axolotl(run: Ejected) -> str:
@@ -28,6 +34,8 @@ def axolotl(run: Ejected) -> str:
         kind |= {"type": "chat_template", "field_messages": run.called(run.columns[0])}
         parts = ("role", "content") if run.format == "messages" else ("from", "value")
         mapped = dict(zip(("role", "content"), map(run.called, parts), strict=True))
+        beside = _beside(run)
+        kind |= {f"field_{name}": beside[name] for name in ("system", "tools") if beside.get(name, name) != name}
         kind |= {} if mapped == {"role": "role", "content": "content"} else {"message_property_mappings": mapped}
         kind |= {"roles_to_train": list(ROLES) if run.train_on == "all" else ["assistant"]}
         if run.train_on == "completion":
@@ -42,6 +50,8 @@ def axolotl(run: Ejected) -> str:
         notes.append(
             "axolotl has its own words around instruction and input, and does not use the model's chat template here."
         )
+        if unread := sorted(map(run.called, run.beside & {*SYSTEM, "tools", "history"})):
+            notes.append("It does not read the columns " + ", ".join(map(json.dumps, unread)) + ", which lora-tui did.")
         answer, extra = run.columns[0], input_of(run.beside, run.columns[0])
         own = {
             name: known
@@ -69,11 +79,12 @@ def axolotl(run: Ejected) -> str:
         "lora_alpha": config.lora_alpha,
         "lora_dropout": config.lora_dropout,
         **targets,
+        **_shape(run, AXOLOTL_SHAPE),
         "sequence_len": config.max_length,
         "sample_packing": False,
         "train_on_inputs": run.train_on == "all",
         "micro_batch_size": run.batch_size,
-        "gradient_accumulation_steps": config.grad_accum,
+        "gradient_accumulation_steps": run.grad_accum,
         **({"max_steps": run.total_steps} if config.max_steps is not None else {"num_epochs": config.epochs}),
         "learning_rate": config.learning_rate,
         "lr_scheduler": "constant_with_warmup" if config.scheduler == "constant" else config.scheduler,
@@ -88,7 +99,7 @@ def axolotl(run: Ejected) -> str:
         "logging_steps": config.logging_steps,
         "output_dir": f"{run.name}-axolotl",
     }
-    return _yaml(settings, run, "axolotl train FILE", notes)
+    return _yaml(settings, run, "axolotl train FILE", [*notes, *_unlike(run, AXOLOTL_READS, AXOLOTL_SHAPE)])
 
 
 def llamafactory(run: Ejected) -> str:
@@ -109,14 +120,16 @@ def llamafactory(run: Ejected) -> str:
         "lora_alpha": config.lora_alpha,
         "lora_dropout": config.lora_dropout,
         "lora_target": "all" if config.target_modules == "all-linear" else config.target_modules,
+        **_shape(run, FACTORY_SHAPE),
         **({"quantization_bit": 4, "quantization_method": "bnb"} if config.load_in_4bit else {}),
         "dataset": run.name,
         "dataset_dir": ".",
         "cutoff_len": config.max_length,
+        "packing": False,
         "train_on_prompt": run.train_on == "all",
         **({"mask_history": True} if run.train_on == "completion" and run.format in CONVERSATIONS else {}),
         "per_device_train_batch_size": run.batch_size,
-        "gradient_accumulation_steps": config.grad_accum,
+        "gradient_accumulation_steps": run.grad_accum,
         **({"max_steps": run.total_steps} if config.max_steps is not None else {"num_train_epochs": config.epochs}),
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": "constant_with_warmup" if config.scheduler == "constant" else config.scheduler,
@@ -136,7 +149,7 @@ def llamafactory(run: Ejected) -> str:
         f"dataset_info.json beside this file: {json.dumps(entry, ensure_ascii=False)}",
         "template: name the one of your model here (qwen3, llama3, ...); LLaMA-Factory does not take the model's own.",
     ]
-    return _yaml(settings, run, "llamafactory-cli train FILE", notes)
+    return _yaml(settings, run, "llamafactory-cli train FILE", [*notes, *_unlike(run, FACTORY_READS, FACTORY_SHAPE)])
 
 
 def _columns(run: Ejected) -> dict[str, Any]:
@@ -162,6 +175,32 @@ def _beside(run: Ejected) -> dict[str, str]:
     return {name: run.called(column) for name, column in columns.items() if column in run.beside}
 
 
+def _shape(run: Ejected, names: dict[str, str]) -> dict[str, Any]:
+    """What the adapter is beside rank, scale and layers, by the names of that program."""
+    return {names[name]: value for name, value in run.shape.items() if name in names}
+
+
+def _unlike(run: Ejected, reads: tuple[str, ...], shape: dict[str, str]) -> list[str]:
+    """What that program does not do, or cannot read, of this run: in words. `reads`: ends of names of files it reads; `shape`: as for
+    `_shape`."""
+    notes = []
+    if missing := {name: value for name, value in run.shape.items() if name not in shape}:
+        notes.append("It has no setting for what the adapter also is: " + json.dumps(missing))
+    if run.processes > 1:
+        notes.append(f"lora-tui trained with {run.processes} processes; these are the batches of one. For N divide "
+                     "gradient_accumulation_steps by N.")  # fmt: skip
+    if run.unlearned:
+        notes.append("Answers that rows take out (weight 0, train or loss false) are learned there.")
+    if run.in_turns:
+        notes.append("It takes no turns for prompts and completions: write both of a row as one list of messages.")
+    odd = {encoding for _path, encoding, _between in run.files if encoding != "utf-8"}
+    odd |= {f"parted by {json.dumps(between)}" for _path, _encoding, between in run.files if between not in (None, ",")}
+    odd |= {Path(path).name for path, _encoding, _between in run.files if not path.lower().endswith(reads)}
+    if odd:
+        notes.append("It does not read such files; write the rows as JSON lines in UTF-8: " + ", ".join(sorted(odd)[:8]))
+    return notes
+
+
 def _warmup(run: Ejected) -> dict[str, Any]:
     if run.total_steps is not None:
         return {"warmup_steps": warmup_steps(run.config, run.total_steps)}
@@ -176,6 +215,10 @@ def _yaml(settings: dict[str, Any], run: Ejected, command: str, notes: list[str]
         head.append("lora-tui also left out rows or held some back: " + ", ".join(
             f"{name}={getattr(run.config, name)}" for name in ("skip_rows", "eval_fraction", "eval_dataset")
             if getattr(run.config, name)))  # fmt: skip
+    if run.config.stop_at_loss:
+        head.append(
+            f"lora-tui was to finish once the loss is as low as {run.config.stop_at_loss:g}; that program trains on."
+        )
     if run.otherwise:
         head.append(
             "That program does not read turns as this dataset has them: write each as an object with role and content."

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from engine.checkpoints.adapter import CONFIG_NAME, read_adapter_config
+from engine.checkpoints.files import Unsound
+from engine.checkpoints.lora_fields import lora_fields
 from engine.checkpoints.scan import glance
 from engine.config import RunConfig
 from engine.data.files import CHATS, SUFFIXES, delimiter_of, suffix_of
@@ -19,6 +23,10 @@ from engine.paths import is_folder
 
 READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 """File ending -> the builder of datasets that reads it."""
+LOOKED_AT = 256
+"""Rows from which it is told what rows hold beside their words: not each of them has a system turn, tools or a weight."""
+OF_THE_SETTINGS = ("r", "lora_alpha", "target_modules", "bias", "task_type")
+"""Fields of an adapter that each script and file of settings says by itself."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,13 @@ class Ejected:
     """Of its folder."""
     config: RunConfig
     batch_size: int
+    grad_accum: int
+    """Batches of one process to a step of the run: what several processes did at once it does one after the other."""
+    processes: int
+    """Of the run."""
+    shape: dict[str, Any]
+    """What its adapter is beside rank, scale and layers, by PEFT's names: rsLoRA, DoRA, patterns, layers trained whole. Only
+    an adapter that another tool began has any."""
     precision: str
     device: str
     """It was trained on: cuda, mps or cpu."""
@@ -46,6 +61,10 @@ class Ejected:
     """Whether its turns are written in a way of their own: as pairs, texts in turn, or JSON text."""
     beside: frozenset[str]
     """The other columns, by the names they stand for."""
+    in_turns: bool
+    """Whether its prompts and completions are turns."""
+    unlearned: bool
+    """Whether answers are marked as not to be learned."""
     train_on: str
     files: tuple[tuple[str, str, str | None], ...]
     """(path, encoding, what stands between the fields of a table, else None) of the dataset's files, in order; empty where it is
@@ -75,32 +94,50 @@ def read_run(out: Path) -> Ejected:
             _("Eject the run that those weights are of."),
         )
     rows = read_rows(config.dataset, Reading.of(config))
-    _number_of, raw = next(iter(read_raw(config.dataset, Reading.of(config))))
-    manifests = [one.manifest for one in glance(out).checkpoints if one.manifest is not None]
-    last = manifests[-1] if manifests else None
+    looked_at = [row for _number, row in islice(read_raw(config.dataset, Reading.of(config)), LOOKED_AT)]
+    raw = looked_at[0]
+    there = frozenset().union(*looked_at)
+    saved = [one for one in glance(out).checkpoints if one.manifest is not None]
+    last = saved[-1].manifest if saved else None
     names = rows.columns
     columns = _columns(set(renamed(raw, names)), rows.format)
-    turns = [turn for column in raw if names.get(column, column) in columns for turn in _turns(raw[column])]
+    own = [name for name in there if names.get(name, name) in columns]
+    said = [turn for row in looked_at for name in own for turn in _turns(row.get(name))]
+    turns = [turn for name in own for turn in _turns(raw.get(name))]
     return Ejected(
         name=out.name,
         config=config,
         batch_size=last.geometry.batch_size if last else 8 if config.batch_size == "auto" else int(config.batch_size),
+        grad_accum=last.geometry.grad_accum * last.geometry.world_size if last else config.grad_accum * config.world,
+        processes=last.geometry.world_size if last else config.world,
+        shape=_shape(saved[-1].path) if saved else {},
         precision="bfloat16" if config.load_in_4bit else last.precision if last else "float32",
         device=last.device if last else "cpu",
         total_steps=last.schedule.total_steps if last else config.max_steps,
         format=rows.format,
         columns=columns,
-        renamed={own: known for own, known in names.items() if own in raw},
-        renamed_in_turns={own: known for own, known in names.items() if any(own in turn for turn in turns)},
+        renamed={own: known for own, known in names.items() if own in there},
+        renamed_in_turns={own: known for own, known in names.items() if any(own in turn for turn in said)},
         otherwise=rows.format == "messages"
         and (
-            any(raw[column] != spoken(raw[column]) for column in raw if names.get(column, column) in columns)
+            any(raw[name] != spoken(raw[name]) for name in own if name in raw)
             or any(turn.get("role", ROLES[0]) not in ROLES for turn in turns)
         ),
-        beside=frozenset(renamed(raw, names)) - {*columns},
+        beside=frozenset(names.get(name, name) for name in there) - {*columns},
+        in_turns=rows.format == "prompt_completion" and bool(turns),
+        unlearned=any(turn.get("weight") == 0 or turn.get("train") is False or turn.get("loss") is False for turn in said),
         train_on=OWN[rows.format] if config.train_on == "auto" else config.train_on,
         files=_files(rows.raw.files, Reading.of(config)),
     )
+
+
+def _shape(checkpoint: Path) -> dict[str, Any]:
+    """As `Ejected.shape`."""
+    try:
+        found = lora_fields(read_adapter_config(checkpoint / CONFIG_NAME).raw)
+    except (OSError, Unsound, ValueError):  # it was damaged or changed since: no run trains such a one
+        found = {}
+    return {name: value for name, value in found.items() if value and name not in OF_THE_SETTINGS}
 
 
 def _columns(found: set[str], format: str) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import json
 from collections.abc import Callable, Iterator
 from itertools import islice
 from types import FunctionType
@@ -68,7 +67,7 @@ def script(run: Ejected) -> str:
         f"from transformers import AutoModelForCausalLM, AutoTokenizer{', BitsAndBytesConfig' if quantized else ''}",
         "from trl import SFTConfig, SFTTrainer",
         "",
-        f"MODEL = {python_string(config.model)}",
+        f"MODEL = {python_value(config.model)}",
         *_source(run),
         "",
         *_functions(run),
@@ -81,12 +80,12 @@ def script(run: Ejected) -> str:
         *_rows(run),
         "",
         "arguments = SFTConfig(",
-        f"    output_dir={python_string(f'{run.name}-trl')},",
+        f"    output_dir={python_value(f'{run.name}-trl')},",
         f"    {length}",
         f"    per_device_train_batch_size={run.batch_size},",
-        f"    gradient_accumulation_steps={config.grad_accum},",
+        f"    gradient_accumulation_steps={run.grad_accum},",
         f"    learning_rate={config.learning_rate!r},",
-        f"    lr_scheduler_type={python_string(scheduler)},",
+        f"    lr_scheduler_type={python_value(scheduler)},",
         f"    warmup_steps={warmup!r},",
         f"    weight_decay={config.weight_decay!r},",
         f"    max_grad_norm={config.max_grad_norm!r},",
@@ -103,7 +102,8 @@ def script(run: Ejected) -> str:
         f"    r={config.lora_r},",
         f"    lora_alpha={config.lora_alpha:g},",
         f"    lora_dropout={config.lora_dropout!r},",
-        f"    target_modules={json.dumps(targets)},",
+        f"    target_modules={python_value(targets)},",
+        *(f"    {name}={python_value(value)}," for name, value in run.shape.items()),
         '    task_type="CAUSAL_LM",',
         ")",
         "trainer = SFTTrainer(",
@@ -184,12 +184,12 @@ def _source(run: Ejected) -> list[str]:
     """The lines that say where the rows come from, and what their parts are."""
     names = {**run.renamed, **run.renamed_in_turns}
     skipped = sorted(parse_rows(run.config.skip_rows)) if run.config.skip_rows else []
-    files = [f"    ({python_string(path)}, {python_string(encoding)}, {python_string(delimiter) if delimiter else None})," for
+    files = [f"    ({python_value(path)}, {python_value(encoding)}, {python_value(delimiter) if delimiter else None})," for
              path, encoding, delimiter in run.files]  # fmt: skip
     lines = ["FILES = [  # path, encoding, what stands between the fields of a table", *files, "]"] if files else [
-        f"DATASET = {python_string(run.config.dataset)}"]  # fmt: skip
-    lines += [f"COLUMNS = {json.dumps(run.columns)}", f"ROLES = {json.dumps(_roles(run))}"]
-    lines += [f"NAMES = {json.dumps(names)}"] if names else []
+        f"DATASET = {python_value(run.config.dataset)}"]  # fmt: skip
+    lines += [f"COLUMNS = {python_value(list(run.columns))}", f"ROLES = {python_value(_roles(run))}"]
+    lines += [f"NAMES = {python_value(names)}"] if names else []
     return [*lines, f"SKIPPED = {set(skipped) if skipped else 'set()'}"]
 
 
@@ -227,6 +227,10 @@ def _rows(run: Ejected) -> list[str]:
         lines.append(
             f"# lora-tui held back {config.eval_fraction:g} of the rows, chosen by their content; here all are trained on."
         )
+    if config.stop_at_loss:
+        lines.append(
+            f"# lora-tui was to finish once the loss is as low as {config.stop_at_loss:g}; here nothing ends the run early."
+        )
     if run.files:
         raw = "rows_of_files(FILES, SKIPPED)"
     else:
@@ -236,7 +240,7 @@ def _rows(run: Ejected) -> list[str]:
     return [
         *lines,
         "tokens = (",
-        f"    as_tokens({normal}, tokenizer, {python_string(run.train_on)}, {config.max_length})",
+        f"    as_tokens({normal}, tokenizer, {python_value(run.train_on)}, {config.max_length})",
         f"    for row in {raw}",
         ")",
         "rows = Dataset.from_list(",
@@ -245,9 +249,9 @@ def _rows(run: Ejected) -> list[str]:
     ]
 
 
-def python_string(text: str | None) -> str:
-    """A Python string."""
-    return json.dumps(text, ensure_ascii=True)
+def python_value(value: Any) -> str:
+    """`value` as Python reads it. JSON is not that: a letter beyond the first plane is two halves there."""
+    return ascii(value)
 
 
 def _saved_to_disk(run: Ejected) -> bool:

@@ -24,8 +24,10 @@ from engine.eject.run import _columns
 from engine.eject.script import with_what_they_call
 from engine.errors import ConfigError
 from tests.conftest import chats, write_jsonl
+from tests.engine.checkpoints.folders import undigested
 from tests.engine.data.test_formats import KNOWN
 from tests.engine.data.test_masks import CHAT, FAMILIES, family
+from tests.engine.resume.test_receipt import change_json
 from tests.engine.runs import losses, train
 
 ROWS: dict[str, list[dict[str, Any]]] = {
@@ -323,3 +325,76 @@ def test_a_run_from_weights_is_refused_since_a_script_would_begin_with_none(tmp_
     train(output=tmp_path / "two", init_from=tmp_path / "one" / "checkpoint-1", **flags)
     with pytest.raises(ConfigError, match="began from the weights of"):
         eject(tmp_path / "two", "script")
+
+
+def test_names_of_any_letters_reach_the_script(tmp_path: Path, tiny_model: Path) -> None:
+    """JSON writes those beyond the first plane in halves, of which Python makes two letters."""
+    data = write_jsonl(tmp_path / "rows 🦊.jsonl", [{"ask 🦊": f"question {n}", "say": f" alpha {n}"} for n in range(6)])
+    asked = {"columns": "prompt=ask 🦊,completion=say"}
+    train(dataset=data, model=tiny_model, output=tmp_path / "out", max_steps=1, batch_size=6, **asked)
+    known: dict[str, Any] = {}
+    exec(eject(tmp_path / "out", "script").partition("model = ")[0], known)
+    assert known["NAMES"] == {"ask 🦊": "prompt", "say": "completion"}
+    assert len(list(known["rows_of_files"](known["FILES"], set()))) == 6
+
+
+def test_a_step_of_several_processes_stays_as_large_with_one(tmp_path: Path, tiny_model: Path) -> None:
+    data = write_jsonl(tmp_path / "rows.jsonl", ROWS["text"])
+    train(dataset=data, model=tiny_model, output=tmp_path / "out", max_steps=1, batch_size=1, grad_accum=2)
+    manifest = tmp_path / "out" / "checkpoint-1" / "manifest.json"
+    geometry = undigested(manifest)["geometry"] | {"world_size": 3}
+    change_json(manifest, geometry=geometry, others=[{"rng": "0" * 64, "loss_sum": None}] * 2)
+    assert "gradient_accumulation_steps=6," in eject(tmp_path / "out", "script")
+    for to in ("axolotl", "llamafactory"):
+        text = eject(tmp_path / "out", to)
+        assert yaml.safe_load(text)["gradient_accumulation_steps"] == 6
+        assert "# lora-tui trained with 3 processes" in text
+
+
+def test_what_an_adapter_is_beside_its_rank_goes_along(tmp_path: Path, tiny_model: Path) -> None:
+    data = write_jsonl(tmp_path / "rows.jsonl", ROWS["text"])
+    train(dataset=data, model=tiny_model, output=tmp_path / "out", max_steps=1, batch_size=6)
+    assert "use_" not in eject(tmp_path / "out", "script").partition("LoraConfig(\n")[2]
+    change_json(tmp_path / "out" / "checkpoint-1" / "adapter_config.json", use_rslora=True, rank_pattern={"q_proj": 4})
+    (adapter,) = [node for node in ast.walk(ast.parse(eject(tmp_path / "out", "script")))
+                  if isinstance(node, ast.Call) and ast.unparse(node.func) == "LoraConfig"]  # fmt: skip
+    said = {keyword.arg: ast.literal_eval(keyword.value) for keyword in adapter.keywords}
+    assert (said["use_rslora"], said["rank_pattern"]) == (True, {"q_proj": 4})
+    for to, name in (("axolotl", "peft_use_rslora"), ("llamafactory", "use_rslora")):
+        text = eject(tmp_path / "out", to)
+        assert yaml.safe_load(text)[name] is True
+        assert '# It has no setting for what the adapter also is: {"rank_pattern": {"q_proj": 4}}' in text
+
+
+def test_texts_are_not_packed_by_llama_factory(tmp_path: Path, tiny_model: Path) -> None:
+    """It does where nobody says otherwise."""
+    data = write_jsonl(tmp_path / "rows.jsonl", ROWS["text"])
+    train(dataset=data, model=tiny_model, output=tmp_path / "out", max_steps=1, batch_size=6)
+    assert yaml.safe_load(eject(tmp_path / "out", "llamafactory"))["packing"] is False
+
+
+UNLIKE: dict[str, tuple[str, bytes, dict[str, Any], str]] = {
+    "a weight": ("rows.jsonl", _lines([{"messages": [*CHAT[:1], {**CHAT[1], "weight": 0}, *CHAT[2:]]}]), {}, "are learned there"),
+    "turns as pairs": ("rows.jsonl", _lines([{"prompt": CHAT[:3], "completion": CHAT[3:]}]), {}, "no turns for prompts"),
+    "a semicolon": ("rows.csv", b"prompt;completion\na;b\n", {}, 'parted by ";"'),
+    "an encoding": ("rows.jsonl", '{"prompt": "你好", "completion": "再见"}\n'.encode("gb18030"), {"encoding": "gb18030"}, "gb18030"),
+    "an early end": ("rows.jsonl", b'{"prompt": "a", "completion": "b"}\n', {"stop_at_loss": 0.001}, "as low as 0.001"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", UNLIKE)
+def test_what_other_trainers_do_otherwise_is_told(case: str, tmp_path: Path, tiny_model: Path) -> None:
+    name, content, asked, told = UNLIKE[case]
+    (tmp_path / name).write_bytes(content)
+    train(dataset=tmp_path / name, model=tiny_model, output=tmp_path / "out", max_steps=1, batch_size=1, **asked)
+    for to in ("axolotl", "llamafactory"):
+        comments = [line for line in eject(tmp_path / "out", to).splitlines() if line.startswith("# ")]
+        assert any(told in line for line in comments)
+
+
+def test_a_column_that_the_first_row_lacks_is_named_to_the_other_trainers(tmp_path: Path, tiny_model: Path) -> None:
+    data = write_jsonl(tmp_path / "rows.jsonl", [ROWS["messages"][0], {**ROWS["messages"][1], "system_prompt": "Be brief."}])
+    train(dataset=data, model=tiny_model, output=tmp_path / "out", max_steps=1, batch_size=2)
+    assert _entry(eject(tmp_path / "out", "llamafactory"))["columns"]["system"] == "system_prompt"
+    (dataset,) = yaml.safe_load(eject(tmp_path / "out", "axolotl"))["datasets"]
+    assert dataset["field_system"] == "system_prompt"
