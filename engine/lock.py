@@ -48,6 +48,11 @@ PATIENCE = 0.2
 """Seconds for which a held lock is tried again: whoever looks whether a run holds it (`is_held`) has it for an instant."""
 
 
+def has_no_locks(error: BaseException) -> bool:
+    """Whether `error` says of a file system that it has no locks, and not that one is held."""
+    return isinstance(error, NotImplementedError) or (isinstance(error, OSError) and error.errno in NO_LOCKS)
+
+
 @contextlib.contextmanager
 def locked(output_dir: Path, flag: str = "--output", launcher: int | None = None) -> Iterator[tuple[Warned, ...]]:
     """Hold `output_dir` for this process, creating it; gives what a person should know of that. Raises OutputError where it is busy
@@ -161,7 +166,7 @@ def _acquired(path: Path) -> BaseFileLock:
             lock: BaseFileLock = FileLock(path, timeout=PATIENCE)
             lock.acquire()
     except (OSError, NotImplementedError) as error:
-        if isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno not in NO_LOCKS):
+        if not has_no_locks(error):
             raise
         lock = SoftFileLock(path.with_name(f"{path.name}.soft"), timeout=0)
         lock.acquire()

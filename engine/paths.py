@@ -30,6 +30,12 @@ def pasted(words: str) -> str:
     return meant if words[0] == words[-1] or is_there(path_of(meant)) else words
 
 
+def as_argument(path: Path) -> str:
+    """`path` as it is typed behind a command: quoted where a shell wants that, and never taken for a flag."""
+    words = str(path)
+    return shlex.quote(f"./{words}" if words.startswith("-") else words)
+
+
 def is_folder(path: Path) -> bool:
     """Whether a folder is there. False too where the system does not say: a name too long, a parent that may not be entered."""
     return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises then

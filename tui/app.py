@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shlex
 import sys
 import threading
 import time
@@ -38,6 +37,7 @@ from engine.errors import LoraTuiError
 from engine.events import RunStopped
 from engine.i18n import _
 from engine.journal import last_join
+from engine.paths import as_argument
 from engine.remembered import Remembered, load_remembered, save_remembered
 from engine.runner import LEFT
 from tui.ascii import AsciiFilter, ascii_drawn
@@ -46,7 +46,7 @@ from tui.i18n import N_
 from tui.live import Live, begun, fold
 from tui.messages import Followed, RunEnded
 from tui.plain import visible
-from tui.signals import heeded
+from tui.signals import heeded, is_echo
 from tui.wizard import Wizard
 
 if TYPE_CHECKING:
@@ -106,6 +106,8 @@ class LoraTui(App[int]):
         self._joined: int | None = None
         """Of a run with nothing left to train, the step at which its last attempt took over: nothing tells of it again."""
         self._exit_after: int | None = None
+        self._signal = ("", 0.0)
+        """The first signal that came, and when."""
         self._then: str = "result"
         self._asking = threading.RLock()
         """Held by who asks something of the run, or answers it by moving it: neither may come in the middle of the other."""
@@ -365,12 +367,15 @@ class LoraTui(App[int]):
 
     def _signalled(self, name: str, code: int) -> None:
         if self._exit_after is not None:
+            first, since = self._signal
+            if is_echo(name, first, time.monotonic() - since):
+                return
             driver = self._driver
             if driver is not None:
                 with contextlib.suppress(Exception):
                     driver.stop_application_mode()
             os._exit(code)
-        self._exit_after = code
+        self._exit_after, self._signal = code, (name, time.monotonic())
         if not self.running:
             self.exit(code, return_code=code)
             return
@@ -405,7 +410,7 @@ class LoraTui(App[int]):
         if self.plan is not None:
             words.append(
                 _("Continue the run with: lora-tui --yes --output {folder} --resume auto").format(
-                    folder=shlex.quote(str(self.plan.output_dir))
+                    folder=as_argument(self.plan.output_dir)
                 )
             )
         self._stop = self._stop or "fault"

@@ -28,12 +28,8 @@ from engine.resume.ahead import look_ahead
 from engine.resume.plan import ResumePlan, plan_run
 from engine.runner import InThisProcess
 from tui.show import Show, plan_lines
-from tui.signals import SIGNALS, heeded
+from tui.signals import SIGNALS, heeded, is_echo
 from tui.streams import duplicate
-
-AT_ONCE = 1.0
-"""Seconds within which the same signal is the same request. Batch systems send one to every process of a job, and whoever started this
-one passes it on as well. A person's second Ctrl-C is always a second one."""
 
 
 class Leave(KeyboardInterrupt):
@@ -68,7 +64,7 @@ class StopRequest:
     def _received(self, number: int, frame: FrameType | None) -> None:
         name, now = signal.Signals(number).name, time.monotonic()
         if self.signal is not None:
-            if name == self.signal != "SIGINT" and now - self._since < AT_ONCE:
+            if is_echo(name, self.signal, now - self._since):
                 return
             os._exit(SIGNALS[name])
         self.signal, self._since = name, now

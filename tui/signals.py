@@ -12,6 +12,17 @@ from collections.abc import Iterator
 SIGNALS = {"SIGHUP": 129, "SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 138, "SIGUSR2": 140}
 
 
+AT_ONCE = 1.0
+"""Seconds within which the same signal is the same request. Batch systems send one to every process of a job, and whoever started this
+one passes it on as well; a terminal that is closed hangs up its shell, which tells its jobs, and again who stood in front. A person's
+second Ctrl-C is always a second one."""
+
+
+def is_echo(name: str, before: str, seconds: float) -> bool:
+    """Whether the signal `name` that came `seconds` after `before` asks for nothing new."""
+    return name == before != "SIGINT" and seconds < AT_ONCE
+
+
 def heeded() -> Iterator[tuple[str, int, int]]:
     """(name, number, exit code) of those that this system has. What nohup, or a shell's `&`, told this process to ignore stays
     ignored."""

@@ -29,6 +29,7 @@ from engine.durable import sha256_of, sync_file, sync_folder
 from engine.errors import OutputError
 from engine.hardware import load_libraries
 from engine.i18n import _
+from engine.lock import has_no_locks
 
 VERSION = 1
 DATASET, MODEL, INDEX = "persona.jsonl", "model", "index.json"
@@ -197,6 +198,11 @@ def _one_at_a_time(folder: Path, progress: Progress) -> Iterator[None]:
             # Stuck or stopped. The rename alone keeps the result whole; the lock only saves work.
             yield
             return
+    except (OSError, NotImplementedError) as error:
+        if not has_no_locks(error):
+            raise
+        yield
+        return
     try:
         yield
     finally:

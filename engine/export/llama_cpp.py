@@ -28,6 +28,7 @@ from engine.durable import sha256_of
 from engine.errors import Cancelled, ConfigError, ModelError, OutputError
 from engine.export.place import disk_error
 from engine.i18n import _
+from engine.lock import has_no_locks
 
 VERSION = "0.3.36"
 SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
@@ -185,6 +186,10 @@ def _alone(lock: filelock.BaseFileLock, stopped: Stopped) -> Iterator[None]:
         except filelock.Timeout:
             if stopped():
                 raise _cancelled() from None
+        except (OSError, NotImplementedError) as error:
+            if not has_no_locks(error):
+                raise
+            break  # of two at once the second finds the first's in its place, and says so
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ConfigError
-from engine.paths import is_file, is_folder, is_there, path_of, rooted
+from engine.paths import as_argument, is_file, is_folder, is_there, path_of, rooted
 from engine.sources import Source, resolve
 
 LONG = "x" * 300
@@ -65,3 +66,9 @@ def test_a_path_from_the_root_has_no_way_back_in_it_unless_a_link_makes_it_anoth
     assert rooted(tmp_path / "far" / ".." / "models" / "base") == tmp_path / "models" / "base"
     assert rooted(tmp_path / "link") == tmp_path / "link"
     assert rooted(tmp_path / "link" / ".." / "base").samefile(tmp_path / "far" / "base")
+
+
+@pytest.mark.parametrize("name", ["a b", "it's", "$(x)", "-x", "a\nb"])
+def test_a_path_in_a_command_that_is_told_is_that_path(name: str) -> None:
+    (word,) = shlex.split(as_argument(Path(name)))
+    assert Path(word) == Path(name) and not word.startswith("-")

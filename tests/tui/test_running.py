@@ -426,3 +426,21 @@ async def test_longer_is_offered_unless_the_advice_is_against_it(
         await hand.press("s")
         await hand.arrive("ResultScreen")
         assert hand.shows("what to do") and hand.shows("longer:") == offered
+
+
+async def test_a_terminal_that_hangs_up_twice_at_once_still_lets_the_run_save(
+    wizard: Make, flags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells the shell, which tells its jobs, and the kernel tells who stood in front again."""
+    import os
+
+    left: list[int] = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    app = wizard(flags, runner=Scripted(started()))
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = await training(app, pilot)
+        await hand.until(lambda: app.live.started is not None)
+        app._signalled("SIGHUP", 129)
+        app._signalled("SIGHUP", 129)
+        await hand.until(lambda: app.return_code is not None)
+    assert app.return_code == 129 and not left

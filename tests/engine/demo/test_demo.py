@@ -6,6 +6,7 @@ barely taught, so the suite pays for the real one once.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -261,3 +262,16 @@ def test_the_answers_are_valid_and_name_what_was_built(built: Demo) -> None:
     config = resolve([Source("demo", "", demo_answers())]).config
     assert (config.dataset, config.model) == (str(built.dataset), str(built.model))
     assert config.epochs <= 3
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_cache_on_a_file_system_without_locks_is_built_all_the_same(
+    number: int, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    def refused(*_asked: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    assert ensure_demo().built

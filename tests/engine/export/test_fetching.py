@@ -149,3 +149,18 @@ def test_a_signal_to_the_command_ends_pip_and_leaves_nothing(pip: Pip, number: i
     command.send_signal(number)
     assert command.wait(30) == code, command.communicate()[1]
     assert pip.has_ended() and left() == []
+
+
+def test_a_cache_on_a_file_system_without_locks_is_fetched_into_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import errno
+    import fcntl
+
+    def refused(*_asked: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setenv("LORA_TUI_CACHE", str(tmp_path))
+    monkeypatch.setattr(fcntl, "flock", refused)
+    monkeypatch.setattr(llama_cpp, "_fetch", lambda folder, *_how: folder.mkdir())
+    assert find_llama_cpp(None).folder.is_dir()
