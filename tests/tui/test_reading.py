@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,15 @@ from typing import Any
 import pytest
 from textual.widgets import Collapsible, Input
 
+from engine.data.read import Reading
+from engine.errors import LoraTuiError
 from engine.remembered import Remembered
 from tests.conftest import chats, write_jsonl
 from tests.tui.conftest import Hand
 from tui.app import LoraTui
+from tui.lookups import report_of
+from tui.screens import dataset as dataset_screen
+from tui.widgets.path_input import PathInput
 from tui.widgets.setting import Setting
 
 Make = Callable[..., LoraTui]
@@ -201,3 +207,50 @@ async def test_where_rows_are_to_be_left_out_the_field_for_it_is_to_be_seen(wiza
         field.raw = "6"
         await hand.press("ctrl+n")
         await hand.until(lambda: hand.shows("5 rows · messages"))
+
+
+async def test_what_another_dataset_is_counted_to_is_not_told_of_this_one(
+    wizard: Make, flags: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows are counted in a thread of their own, which goes on."""
+    tells: list[Callable[[int, int, float], None]] = []
+
+    def counts(dataset: str, model: str, answers: Any, tell: Any) -> Any:
+        tells.append(tell)
+        raise LoraTuiError("not now")
+
+    monkeypatch.setattr(dataset_screen, "report_with_model", counts)
+    other = write_jsonl(tmp_path / "other.jsonl", chats(5))
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.until(lambda: hand.shows("26 rows") and len(tells) == 1)
+        hand.screen.query_one("#dataset", PathInput).value = str(other)
+        hand.screen._look(str(other))  # type: ignore[attr-defined]
+        await hand.until(lambda: hand.shows("5 rows") and len(tells) == 2)
+        tells[0](1000, 2000, 1.0)
+        await pilot.pause()
+        assert hand.shows("5 rows") and not hand.shows("50%")
+
+
+async def test_what_was_read_otherwise_is_not_taken_for_what_is_asked_now(
+    wizard: Make, flags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = threading.Event()
+
+    def read(dataset: str, reading: Reading) -> Any:
+        if reading.skip_rows is None:
+            slow.wait(20)
+        return report_of(dataset, reading)
+
+    monkeypatch.setattr(dataset_screen, "report_of", read)
+    app = wizard({"dataset": flags["dataset"]})
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.until(lambda: hand.shows("Reading"))
+        app.wizard.answer("skip_rows", "1-20")
+        hand.screen._look(str(flags["dataset"]))  # type: ignore[attr-defined]
+        await hand.until(lambda: hand.shows("6 rows"))
+        slow.set()
+        await asyncio.sleep(0.5)
+        assert hand.shows("6 rows") and not hand.shows("26 rows")

@@ -31,6 +31,7 @@ from tui.widgets.setting import Setting
 from tui.wizard import READING
 
 if TYPE_CHECKING:
+    from engine.data.read import Reading
     from engine.data.report import DatasetReport
 
 PAUSE = 0.4
@@ -55,6 +56,8 @@ class DatasetScreen(PathStep):
         super().__init__()
         self._report: DatasetReport | None = None
         self._asked: str | None = None
+        self._key: tuple[str, Reading] | None = None
+        """What is asked for now: the dataset, and how it is read."""
         self._going = False
         self._pause: Timer | None = None
         self._uncounted = ""
@@ -198,13 +201,16 @@ class DatasetScreen(PathStep):
             setting.raw = Setting.text_of(self._answered(setting.setting))
         self.query_one("#summary", Static).update(_("Reading {path}").format(path=visible(value)))
         model = self.wizard.answers.get("model")
-        self.ask("report", value, partial(report_of, value, self.wizard.reading()))
+        key = self._key = value, self.wizard.reading()
+        self.ask("report", key, partial(report_of, *key))
         if model is not None:
-            self.ask("tokens", value, partial(report_with_model, value, model, self.wizard.so_far(), self._counted))
+            counted = partial(self._counted, key)
+            self.ask("tokens", key, partial(report_with_model, value, model, self.wizard.so_far(), counted))
 
     def _begin_anew(self, asked: str | None) -> None:
         """What was found out is of another dataset than the one that is named now."""
         self._asked, self._report, self._going, self._uncounted = asked, None, False, ""
+        self._key = None
         self.close("")
         for name in ("#problems", "#preview"):
             self.query_one(name, Static).update("")
@@ -218,7 +224,7 @@ class DatasetScreen(PathStep):
             self._show_last(event.value)
         elif event.what == "demo":
             self._demo_built(event.value)
-        elif event.asked != self._asked:
+        elif event.asked != self._key:
             return
         elif isinstance(event.value, LoraTuiError):
             await self._failed(event.what, event.value)
@@ -331,8 +337,9 @@ class DatasetScreen(PathStep):
 
         return ensure_demo(self._post)
 
-    def _counted(self, done: int, total: int | None, seconds: float) -> None:
-        self.post_message(Progressed(rows_words(done, total, seconds), done / total if total else 0.0))
+    def _counted(self, key: tuple[str, Reading], done: int, total: int | None, seconds: float) -> None:
+        if key == self._key:  # the rows of another dataset, or read otherwise, may still be counted
+            self.post_message(Progressed(rows_words(done, total, seconds), done / total if total else 0.0))
 
     def _post(self, words: str, share: float) -> None:
         self.post_message(Progressed(words, share))
