@@ -101,8 +101,14 @@ def slurm_script(
     `output`: the run's folder; once the run has begun there, `again` is run instead, where it is given (`command` begins another
     run each time). A job that left no new checkpoint in it is not sent again: the next one would not come further.
 
-    On several nodes srun starts it once on each, with the node's rank and the first node's address. srun passes signals on.
+    On several nodes srun starts it once on each, with the node's rank and the first node's address. srun passes signals on. Raises
+    ConfigError for a name that no batch script can hold.
     """
+    if "\n" in str(log):  # a line that begins with #SBATCH ends there, whatever quotes say
+        raise ConfigError(
+            _("{path}: sbatch takes no name with a line break").format(path=log.parent),
+            fix=_("Name another --output, or start it in another folder."),
+        )
     wanted = {
         "job-name": _one_word(output.name),
         "output": str(log),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from engine.checkpoints.choose import Choice
 from engine.i18n import _, n_
+from engine.paths import as_argument
 from engine.resume.seen import Seen
 from engine.sizes import size_words
 from tui.plain import visible
@@ -44,7 +44,7 @@ def seen_lines(seen: Seen) -> list[tuple[str, str]]:
 def held_words(folder: Path) -> str:
     """That a run is at work in `folder`, and what can be done about it."""
     words = _("A run is at work in this folder. See it, or stop it: lora-tui watch {folder}")
-    return visible(words.format(folder=shlex.quote(str(folder))))
+    return visible(words.format(folder=as_argument(folder)))
 
 
 def choice_lines(choice: Choice) -> list[tuple[str, str]]:

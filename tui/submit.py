@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from engine.config import flag
 from engine.errors import ConfigError, OutputError
 from engine.folder import named, occupied, proposed_output
 from engine.i18n import _
-from engine.paths import is_there
+from engine.paths import as_argument, is_there
 from engine.sources import as_flags
 from engine.submit import Job, skypilot_task, slurm_script
 from tui.plain import visible
@@ -86,7 +85,7 @@ def run_submit(
         ) from error
     _say(_("written: {path}").format(path=file))
     if to == "skypilot":
-        _say(_("look through it, then: sky jobs launch {path}").format(path=shlex.quote(str(file))))
+        _say(_("look through it, then: sky jobs launch {path}").format(path=as_argument(file)))
         return 0
     _hand_over(file, out)
     return 0
@@ -95,14 +94,14 @@ def run_submit(
 def _hand_over(file: Path, out: Path) -> None:
     """Submit the script `file` of the run in `out` where sbatch is, else say how. Raises ConfigError where sbatch refuses it."""
     if shutil.which("sbatch") is None:
-        _say(_("there is no sbatch here; on the cluster, in this folder: sbatch {path}").format(path=shlex.quote(str(file))))
+        _say(_("there is no sbatch here; on the cluster, in this folder: sbatch {path}").format(path=as_argument(file)))
         return
     done = subprocess.run(["sbatch", str(file)], capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         fix = _("Mend the flags, or {path}.").format(path=file)
         raise ConfigError(_("sbatch refuses the script"), done.stderr.strip()[:1000], fix)
     _say(done.stdout.strip())
-    _say(_("see it: lora-tui watch {out}").format(out=shlex.quote(str(out))))
+    _say(_("see it: lora-tui watch {out}").format(out=as_argument(out)))
 
 
 def _without(names: Sequence[str], given: Sequence[str]) -> list[str]:

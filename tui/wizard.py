@@ -253,7 +253,8 @@ class Wizard:
             if isinstance(value, bool):
                 words.append(flag(name) if value else f"--no-{flag(name)[2:]}")
             else:
-                words += [flag(name), ",".join(value) if isinstance(value, tuple | list) else _plain(value)]
+                text = ",".join(value) if isinstance(value, tuple | list) else _plain(value)
+                words += [f"{flag(name)}={text}"] if text.startswith("-") else [flag(name), text]
         return shlex.join(words)
 
     def _in_another_runs_folder(self) -> bool:

@@ -35,18 +35,24 @@ Progress = Callable[[str, float], None]
 
 
 class Server:
-    """A running Ollama, by its own client. Use as a context manager."""
+    """A running Ollama, by its own client. Use as a context manager. Raises ConfigError where OLLAMA_HOST names no server."""
 
     def __init__(self) -> None:
         import httpx
-        import ollama
 
         host = os.environ.get("OLLAMA_HOST", "")
         # 0.0.0.0 is where a server listens; a client cannot call there on every system.
         self.host = re.sub(r"\b0\.0\.0\.0\b", "127.0.0.1", host) or "127.0.0.1"
         near = re.search(r"(^|/|@)(127\.|localhost\b|\[?::1\b|:\d)", self.host) is not None
         # A proxy for the world outside must not be asked for what runs here.
-        self._client = ollama.Client(self.host, trust_env=not near, timeout=httpx.Timeout(SILENCE, connect=PATIENCE))
+        try:
+            import ollama  # makes a client of its own at once
+
+            self._client = ollama.Client(self.host, trust_env=not near, timeout=httpx.Timeout(SILENCE, connect=PATIENCE))
+        except (ValueError, httpx.InvalidURL) as error:
+            raise ConfigError(
+                _("OLLAMA_HOST={host}: no address of a server").format(host=host), str(error), _("Such as: {examples}.").format(
+                    examples="127.0.0.1:11434, https://name:443")) from None  # fmt: skip
 
     def __enter__(self) -> Server:
         return self
@@ -134,7 +140,8 @@ class Server:
 
 
 def absence() -> str | None:
-    """That no server answers, and what that means for an export; None where one does. Waits, so it belongs in a thread."""
+    """That no server answers, and what that means for an export; None where one does. Waits, so it belongs in a thread. Raises as
+    Server."""
     with Server() as server:
         if server.version(GLANCE) is not None:
             return None

@@ -15,6 +15,7 @@ from engine.export.adapter import export_adapter
 from engine.export.merged import export_merged
 from engine.export.source import ExportSource
 from engine.i18n import _
+from engine.paths import as_argument
 from engine.redact import redact
 
 READABLE = (".json", ".md", ".jinja", ".txt", ".model")
@@ -86,7 +87,7 @@ def share(
         raise OutputError(
             _("{repo}: the hub does not take it").format(repo=repo),
             redact(first_line(error)),
-            _("The export is whole, in {path}. By hand: hf upload {repo} {path}").format(path=path, repo=repo),
+            _("The export is whole, in {path}. By hand: hf upload {repo} {path}").format(path=as_argument(path), repo=repo),
         ) from error
     return Shared(path, str(url), commit.oid, private)
 

@@ -20,7 +20,7 @@ from engine.folder import FINAL, run_id_of, source_of_run
 from engine.i18n import _, sentences
 from engine.journal import last_finish
 from engine.models.folder import base_digests, model_folder
-from engine.paths import is_folder
+from engine.paths import as_argument, is_folder
 from engine.sources import Source, resolve
 
 
@@ -81,7 +81,7 @@ def _named(out: Path, name: str) -> Checkpoint:
     if (out / name).is_symlink() or not (out / name).is_dir():
         raise ConfigError(
             _("{folder}: there is no {name} in it").format(folder=out, name=name),
-            fix=_("lora-tui check {folder} lists what is there.").format(folder=out),
+            fix=_("lora-tui check {folder} lists what is there.").format(folder=as_argument(out)),
         )
     return inspect_folder(out / name)
 
@@ -95,7 +95,7 @@ def _last(out: Path) -> Checkpoint:
     if found is None:
         raise CannotContinue(
             _("{folder}: there is no sound adapter in it").format(folder=out),
-            fix=_("lora-tui check {folder} says what is there and what is wrong with it.").format(folder=out),
+            fix=_("lora-tui check {folder} says what is there and what is wrong with it.").format(folder=as_argument(out)),
         )
     return found
 

@@ -13,7 +13,7 @@ from engine.config import RunConfig
 from engine.errors import CannotContinue
 from engine.folder import RUN_TOML
 from engine.i18n import _
-from engine.paths import is_file, is_folder
+from engine.paths import as_argument, is_file, is_folder
 from engine.resume.differences import contradiction
 
 
@@ -84,10 +84,12 @@ def ways_on(checkpoints: tuple[Checkpoint, ...]) -> str:
     base = base_fallback(checkpoints)
     ways = [_("mend or restore the checkpoint's files and try again")] if can_be_mended(checkpoints) else []
     if weights is not None:
-        ways.append(_("start a new run from sound weights: --init-from {path}").format(path=weights.path))
+        ways.append(_("start a new run from sound weights: --init-from {path}").format(path=as_argument(weights.path)))
     if base is not None:
         ways.append(
-            _("take the whole model as the base of a new run: --model {path}, with another --output").format(path=base.path)
+            _("take the whole model as the base of a new run: --model {path}, with another --output").format(
+                path=as_argument(base.path)
+            )
         )
     ways.append(_("start fresh in a new folder: --resume never"))
     return _("Ways on: {ways}.").format(ways="; ".join(ways))

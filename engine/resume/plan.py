@@ -28,7 +28,7 @@ from engine.devices import placed
 from engine.errors import CannotContinue, ConfigError
 from engine.folder import free_sibling, own_start, proposed_output, run_id_of
 from engine.i18n import _
-from engine.paths import is_folder, is_there, rooted
+from engine.paths import as_argument, is_folder, is_there, rooted
 from engine.resume.asked import asked_for, inspected, need_checkpoint, need_continuable, problems_of, ways_on
 from engine.resume.differences import (
     Difference,
@@ -261,7 +261,7 @@ def _weights_of(path: Path) -> tuple[Checkpoint, AdapterShape]:
         raise CannotContinue(
             _("{path}: holds no sound adapter").format(path=path),
             problems_of(checkpoint),
-            _("Choose another checkpoint; lora-tui check {folder} lists them.").format(folder=path.parent),
+            _("Choose another checkpoint; lora-tui check {folder} lists them.").format(folder=as_argument(path.parent)),
         )
     return checkpoint, checkpoint.adapter
 

@@ -21,6 +21,7 @@ from engine.data.identity import Digests, compare
 from engine.errors import CannotContinue
 from engine.events import ResumeChecked
 from engine.i18n import _
+from engine.paths import as_argument
 from engine.resume.differences import change_words, rows_words
 
 Verdict = Literal["ok", "changed", "failed", "unknown"]
@@ -68,7 +69,7 @@ class Receipt:
         final = len(acceptable) < len(self.failed)
         ways = [
             *(item.way for item in self.failed if item.way),
-            _("a new run from these weights: --init-from {path}").format(path=self.checkpoint),
+            _("a new run from these weights: --init-from {path}").format(path=as_argument(self.checkpoint)),
             _("start fresh: --resume never"),
         ]
         if acceptable and not final:

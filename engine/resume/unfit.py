@@ -5,7 +5,6 @@ Told before anything is written, and in all modes: whoever names a checkpoint, a
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from engine.checkpoints.adapter import CONFIG_NAME, INDEXES, WEIGHTS, WHOLE
@@ -19,7 +18,7 @@ from engine.errors import ConfigError
 from engine.folder import RUN_TOML, TRASH, need_folder
 from engine.i18n import _
 from engine.journal import JOURNAL_NAME
-from engine.paths import is_file, is_folder
+from engine.paths import as_argument, is_file, is_folder
 
 ADAPTER = (CONFIG_NAME, *WEIGHTS)
 CHECKPOINT = (STATE_NAME, MANIFEST_NAME, *ADAPTER, *WHOLE, *INDEXES)
@@ -79,7 +78,7 @@ def _checkpoint(output_dir: Path, checkpoint: Path, inside: bool) -> ConfigError
         _("With a run in it it would no longer be what was saved, and the run would go when it is removed."),
         _(
             "To go on from it: --resume {checkpoint}. To go on with its run: --output {parent}. A new run needs a folder of its own."
-        ).format(checkpoint=shlex.quote(str(checkpoint)), parent=shlex.quote(str(checkpoint.parent))),
+        ).format(checkpoint=as_argument(checkpoint), parent=as_argument(checkpoint.parent)),
     )
 
 
@@ -97,7 +96,7 @@ def _adapter(output_dir: Path) -> ConfigError:
     return ConfigError(
         _("{folder}: holds an adapter, and is not the folder of a run").format(folder=output_dir),
         _("The run's own files would lie among the adapter's."),
-        fix.format(folder=shlex.quote(str(output_dir)), parent=shlex.quote(str(output_dir.resolve().parent))),
+        fix.format(folder=as_argument(output_dir), parent=as_argument(output_dir.resolve().parent)),
     )
 
 

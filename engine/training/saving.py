@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-import shlex
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -42,7 +41,7 @@ from engine.data.order import next_batch_digest
 from engine.errors import LoraTuiError, OutputError, first_line
 from engine.events import CheckpointSaved, Event, Warned
 from engine.i18n import _, sentences
-from engine.paths import is_folder
+from engine.paths import as_argument, is_folder
 from engine.training.attempt import Attempt
 from engine.training.digests import all_finite, rng_digest, state_digest, tensors_digest
 from engine.training.hf_files import Copies, random_states, write_adapter, write_small_files
@@ -216,7 +215,7 @@ class Saver:
             name, detail = kept.name, _("The last checkpoint from before the loss left its path is {name}.")
         else:
             name, detail = self.last_name, _("The newest sound checkpoint is {name}.")
-        path = shlex.quote(str(self.committer.output_dir / name))
+        path = as_argument(self.committer.output_dir / name)
         way = _(
             "Continue from it with a lower learning rate: --resume {path} --learning-rate RATE. Look at the data where the loss rose."
         )

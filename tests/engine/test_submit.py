@@ -281,3 +281,15 @@ def test_a_run_from_anothers_weights_goes_on_when_it_is_sent_again_and_begins_no
     assert [step for step, _loss in losses(out)] == list(range(1, 141)) and not (tmp_path / "out" / "mine-2").exists()
     code, _said, error = lora_tui(*asked, PATH=str(tmp_path / "no-sbatch-here"))
     assert code == 2 and "is taken" in error
+
+
+@pytest.mark.parametrize("where", ["here\ntouch made", "here"])
+def test_a_name_with_a_line_break_is_refused_where_a_head_would_end_in_it(where: str, tmp_path: Path) -> None:
+    def written() -> str:
+        return slurm_script(Job(), Path("out/x"), tmp_path / where / "x.log", tmp_path / where, ["lora-tui"])
+
+    if where == "here":
+        assert "x.log" in written()
+    else:
+        with pytest.raises(ConfigError, match="line break"):
+            written()

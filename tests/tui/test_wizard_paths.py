@@ -425,3 +425,9 @@ async def test_the_note_of_the_field_one_is_in_is_whole(wizard: Make, flags: dic
         setting.focus_field()
         await hand.until(lambda: note.size.height > 1)
         assert setting.query_one(".line").size.height == note.size.height
+
+
+def test_a_name_that_begins_with_a_dash_is_no_flag_on_the_command_line() -> None:
+    words = shlex.split(Wizard(answers={"dataset": "-rows.jsonl", "model": "m", "output": "-o"}).command_line())
+    options = vars(run_parser().parse_args(words[1:]))
+    assert (options["dataset"], options["output"]) == ("-rows.jsonl", "-o")

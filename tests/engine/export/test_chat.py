@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from engine.config import RunConfig
 from engine.data.tokens import tokenize
+from engine.errors import ConfigError
 from engine.export.chat import SIDES, Chat, Sampling, open_chat, question
 from engine.export.samples import row_of
 from engine.export.source import find_source
@@ -238,3 +240,11 @@ def test_a_tokenizer_that_ends_texts_itself_ends_a_row_once_and_a_question_never
     assert [list(found[key]) for key in ("input_ids", "labels")] == [list(before[key]) for key in ("input_ids", "labels")]
     assert list(found["labels"])[-2:] == list(found["input_ids"])[-2:] and list(found["input_ids"]).count(end) == 1
     assert end not in Chat(None, tokenizer)._tokens(question("question"))[0]
+
+
+def test_the_command_that_lists_what_is_there_can_be_typed(tmp_path: Path) -> None:
+    out = tmp_path / "it's here"
+    out.mkdir()
+    with pytest.raises(ConfigError) as refused:
+        find_source(out, "checkpoint-9")
+    assert str(out) in shlex.split(refused.value.fix)

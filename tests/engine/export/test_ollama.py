@@ -195,3 +195,10 @@ def test_a_name_that_ollama_would_refuse_is_refused(asked: str) -> None:
             model_name(Path("x"), asked)
     else:
         assert model_name(Path("x"), asked) == "x"
+
+
+@pytest.mark.parametrize("host", ["localhost:abc", "http://[::1", "http://a:99999999"])
+def test_an_address_that_is_none_is_told_by_the_variables_name(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_HOST", host)
+    with pytest.raises(ConfigError, match="OLLAMA_HOST="):
+        Server()
