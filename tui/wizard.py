@@ -205,7 +205,7 @@ class Wizard:
     def back_from_jump(self, plan: ResumePlan) -> None:
         """The loss of `plan`'s run left its path: what goes on from before that does so with half the learning rate, as
         --on-jump rollback would."""
-        self.halved = _plain(plan.config.learning_rate / 2)
+        self.halved = as_written(plan.config.learning_rate / 2)
         self.answer("learning_rate", self.halved)
 
     def last_folder(self) -> Path | None:
@@ -253,7 +253,7 @@ class Wizard:
             if isinstance(value, bool):
                 words.append(flag(name) if value else f"--no-{flag(name)[2:]}")
             else:
-                text = ",".join(value) if isinstance(value, tuple | list) else _plain(value)
+                text = ",".join(value) if isinstance(value, tuple | list) else as_written(value)
                 words += [f"{flag(name)}={text}"] if text.startswith("-") else [flag(name), text]
         return shlex.join(words)
 
@@ -282,7 +282,7 @@ class Wizard:
         }
 
 
-def _plain(value: Any) -> str:
+def as_written(value: Any) -> str:
     """`value` as a person would write it, and so that it is read back as the same."""
     short = f"{value:g}" if isinstance(value, float) else str(value)
     return short if not isinstance(value, float) or float(short) == value else repr(value)

@@ -431,3 +431,14 @@ def test_a_name_that_begins_with_a_dash_is_no_flag_on_the_command_line() -> None
     words = shlex.split(Wizard(answers={"dataset": "-rows.jsonl", "model": "m", "output": "-o"}).command_line())
     options = vars(run_parser().parse_args(words[1:]))
     assert (options["dataset"], options["output"]) == ("-rows.jsonl", "-o")
+
+
+async def test_a_number_of_a_settings_file_goes_through_the_settings_as_it_is(wizard: Make, flags: dict[str, Any]) -> None:
+    """A form that shows six digits of it would answer with those."""
+    app = wizard({**flags, "learning_rate": 0.00123456789})
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.arrive("DatasetScreen")
+        app.go_to(4)
+        await hand.to_review()
+        assert app.wizard.planned is not None and app.wizard.planned.config.learning_rate == 0.00123456789

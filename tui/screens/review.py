@@ -25,7 +25,7 @@ from tui.plain import visible
 from tui.screens.base import SHORT, StepScreen
 from tui.screens.dataset import lines_text, told
 from tui.show import plan_lines
-from tui.wizard import READING, SETTINGS, Planned, Start
+from tui.wizard import READING, SETTINGS, Planned, Start, as_written
 
 
 class ReviewScreen(StepScreen):
@@ -141,7 +141,7 @@ def _settings_text(config: RunConfig, answers: dict[str, Any]) -> Text:
     for name in names:
         value = answers.get(name, getattr(config, name)) if name in ("dataset", "model") else getattr(config, name)
         chosen = name in answers
-        shown = f"{value:g}" if isinstance(value, float) else str(value)
+        shown = as_written(value)
         text.append(f"\n{'* ' if chosen else '  '}{set_cell_size(label(name), 25)}", style="not bold")
         text.append(visible(shown), style="bold" if chosen else "not bold")
     return text

@@ -15,6 +15,7 @@ from engine.sources import problem_of
 from tui.fields import in_fields, label
 from tui.help import field_help
 from tui.plain import visible
+from tui.wizard import as_written
 
 
 class Setting(Vertical):
@@ -57,7 +58,7 @@ class Setting(Vertical):
             return ""
         if isinstance(value, bool):
             return "true" if value else "false"
-        return f"{value:g}" if isinstance(value, float) else str(value)
+        return as_written(value)
 
     @property
     def raw(self) -> str:
