@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from engine.durable import open_plain_file
 from engine.training.library_output import Surviving, library_output_to
 
 
@@ -24,20 +25,22 @@ def duplicate(descriptor: int) -> Surviving:
 
 @contextlib.contextmanager
 def own_terminal(log: Path) -> Iterator[None]:
-    """Textual keeps the terminal on a handle of its own; whatever libraries write to descriptors 1 and 2 goes to the log.
+    """Textual keeps the terminal on a handle of its own; whatever libraries write to descriptors 1 and 2 goes to the log, or nowhere
+    where none can be kept.
 
     Python's helper for processes that are spawned (`engine.data.workers`) is begun here: it is given the descriptor of sys.stderr, and
     what Textual puts there has none.
     """
     kept = sys.__stdout__, sys.__stderr__
+    written: Path | None = log
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        log.touch()
+        os.close(open_plain_file(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND))
     except OSError:
-        log = Path(os.devnull)
+        written = None
     sys.__stdout__, sys.__stderr__ = duplicate(1), duplicate(2)  # type: ignore[misc]
     try:
-        with library_output_to(log):
+        with library_output_to(written):
             if os.name == "posix":
                 from multiprocessing import resource_tracker
 

@@ -61,9 +61,12 @@ class _Discreet(Surviving):
 
 
 @contextlib.contextmanager
-def library_output_to(path: Path) -> Iterator[None]:
-    """Send descriptors 1 and 2, and the root logger, to `path` (appended). Restores them whatever happens. Raises OSError."""
-    target = open_plain_file(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+def library_output_to(path: Path | None) -> Iterator[None]:
+    """Send descriptors 1 and 2, and the root logger, to `path` (appended); None: nowhere. Restores them whatever happens. Raises
+    OSError."""
+    target = (
+        os.open(os.devnull, os.O_WRONLY) if path is None else open_plain_file(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    )
     saved = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
     handler = logging.StreamHandler(_Discreet.on(target, "utf-8"))
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

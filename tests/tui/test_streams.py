@@ -150,3 +150,19 @@ def test_a_working_folder_that_is_gone_is_told_and_nothing_is_begun(
         assert "was started in is no longer there" in done.stderr and "cd" in done.stderr
         assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "place", ["a file in the place of the folder", "a folder in the place of the log", "a link to nowhere"]
+)
+def test_a_log_that_cannot_be_kept_costs_nobody_the_wizard(place: str, tmp_path: Path) -> None:
+    log = tmp_path / "state" / "wizard.log"
+    if place == "a file in the place of the folder":
+        log.parent.touch()
+    else:
+        log.parent.mkdir()
+        log.mkdir() if place == "a folder in the place of the log" else log.symlink_to(tmp_path / "state" / "nowhere" / "x")
+    words = "import os\nfrom pathlib import Path\nfrom tui.streams import own_terminal\n"
+    words += f"with own_terminal(Path({str(log)!r})):\n    os.write(1, b'of a library')\nprint('begun')"
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "begun\n"), done.stderr
