@@ -17,7 +17,7 @@ from typing import Any
 
 from engine.config import RunConfig
 from engine.paths import path_of
-from engine.sources import Source
+from engine.sources import Source, problem_of
 
 NAME = "wizard.json"
 SCHEMA = 1
@@ -85,9 +85,14 @@ def after_run(remembered: Remembered, answers: Mapping[str, Any]) -> Remembered:
     )
 
 
+def usable(answers: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the remembered `answers` that a run takes: another version may have written others, or a person."""
+    return {name: value for name, value in answers.items() if problem_of(name, value) is None}
+
+
 def source_remembered() -> Source | None:
     """The answers as a source of a headless run; None where nothing was remembered."""
-    answers = load_remembered().answers
+    answers = usable(load_remembered().answers)
     return Source("remembered", "", answers) if answers else None
 
 

@@ -122,7 +122,7 @@ def _export_parser() -> Parser:
     parser.add_argument(
         "--checkpoint", metavar="NAME", help=_("final or checkpoint-<number> (default: final, else the furthest)")
     )
-    parser.add_argument("--into", metavar="DIR", help=_("where to write (default: OUT/export)"))
+    parser.add_argument("--into", metavar="DIR", type=_place, help=_("where to write (default: OUT/export)"))
     parser.add_argument("--model", metavar="M", help=_("the base model, where it has moved"))
     parser.add_argument(
         "--quantize", metavar="KIND", type=str.lower, choices=QUANTIZATIONS,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from engine.config import RunConfig, field_meta, flag
 from engine.errors import LoraTuiError
 from engine.paths import is_folder, path_of
-from engine.remembered import Remembered, after_run, save_remembered
+from engine.remembered import Remembered, after_run, save_remembered, usable
 
 if TYPE_CHECKING:
     from engine.data.read import Reading
@@ -116,8 +116,9 @@ class Wizard:
         self.read_for = dataset
         last = self.remembered.answers
         if dataset == last.get("dataset"):
+            read = usable({name: last[name] for name in READING if name in last})
             for name in READING:
-                self.answer(name, last.get(name))
+                self.answer(name, read.get(name))
 
     def is_demo(self) -> bool:
         """Whether the demo's own settings apply: they suit its tiny model and no other."""
@@ -143,7 +144,7 @@ class Wizard:
 
         if self.is_demo():
             return dict(demo_answers())
-        return {name: value for name, value in self.remembered.answers.items() if name in SETTINGS}
+        return usable({name: value for name, value in self.remembered.answers.items() if name in SETTINGS})
 
     def so_far(self) -> list[Source]:
         """The answers there are, and what applies where there is none: to be resolved where it may take its time and may fail."""
@@ -218,8 +219,9 @@ class Wizard:
 
     def take_up_last(self) -> None:
         """Answer as last time, to go on with that run; its settings stand in its folder."""
+        last = usable(self.remembered.answers)
         for name in ("dataset", "model", "output", *READING):
-            self.answer(name, self.remembered.answers.get(name))
+            self.answer(name, last.get(name))
         self.read_for = self.answers.get("dataset")
         self.start = Start()
 

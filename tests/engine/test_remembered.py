@@ -37,6 +37,13 @@ def test_a_damaged_file_is_an_empty_one(state: Path, content: bytes) -> None:
     assert load_remembered() == Remembered()
 
 
+def test_answers_that_no_run_takes_any_more_are_not_taken_for_one() -> None:
+    """Another version has written them, or a person: nobody could go on, and nothing would say whose they are."""
+    save_remembered(Remembered({"dataset": "d", "scheduler": "polynomial", "lora_r": "many", "epochs": 2.5}))
+    source = source_remembered()
+    assert source is not None and source.values == {"dataset": "d", "epochs": 2.5}
+
+
 def test_answers_that_are_no_settings_are_forgotten(state: Path) -> None:
     save_remembered(Remembered({"dataset": "a", "load_everything": True}))
     assert load_remembered().answers == {"dataset": "a"}

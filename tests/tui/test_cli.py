@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from engine.errors import ConfigError
 from tests.conftest import chats, write_jsonl
 from tui.cli import _run, run_parser
 from tui.commands import COMMANDS
@@ -326,3 +327,8 @@ def test_help_names_every_exit_code_that_the_readme_has() -> None:
     told = run_parser().format_help().partition("exit codes:")[2]
     assert len(codes) > 8
     assert set(codes) == set(re.findall(r"\b\d+\b", told))
+
+
+def test_an_export_into_an_empty_name_does_not_go_into_the_folder_one_stands_in() -> None:
+    with pytest.raises(ConfigError, match="is empty"):
+        COMMANDS["export"].carry_out(["out", "--to", "adapter", "--into", ""])

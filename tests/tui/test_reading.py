@@ -254,3 +254,14 @@ async def test_what_was_read_otherwise_is_not_taken_for_what_is_asked_now(
         slow.set()
         await asyncio.sleep(0.5)
         assert hand.shows("6 rows") and not hand.shows("26 rows")
+
+
+async def test_what_is_remembered_and_no_run_takes_any_more_is_passed_over(wizard: Make, flags: dict[str, Any]) -> None:
+    """Another version may have written it."""
+    last = {"dataset": flags["dataset"], "format": "spoken", "scheduler": "polynomial"}
+    app = wizard({"dataset": flags["dataset"], "model": flags["model"]}, remembered=Remembered(last))
+    app.wizard.read_for = "another"
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.until(lambda: hand.shows("26 rows"))
+        assert app.wizard.base().scheduler == "cosine"
