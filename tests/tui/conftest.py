@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,12 @@ RUN = {"epochs": 2, "batch_size": 4, "max_length": 64, "save_steps": 3, "learnin
 
 
 @pytest.fixture(autouse=True)
-def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("LORA_TUI_STATE", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
     i18n.install("en")
+    yield
+    i18n.install("en")  # the engine's tests, which come next in this process, know of no language
 
 
 @pytest.fixture(autouse=True)
