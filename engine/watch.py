@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +34,7 @@ from engine.folder import FINAL, RUN_TOML
 from engine.i18n import _
 from engine.journal import JOURNAL_NAME, MAX_LINE, read_journal, record_of
 from engine.lock import Holder, holder_of, is_held
-from engine.paths import is_file, is_folder
+from engine.paths import as_argument, is_file, is_folder
 
 LOOK = 0.5
 """Seconds between two looks at a journal."""
@@ -222,7 +221,7 @@ def died(step: int | None, holder: Holder | None) -> RunFailed:
 
 def untold(folder: Path) -> RunFailed:
     """What is said of a run whose journal is lost, or tells nothing: whether it was begun, and how it ended, nobody knows."""
-    fix = _("lora-tui check {folder} tells what is there.").format(folder=shlex.quote(str(folder)))
+    fix = _("lora-tui check {folder} tells what is there.").format(folder=as_argument(folder))
     return RunFailed(None, _("nothing is told of a run here"), _("There is no events.jsonl, or nothing in it."), fix, 2)
 
 

@@ -15,7 +15,7 @@ from engine.folder import RUN_TOML
 from engine.i18n import _
 from engine.journal import last_settings
 from engine.models.report import model_report
-from engine.paths import is_there
+from engine.paths import as_argument, is_there
 from engine.resume.layers import need_layers
 
 
@@ -30,7 +30,7 @@ def need_answers(config: RunConfig, begun: Path | None = None) -> None:
             title,
             _("{path} is gone, which kept what the run was started with.").format(path=begun / RUN_TOML),
             _("Put it back from a copy, or name them: lora-tui --yes --output {folder} {flags}").format(
-                folder=shlex.quote(str(begun)), flags=" ".join(chain.from_iterable(words))
+                folder=as_argument(begun), flags=" ".join(chain.from_iterable(words))
             ),
         )
     if missing:

@@ -122,8 +122,9 @@ class ExactTrainer(SFTTrainer):
         """As TRL's; what it comes to is added up."""
         found = super().prediction_step(model, inputs, *args, **options)
         labels = int((inputs["labels"][:, 1:] != IGNORED).sum())
-        self._evaluated[0] += float(found[0]) * labels if labels else 0.0  # the stock mean over none is no number
-        self._evaluated[1] += labels
+        if labels:  # the stock mean over none is no number
+            self._evaluated[0] += float(found[0]) * labels
+            self._evaluated[1] += labels
         return found
 
     def set_initial_training_values(self, args: Any, dataloader: DataLoader[Any]) -> tuple[Any, ...]:

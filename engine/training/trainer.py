@@ -33,8 +33,9 @@ from engine.training.fitting import is_out_of_memory, let_go, replanned, smaller
 from engine.training.library_output import library_output_to
 from engine.training.material import Material, load_material
 from engine.training.ranks import Ranks
+from engine.training.refused import refused
 from engine.training.session import Session
-from engine.training.telling import Emit, Telling, refused
+from engine.training.telling import Emit, Telling
 from engine.training.trackers import tracked
 
 ROLLBACKS = 3

@@ -16,7 +16,7 @@ from engine.errors import LoraTuiError, ModelError
 from engine.events import Event
 from engine.journal import read_journal
 from engine.lock import is_held
-from engine.training.telling import refused
+from engine.training.refused import refused
 from tests.engine.runs import train
 
 
