@@ -17,6 +17,7 @@ from tests.engine.runs import train
 from tui import i18n
 from tui.app import LoraTui
 from tui.screens.review import ReviewScreen
+from tui.widgets.setting import Setting
 
 RUN = {"epochs": 2, "batch_size": 4, "max_length": 64, "save_steps": 3, "learning_rate": 1e-3}
 """Settings of a short run on 26 chats: 7 steps an epoch."""
@@ -91,6 +92,13 @@ class Hand:
         await self.go_on("OutputScreen", "context 256 tokens")
         await self.go_on("StartScreen", "are free there")
         await self.until(lambda: not self.shows("Looking"))
+
+    async def to_settings(self) -> None:
+        """From the first step to the fields of the fifth."""
+        await self.to_start()
+        await self.press("ctrl+n")
+        await self.arrive("SettingsScreen")
+        await self.until(lambda: self.screen.query(Setting))
 
     async def to_review(self) -> None:
         """From the fourth step, having chosen, to the review."""

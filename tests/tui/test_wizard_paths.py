@@ -17,7 +17,7 @@ from engine.events import RunStopped, Warned
 from engine.folder import write_run_toml
 from engine.remembered import load_remembered
 from tests.tui.conftest import Hand
-from tests.tui.scripted import Scripted, started
+from tests.tui.scripted import Scripted, started, training
 from tui.app import LoraTui
 from tui.cli import run_parser
 from tui.widgets.checkpoint_table import CheckpointTable
@@ -85,10 +85,7 @@ async def test_back_and_forth_keeps_the_answers(wizard: Make, flags: dict[str, A
     app = wizard(flags)
     async with app.run_test(size=(80, 24)) as pilot:
         hand = Hand(app, pilot)
-        await hand.to_start()
-        await hand.press("ctrl+n")
-        await hand.arrive("SettingsScreen")
-        await hand.until(lambda: hand.screen.query(Setting))
+        await hand.to_settings()
         setting = next(one for one in hand.screen.query(Setting) if one.setting == "epochs")
         setting.query_one(Input).value = "5"
         for name in ("StartScreen", "OutputScreen", "ModelScreen", "DatasetScreen"):
@@ -115,10 +112,7 @@ async def test_a_bad_value_is_told_at_its_field_and_closes_the_way(wizard: Make,
     app = wizard(flags)
     async with app.run_test(size=(80, 24)) as pilot:
         hand = Hand(app, pilot)
-        await hand.to_start()
-        await hand.press("ctrl+n")
-        await hand.arrive("SettingsScreen")
-        await hand.until(lambda: hand.screen.query(Setting))
+        await hand.to_settings()
         setting = next(one for one in hand.screen.query(Setting) if one.setting == "learning_rate")
         setting.query_one(Input).focus()
         setting.query_one(Input).value = "fast"
@@ -199,10 +193,7 @@ async def test_the_rest_of_the_settings_is_made_when_it_is_looked_at(wizard: Mak
     app = wizard(flags)
     async with app.run_test(size=(100, 40)) as pilot:
         hand = Hand(app, pilot)
-        await hand.to_start()
-        await hand.press("ctrl+n")
-        await hand.arrive("SettingsScreen")
-        await hand.until(lambda: hand.screen.query(Setting))
+        await hand.to_settings()
         assert {one.setting for one in hand.screen.query(Setting)} == {*FIRST_SETTINGS}
         hand.screen.query_one("CollapsibleTitle").focus()
         await hand.press("enter")
@@ -218,10 +209,7 @@ async def test_f1_explains_the_focused_field(wizard: Make, flags: dict[str, Any]
     app = wizard(flags)
     async with app.run_test(size=(100, 40)) as pilot:
         hand = Hand(app, pilot)
-        await hand.to_start()
-        await hand.press("ctrl+n")
-        await hand.arrive("SettingsScreen")
-        await hand.until(lambda: hand.screen.query(Setting))
+        await hand.to_settings()
         next(one for one in hand.screen.query(Setting) if one.setting == "lora_r").query_one(Input).focus()
         await hand.press("f1")
         await hand.until(lambda: hand.shows("The width of the adapter"))
@@ -379,9 +367,7 @@ async def test_the_arrows_scroll_what_is_longer_and_lead_from_field_to_field(wiz
         hand.screen.query_one("#main").focus()
         await hand.press("down", "down", "up")
         await hand.until(lambda: hand.screen.query_one("#body").scroll_y == 1)
-        await hand.to_start()
-        await hand.press("ctrl+n")
-        await hand.arrive("SettingsScreen")
+        await hand.to_settings()
         await hand.until(lambda: hand.shows("learning rate"))
         fields = [one for one in hand.screen.query(Setting) if one.setting in ("epochs", "learning_rate")]
         fields[0].focus_field()
@@ -395,11 +381,7 @@ async def test_the_result_has_keys_for_going_on_and_for_another_dataset(wizard: 
     end = RunStopped(7, 1.0, "user", "checkpoint-7", 1.0, 0.75, {"state": "keep_going", "message": "keep going then"})
     app = wizard(flags, runner=Scripted(started(), then=end))
     async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
-        await hand.to_start()
-        await hand.press("ctrl+n")
-        await hand.to_review()
-        await hand.press("ctrl+n")
+        hand = await training(app, pilot)
         await hand.arrive("TrainingScreen")
         await hand.press("s")
         await hand.arrive("ResultScreen")
@@ -415,9 +397,7 @@ async def test_the_note_of_the_field_one_is_in_is_whole(wizard: Make, flags: dic
     app = wizard(flags)
     async with app.run_test(size=(80, 24)) as pilot:
         hand = Hand(app, pilot)
-        await hand.to_start()
-        await hand.press("ctrl+n")
-        await hand.arrive("SettingsScreen")
+        await hand.to_settings()
         await hand.until(lambda: hand.shows("learning rate") and hand.screen.query(Setting))
         (setting,) = [one for one in hand.screen.query(Setting) if one.setting == "batch_size"]
         note = setting.query_one(".note", Static)
