@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tui.widgets.chart import Line, Picture, draw
@@ -44,6 +44,7 @@ def test_it_fills_exactly_its_place(picture: Picture, width: int, height: int, a
     assert [len(row) for row in rows(picture, width, height, ascii_only)] == [width] * height
 
 
+@example(Picture((Line([(0, 1.000001e29)], "loss", "*"),), (0.1, 0.3)), 16, 3)
 @given(PICTURES, st.integers(16, 120), st.integers(3, 40))
 def test_with_ascii_there_is_nothing_else(picture: Picture, width: int, height: int) -> None:
     assert all(row.isascii() for row in rows(picture, width, height, ascii_only=True))

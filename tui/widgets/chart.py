@@ -145,6 +145,7 @@ class _Axes:
             step = _round_up((self.high - self.low) / max(1, min(8, self.rows // 2)))
             first = math.ceil(self.low / step - 1e-9)
             values = [number * step for number in range(first, math.floor(self.high / step + 1e-9) + 1)]
+        values = [value for value in values if -FAR < value < FAR]  # as of points: the next round one may lie beyond
         labels = self._labels(values)
         if self.logarithmic and max(labels.values(), default=0.0) < self.high / 2:
             # A run begins at the top, which would have no label: it comes before those that are near it.
