@@ -122,10 +122,10 @@ class Tail:
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         assert self._file is not None
-        if os.fstat(self._file).st_size < self._at:
-            self._at = 0
         while True:
             with contextlib.suppress(OSError):  # a network folder that does not answer now
+                if os.fstat(self._file).st_size < self._at:
+                    self._at = 0
                 block = os.read(self._file, MAX_LINE) if os.lseek(self._file, self._at, os.SEEK_SET) >= 0 else b""
                 end = block.rfind(b"\n") + 1 or (MAX_LINE if len(block) == MAX_LINE else 0)
                 if end:

@@ -460,8 +460,7 @@ def run_wizard(flags: dict[str, Any], demo: bool) -> int:
     from engine.remembered import state_folder
     from tui.streams import ascii_terminal, own_terminal
 
-    log = state_folder() / "wizard.log"
-    with own_terminal(log):
+    with own_terminal(state_folder() / "wizard.log") as log:
         app = LoraTui(flags, demo, log=log, ascii_only=ascii_terminal())
         code = app.run()
         if app.return_code:

@@ -24,9 +24,9 @@ def duplicate(descriptor: int) -> Surviving:
 
 
 @contextlib.contextmanager
-def own_terminal(log: Path) -> Iterator[None]:
+def own_terminal(log: Path) -> Iterator[Path | None]:
     """Textual keeps the terminal on a handle of its own; whatever libraries write to descriptors 1 and 2 goes to the log, or nowhere
-    where none can be kept.
+    where none can be kept. Gives the log that is kept.
 
     Python's helper for processes that are spawned (`engine.data.workers`) is begun here: it is given the descriptor of sys.stderr, and
     what Textual puts there has none.
@@ -45,7 +45,7 @@ def own_terminal(log: Path) -> Iterator[None]:
                 from multiprocessing import resource_tracker
 
                 resource_tracker.ensure_running()
-            yield
+            yield written
     finally:
         sys.__stdout__, sys.__stderr__ = kept  # type: ignore[misc]
 

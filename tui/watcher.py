@@ -100,8 +100,7 @@ def run_watcher(folder: Path, read_only: bool) -> int:
     """Watch the run in `folder` on this terminal; the exit code."""
     from engine.remembered import state_folder
 
-    log = state_folder() / "wizard.log"
-    with own_terminal(log):
+    with own_terminal(state_folder() / "wizard.log") as log:
         app = Watcher(folder, read_only, log=log, ascii_only=ascii_terminal())
         code = app.run()
         return app.return_code or code or 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import subprocess
@@ -89,6 +90,21 @@ def test_a_tail_tells_each_record_once_leaves_a_torn_line_and_survives_rotation(
     assert list(tail.new()) == []
     tail.close()
     journal.close()
+
+
+def test_a_tail_waits_for_a_network_folder_whose_handle_is_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tail = Tail(tmp_path)
+    with contextlib.closing(Journal(tmp_path)) as journal:
+        journal.write(Warned("a", "one"))
+
+        def stale(descriptor: int) -> os.stat_result:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+        with monkeypatch.context() as meanwhile:
+            meanwhile.setattr(os, "fstat", stale)
+            assert list(tail.new()) == []
+        assert [record["message"] for record in tail.new()] == ["one"]
+    tail.close()
 
 
 def test_a_folder_is_held_only_while_it_is_and_a_request_to_stop_dies_with_the_lock(tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from textual.widgets import Input
+from textual.widgets import Input, Static
 
+from engine.errors import ConfigError
 from engine.export.chat import Chat, Sampling, open_chat, question
+from engine.export.samples import AskedRow
 from engine.export.source import find_source
 from tests.tui.conftest import Hand
 from tui.app import LoraTui
@@ -117,3 +119,39 @@ async def test_a_sampling_value_that_cannot_be_used_is_named_and_shown_where_it_
             await hand.until(lambda said=said: hand.shows(said))  # type: ignore[misc]
             field = hand.screen.query_one("#top_p", Input)
             assert field.has_focus and hand.screen.query_one("#sampling").display
+
+
+async def test_after_the_last_row_of_the_dataset_the_first_is_asked_again(
+    wizard: Make, flags: dict[str, Any], trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def row_of_three(source: Any, number: int) -> AskedRow:
+        if number > 3:
+            raise ConfigError("no such row")
+        asked.append(number)
+        return AskedRow(question(f"row {number}"), "")
+
+    monkeypatch.setattr("tui.screens.chat.row_of", row_of_three)
+    monkeypatch.setattr(Chat, "answer", lambda *given, **named: "so")
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await app.push_screen(ChatScreen(trained))
+        await hand.press(*["ctrl+r"] * 5)
+        await hand.until(lambda: asked == [1, 2, 3, 1, 2], 60)
+
+
+async def test_where_there_is_nothing_to_talk_to_nothing_can_be_asked_and_why_stays(
+    wizard: Make, flags: dict[str, Any], tmp_path: Path
+) -> None:
+    app = wizard(flags)
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await app.push_screen(ChatScreen(tmp_path))
+        await hand.until(lambda: hand.screen.query_one("#question").disabled)
+        said = str(hand.screen.query_one("#chat-state", Static).content)
+        await hand.press("ctrl+r", *"question", "enter")
+        assert said and str(hand.screen.query_one("#chat-state", Static).content) == said
+        await hand.press("escape")
+        await hand.until(lambda: not isinstance(hand.screen, ChatScreen))

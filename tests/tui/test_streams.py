@@ -163,6 +163,6 @@ def test_a_log_that_cannot_be_kept_costs_nobody_the_wizard(place: str, tmp_path:
         log.parent.mkdir()
         log.mkdir() if place == "a folder in the place of the log" else log.symlink_to(tmp_path / "state" / "nowhere" / "x")
     words = "import os\nfrom pathlib import Path\nfrom tui.streams import own_terminal\n"
-    words += f"with own_terminal(Path({str(log)!r})):\n    os.write(1, b'of a library')\nprint('begun')"
+    words += f"with own_terminal(Path({str(log)!r})) as kept:\n    os.write(1, b'of a library')\nprint('begun', kept)"
     done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "begun\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "begun None\n"), done.stderr

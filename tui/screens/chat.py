@@ -19,7 +19,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Input, Static
 
-from engine.errors import LoraTuiError
+from engine.errors import ConfigError, LoraTuiError
 from engine.export.chat import SIDES, Chat, Messages, Sampling, Side, continued_words, open_chat, question
 from engine.export.samples import TEXT, AskedRow, row_of
 from engine.export.source import ExportSource, find_source
@@ -40,8 +40,8 @@ class _Left(BaseException):
 class Asked:
     """A question."""
 
-    words: str | int
-    """A number is a row of the dataset."""
+    words: str | None
+    """None asks what the next row of the dataset asks."""
     sampling: Sampling
     """How its answers are drawn."""
     conversation: int
@@ -71,7 +71,10 @@ class ChatScreen(WizardScreen):
         self._asked: queue.Queue[Asked | None] = queue.Queue()
         """None: leave."""
         self._left = False
+        self._talks = True
+        """Not where there is nothing to talk to: then nothing can be asked, and why stays to be read."""
         self._row = 0
+        """The last one that was asked; the model's thread counts."""
         self._conversation = 0
         self._shown = {side: Text() for side in SIDES}
         self._titles: dict[str, str] = {}
@@ -111,9 +114,8 @@ class ChatScreen(WizardScreen):
             self._asked.put(Asked(asked, sampling, self._conversation))
 
     def action_row(self) -> None:
-        if (sampling := self._sampling()) is not None:
-            self._row += 1
-            self._asked.put(Asked(self._row, sampling, self._conversation))
+        if self._talks and (sampling := self._sampling()) is not None:
+            self._asked.put(Asked(None, sampling, self._conversation))
 
     def action_sampling(self) -> None:
         """Show or hide the settings of how answers are drawn: the same for both sides, the seed too."""
@@ -167,6 +169,7 @@ class ChatScreen(WizardScreen):
         except _Left:
             return
         if isinstance(failed, LoraTuiError):
+            self._talks = False
             self.post_message(Progressed(" · ".join(part for part in (failed.title, failed.detail, failed.fix) if part)))
 
     def _converse(self) -> None:
@@ -187,11 +190,11 @@ class ChatScreen(WizardScreen):
     def _answer(self, chat: Chat, source: ExportSource, asked: Asked, said: dict[Side, list[dict[str, Any]]]) -> None:
         """Answer on both sides, and keep it in `said`. Raises LoraTuiError."""
         sampling = asked.sampling
-        row = row_of(source, asked.words) if isinstance(asked.words, int) else AskedRow(question(asked.words), "")
+        row = self._next_row(source) if asked.words is None else AskedRow(question(asked.words), "")
         words, wanted = row.said, row.wanted
         self.post_message(Progressed(_("answering")))
         for side in SIDES:
-            before: Messages = [] if isinstance(asked.words, int) else said[side]
+            before: Messages = [] if asked.words is None else said[side]
             heard = [*before, *words]
             tell = partial(self._piece, asked.conversation, side)
             tell(f"> {words[-1]['content']}\n", "bold")
@@ -205,6 +208,14 @@ class ChatScreen(WizardScreen):
                 temperature=sampling.temperature, top_p=sampling.top_p, seed=sampling.seed)  # fmt: skip
         self.post_message(Progressed(_("ready · {drawn}").format(drawn=drawn)))
 
+    def _next_row(self, source: ExportSource) -> AskedRow:
+        """After the last row comes the first. Raises LoraTuiError."""
+        try:
+            row, self._row = row_of(source, self._row + 1), self._row + 1
+        except ConfigError:
+            row, self._row = row_of(source, 1), 1
+        return row
+
     def _piece(self, conversation: int, side: Side, piece: str, style: str = "") -> None:
         if self._left:
             raise _Left
@@ -215,6 +226,7 @@ class ChatScreen(WizardScreen):
     def on_progressed(self, event: Progressed) -> None:
         event.stop()
         self._state(event.words)
+        self.query_one("#question").disabled = not self._talks
 
     def on_said(self, event: Said) -> None:
         event.stop()
