@@ -33,6 +33,8 @@ class Rendered:
     """In order, none overlapping."""
     add_special_tokens: bool
     """Whether the tokenizer adds its own (BOS): to plain texts yes, to templates no, they write theirs themselves."""
+    closing: str = ""
+    """The mark that was put behind the last answer, where the template writes none."""
 
 
 def render(row: dict[str, Any], tokenizer: Any, train_on: str, number: int) -> Rendered:
@@ -103,7 +105,7 @@ def _chat(messages: Messages, tools: Any, tokenizer: Any, train_on: str, number:
     messages = _with_calls(messages, turns, writer)
     text = writer.write(messages)
     if train_on == "all":
-        return Rendered(text, ((0, len(text)),), False)
+        return _closed(messages, writer, text, ((0, len(text)),))
     if not says_something:
         return Rendered(text, (), False)
     spans = _marked(messages, writer, text) if train_on != "completion" and not unlearned else ()
@@ -111,7 +113,7 @@ def _chat(messages: Messages, tools: Any, tokenizer: Any, train_on: str, number:
         spans = tuple(turn_span(messages, index, writer, text) for index in turns)
     if any(before[1] > after[0] for before, after in pairwise(spans)):
         raise unmaskable(number)
-    return Rendered(text, spans, False)
+    return _closed(messages, writer, text, spans)
 
 
 def learned_turns(messages: Messages, train_on: str) -> list[int]:
@@ -151,13 +153,23 @@ def _prompted(row: dict[str, Any], tokenizer: Any, train_on: str, number: int) -
     turns = _with_calls(turns, [index for index in range(first, len(turns)) if turns[index]["role"] == "assistant"], writer)
     text = writer.write(turns)
     if train_on == "all":
-        return Rendered(text, ((0, len(text)),), False)
+        return _closed(turns, writer, text, ((0, len(text)),))
     if turns[first]["role"] != "assistant":
         head = writer.write(turns[:first])
         if not text.startswith(head):
             raise unmaskable(number)
-        return Rendered(text, ((len(head), len(text)),), False)
-    return Rendered(text, ((turn_span(turns, first, writer, text)[0], len(text)),), False)
+        return _closed(turns, writer, text, ((len(head), len(text)),))
+    return _closed(turns, writer, text, ((turn_span(turns, first, writer, text)[0], len(text)),))
+
+
+def _closed(messages: Messages, writer: Writer, text: str, spans: tuple[Span, ...]) -> Rendered:
+    """The row, with the end that its last answer has where others follow, as text with its end token (`_ended`): none would be learned
+    else. A call is ended by what a tool says, and another mark."""
+    last = messages[-1]
+    if last["role"] != "assistant" or last.get("tool_calls") or not spans or spans[-1][1] < len(text):
+        return Rendered(text, spans, False)
+    whole = text + writer.closing
+    return Rendered(whole, (*spans[:-1], (spans[-1][0], len(whole))), False, writer.closing)
 
 
 def _marked(messages: Messages, writer: Writer, text: str) -> tuple[Span, ...]:

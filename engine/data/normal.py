@@ -28,6 +28,8 @@ SPEAKERS = {
 """ShareGPT's `from`, in any case -> role."""
 THOUGHTS = ("reasoning_content", "thinking")
 """What a turn thought before it spoke, by the names that templates read."""
+THOUGHT_BEGIN, THOUGHT_END = "<think>", "</think>"
+"""Around a thought that is written into the turn itself."""
 EXCHANGES = (("human", "assistant"), ("user", "assistant"), ("input", "output"), ("query", "response"))
 """What a question and its answer are called where they stand in one part of a conversation."""
 SYSTEM = ("system", "system_prompt")

@@ -15,7 +15,7 @@ def remark(code: str, row: int, **parts: Any) -> Problem:
     """The problem `code` of `row`, said with `parts`, which must be what JSON can hold. Raises KeyError for a code
     or a part that is not known."""
     words, fix = _said(code)
-    severity: Literal["costs", "info"] = "info" if code in ("template_unused", "date_written") else "costs"
+    severity: Literal["costs", "info"] = "info" if code in ("template_unused", "date_written", "next_turn_ends") else "costs"
     return Problem(row, code, severity, words.format(row=row, **parts), fix, parts)
 
 
@@ -39,6 +39,13 @@ def _said(code: str) -> tuple[str, str]:
                     "The chat template writes none, or it is no special token; take the model's instruct version or mend its "
                     "template."
                 ),
+            )
+        case "next_turn_ends":
+            return (
+                _(
+                    "row {row}: the model's chat template ends no answer; {mark}, which opens the next turn, is learned as its end"
+                ),
+                _("Models of this kind (GLM-4) stop there. Nothing is to be done."),
             )
         case "template_unused":
             return (

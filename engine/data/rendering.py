@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from engine.data.normal import THOUGHT_BEGIN, THOUGHT_END, THOUGHTS
 from engine.data.time_limit import TooLong, time_limit
 from engine.errors import ModelError
 from engine.i18n import _
@@ -20,6 +21,11 @@ LONGEST = 64 << 20
 """Characters one rendering may give."""
 _ANSWER = "\u27e6answer of lora-tui\u27e7"
 """Stands for an answer's words; printable, so that no template strips it."""
+_THOUGHTFUL = (
+    {"content": _ANSWER, **dict.fromkeys(THOUGHTS, "so")},
+    {"content": f"{THOUGHT_BEGIN}\nso\n{THOUGHT_END}\n\n{_ANSWER}"},
+)
+"""Answers after a thought, kept apart and written into them."""
 _RENDERING = threading.Lock()
 """transformers keeps one compiled template with its marks for all threads ("AssistantTracker should not be reused"): the wizard's
 preview of one model and the run of another must take turns."""
@@ -52,29 +58,22 @@ def rendered(
     return text
 
 
-def invited(tokenizer: Any, turns: Sequence[dict[str, Any]], tools: Any = None) -> str:
-    """`turns` with the header of the assistant's next turn, as far as answers were trained behind it: a template may invite a thought
-    (<think>) there that it writes before no answer of a row. Raises as `rendered`."""
+def invited(tokenizer: Any, turns: Sequence[dict[str, Any]], tools: Any = None, thinks: bool = False) -> str:
+    """`turns` with the header of the assistant's next turn, as answers were trained behind it: a template may invite a thought
+    (<think>) there that it writes before no answer, or another one. `thinks`: whether rows had thoughts. Raises as `rendered`."""
     prompt = rendered(tokenizer, turns, True, tools)
-    try:
-        answered = rendered(tokenizer, [*turns, {"role": "assistant", "content": _ANSWER}], tools=tools)
-    except Endless:
-        raise
-    except Exception:  # templates raise whatever they like
-        return prompt
+    answered = ""
+    for answer in (*(_THOUGHTFUL if thinks else ()), {"content": _ANSWER}):
+        try:
+            answered = rendered(tokenizer, [*turns, {"role": "assistant", **answer}], tools=tools)
+        except Endless:
+            raise
+        except Exception:  # templates raise whatever they like
+            continue
+        if answered.startswith(prompt):
+            return prompt
     head, found, _behind = answered.partition(_ANSWER)
-    return head if found and prompt.startswith(head) else prompt
-
-
-def behind_answer(tokenizer: Any) -> str:
-    """What the chat template writes behind an answer, its end mark first; empty where that cannot be told. Raises Endless."""
-    try:
-        text = rendered(tokenizer, [{"role": "user", "content": "?"}, {"role": "assistant", "content": _ANSWER}])
-    except Endless:
-        raise
-    except Exception:  # as above
-        return ""
-    return text.rpartition(_ANSWER)[2]
+    return head if found else prompt
 
 
 def writes_date(tokenizer: Any) -> bool:

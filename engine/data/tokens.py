@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from engine.data.identity import row_digest
 from engine.data.masks import Rendered, ends_itself, render
-from engine.data.normal import THOUGHTS
+from engine.data.normal import THOUGHT_BEGIN, THOUGHT_END, THOUGHTS
 from engine.data.problems import Collected, Notes, Problem
 from engine.data.remarks import remark
 from engine.data.rendering import writes_date
@@ -31,7 +31,6 @@ from engine.i18n import _
 
 IGNORED = -100
 """The label of a token that the loss does not count (torch's cross_entropy default)."""
-THOUGHT_BEGIN, THOUGHT_END = "<think>", "</think>"
 CHUNK = 4096
 """Rows tokenised at a time."""
 
@@ -127,6 +126,8 @@ def tokenize_chunk(chunk: Sequence[tuple[int, dict[str, Any]]], tokenizer: Any, 
             notes.add(remark("stop_not_trained", number))
         if tokenizer.chat_template and isinstance(row.get("prompt"), str) and marks.isdisjoint(row_ids[1:-1].tolist()):
             notes.add(remark("template_unused", number))
+        if rendered[place].closing:
+            notes.add(remark("next_turn_ends", number, mark=rendered[place].closing))
         if dated and not rendered[place].add_special_tokens:
             notes.add(remark("date_written", number))
         if dropped := _dropped_system(row, rendered[place].text):

@@ -6,7 +6,8 @@ another mark). There the turn is replaced by a marker: what stands before and be
 and what lies between is the turn. Where neither holds the row is refused: a mask that is wrong trains the model on the user's
 words, and nothing later would show it.
 
-Whether a mark behind the words ends this turn or opens the next is told by what stands there when the turn is the last one.
+Whether a mark behind the words ends this turn or opens the next is told by what stands there when the turn is the last one. A few
+families (GLM-4) write nothing there: their models stop by opening the user's turn, and that mark is learned.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _MARKER = "\u27e6lora-tui\u27e7"
 """Stands for a turn's words; printable, so that no template strips it."""
 _WORDS = "\u27e6words of lora-tui\u27e7"
 """Stands for those of another."""
+_ASKED, _ANSWERED = {"role": "user", "content": _WORDS}, {"role": "assistant", "content": _MARKER}
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,14 @@ class Writer:
             return str(self.tokenizer.get_chat_template(None, self.tools))
         except ValueError as error:
             raise ModelError(_("this model has several chat templates and none is the default"), first_line(error)) from None
+
+    @cached_property
+    def closing(self) -> str:
+        """What is learned as the end of an answer though the template writes none; mostly empty. Raises ModelError as `write`."""
+        try:
+            return closing_mark(self.tokenizer, self.template)
+        except Endless as error:
+            raise runaway(self.number, error) from None
 
     def write(self, turns: Messages, prompt: bool = False) -> str:
         """`turns` as the template writes them; `prompt`: with the header of the assistant's next turn. Raises DatasetError.
@@ -94,10 +104,42 @@ def turn_span(messages: Messages, index: int, writer: Writer, text: str) -> Span
     head = writer.attempt(messages[:index], prompt=True)
     upto = text if index == len(messages) - 1 else writer.attempt(messages[: index + 1])
     if head and upto and text.startswith(upto) and upto.startswith(head):
-        return len(head), max(len(head), _without_tail(upto, writer.tokenizer))
-    begin, end = _by_marker(messages, index, writer, text)
-    # What the generation prompt leaves to the model is the turn, its scaffolding before the words included.
-    return (len(head) if head and len(head) <= begin and text.startswith(head) else begin), end
+        begin, end = len(head), max(len(head), _without_tail(upto, writer.tokenizer))
+    else:
+        begin, end = _by_marker(messages, index, writer, text)
+        # What the generation prompt leaves to the model is the turn, its scaffolding before the words included.
+        begin = len(head) if head and len(head) <= begin and text.startswith(head) else begin
+    follows = messages[index + 1]["role"] if index + 1 < len(messages) else ""
+    if follows in ("user", "tool") and writer.closing and (mark := _marks(writer.tokenizer)[0].match(text, end)):
+        end = mark.end()
+    return begin, end
+
+
+def behind_answer(tokenizer: Any, template: str | None = None) -> str:
+    """What stands behind an answer, its end mark first; empty where that cannot be told. Raises Endless."""
+    return _tail(tokenizer, template, [_ASKED, _ANSWERED]) or closing_mark(tokenizer, template)
+
+
+@lru_cache(maxsize=4)
+def closing_mark(tokenizer: Any, template: str | None = None) -> str:
+    """The mark that ends an answer behind which the template writes nothing: the one that then opens the user's turn, and not the
+    assistant's too, for that ends nothing. Empty where an answer has an end of its own, or nothing can end it. Raises Endless."""
+    if _tail(tokenizer, template, [_ASKED, _ANSWERED]).strip():
+        return ""
+    opening = _marks(tokenizer)[0]
+    user = opening.match(_tail(tokenizer, template, [_ASKED, _ANSWERED, _ASKED]))
+    assistant = opening.match(_tail(tokenizer, template, [_ASKED, _ANSWERED, _ASKED, _ANSWERED], _WORDS).lstrip())
+    return user[0] if user is not None and assistant is not None and user[0] != assistant[0] else ""
+
+
+def _tail(tokenizer: Any, template: str | None, turns: Messages, words: str = _MARKER) -> str:
+    """What the template writes behind the last of `words` in `turns`; empty where it refuses them. Raises Endless."""
+    try:
+        return rendered(tokenizer, turns, template=template).rpartition(words)[2]
+    except Endless:
+        raise
+    except Exception:  # templates raise whatever they like
+        return ""
 
 
 def unmaskable(number: int) -> DatasetError:

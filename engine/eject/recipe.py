@@ -244,27 +244,34 @@ def chat_as_text(row, tokenizer, train_on):
     def write(turns, prompt=False):
         return tokenizer.apply_chat_template(turns, tools=tools, tokenize=False, add_generation_prompt=prompt)
 
+    def closed(text, spans):
+        whole = text if turns[-1]["role"] != "assistant" or "tool_calls" in turns[-1] else text + closing
+        return whole, [(low, len(whole) if high == len(text) else high) for low, high in spans]
+
     turns = calls_as_taken(turns, write)
     text = write(turns)
+    template = tokenizer.get_chat_template(None, tools)
+    ends = "tool_calls" not in turns[-1] and not text.rstrip().endswith(turns[-1]["content"].strip())
+    closing = "" if ends else closing_mark(tokenizer, template)
     if train_on == "all":
-        return text, [(0, len(text))]
+        return closed(text, [(0, len(text))])
     if "messages" not in row:
         first = len(row["prompt"])
         own = turns[first]["role"] == "assistant"
-        return text, [(span_of(turns, first, text, write, tokenizer)[0] if own else len(write(turns[:first])), len(text))]
+        begin = span_of(turns, first, text, write, tokenizer, closing)[0] if own else len(write(turns[:first]))
+        return closed(text, [(begin, len(text))])
     if not any(
         turns[at]["content"].strip() or turns[at].keys() & {"tool_calls", "reasoning_content", "thinking"} for at in answers
     ):
         return text, []
-    template = tokenizer.get_chat_template(None, tools)
     if train_on != "completion" and not weighed and re.search(r"\{%-?\s*generation\s*-?%\}", template):
         written, spans = render_jinja_template(
             conversations=[turns], tools=tools, chat_template=template, return_assistant_tokens_mask=True,
             **tokenizer.special_tokens_map,
         )  # fmt: skip
         if written[0] == text and spans[0]:
-            return text, spans[0]
-    return text, [span_of(turns, index, text, write, tokenizer) for index in answers]
+            return closed(text, spans[0])
+    return closed(text, [span_of(turns, index, text, write, tokenizer, closing) for index in answers])
 
 
 def calls_as_taken(turns, write):
@@ -305,7 +312,7 @@ def as_object(arguments):
     return found if isinstance(found, dict) else arguments
 
 
-def span_of(turns, index, text, write, tokenizer):
+def span_of(turns, index, text, write, tokenizer, closing):
     """Where turn `index` stands in the text: behind the header that invites it, up to its end mark. Where the template writes a turn
     otherwise once others follow, a marker in its place tells."""
 
@@ -315,13 +322,15 @@ def span_of(turns, index, text, write, tokenizer):
         except Exception:  # a part of a conversation need not be one
             return ""
 
-    marks = [str(token) for token in tokenizer.added_tokens_decoder.values()] + tokenizer.all_special_tokens
-    marks = sorted({mark for mark in marks if mark.strip()}, key=len, reverse=True)
+    marks = marks_of(tokenizer)
     head = attempt(turns[:index], True)
     upto = text if index == len(turns) - 1 else attempt(turns[: index + 1])
+    follows = turns[index + 1]["role"] if index + 1 < len(turns) else ""
+    opened = follows in ("user", "tool") and closing
     if head and upto and text.startswith(upto) and upto.startswith(head):
         stripped = upto.rstrip()
-        return len(head), max(len(head), len(stripped if stripped.endswith(tuple(marks)) else upto))
+        end = max(len(head), len(stripped if stripped.endswith(tuple(marks)) else upto))
+        return len(head), behind_mark(text, end, marks) if opened else end
     marker = "\u27e6words\u27e7"
     words = {name: part for name, part in turns[index].items() if name != "tool_calls"} | {"content": marker}
     before, behind = write([*turns[:index], words, *turns[index + 1 :]]).split(marker)
@@ -330,7 +339,39 @@ def span_of(turns, index, text, write, tokenizer):
     begin, end = len(before), len(text) - len(behind)
     mark = re.compile("|".join(map(re.escape, marks)) or "(?!)")
     last = attempt([*turns[:index], words])
-    closing = mark.match(behind.lstrip())
-    if closing and mark.match(last.split(marker)[-1].lstrip() if last else behind.lstrip()):
-        end += len(behind) - len(behind.lstrip()) + closing.end()
+    ended = mark.match(behind.lstrip())
+    if ended and mark.match(last.split(marker)[-1].lstrip() if last else behind.lstrip()):
+        end += len(behind) - len(behind.lstrip()) + ended.end()
+    elif opened:
+        end = behind_mark(text, end, marks)
     return (len(head) if head and len(head) <= begin and text.startswith(head) else begin), end
+
+
+def marks_of(tokenizer):
+    """The tokens that are marks rather than words, the longest first."""
+    marks = [str(token) for token in tokenizer.added_tokens_decoder.values()] + tokenizer.all_special_tokens
+    return sorted({mark for mark in marks if mark.strip()}, key=len, reverse=True)
+
+
+def behind_mark(text, at, marks):
+    """Where the mark at `at` in the text ends."""
+    return at + len(next((mark for mark in marks if text.startswith(mark, at)), ""))
+
+
+def closing_mark(tokenizer, template):
+    """What ends an answer behind which the template writes nothing: the mark that then opens the user's turn alone."""
+    user, answer = {"role": "user", "content": "\u27e6asked\u27e7"}, {"role": "assistant", "content": "\u27e6answered\u27e7"}
+
+    def tail(turns, words):
+        try:
+            text = tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False)
+            return text.rpartition(words["content"])[2]
+        except Exception:  # the template refuses them
+            return ""
+
+    if tail([user, answer], answer).strip():
+        return ""
+    marks = marks_of(tokenizer)
+    opening, header = tail([user, answer, user], answer), tail([user, answer, user, answer], user).lstrip()
+    asks, answers = (text[: behind_mark(text, 0, marks)] for text in (opening, header))
+    return asks if asks and answers and asks != answers else ""

@@ -16,11 +16,12 @@ from engine.checkpoints.verified import private_copy
 from engine.config import RunConfig
 from engine.data.calls import as_taken
 from engine.data.masks import begun, ends_itself
-from engine.data.rendering import Endless, behind_answer, invited, rendered
+from engine.data.rendering import Endless, invited, rendered
 from engine.data.tokens import end_marks
+from engine.data.turns import behind_answer
 from engine.errors import ConfigError, DatasetError
 from engine.export.loading import load_adapted, tokenizer_of
-from engine.export.samples import TEXT, trained_plain
+from engine.export.samples import TEXT, trained_as
 from engine.export.source import ExportSource
 from engine.i18n import _
 
@@ -64,6 +65,8 @@ class Chat:
     tokenizer: Any
     plain: bool = False
     """Whether it was trained on plain text, though its tokenizer may have a chat template: it is not asked in what it never saw."""
+    thinks: bool = False
+    """Whether it was trained with thoughts before answers."""
 
     def continues(self, said: Messages) -> bool:
         """Whether the last turn of `said` is continued as it stands, in place of answered within the chat template."""
@@ -118,7 +121,7 @@ class Chat:
 
         taken, _missing = as_taken(said, (), attempt)
         try:
-            text = invited(self.tokenizer, taken, tools)
+            text = invited(self.tokenizer, taken, tools, self.thinks)
         except Endless:
             raise
         except Exception as error:  # templates raise whatever they like
@@ -160,7 +163,7 @@ def open_chat(source: ExportSource) -> Iterator[Chat]:
     with TemporaryDirectory(prefix="lora-tui-chat-") as folder, private_copy(source.adapter, Path(folder)) as copy:
         model = load_adapted(source, copy, hardware)
         tokenizer = tokenizer_of(source, copy)
-    yield Chat(model, tokenizer, trained_plain(source, tokenizer))
+    yield Chat(model, tokenizer, *trained_as(source, tokenizer))
 
 
 def continued_words() -> str:

@@ -78,7 +78,7 @@ def serving(source: ExportSource, tokenizer: Any, samples: Samples, model: Model
     bos = tokenizer.bos_token if adds_bos and tokenizer.bos_token else ""
 
     def render(messages: Messages) -> str:
-        return invited(tokenizer, messages).removeprefix(bos)
+        return invited(tokenizer, messages, thinks=samples.thinks).removeprefix(bos)
 
     marks = [*tokenizer.all_special_tokens, *(str(token) for token in tokenizer.added_tokens_decoder.values())]
     turns = find_turns(render, marks)

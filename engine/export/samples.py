@@ -11,6 +11,7 @@ from typing import Any
 from engine.config import RunConfig
 from engine.data.formats import read_rows
 from engine.data.masks import ends_itself, render
+from engine.data.normal import THOUGHT_END, THOUGHTS
 from engine.data.read import Reading
 from engine.data.rendering import rendered
 from engine.data.tokens import IGNORED, end_marks, tokenize
@@ -63,6 +64,8 @@ class Samples:
     """Whether all rows looked at are plain text in which no chat template has left its marks."""
     tools: bool = False
     """Whether rows looked at offer tools or call them."""
+    thinks: bool = False
+    """Whether rows looked at have thoughts before answers."""
     long: bool = False
     """Whether fixed questions stand in because no row looked at has something trained among its first MAX_TOKENS tokens. Else the
     dataset is gone or has changed its form."""
@@ -74,20 +77,22 @@ def take_samples(source: ExportSource, tokenizer: Any) -> Samples:
         try:
             chosen = _looked_at(source.config)
             seen = [row for _number, row in chosen]
-            system, plain, tools = _shared_system(seen), _plain(seen, tokenizer), any(map(_has_tools, seen))
+            system, tools = _shared_system(seen), any(map(_has_tools, seen))
+            plain, thinks = _plain(seen, tokenizer), any(map(_thinks, seen))
             made = _samples(chosen, tokenizer, source.config.train_on)
-            return Samples(made or _fixed(tokenizer, plain), bool(made), system, plain, tools, not made)
+            return Samples(made or _fixed(tokenizer, plain), bool(made), system, plain, tools, thinks, not made)
         except LoraTuiError:
             pass  # gone or not what it was: the export does not depend on it
     return Samples(_fixed(tokenizer, False), False, None)
 
 
-def trained_plain(source: ExportSource, tokenizer: Any) -> bool:
-    """As `Samples.plain`, of the run of `source`. A dataset that is gone does not tell: False."""
+def trained_as(source: ExportSource, tokenizer: Any) -> tuple[bool, bool]:
+    """(plain, thinks) as of `Samples`, of the run of `source`. A dataset that is gone tells neither: False."""
     try:
-        return source.config.dataset is not None and _plain([row for _number, row in _looked_at(source.config)], tokenizer)
+        seen = [row for _number, row in _looked_at(source.config)] if source.config.dataset is not None else []
     except LoraTuiError:
-        return False
+        seen = []
+    return _plain(seen, tokenizer), any(map(_thinks, seen))
 
 
 @dataclass(frozen=True)
@@ -159,6 +164,11 @@ def _plain(rows: list[dict[str, Any]], tokenizer: Any) -> bool:
 
 def _has_tools(row: dict[str, Any]) -> bool:
     return bool(row.get("tools")) or any(turn["role"] == "tool" or turn.get("tool_calls") for turn in _messages(row) or ())
+
+
+def _thinks(row: dict[str, Any]) -> bool:
+    answers = [turn for turn in _messages(row) or () if turn["role"] == "assistant"]
+    return any(THOUGHT_END in turn["content"] or any(turn.get(name) for name in THOUGHTS) for turn in answers)
 
 
 def _parted(row: dict[str, Any]) -> tuple[str, str]:

@@ -111,6 +111,20 @@ def test_a_template_that_drops_the_system_turn_or_never_ends_a_turn_is_told(tmp_
     assert {problem.code for problem in found.problems} == {"system_dropped", "stop_not_trained"}
 
 
+def test_an_end_that_the_template_does_not_write_is_learned_and_told(tmp_path: Path, tiny_model: Path) -> None:
+    """As GLM-4 ends an answer: with the mark that opens the user's turn."""
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<|user|>", "<|assistant|>"]})
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+    )
+    rows = [chat("Who?", "We.")]
+    found = dataset_report(str(write_jsonl(tmp_path / "rows.jsonl", rows)), Reading(), tokenizer, "auto", 1024)
+    assert {problem.code for problem in found.problems} == {"next_turn_ends"}
+    assert found.preview[0].pieces[-1] == ("We.<|user|>", True)
+
+
 @pytest.mark.parametrize("train_on", ["auto", "all"])
 def test_an_end_mark_with_a_line_break_behind_it_is_an_end_mark(train_on: str, tmp_path: Path, tiny_model: Path) -> None:
     row = {"prompt": [{"role": "user", "content": "Who?"}], "completion": [{"role": "assistant", "content": "We."}]}

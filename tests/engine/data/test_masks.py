@@ -31,6 +31,7 @@ FAMILIES = {
     "gemma3": ["<bos>", "<start_of_turn>", "<end_of_turn>"],
     "phi3": ["<|user|>", "<|assistant|>", "<|end|>", "<|endoftext|>"],
     "phi3_5": ["<|user|>", "<|assistant|>", "<|end|>", "<|endoftext|>"],
+    "glm4moe": ["[gMASK]", "<sop>", "<|system|>", "<|assistant|>", "<|observation|>", "<|endoftext|>", "<|user|>"],
     "deepseekv3": ["<｜begin▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>"],
 }
 CHAT = [
@@ -113,9 +114,10 @@ def test_mask_is_the_one_of_trls_markers_without_the_templates_own_scaffolding(n
     wanted_ids, wanted = known(name, CHATS[chat])
     assert ids == wanted_ids
     tokenizer = family(name)
-    assert sayings(tokenizer, ids, trained) == [
-        SCAFFOLDING.sub("", words) for words in sayings(tokenizer, wanted_ids, wanted)
-    ]
+    said = sayings(tokenizer, wanted_ids, wanted)
+    if name != "glm4moe":  # its header has no line break: the model writes it
+        said = [SCAFFOLDING.sub("", words) for words in said]
+    assert sayings(tokenizer, ids, trained) == said
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -70,6 +70,47 @@ def test_a_thought_that_no_row_was_trained_with_is_not_invited(tiny_model: Path)
     assert text.endswith("<|im_start|>assistant\n")
 
 
+def test_the_thought_that_answers_were_trained_behind_is_invited_though_the_prompt_opens_another(tiny_model: Path) -> None:
+    """As Nemotron 3's template: an open <think> in its header, and an empty thought before an answer that had none."""
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}{{ '<think>' }}"
+        "{% if m.reasoning_content %}{{ '\n' + m.reasoning_content }}{% endif %}{{ '</think>' }}{% endif %}"
+        "{{ m.content + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
+    )
+    ends = {
+        thinks: tokenizer.decode(Chat(None, tokenizer, thinks=thinks)._tokens(question("why"))[0])
+        for thinks in (False, True)
+    }
+    assert ends[False].endswith("assistant\n<think></think>") and ends[True].endswith("assistant\n<think>\n")
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_thought_is_invited_where_rows_had_thoughts(apart: bool, tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    thought = "{% if m.thinking %}{{ '<think>\n' + m.thinking + '</think>' }}{% endif %}" if apart else ""
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+        + thought
+        + "{{ m.content + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
+    )
+    text = tokenizer.decode(Chat(None, tokenizer, thinks=True)._tokens(question("why"))[0])
+    assert text.endswith("assistant\n<think>\n")
+
+
+def test_an_answer_ends_with_the_users_turn_where_the_template_writes_nothing_behind_it(tiny_model: Path) -> None:
+    """As GLM-4's."""
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<|user|>", "<|assistant|>"]})
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+    )
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=tokenizer.eos_token_id))
+    assert tokenizer.convert_tokens_to_ids("<|user|>") in Chat(model, tokenizer)._ends(question("why"))
+
+
 def test_an_answer_ends_where_the_template_ends_it_though_the_model_names_another_mark(tiny_model: Path) -> None:
     """As with a base model that was trained on conversations."""
     tokenizer = load_tokenizer(tiny_model)

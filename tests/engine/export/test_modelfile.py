@@ -91,6 +91,14 @@ def test_no_thought_is_invited_where_no_row_has_one(tiny_model: Path, tmp_path: 
     assert found.template is not None and found.template.endswith("<|im_start|>assistant\n")
 
 
+def test_a_thought_is_invited_where_rows_have_one(tiny_model: Path, tmp_path: Path) -> None:
+    rows = chats(3)
+    for row in rows:
+        row["messages"][-1]["content"] = "<think>\nwell\n</think>\n\nso"
+    found = served(rows, tiny_model, tmp_path, R1.replace(".split('</think>')[-1]", ""))
+    assert found.template is not None and found.template.endswith("<|im_start|>assistant\n<think>\n")
+
+
 def test_white_space_around_contents_that_a_template_strips_costs_no_template(tiny_model: Path, tmp_path: Path) -> None:
     rows = [{"messages": [{"role": "user", "content": f" why {number}\n"}, {"role": "assistant", "content": "so"}]}
             for number in range(3)]  # fmt: skip
