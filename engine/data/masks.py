@@ -168,8 +168,9 @@ def _closed(messages: Messages, writer: Writer, text: str, spans: tuple[Span, ..
     last = messages[-1]
     if last["role"] != "assistant" or last.get("tool_calls") or not spans or spans[-1][1] < len(text):
         return Rendered(text, spans, False)
-    whole = text + writer.closing
-    return Rendered(whole, (*spans[:-1], (spans[-1][0], len(whole))), False, writer.closing)
+    closing, _opens = writer.closing
+    whole = text + closing
+    return Rendered(whole, (*spans[:-1], (spans[-1][0], len(whole))), False, closing)
 
 
 def _marked(messages: Messages, writer: Writer, text: str) -> tuple[Span, ...]:

@@ -15,7 +15,7 @@ def remark(code: str, row: int, **parts: Any) -> Problem:
     """The problem `code` of `row`, said with `parts`, which must be what JSON can hold. Raises KeyError for a code
     or a part that is not known."""
     words, fix = _said(code)
-    severity: Literal["costs", "info"] = "info" if code in ("template_unused", "date_written", "next_turn_ends") else "costs"
+    severity: Literal["costs", "info"] = "info" if code in ("template_unused", "date_written", "end_added") else "costs"
     return Problem(row, code, severity, words.format(row=row, **parts), fix, parts)
 
 
@@ -40,12 +40,10 @@ def _said(code: str) -> tuple[str, str]:
                     "template."
                 ),
             )
-        case "next_turn_ends":
+        case "end_added":
             return (
-                _(
-                    "row {row}: the model's chat template ends no answer; {mark}, which opens the next turn, is learned as its end"
-                ),
-                _("Models of this kind (GLM-4) stop there. Nothing is to be done."),
+                _("row {row}: the model's chat template writes nothing behind an answer; {mark} is learned as its end"),
+                _("Else the model would not learn to stop. To have another end, write it into the template."),
             )
         case "template_unused":
             return (

@@ -127,7 +127,7 @@ def tokenize_chunk(chunk: Sequence[tuple[int, dict[str, Any]]], tokenizer: Any, 
         if tokenizer.chat_template and isinstance(row.get("prompt"), str) and marks.isdisjoint(row_ids[1:-1].tolist()):
             notes.add(remark("template_unused", number))
         if rendered[place].closing:
-            notes.add(remark("next_turn_ends", number, mark=rendered[place].closing))
+            notes.add(remark("end_added", number, mark=rendered[place].closing))
         if dated and not rendered[place].add_special_tokens:
             notes.add(remark("date_written", number))
         if dropped := _dropped_system(row, rendered[place].text):

@@ -7,7 +7,8 @@ and what lies between is the turn. Where neither holds the row is refused: a mas
 words, and nothing later would show it.
 
 Whether a mark behind the words ends this turn or opens the next is told by what stands there when the turn is the last one. A few
-families (GLM-4) write nothing there: their models stop by opening the user's turn, and that mark is learned.
+families (GLM-4) write nothing there: their models stop by opening the user's turn, and that mark is learned. Where a template has no
+such mark either, the tokenizer's end token is learned, as behind plain text.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ class Writer:
             raise ModelError(_("this model has several chat templates and none is the default"), first_line(error)) from None
 
     @cached_property
-    def closing(self) -> str:
-        """What is learned as the end of an answer though the template writes none; mostly empty. Raises ModelError as `write`."""
+    def closing(self) -> tuple[str, bool]:
+        """`closing_mark` of the template. Raises ModelError as `write`."""
         try:
             return closing_mark(self.tokenizer, self.template)
         except Endless as error:
@@ -110,36 +111,41 @@ def turn_span(messages: Messages, index: int, writer: Writer, text: str) -> Span
         # What the generation prompt leaves to the model is the turn, its scaffolding before the words included.
         begin = len(head) if head and len(head) <= begin and text.startswith(head) else begin
     follows = messages[index + 1]["role"] if index + 1 < len(messages) else ""
-    if follows in ("user", "tool") and writer.closing and (mark := _marks(writer.tokenizer)[0].match(text, end)):
+    if follows in ("user", "tool") and writer.closing[1] and (mark := _marks(writer.tokenizer)[0].match(text, end)):
         end = mark.end()
     return begin, end
 
 
 def behind_answer(tokenizer: Any, template: str | None = None) -> str:
     """What stands behind an answer, its end mark first; empty where that cannot be told. Raises Endless."""
-    return _tail(tokenizer, template, [_ASKED, _ANSWERED]) or closing_mark(tokenizer, template)
+    return _tail(tokenizer, template, [_ASKED, _ANSWERED]) or closing_mark(tokenizer, template)[0]
 
 
 @lru_cache(maxsize=4)
-def closing_mark(tokenizer: Any, template: str | None = None) -> str:
-    """The mark that ends an answer behind which the template writes nothing: the one that then opens the user's turn, and not the
-    assistant's too, for that ends nothing. Empty where an answer has an end of its own, or nothing can end it. Raises Endless."""
-    if _tail(tokenizer, template, [_ASKED, _ANSWERED]).strip():
-        return ""
+def closing_mark(tokenizer: Any, template: str | None = None) -> tuple[str, bool]:
+    """(mark, opens): what ends an answer behind which the template writes nothing. Either the mark that then opens the user's turn
+    (`opens`) and not the assistant's too, for that would end nothing, or else the tokenizer's end token. Empty where an answer has an
+    end of its own. Raises Endless."""
+    alone = _tail(tokenizer, template, [_ASKED, _ANSWERED])
+    if alone is None or alone.strip():
+        return "", False
     opening = _marks(tokenizer)[0]
-    user = opening.match(_tail(tokenizer, template, [_ASKED, _ANSWERED, _ASKED]))
-    assistant = opening.match(_tail(tokenizer, template, [_ASKED, _ANSWERED, _ASKED, _ANSWERED], _WORDS).lstrip())
-    return user[0] if user is not None and assistant is not None and user[0] != assistant[0] else ""
+    user = opening.match(_tail(tokenizer, template, [_ASKED, _ANSWERED, _ASKED]) or "")
+    header = _tail(tokenizer, template, [_ASKED, _ANSWERED, _ASKED, _ANSWERED], _WORDS) or ""
+    assistant = opening.match(header.lstrip())
+    if user is not None and assistant is not None and user[0] != assistant[0]:
+        return user[0], True
+    return tokenizer.eos_token or "", False
 
 
-def _tail(tokenizer: Any, template: str | None, turns: Messages, words: str = _MARKER) -> str:
-    """What the template writes behind the last of `words` in `turns`; empty where it refuses them. Raises Endless."""
+def _tail(tokenizer: Any, template: str | None, turns: Messages, words: str = _MARKER) -> str | None:
+    """What the template writes behind the last of `words` in `turns`; None where it refuses them. Raises Endless."""
     try:
         return rendered(tokenizer, turns, template=template).rpartition(words)[2]
     except Endless:
         raise
     except Exception:  # templates raise whatever they like
-        return ""
+        return None
 
 
 def unmaskable(number: int) -> DatasetError:

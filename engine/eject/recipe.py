@@ -252,13 +252,13 @@ def chat_as_text(row, tokenizer, train_on):
     text = write(turns)
     template = tokenizer.get_chat_template(None, tools)
     ends = "tool_calls" not in turns[-1] and not text.rstrip().endswith(turns[-1]["content"].strip())
-    closing = "" if ends else closing_mark(tokenizer, template)
+    closing, opens = ("", False) if ends else closing_mark(tokenizer, template)
     if train_on == "all":
         return closed(text, [(0, len(text))])
     if "messages" not in row:
         first = len(row["prompt"])
         own = turns[first]["role"] == "assistant"
-        begin = span_of(turns, first, text, write, tokenizer, closing)[0] if own else len(write(turns[:first]))
+        begin = span_of(turns, first, text, write, tokenizer, opens)[0] if own else len(write(turns[:first]))
         return closed(text, [(begin, len(text))])
     if not any(
         turns[at]["content"].strip() or turns[at].keys() & {"tool_calls", "reasoning_content", "thinking"} for at in answers
@@ -271,7 +271,7 @@ def chat_as_text(row, tokenizer, train_on):
         )  # fmt: skip
         if written[0] == text and spans[0]:
             return closed(text, spans[0])
-    return closed(text, [span_of(turns, index, text, write, tokenizer, closing) for index in answers])
+    return closed(text, [span_of(turns, index, text, write, tokenizer, opens) for index in answers])
 
 
 def calls_as_taken(turns, write):
@@ -312,7 +312,7 @@ def as_object(arguments):
     return found if isinstance(found, dict) else arguments
 
 
-def span_of(turns, index, text, write, tokenizer, closing):
+def span_of(turns, index, text, write, tokenizer, opens):
     """Where turn `index` stands in the text: behind the header that invites it, up to its end mark. Where the template writes a turn
     otherwise once others follow, a marker in its place tells."""
 
@@ -326,7 +326,7 @@ def span_of(turns, index, text, write, tokenizer, closing):
     head = attempt(turns[:index], True)
     upto = text if index == len(turns) - 1 else attempt(turns[: index + 1])
     follows = turns[index + 1]["role"] if index + 1 < len(turns) else ""
-    opened = follows in ("user", "tool") and closing
+    opened = opens and follows in ("user", "tool")
     if head and upto and text.startswith(upto) and upto.startswith(head):
         stripped = upto.rstrip()
         end = max(len(head), len(stripped if stripped.endswith(tuple(marks)) else upto))
@@ -359,7 +359,8 @@ def behind_mark(text, at, marks):
 
 
 def closing_mark(tokenizer, template):
-    """What ends an answer behind which the template writes nothing: the mark that then opens the user's turn alone."""
+    """(mark, opens): what ends an answer behind which the template writes nothing: the mark that then opens the user's turn alone, or
+    else the tokenizer's end token."""
     user, answer = {"role": "user", "content": "\u27e6asked\u27e7"}, {"role": "assistant", "content": "\u27e6answered\u27e7"}
 
     def tail(turns, words):
@@ -367,11 +368,12 @@ def closing_mark(tokenizer, template):
             text = tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False)
             return text.rpartition(words["content"])[2]
         except Exception:  # the template refuses them
-            return ""
+            return None
 
-    if tail([user, answer], answer).strip():
-        return ""
+    alone = tail([user, answer], answer)
+    if alone is None or alone.strip():
+        return "", False
     marks = marks_of(tokenizer)
-    opening, header = tail([user, answer, user], answer), tail([user, answer, user, answer], user).lstrip()
-    asks, answers = (text[: behind_mark(text, 0, marks)] for text in (opening, header))
-    return asks if asks and answers and asks != answers else ""
+    opening, header = tail([user, answer, user], answer) or "", tail([user, answer, user, answer], user) or ""
+    asks, answers = (text[: behind_mark(text, 0, marks)] for text in (opening, header.lstrip()))
+    return (asks, True) if asks and answers and asks != answers else (tokenizer.eos_token or "", False)

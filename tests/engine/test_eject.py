@@ -280,7 +280,7 @@ def test_a_script_that_would_learn_something_else_is_not_written(
     data = write_jsonl(tmp_path / "rows.jsonl", ROWS["messages"])
     train(dataset=data, model=tiny_model, output=tmp_path / "out", max_steps=1, batch_size=6)
     assert eject(tmp_path / "out", "script")
-    monkeypatch.setattr(recipe, "span_of", lambda turns, index, text, write, tokenizer, closing: (0, len(text)))
+    monkeypatch.setattr(recipe, "span_of", lambda turns, index, text, write, tokenizer, opens: (0, len(text)))
     with pytest.raises(ConfigError, match="Row 1 would become other tokens"):
         eject(tmp_path / "out", "script")
 

@@ -98,12 +98,10 @@ def test_a_model_adds_lengths_and_what_an_epoch_is(tmp_path: Path, tiny_model: P
     assert 0 < found.trained_tokens < found.epoch.tokens
 
 
-def test_a_template_that_drops_the_system_turn_or_never_ends_a_turn_is_told(tmp_path: Path, tiny_model: Path) -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+def test_a_template_that_drops_the_system_turn_or_ends_a_turn_with_no_mark_is_told(tmp_path: Path, tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(tiny_model)
     tokenizer.chat_template = (
-        "{% for m in messages %}{% if m.role != 'system' %}{{ m.role }}: {{ m.content }}\n{% endif %}{% endfor %}"
+        "{% for m in messages %}{% if m.role != 'system' %}{{ m.role }}: {{ m.content }}<end>\n{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}assistant: {% endif %}"
     )
     rows = [chat("Be short.", "Who?", "We.", roles=("system", "user", "assistant"))]
@@ -111,18 +109,20 @@ def test_a_template_that_drops_the_system_turn_or_never_ends_a_turn_is_told(tmp_
     assert {problem.code for problem in found.problems} == {"system_dropped", "stop_not_trained"}
 
 
-def test_an_end_that_the_template_does_not_write_is_learned_and_told(tmp_path: Path, tiny_model: Path) -> None:
-    """As GLM-4 ends an answer: with the mark that opens the user's turn."""
+@pytest.mark.parametrize("marked", [True, False])
+def test_an_end_that_the_template_does_not_write_is_learned_and_told(marked: bool, tmp_path: Path, tiny_model: Path) -> None:
+    """As GLM-4 ends an answer, with the mark that opens the user's turn, or where that is no mark with the end token."""
     tokenizer = load_tokenizer(tiny_model)
-    tokenizer.add_special_tokens({"extra_special_tokens": ["<|user|>", "<|assistant|>"]})
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<|user|>", "<|assistant|>"] if marked else []})
     tokenizer.chat_template = (
         "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
     )
-    rows = [chat("Who?", "We.")]
+    rows = [chat("Who?", "We.", "You?", "They.", roles=("user", "assistant") * 2)]
     found = dataset_report(str(write_jsonl(tmp_path / "rows.jsonl", rows)), Reading(), tokenizer, "auto", 1024)
-    assert {problem.code for problem in found.problems} == {"next_turn_ends"}
-    assert found.preview[0].pieces[-1] == ("We.<|user|>", True)
+    assert {problem.code for problem in found.problems} == {"end_added"}
+    learned = [words for words, trained in found.preview[0].pieces if trained]
+    assert learned == (["We.<|user|>", "They.<|user|>"] if marked else ["We.", "They.<|im_end|>"])
 
 
 @pytest.mark.parametrize("train_on", ["auto", "all"])
