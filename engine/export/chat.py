@@ -17,10 +17,8 @@ from engine.config import RunConfig
 from engine.data.calls import as_taken
 from engine.data.masks import begun, ends_itself
 from engine.data.rendering import Endless, invited, rendered
-from engine.data.tokens import end_marks
-from engine.data.turns import behind_answer
 from engine.errors import ConfigError, DatasetError
-from engine.export.loading import load_adapted, tokenizer_of
+from engine.export.loading import answer_ends, load_adapted, tokenizer_of
 from engine.export.samples import TEXT, trained_as
 from engine.export.source import ExportSource
 from engine.i18n import _
@@ -99,7 +97,7 @@ class Chat:
                 attention_mask=torch.ones_like(asked),
                 max_new_tokens=sampling.max_new_tokens,
                 pad_token_id=self.tokenizer.pad_token_id,
-                eos_token_id=self._ends(said),
+                eos_token_id=answer_ends(self.model, self.tokenizer, self.continues(said)),
                 streamer=Told(self.tokenizer, skip_prompt=True, skip_special_tokens=True),
                 **(drawn if sampling.temperature > 0 else {"do_sample": False}),
             )
@@ -127,16 +125,6 @@ class Chat:
         except Exception as error:  # templates raise whatever they like
             raise DatasetError(_("the model's chat template refuses this conversation"), str(error)) from error
         return self.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
-
-    def _ends(self, said: Messages) -> list[int]:
-        """The end tokens of the tokenizer and of the model, and what the template ends an answer with: a base model that was trained
-        on conversations names another as its own."""
-        named = self.model.generation_config.eos_token_id
-        ends = {*(named if isinstance(named, list) else [named]), self.tokenizer.eos_token_id}
-        if not self.continues(said):
-            behind = self.tokenizer(behind_answer(self.tokenizer).lstrip(), add_special_tokens=False)["input_ids"]
-            ends |= end_marks(self.tokenizer).intersection(behind[:1])
-        return sorted(one for one in ends if one is not None)
 
 
 def question(prompt: str, system: str | None = None) -> list[dict[str, str]]:

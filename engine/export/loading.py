@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from engine.data.tokens import end_marks
+from engine.data.turns import behind_answer
 from engine.errors import ModelError
 from engine.export.source import ExportSource
 from engine.hardware import Hardware
@@ -44,3 +46,14 @@ def tokenizer_of(source: ExportSource, copy: Path) -> Any:
     from engine.models.folder import load_tokenizer
 
     return load_tokenizer(copy if (copy / "tokenizer_config.json").is_file() else source.base)
+
+
+def answer_ends(model: Any, tokenizer: Any, plain: bool) -> list[int]:
+    """Ids of the tokens at which an answer of `model` ends, sorted: those that model and tokenizer name and, unless it was trained on
+    plain text, what the chat template ends an answer with. A base model that was trained on conversations names another as its own."""
+    named = model.generation_config.eos_token_id
+    ends = {*(named if isinstance(named, list) else [named]), tokenizer.eos_token_id}
+    if not plain and tokenizer.chat_template is not None:
+        behind = tokenizer(behind_answer(tokenizer).lstrip(), add_special_tokens=False)["input_ids"]
+        ends |= end_marks(tokenizer).intersection(behind[:1])
+    return sorted(one for one in ends if one is not None)

@@ -18,8 +18,9 @@ from typing import Any
 from engine.checkpoints.verified import private_copy
 from engine.errors import ModelError
 from engine.export.card import model_card
-from engine.export.loading import load_adapted, tokenizer_of
+from engine.export.loading import answer_ends, load_adapted, tokenizer_of
 from engine.export.place import staged
+from engine.export.samples import trained_as
 from engine.export.source import ExportSource
 from engine.i18n import _
 from engine.models.folder import weight_files
@@ -115,6 +116,9 @@ def _merge(source: ExportSource, copy: Path, staging: Path, look: Callable[[Any,
             _("The logits differ by {difference:.3g}. Nothing was written.").format(difference=differ),
             _("Export the adapter instead (--to adapter)."),
         )
+    # Whatever loads the folder stops there without being told.
+    ends = answer_ends(merged, tokenizer, trained_as(source, tokenizer)[0])
+    merged.generation_config.eos_token_id = ends if len(ends) > 1 else ends[0] if ends else None
     merged.to(getattr(torch, dtype)).save_pretrained(staging, max_shard_size=SHARD)
     save_tokenizer(tokenizer, staging)
     return dtype, differ, untied

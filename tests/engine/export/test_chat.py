@@ -17,6 +17,7 @@ from engine.config import RunConfig
 from engine.data.tokens import tokenize
 from engine.errors import ConfigError
 from engine.export.chat import SIDES, Chat, Sampling, open_chat, question
+from engine.export.loading import answer_ends
 from engine.export.samples import row_of
 from engine.export.source import find_source
 from engine.folder import write_run_toml
@@ -108,7 +109,7 @@ def test_an_answer_ends_with_the_users_turn_where_the_template_writes_nothing_be
         "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
     )
     model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=tokenizer.eos_token_id))
-    assert tokenizer.convert_tokens_to_ids("<|user|>") in Chat(model, tokenizer)._ends(question("why"))
+    assert tokenizer.convert_tokens_to_ids("<|user|>") in answer_ends(model, tokenizer, False)
 
 
 def test_an_answer_ends_where_the_template_ends_it_though_the_model_names_another_mark(tiny_model: Path) -> None:
@@ -117,8 +118,8 @@ def test_an_answer_ends_where_the_template_ends_it_though_the_model_names_anothe
     end = tokenizer.eos_token_id
     tokenizer.eos_token = "<|endoftext|>"
     model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=tokenizer.eos_token_id))
-    assert Chat(model, tokenizer)._ends(question("why")) == sorted([end, tokenizer.eos_token_id])
-    assert Chat(model, tokenizer, plain=True)._ends(question("why")) == [tokenizer.eos_token_id]
+    assert answer_ends(model, tokenizer, False) == sorted([end, tokenizer.eos_token_id])
+    assert answer_ends(model, tokenizer, True) == [tokenizer.eos_token_id]
 
 
 def test_a_run_of_another_machine_is_talked_to_on_this_one(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from engine.export.lora_gguf import fold
 from engine.export.merged import export_merged
 from engine.export.place import disk_error
 from engine.export.source import find_source
+from engine.models.folder import load_tokenizer
 from tests.engine.export.families import FAMILIES, adapter_on, build, logits
 from tests.engine.runs import train
 
@@ -42,6 +43,18 @@ def test_the_merged_model_answers_as_base_and_adapter_do(family: str, tmp_path: 
     differ, effect = difference(base, out, done.path)
     assert differ < 1e-5 and effect > 1e-2
     assert done.checks.tensors_checked == merging.SAMPLED
+
+
+def test_the_merged_model_stops_where_its_template_ends_an_answer(tmp_path: Path) -> None:
+    """Also where the base, which was trained on no conversations, names another token as its end."""
+    base = build(tmp_path / "base", "llama")
+    generation = base / "generation_config.json"
+    generation.write_text(json.dumps({**json.loads(generation.read_text(encoding="utf-8")), "eos_token_id": 0}))
+    out = adapter_on(base, tmp_path / "out")
+    done = export_merged(find_source(out, model=str(base)), tmp_path / "to")
+    tokenizer = load_tokenizer(base)
+    told = json.loads((done.path / "generation_config.json").read_text(encoding="utf-8"))
+    assert told["eos_token_id"] == [0, tokenizer.convert_tokens_to_ids("<|im_end|>")]
 
 
 @pytest.mark.parametrize(
