@@ -11,12 +11,12 @@ import io
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from engine.errors import ConfigError
-from engine.export.chat import SIDES, Chat, Messages, Sampling, Side, continued_words, open_chat, question
+from engine.export.chat import SIDES, Chat, Messages, Sampling, Side, continued_words, open_chat, question, system_words
 from engine.export.source import ExportSource, find_source
 from engine.hardware import prepare_process
 from engine.i18n import _
@@ -33,6 +33,8 @@ class Asked:
     prompt: str | None
     row: int | None
     """Number of a row of the run's dataset, from 1, whose question is asked."""
+    system: str | None
+    """The system turn of what is asked; empty: none; None: the dataset's."""
     sampling: Sampling
     as_json: bool
 
@@ -41,6 +43,7 @@ def run_chat(out: str, checkpoint: str | None, model: str | None, asked: Asked) 
     """Ask both sides; the exit code. Raises the engine's errors."""
     source = find_source(Path(out), checkpoint, model)
     wanted, tools = None, None
+    question("", asked.system)  # that it is text is seen before anything is loaded
     said: Messages | None = question(asked.prompt) if asked.prompt is not None else None
     if asked.row is not None:
         from engine.export.samples import row_of
@@ -50,11 +53,19 @@ def run_chat(out: str, checkpoint: str | None, model: str | None, asked: Asked) 
     prepare_process()
     quiet_libraries()
     with open_chat(source) as chat:
+        if asked.system is not None:
+            chat = replace(chat, system=asked.system)
+        if chat.plain and chat.system:
+            raise ConfigError(_("trained on plain text, which has no system turn"), fix=_("Leave --system out."))
         if chat.plain and not asked.as_json:
             sys.stdout.write(continued_words() + "\n\n")
+        elif chat.system and asked.row is None and not asked.as_json:
+            sys.stdout.write(visible(system_words(chat.system), keep_lines=True) + "\n\n")
         if said is None:
             _converse(chat, source, asked)
             return 0
+        if asked.row is None:
+            said = [*chat.beginning, *said]
         if not asked.as_json and asked.row is not None:
             title = _("row {row}").format(row=asked.row)
             sys.stdout.write(f"── {title}\n{visible(said[-1]['content'], keep_lines=True)}\n\n")
@@ -69,7 +80,7 @@ def run_chat(out: str, checkpoint: str | None, model: str | None, asked: Asked) 
 
 def _converse(chat: Chat, source: ExportSource, asked: Asked) -> None:
     """Questions until there are none; each side's own conversation goes on."""
-    told = {side: list[dict[str, Any]]() for side in SIDES}
+    told = {side: list(chat.beginning) for side in SIDES}
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # a line that is no text is refused alone, not all that follow it
     if sys.stdin.isatty():
@@ -77,7 +88,7 @@ def _converse(chat: Chat, source: ExportSource, asked: Asked) -> None:
         sys.stdout.write(hint.format(again=AGAIN, leave=LEAVE) + "\n")
     for line in _lines():
         if line == AGAIN:
-            told = {side: [] for side in SIDES}
+            told = {side: list(chat.beginning) for side in SIDES}
             continue
         try:
             words = question(line)
@@ -92,7 +103,7 @@ def _converse(chat: Chat, source: ExportSource, asked: Asked) -> None:
         for side in SIDES:
             told[side].append({"role": "assistant", "content": answers[side]})
         if asked.as_json:
-            _print_json(words, chat, source, asked.sampling, answers, None, indent=None)
+            _print_json([*chat.beginning, *words], chat, source, asked.sampling, answers, None, indent=None)
 
 
 def _lines() -> Iterator[str]:
@@ -146,6 +157,7 @@ def _print_json(
 ) -> None:
     document: dict[str, Any] = {
         "schema": 1, "from": str(source.adapter.path), "prompt": said[-1]["content"],
+        "system": next((turn["content"] for turn in said if turn["role"] == "system"), None),
         "chat_template": not chat.continues(said), "sampling": asdict(sampling),
     }  # fmt: skip
     document |= {side: answers[side] for side in SIDES}

@@ -208,6 +208,11 @@ def _chat_parser() -> Parser:
         "--row", metavar="N", type=int, help=_("ask what row N of the dataset asks, and show its answer too")
     )
     parser.add_argument(
+        "--system",
+        metavar="TEXT",
+        help=_("the system turn before it; '' for none (default: the one that the dataset's rows share)"),
+    )
+    parser.add_argument(
         "--checkpoint", metavar="NAME", help=_("final or checkpoint-<number> (default: final, else the furthest)")
     )
     parser.add_argument("--model", metavar="M", help=_("the base model, where it has moved"))
@@ -224,13 +229,14 @@ def _chat(given: list[str]) -> int:
     options = parser.parse_args(given)
     if options.prompt is not None and options.row is not None:
         parser.error(_("--prompt and --row exclude each other"))
+    if options.system is not None and options.row is not None:
+        parser.error(_("--system and --row exclude each other: a row has its own"))
     from engine.export.chat import Sampling
     from tui.chat import Asked, run_chat
 
     sampling = Sampling(options.max_new_tokens, options.temperature, options.top_p, options.seed)
-    return run_chat(
-        options.out, options.checkpoint, options.model, Asked(options.prompt, options.row, sampling, options.json)
-    )
+    asked = Asked(options.prompt, options.row, options.system, sampling, options.json)
+    return run_chat(options.out, options.checkpoint, options.model, asked)
 
 
 def _submit_parser() -> Parser:

@@ -65,6 +65,14 @@ class Chat:
     """Whether it was trained on plain text, though its tokenizer may have a chat template: it is not asked in what it never saw."""
     thinks: bool = False
     """Whether it was trained with thoughts before answers."""
+    system: str | None = None
+    """The system turn that a conversation begins with: that of the dataset, where all rows looked at share one, as the Modelfile of an
+    export has it."""
+
+    @property
+    def beginning(self) -> Messages:
+        """What stands before the first question of a conversation."""
+        return [{"role": "system", "content": self.system}] if self.system else []
 
     def continues(self, said: Messages) -> bool:
         """Whether the last turn of `said` is continued as it stands, in place of answered within the chat template."""
@@ -130,14 +138,15 @@ class Chat:
 def question(prompt: str, system: str | None = None) -> list[dict[str, str]]:
     """A conversation that begins with `prompt`. Raises ConfigError where it is no text: bytes of another encoding than UTF-8 come in
     as half characters, which no tokenizer takes."""
-    try:
-        prompt.encode()
-    except UnicodeEncodeError:
-        raise ConfigError(
-            _("what was asked is not UTF-8 text"),
-            prompt.encode("utf-8", "backslashreplace").decode(),
-            _("Write it in UTF-8; iconv -t UTF-8 turns a file into that."),
-        ) from None
+    for words in (prompt, system or ""):
+        try:
+            words.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(
+                _("what was asked is not UTF-8 text"),
+                words.encode("utf-8", "backslashreplace").decode(),
+                _("Write it in UTF-8; iconv -t UTF-8 turns a file into that."),
+            ) from None
     return [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": prompt}]
 
 
@@ -151,7 +160,9 @@ def open_chat(source: ExportSource) -> Iterator[Chat]:
     with TemporaryDirectory(prefix="lora-tui-chat-") as folder, private_copy(source.adapter, Path(folder)) as copy:
         model = load_adapted(source, copy, hardware)
         tokenizer = tokenizer_of(source, copy)
-    yield Chat(model, tokenizer, *trained_as(source, tokenizer))
+    manner = trained_as(source, tokenizer)
+    system = manner.system if tokenizer.chat_template is not None else None
+    yield Chat(model, tokenizer, manner.plain, manner.thinks, system)
 
 
 def continued_words() -> str:
@@ -159,6 +170,11 @@ def continued_words() -> str:
     return _(
         "trained on plain text: what you ask is continued as it stands, without a chat template and without what was said before"
     )
+
+
+def system_words(system: str) -> str:
+    """What a person is told of the system turn that a conversation begins with."""
+    return _("with the system turn: {system}").format(system=system)
 
 
 def _to_be_asked(config: RunConfig) -> RunConfig:

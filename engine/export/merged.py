@@ -117,7 +117,7 @@ def _merge(source: ExportSource, copy: Path, staging: Path, look: Callable[[Any,
             _("Export the adapter instead (--to adapter)."),
         )
     # Whatever loads the folder stops there without being told.
-    ends = answer_ends(merged, tokenizer, trained_as(source, tokenizer)[0])
+    ends = answer_ends(merged, tokenizer, trained_as(source, tokenizer).plain)
     merged.generation_config.eos_token_id = ends if len(ends) > 1 else ends[0] if ends else None
     merged.to(getattr(torch, dtype)).save_pretrained(staging, max_shard_size=SHARD)
     save_tokenizer(tokenizer, staging)

@@ -77,22 +77,42 @@ def take_samples(source: ExportSource, tokenizer: Any) -> Samples:
         try:
             chosen = _looked_at(source.config)
             seen = [row for _number, row in chosen]
-            system, tools = _shared_system(seen), any(map(_has_tools, seen))
-            plain, thinks = _plain(seen, tokenizer), any(map(_thinks, seen))
+            manner, tools = _manner(seen, tokenizer), any(map(_has_tools, seen))
             made = _samples(chosen, tokenizer, source.config.train_on)
-            return Samples(made or _fixed(tokenizer, plain), bool(made), system, plain, tools, thinks, not made)
+            return Samples(
+                made or _fixed(tokenizer, manner.plain),
+                bool(made),
+                manner.system,
+                manner.plain,
+                tools,
+                manner.thinks,
+                not made,
+            )
         except LoraTuiError:
             pass  # gone or not what it was: the export does not depend on it
     return Samples(_fixed(tokenizer, False), False, None)
 
 
-def trained_as(source: ExportSource, tokenizer: Any) -> tuple[bool, bool]:
-    """(plain, thinks) as of `Samples`, of the run of `source`. A dataset that is gone tells neither: False."""
+@dataclass(frozen=True)
+class Manner:
+    """How the rows speak that a run was trained on: as of `Samples`."""
+
+    plain: bool = False
+    thinks: bool = False
+    system: str | None = None
+
+
+def trained_as(source: ExportSource, tokenizer: Any) -> Manner:
+    """What the first rows of the run of `source` show. A dataset that is gone shows nothing."""
     try:
         seen = [row for _number, row in _looked_at(source.config)] if source.config.dataset is not None else []
     except LoraTuiError:
         seen = []
-    return _plain(seen, tokenizer), any(map(_thinks, seen))
+    return _manner(seen, tokenizer)
+
+
+def _manner(rows: list[dict[str, Any]], tokenizer: Any) -> Manner:
+    return Manner(_plain(rows, tokenizer), any(map(_thinks, rows)), _shared_system(rows))
 
 
 @dataclass(frozen=True)

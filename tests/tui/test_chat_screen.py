@@ -13,6 +13,7 @@ from engine.errors import ConfigError
 from engine.export.chat import Chat, Sampling, open_chat, question
 from engine.export.samples import AskedRow
 from engine.export.source import find_source
+from tests.conftest import write_jsonl
 from tests.tui.conftest import Hand
 from tui.app import LoraTui
 from tui.plain import visible
@@ -43,6 +44,23 @@ async def test_both_sides_answer_what_was_asked(wizard: Make, flags: dict[str, A
         for side in ("adapter", "base"):
             answer = chat.answer(question("question"), side, Sampling())  # type: ignore[arg-type]
             assert "".join(visible(answer, keep_lines=True).split()) in "".join(shown[side].split())
+
+
+async def test_a_conversation_begins_with_the_system_turn_that_all_rows_share(
+    wizard: Make, flags: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brief = {"role": "system", "content": "Be brief."}
+    rows = [{"messages": [brief, *question(f"why {n}"), {"role": "assistant", "content": f"so {n}"}]} for n in range(12)]
+    heard: list[list[str]] = []
+    monkeypatch.setattr(Chat, "answer", lambda self, said, *_rest: heard.append([turn["content"] for turn in said]) or "so")
+    app = wizard(flags | {"dataset": str(write_jsonl(tmp_path / "brief.jsonl", rows))})
+    async with app.run_test(size=(140, 40)) as pilot:
+        hand = Hand(app, pilot)
+        await to_chat(hand)
+        assert hand.shows("Be brief.")
+        await hand.press(*"one", "enter", *"two", "enter")
+        await hand.until(lambda: len(heard) == 4, 60)
+    assert heard == [["Be brief.", "one"]] * 2 + [["Be brief.", "one", "so", "two"]] * 2
 
 
 async def test_rows_of_the_dataset_are_asked_and_leaving_in_the_middle_is_at_once(

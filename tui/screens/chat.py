@@ -20,7 +20,7 @@ from textual.containers import Horizontal, Vertical
 from textual.widgets import Input, Static
 
 from engine.errors import ConfigError, LoraTuiError
-from engine.export.chat import SIDES, Chat, Messages, Sampling, Side, continued_words, open_chat, question
+from engine.export.chat import SIDES, Chat, Messages, Sampling, Side, continued_words, open_chat, question, system_words
 from engine.export.samples import TEXT, AskedRow, row_of
 from engine.export.source import ExportSource, find_source
 from engine.i18n import _
@@ -177,7 +177,8 @@ class ChatScreen(WizardScreen):
         source = find_source(self._out)
         with open_chat(source) as chat:
             ready = _("ready · {name}").format(name=source.adapter.path.name)
-            self.post_message(Progressed(f"{ready} · {continued_words()}" if chat.plain else ready))
+            how = continued_words() if chat.plain else system_words(chat.system) if chat.system else ""
+            self.post_message(Progressed(" · ".join(part for part in (ready, how) if part)))
             conversation, said = 0, _nothing_said()
             while (asked := self._asked.get()) is not None:
                 if asked.conversation != conversation:
@@ -194,7 +195,7 @@ class ChatScreen(WizardScreen):
         words, wanted = row.said, row.wanted
         self.post_message(Progressed(_("answering")))
         for side in SIDES:
-            before: Messages = [] if asked.words is None else said[side]
+            before: Messages = [] if asked.words is None else said[side] or chat.beginning
             heard = [*before, *words]
             tell = partial(self._piece, asked.conversation, side)
             tell(f"> {words[-1]['content']}\n", "bold")

@@ -211,6 +211,7 @@ def test_a_run_on_plain_text_is_asked_as_it_was_trained_and_not_in_the_chat_temp
     code, told, error = lora_tui("chat", source.adapter.path.parent, "--row", 3, "--max-new-tokens", 2)
     assert code == 0, error
     assert "trained on plain text" in told
+    assert lora_tui("chat", source.adapter.path.parent, "--prompt", "x", "--system", "Be brief.")[0] == 2
 
 
 def test_text_that_holds_the_template_s_marks_was_trained_with_the_template(tmp_path: Path, tiny_model: Path) -> None:
@@ -233,6 +234,22 @@ def test_what_is_no_utf_8_is_refused_with_words_and_the_lines_behind_it_are_answ
     done = subprocess.run(command, input=b"bad \xff\nquestion 1\n", capture_output=True)
     assert done.returncode == 0 and b"not UTF-8" in done.stderr, done.stderr
     assert [json.loads(line)["prompt"] for line in done.stdout.splitlines()] == ["question 1"]
+
+
+def test_a_question_is_asked_behind_the_system_turn_that_all_rows_share(
+    lora_tui: Any, tmp_path: Path, tiny_model: Path
+) -> None:
+    brief = {"role": "system", "content": "Be brief."}
+    rows = [{"messages": [brief, *question(f"why {n}"), {"role": "assistant", "content": f"so {n}"}]} for n in range(8)]
+    train(dataset=write_jsonl(tmp_path / "rows.jsonl", rows), model=tiny_model, output=tmp_path / "run", max_steps=1)
+    asked = ("chat", tmp_path / "run", "--prompt", "why 3", "--max-new-tokens", 4)
+    told = {flags: lora_tui(*asked, *flags, "--json") for flags in ((), ("--system", "Be long."), ("--system", ""))}
+    assert [json.loads(said)["system"] for _code, said, _error in told.values()] == ["Be brief.", "Be long.", None]
+    assert "Be brief." in lora_tui(*asked)[1]
+    with open_chat(find_source(tmp_path / "run")) as chat:
+        trained = tokenize([(1, rows[3])], chat.tokenizer, "auto", 99).row(0)["input_ids"]
+        ids = chat._tokens([*chat.beginning, *question("why 3")])[0].tolist()
+    assert ids == list(trained[: len(ids)])
 
 
 def test_a_row_is_asked_with_the_tools_it_was_trained_with(tmp_path: Path, tiny_model: Path) -> None:
