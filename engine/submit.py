@@ -32,6 +32,16 @@ GIB = {"K": 2**-20, "M": 2**-10, "": 2**-10, "G": 1, "T": 2**10}
 """Slurm's units of memory in GiB; without one it means M."""
 
 
+BATCH, TASK = ".sbatch", ".sky.yaml"
+"""What the names of a script for Slurm and of a task for SkyPilot end in."""
+
+
+def beside(output: Path, ending: str = BATCH) -> Path:
+    """Where the script of the run in the folder `output` is written, unless another place is named: beside that folder."""
+    whole = output.resolve() if output.name in ("", "..") else output  # `.` has no name that a file beside it could have
+    return whole.parent / ((whole.name or "lora-tui") + ending)
+
+
 @dataclass(frozen=True)
 class Job:
     """What is asked of the cluster. None: its own default."""

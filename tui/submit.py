@@ -16,7 +16,7 @@ from engine.folder import named, occupied, proposed_output
 from engine.i18n import _
 from engine.paths import as_argument, is_there
 from engine.sources import as_flags
-from engine.submit import Job, skypilot_task, slurm_script
+from engine.submit import BATCH, TASK, Job, beside, skypilot_task, slurm_script
 from tui.plain import visible
 
 ELSEWHERE = ("environment", "config", "remembered")
@@ -62,18 +62,18 @@ def run_submit(
     if to == "skypilot":
         needs = [str(path) for path in (config.dataset, config.model) if path and is_there(Path(path))]
         text = skypilot_task(job, out, ["lora-tui", *words], needs, ["lora-tui", *onwards] if onwards else None)
-        ending = ".sky.yaml"
+        ending = TASK
     else:
         # The very installation that was asked: on a cluster, home and its environments are shared with the nodes.
         program = [sys.executable, "-P", "-m", "tui"]
         again = [*program, *onwards] if onwards else None
         log = Path(str(here / out).replace("%", "%%") + ".slurm-%j.log")  # sbatch has words of its own behind a %
         text = slurm_script(job, out, log, here, [*program, *words], again)
-        ending = ".sbatch"
+        ending = BATCH
     if dry_run:
         sys.stdout.write(text)
         return 0
-    file = script or out.with_name(out.name + ending)
+    file = script or beside(out, ending)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")

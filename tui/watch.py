@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,20 +16,24 @@ from engine.errors import ConfigError
 from engine.events import RunFailed
 from engine.folder import OUT_ROOT, last_run
 from engine.i18n import _
-from engine.paths import is_folder
-from engine.watch import Told, follow, is_run
+from engine.paths import is_file, is_folder
+from engine.submit import beside
+from engine.watch import LOOK, Told, follow, is_run
+from tui.plain import visible
 from tui.show import Show
 from tui.streams import duplicate
 
 
 def run_watch(out: Path | None, *, read_only: bool, as_json: bool) -> int:
     """Watch the run in `out` until it ends or the person leaves; the exit code: 0, or that of a run that failed (1: it died without a
-    word). Raises ConfigError where there is no run."""
+    word). One that a batch script beside its folder is to begin is waited for. Raises ConfigError where there is no run."""
     folder = out if out is not None else last_run()
     if folder is None:
         raise ConfigError(
             _("there is no run under {root}").format(root=OUT_ROOT), fix=_("Name its folder: lora-tui watch OUT")
         )
+    if not is_run(folder) and is_file(beside(folder)):
+        _await(folder)
     if not is_run(folder):
         words = _("{folder}: no run was begun here") if is_folder(folder) else _("{folder}: there is no such folder")
         raise ConfigError(words.format(folder=folder), fix=_("lora-tui runs ROOT lists what there is."))
@@ -37,6 +42,14 @@ def run_watch(out: Path | None, *, read_only: bool, as_json: bool) -> int:
 
         return run_watcher(folder, read_only)
     return _lines(folder, as_json)
+
+
+def _await(folder: Path) -> None:
+    """Come back once the run in `folder` has begun: its job may stand in the cluster's queue for hours."""
+    words = _("{folder}: not begun yet; waiting for the job of {script} (Ctrl-C leaves)")
+    sys.stderr.write(visible(words.format(folder=folder, script=beside(folder))) + "\n")
+    while not is_run(folder):
+        time.sleep(LOOK)
 
 
 def _lines(folder: Path, as_json: bool) -> int:

@@ -8,6 +8,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ import yaml
 from engine.checkpoints.scan import scan
 from engine.config import RunConfig
 from engine.errors import ConfigError
+from engine.events import RunFinished
+from engine.journal import Journal
 from engine.sources import Source, as_flags, resolve
-from engine.submit import Job, minutes_of, skypilot_task, slurm_script
+from engine.submit import Job, beside, minutes_of, skypilot_task, slurm_script
 from tests.engine.runs import losses
 from tests.faults.test_kill import journal_lines
 from tui.cli import run_parser
@@ -71,6 +74,22 @@ def test_a_job_whose_time_is_up_saves_is_sent_again_and_goes_on(written: Path, t
     assert second.wait(120) == 0
     assert [step for step, _loss in losses(out)] == list(range(1, 141)) and stopped_at is not None and stopped_at < 140
     assert (tmp_path / "requeued").read_text() == "requeue 7\n"
+
+
+def test_a_run_whose_job_waits_in_the_queue_is_waited_for_by_whoever_watches_it(written: Path, tmp_path: Path) -> None:
+    watching = [sys.executable, "-m", "tui", "watch", "out/mine", "--json"]
+    with subprocess.Popen(watching, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watcher:
+        try:
+            assert watcher.stderr is not None and "not begun yet" in watcher.stderr.readline()
+            out = written.with_suffix("")
+            out.mkdir()
+            journal = Journal(out)
+            journal.write(RunFinished(4, 1.0, 0.2, None, 1.0, "final", {"state": "reached", "message": "good"}))
+            journal.close()
+            said, _error = watcher.communicate(timeout=60)
+        finally:
+            watcher.kill()
+    assert watcher.returncode == 0 and json.loads(said)["type"] == "run_finished"
 
 
 @pytest.mark.slow
@@ -144,6 +163,13 @@ def test_a_job_is_sent_again_only_where_it_has_come_further(tmp_path: Path, save
 def test_skypilot_is_asked_for_no_less_memory_than_was_named(memory: str, gib: int) -> None:
     task = yaml.safe_load(skypilot_task(Job(memory=memory), Path("out/mine"), ["lora-tui"], []))
     assert task["resources"]["memory"] == f"{gib}+"
+
+
+def test_the_script_of_a_run_in_this_very_folder_stands_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert beside(Path()) == tmp_path / "here.sbatch"
+    assert beside(Path("/")).parent == Path("/")
 
 
 def test_sbatch_is_called_where_it_is_and_its_refusal_is_told(
