@@ -163,6 +163,17 @@ def last_settings(folder: Path) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def settings_on_the_way(folder: Path) -> list[tuple[int, Mapping[str, Any]]]:
+    """(step it took over at, what it was started with) of each attempt in `folder` of which steps stand: later ones replace steps past
+    their start."""
+    found: list[tuple[int, Mapping[str, Any]]] = []
+    for record in read_journal(folder):
+        if record["type"] == RunStarted.type and isinstance(record.get("config"), dict):
+            begun = record.get("step") or 0
+            found = [*(one for one in found if one[0] < begun), (begun, record["config"])]
+    return found
+
+
 def last_finish(folder: Path) -> int | None:
     """Step at which the run in `folder` last ended with all its steps done; None where it never did, or nothing tells."""
     found = [record.get("step") for record in read_journal(folder) if record["type"] == RunFinished.type]

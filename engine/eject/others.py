@@ -215,6 +215,7 @@ def _yaml(settings: dict[str, Any], run: Ejected, command: str, notes: list[str]
         head.append("lora-tui also left out rows or held some back: " + ", ".join(
             f"{name}={getattr(run.config, name)}" for name in ("skip_rows", "eval_fraction", "eval_dataset")
             if getattr(run.config, name)))  # fmt: skip
+    head += run.changes
     if run.config.stop_at_loss:
         head.append(
             f"lora-tui was to finish once the loss is as low as {run.config.stop_at_loss:g}; that program trains on."

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,18 @@ from engine.data.read import Reading, encoding_to_read, read_raw, renamed
 from engine.errors import ConfigError
 from engine.folder import own_start
 from engine.i18n import _
+from engine.journal import settings_on_the_way
 from engine.paths import is_folder
 
 READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 """File ending -> the builder of datasets that reads it."""
 LOOKED_AT = 256
 """Rows from which it is told what rows hold beside their words: not each of them has a system turn, tools or a weight."""
+ON_THE_WAY = (
+    "dataset", "format", "columns", "encoding", "skip_rows", "eval_fraction", "train_on", "max_length", "epochs", "max_steps",
+    "learning_rate", "scheduler", "warmup", "weight_decay", "max_grad_norm", "lora_dropout", "seed", "precision", "load_in_4bit",
+)  # fmt: skip
+"""Settings that decide what is learned, and that a run may go on with otherwise than before."""
 OF_THE_SETTINGS = ("r", "lora_alpha", "target_modules", "bias", "task_type")
 """Fields of an adapter that each script and file of settings says by itself."""
 
@@ -66,6 +74,8 @@ class Ejected:
     unlearned: bool
     """Whether answers are marked as not to be learned."""
     train_on: str
+    changes: tuple[str, ...]
+    """What changed in the middle of it, a line each: whatever does the run again does all of it with the last settings."""
     files: tuple[tuple[str, str, str | None], ...]
     """(path, encoding, what stands between the fields of a table, else None) of the dataset's files, in order; empty where it is
     one of the library datasets, in a folder or on the hub."""
@@ -127,6 +137,7 @@ def read_run(out: Path) -> Ejected:
         in_turns=rows.format == "prompt_completion" and bool(turns),
         unlearned=any(turn.get("weight") == 0 or turn.get("train") is False or turn.get("loss") is False for turn in said),
         train_on=OWN[rows.format] if config.train_on == "auto" else config.train_on,
+        changes=tuple(_changes(settings_on_the_way(out))),
         files=_files(rows.raw.files, Reading.of(config)),
     )
 
@@ -138,6 +149,28 @@ def _shape(checkpoint: Path) -> dict[str, Any]:
     except (OSError, Unsound, ValueError):  # it was damaged or changed since: no run trains such a one
         found = {}
     return {name: value for name, value in found.items() if value and name not in OF_THE_SETTINGS}
+
+
+def _changes(attempts: Sequence[tuple[int, Mapping[str, Any]]]) -> Iterator[str]:
+    """As `Ejected.changes`."""
+    if attempts and attempts[0][0]:
+        yield f"Its first {attempts[0][0]} steps are of another run; here it begins with a new adapter."
+    for (_begun, before), (step, after) in pairwise(attempts):
+        settings = [(name, before.get(name), after.get(name)) for name in ON_THE_WAY]
+        settings.append(("rows of a step", _rows_of_a_step(before), _rows_of_a_step(after)))
+        changed = [f"{name} {was} -> {now}" for name, was, now in settings if was != now and "auto" not in (was, now)]
+        if changed:
+            yield f"It went on otherwise behind step {step}, here all is as it was at its end: " + ", ".join(changed)
+
+
+def _rows_of_a_step(settings: Mapping[str, Any]) -> int | str:
+    """Processes and batches may change without it, so they alone are no change."""
+    parts = [settings.get(name) for name in ("batch_size", "grad_accum", "nproc", "nnodes")]
+    return (
+        math.prod(part for part in parts if isinstance(part, int))
+        if all(isinstance(part, int) for part in parts)
+        else "auto"
+    )
 
 
 def _columns(found: set[str], format: str) -> tuple[str, ...]:

@@ -79,6 +79,7 @@ def script(run: Ejected) -> str:
         "    tokenizer.pad_token = tokenizer.eos_token",
         *_rows(run),
         "",
+        *(f"# {harmless(line)}" for line in run.changes),
         "arguments = SFTConfig(",
         f"    output_dir={python_value(f'{run.name}-trl')},",
         f"    {length}",

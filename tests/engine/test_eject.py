@@ -327,6 +327,17 @@ def test_a_run_from_weights_is_refused_since_a_script_would_begin_with_none(tmp_
         eject(tmp_path / "two", "script")
 
 
+def test_what_was_changed_in_the_middle_of_the_run_is_told(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
+    asked: dict[str, Any] = {"dataset": chat_file, "model": tiny_model, "output": tmp_path / "run", "batch_size": 4}
+    train(**asked, max_steps=2)
+    assert "behind step" not in eject(tmp_path / "run", "script")
+    train(**asked | {"batch_size": 2}, grad_accum=2, max_steps=3, learning_rate=0.003)
+    for to in ("script", "axolotl", "llamafactory"):
+        (told,) = (line for line in eject(tmp_path / "run", to).splitlines() if "behind step 2" in line)
+        assert told.startswith("# ") and "max_steps 2 -> 3" in told and "-> 0.003" in told
+        assert "rows of a step" not in told
+
+
 def test_names_of_any_letters_reach_the_script(tmp_path: Path, tiny_model: Path) -> None:
     """JSON writes those beyond the first plane in halves, of which Python makes two letters."""
     data = write_jsonl(tmp_path / "rows 🦊.jsonl", [{"ask 🦊": f"question {n}", "say": f" alpha {n}"} for n in range(6)])
