@@ -10,13 +10,14 @@ import errno
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from engine.durable import open_plain_file, sync
 from engine.events import (
     LOSS_JUMPED,
+    CheckpointSaved,
     Event,
     RolledBack,
     RunFailed,
@@ -163,15 +164,25 @@ def last_settings(folder: Path) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def settings_on_the_way(folder: Path) -> list[tuple[int, Mapping[str, Any]]]:
-    """(step it took over at, what it was started with) of each attempt in `folder` of which steps stand: later ones replace steps past
-    their start."""
-    found: list[tuple[int, Mapping[str, Any]]] = []
-    for record in read_journal(folder):
-        if record["type"] == RunStarted.type and isinstance(record.get("config"), dict):
-            begun = record.get("step") or 0
-            found = [*(one for one in found if one[0] < begun), (begun, record["config"])]
-    return found
+def standing_attempts(records: Iterable[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """What each attempt told of which steps stand, from its run_started on: later ones replace steps past their start, and one that
+    did not come to a step (its receipt failed, it was killed) replaces nothing."""
+    found: list[list[Mapping[str, Any]]] = []
+    for record in records:
+        if record["type"] == RunStarted.type:
+            found.append([record])
+        elif found:
+            found[-1].append(record)
+    standing: list[list[Mapping[str, Any]]] = []
+    for told in found:
+        if any(record["type"] in (Step.type, CheckpointSaved.type) for record in told):
+            standing = [*(one for one in standing if begun_at(one) < begun_at(told)), told]
+    return standing
+
+
+def begun_at(attempt: Sequence[Mapping[str, Any]]) -> int:
+    """The step that an attempt of `standing_attempts` took over at."""
+    return attempt[0].get("step") or 0
 
 
 def last_finish(folder: Path) -> int | None:

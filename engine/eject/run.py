@@ -21,7 +21,7 @@ from engine.data.read import Reading, encoding_to_read, read_raw, renamed
 from engine.errors import ConfigError
 from engine.folder import own_start
 from engine.i18n import _
-from engine.journal import settings_on_the_way
+from engine.journal import begun_at, read_journal, standing_attempts
 from engine.paths import is_folder
 
 READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
@@ -137,7 +137,7 @@ def read_run(out: Path) -> Ejected:
         in_turns=rows.format == "prompt_completion" and bool(turns),
         unlearned=any(turn.get("weight") == 0 or turn.get("train") is False or turn.get("loss") is False for turn in said),
         train_on=OWN[rows.format] if config.train_on == "auto" else config.train_on,
-        changes=tuple(_changes(settings_on_the_way(out))),
+        changes=tuple(_changes(standing_attempts(read_journal(out)))),
         files=_files(rows.raw.files, Reading.of(config)),
     )
 
@@ -151,11 +151,13 @@ def _shape(checkpoint: Path) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value and name not in OF_THE_SETTINGS}
 
 
-def _changes(attempts: Sequence[tuple[int, Mapping[str, Any]]]) -> Iterator[str]:
+def _changes(attempts: Sequence[Sequence[Mapping[str, Any]]]) -> Iterator[str]:
     """As `Ejected.changes`."""
-    if attempts and attempts[0][0]:
-        yield f"Its first {attempts[0][0]} steps are of another run; here it begins with a new adapter."
-    for (_begun, before), (step, after) in pairwise(attempts):
+    if attempts and (first := begun_at(attempts[0])):
+        yield f"Its first {first} steps are of another run; here it begins with a new adapter."
+    told = [(begun_at(attempt), attempt[0].get("config")) for attempt in attempts]
+    known = [(step, settings) for step, settings in told if isinstance(settings, dict)]
+    for (_begun, before), (step, after) in pairwise(known):
         settings = [(name, before.get(name), after.get(name)) for name in ON_THE_WAY]
         settings.append(("rows of a step", _rows_of_a_step(before), _rows_of_a_step(after)))
         changed = [f"{name} {was} -> {now}" for name, was, now in settings if was != now and "auto" not in (was, now)]

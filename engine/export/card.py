@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import engine
+from engine.events import ResumeChecked, RunFinished
 from engine.export.source import ExportSource
-from engine.journal import fold, read_journal
+from engine.journal import begun_at, fold, read_journal, standing_attempts
 from engine.paths import is_folder, path_of
 
 SETTINGS = (
@@ -42,17 +44,13 @@ def model_card(source: ExportSource, merged: bool) -> str:
     what = "The base model with the LoRA adapter merged into it." if merged else "A LoRA adapter."
     facts = [f"| base model | {_cell(shown)} |", f"| rank, alpha | {shape.r}, {shape.lora_alpha} |",
              f"| target modules | {_cell(', '.join(shape.target_modules))} |"]  # fmt: skip
-    if source.config.dataset is not None:
-        facts.append(f"| dataset | {_cell(Path(source.config.dataset).name)} |")
-        facts += [f"| {name} | {_cell(str(getattr(source.config, name)))} |" for name in SETTINGS]
-    for name, value in (
-        ("step", source.adapter.step),
-        ("epoch", source.adapter.epoch),
-        ("training loss", source.adapter.loss),
-    ):
-        if value is not None:
-            facts.append(f"| {name} | {value:.6g} |")
     told = _journal(source)
+    if source.config.dataset is not None:
+        settings = {name: told.settings.get(name, getattr(source.config, name)) for name in ("dataset", *SETTINGS)}
+        facts.append(f"| dataset | {_cell(Path(str(settings['dataset'])).name)} |")
+        unused = "max_steps" if settings["max_steps"] is None else "epochs"  # the one is there instead of the other
+        facts += [f"| {name} | {_cell(str(settings[name]))} |" for name in SETTINGS if name != unused]
+    facts += [f"| {name} | {value:.6g} |" for name, value in told.reached.items()]
     facts += [f"| {name} | {value:,} |" for name, value in told.numbers.items()]
     return "\n".join([*front, "", f"# {_cell(shown)}, fine-tuned", "", f"{what} Made by lora-tui {engine.__version__}.", "",
                       "| | |", "|---|---|", *facts, "", *told.lines])  # fmt: skip
@@ -60,22 +58,42 @@ def model_card(source: ExportSource, merged: bool) -> str:
 
 @dataclass(frozen=True)
 class _Told:
+    """What is known of the way to the adapter; of a checkpoint in the middle of the run nothing that came after it."""
+
+    settings: Mapping[str, Any]
+    """What it was trained with; empty where the Journal does not tell."""
+    reached: dict[str, float]
     numbers: dict[str, int]
     lines: list[str]
 
 
 def _journal(source: ExportSource) -> _Told:
-    """What the run's Journal tells: rows and tokens, the loss as a picture, and the receipt of each time it was continued."""
+    """What the run's Journal tells: settings, how far it came, rows and tokens, the loss as a picture, and the receipt of each time it
+    was continued."""
     records = list(read_journal(source.adapter.path.parent))
-    started = [record for record in records if record["type"] == "run_started"]
-    numbers = {
-        words: int(started[-1][key])
-        for key, words in (("rows", "rows"), ("trained_tokens", "tokens trained on, an epoch"))
-        if started and isinstance(started[-1].get(key), int)
+    adapter = source.adapter
+    known: dict[str, Any] = {
+        "step": adapter.step,
+        "epoch": adapter.epoch,
+        "loss": adapter.loss,
+        "eval_loss": adapter.eval_loss,
     }
-    losses = [row["loss"] for row in fold(iter(records)) if isinstance(row.get("loss"), int | float)]
+    if adapter.step is None:  # the adapter of the run's end carries no state of its own
+        known = dict(next((one for one in reversed(records) if one["type"] == RunFinished.type), {}))
+    titles = {"step": "step", "epoch": "epoch", "loss": "training loss", "eval_loss": "eval loss"}
+    reached = {words: known[key] for key, words in titles.items() if isinstance(known.get(key), int | float)}
+    last = known.get("step") if isinstance(known.get("step"), int) else None
+    attempts = [one for one in standing_attempts(records) if last is None or begun_at(one) < max(last, 1)]
+    begun = attempts[-1][0] if attempts else {}
+    numbers = {
+        words: int(begun[key])
+        for key, words in (("rows", "rows"), ("trained_tokens", "tokens trained on, an epoch"))
+        if isinstance(begun.get(key), int)
+    }
+    way = [row for row in fold(records) if last is None or row["step"] <= last]
+    losses = [row["loss"] for row in way if isinstance(row.get("loss"), int | float)]
     lines = ["## Training loss", "", "```", *loss_picture(losses), "```", ""] if len(losses) > 1 else []
-    receipts = [record for record in records if record["type"] == "resume_checked"]
+    receipts = [record for told in attempts for record in told if record["type"] == ResumeChecked.type]
     if receipts:
         words = "After loading and before the first step, what was restored was held against what was saved:"
         lines += ["## Continued", "", words, "",
@@ -87,7 +105,8 @@ def _journal(source: ExportSource) -> _Told:
         changed = [str(item.get("item")) for item in items if item.get("verdict") == "changed"]
         lines.append(f"| {_cell(str(receipt.get('checkpoint')))} | {verdicts.count('ok')} | {_cell(', '.join(changed)) or '-'} | "
                      f"{verdicts.count('unknown')} |")  # fmt: skip
-    return _Told(numbers, [*lines, ""] if receipts else lines)
+    settings = begun.get("config")
+    return _Told(settings if isinstance(settings, dict) else {}, reached, numbers, [*lines, ""] if receipts else lines)
 
 
 def loss_picture(losses: Sequence[float]) -> list[str]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.events import RunStarted, Step, Warned
-from engine.journal import JOURNAL_NAME, Journal, fold, read_journal
+from engine.journal import JOURNAL_NAME, Journal, begun_at, fold, read_journal, standing_attempts
 
 
 def started(step: int = 0) -> RunStarted:
@@ -63,6 +63,21 @@ def test_a_later_attempt_replaces_the_steps_past_its_start() -> None:
 
     records = rows(started(), done(1), done(2), done(3, 9.0), started(2), done(3, 1.5))
     assert [(row["step"], row["loss"]) for row in fold(records)] == [(1, 1.0), (2, 1.0), (3, 1.5)]
+
+
+def test_of_the_attempts_those_stand_that_no_later_step_replaced() -> None:
+    kinds = [
+        ("run_started", 0),
+        ("step", 5),
+        ("run_started", 3),
+        ("step", 4),
+        ("run_started", 2),
+        ("run_started", 4),
+        ("step", 5),
+    ]
+    records = [{"type": kind, "step": step} for kind, step in kinds]
+    assert [begun_at(attempt) for attempt in standing_attempts(records)] == [0, 3, 4]
+    assert standing_attempts(records)[1] == records[2:4]
 
 
 def test_an_attempt_that_did_no_step_replaces_nothing() -> None:

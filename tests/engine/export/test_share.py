@@ -15,7 +15,7 @@ import pytest
 from huggingface_hub import HfApi, constants
 
 from engine.errors import ConfigError, OutputError
-from engine.export.card import loss_picture
+from engine.export.card import loss_picture, model_card
 from engine.export.share import refuse_unshareable, share
 from engine.export.source import ExportSource, find_source
 from tests.engine.export.families import adapter_on, build
@@ -161,6 +161,19 @@ def test_the_card_tells_of_the_data_the_loss_and_the_receipt(
     assert "## Training loss" in card and "14 logged losses" in card
     assert "| checkpoint-5 | 17 | - | 0 |" in card
     assert str(tmp_path) not in card
+
+
+def test_the_card_of_a_checkpoint_tells_of_its_own_way_and_that_of_the_end_how_far_it_came(
+    tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    flags = {"dataset": chat_file, "model": tiny_model, "output": tmp_path / "run", "batch_size": 4}
+    train(**flags, max_steps=3)
+    train(**flags, epochs=1, learning_rate=0.003)
+    middle, end = (model_card(find_source(tmp_path / "run", name), merged=False) for name in ("checkpoint-3", "final"))
+    assert "3 logged losses" in middle and "## Continued" not in middle
+    assert "| max_steps | 3 |" in middle and "| epochs |" not in middle and "| learning_rate | 0.003 |" not in middle
+    assert "7 logged losses" in end and "| checkpoint-3 |" in end and "| step | 7 |" in end and "| training loss |" in end
+    assert "| epochs | 1.0 |" in end and "max_steps" not in end and "| learning_rate | 0.003 |" in end
 
 
 def test_a_picture_of_losses_goes_down_with_them() -> None:
