@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -57,13 +58,14 @@ def run_export(out: str, checkpoint: str | None, model: str | None, wanted: Want
     """Export, and say where it lies and what was checked; the exit code. Raises the engine's errors."""
     from tui.headless import Leave, StopRequest
 
-    StopRequest(_aside).install()  # what is half made is tidied up, and pip ended, before a signal ends this process
+    aside = _Aside()
+    StopRequest(aside).install()  # what is half made is tidied up, and pip ended, before a signal ends this process
     try:
-        source, told = carry_out(Path(out), checkpoint, model, wanted, _aside)
+        source, told = carry_out(Path(out), checkpoint, model, wanted, aside)
     except Leave as left:
         return SIGNALS[str(left)]
     finally:
-        _aside("")
+        aside("")
     if as_json:
         document = {"schema": 1, "to": wanted.to, "from": str(source.adapter.path), "base": source.base_name,
                     "base_proven": source.base_proven, **told.fields, "path": str(told.path)}  # fmt: skip
@@ -273,8 +275,17 @@ def _hub(source: ExportSource, wanted: Wanted, aside: Aside) -> Told:
     return told
 
 
-def _aside(text: str) -> None:
-    """Progress, for a person who looks on: each word in the place of the one before."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[K{visible(text)}")
+class _Aside:
+    """Progress, for a person who looks on: on a terminal each word in the place of the one before; elsewhere a line for each thing that
+    is done, since what is fetched is to be told there too, without the figures that follow."""
+
+    def __init__(self) -> None:
+        self._done = ""
+
+    def __call__(self, text: str) -> None:
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r\x1b[K{visible(text)}")
+        elif text and (done := re.sub(r"[\d.\s]+", "", text)) != self._done:
+            self._done = done
+            sys.stderr.write(visible(text) + "\n")
         sys.stderr.flush()

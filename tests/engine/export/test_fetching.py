@@ -19,6 +19,7 @@ from engine.cache import cache_root
 from engine.errors import Cancelled, OutputError
 from engine.export import llama_cpp
 from engine.export.llama_cpp import HF, find_llama_cpp
+from tui.export import _Aside
 
 PYTHON = sys.executable
 PIP = """#!/bin/sh
@@ -83,6 +84,15 @@ def test_the_package_is_taken_as_soon_as_it_is_whole_and_its_bytes_are_told(pip:
     assert (found.folder / HF).read_text() == "xyz" and left() == [found.folder.name]
     assert any(" of 77 MB · " in words and words.endswith("MB/s") for words in told)
     assert pip.has_ended()
+
+
+def test_without_a_terminal_each_thing_that_is_done_is_a_line_and_its_figures_are_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    aside = _Aside()
+    for words in ("fetching: 77 MB, once", "fetched 1.5 of 77 MB", "fetched  60 of 77 MB", "", "merging"):
+        aside(words)
+    assert capsys.readouterr().err.splitlines() == ["fetching: 77 MB, once", "fetched 1.5 of 77 MB", "merging"]
 
 
 def test_cancelled_it_ends_at_once_and_leaves_nothing(pip: Pip) -> None:
