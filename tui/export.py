@@ -276,8 +276,8 @@ def _hub(source: ExportSource, wanted: Wanted, aside: Aside) -> Told:
 
 
 class _Aside:
-    """Progress, for a person who looks on: on a terminal each word in the place of the one before; elsewhere a line for each thing that
-    is done, since what is fetched is to be told there too, without the figures that follow."""
+    """Progress, for a person who looks on: on a terminal each word in the place of the one before; elsewhere a line for each thing
+    that is done, since what is fetched is to be told there too, without the figures that follow."""
 
     def __init__(self) -> None:
         self._done = ""
