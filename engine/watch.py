@@ -16,7 +16,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from engine.checkpoints.checkpoint import LogRow
+from engine.checkpoints.inspect import glimpse
+from engine.checkpoints.scan import glance
 from engine.durable import open_plain_file
+from engine.errors import LoraTuiError
 from engine.events import (
     JUMPS,
     VERDICTS,
@@ -30,7 +34,7 @@ from engine.events import (
     Step,
     as_record,
 )
-from engine.folder import FINAL, RUN_TOML
+from engine.folder import FINAL, RUN_TOML, own_start
 from engine.i18n import _
 from engine.journal import JOURNAL_NAME, MAX_LINE, read_journal, record_of
 from engine.lock import Holder, holder_of, is_held
@@ -223,6 +227,24 @@ def untold(folder: Path) -> RunFailed:
     """What is said of a run whose journal is lost, or tells nothing: whether it was begun, and how it ended, nobody knows."""
     fix = _("lora-tui check {folder} tells what is there.").format(folder=as_argument(folder))
     return RunFailed(None, _("nothing is told of a run here"), _("There is no events.jsonl, or nothing in it."), fix, 2)
+
+
+def logged_before(folder: Path, started: RunStarted) -> tuple[LogRow, ...]:
+    """What was logged up to where `started`, the first attempt of which the Journal in `folder` tells, took over: a run that branched
+    off, or that another tool began, goes on from steps that stand in no Journal here. Empty where no checkpoint tells."""
+    if started.step == 0:
+        return ()
+    known = [folder / Path(started.checkpoint).name] if started.checkpoint else []
+    with contextlib.suppress(LoraTuiError, OSError):  # a run.toml that is damaged tells nothing
+        start = own_start(folder)
+        known += [Path(start.resume)] if start is not None and start.resume not in ("auto", "never") else []
+    with contextlib.suppress(LoraTuiError, OSError):
+        known += [one.path for one in reversed(glance(folder).checkpoints) if one.run == started.run_id]
+    for checkpoint in known:
+        found = glimpse(checkpoint, history=True) if is_folder(checkpoint) else None
+        if found is not None and (found.step or 0) >= started.step:
+            return tuple(row for row in found.history if row.step <= started.step)
+    return ()
 
 
 def _here(folder: Path, event: Event) -> Event:

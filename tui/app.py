@@ -43,7 +43,7 @@ from engine.runner import LEFT
 from tui.ascii import AsciiFilter, ascii_drawn
 from tui.breaking import break_between_characters
 from tui.i18n import N_
-from tui.live import Live, begun, fold
+from tui.live import Live, begun, fold, known_before
 from tui.messages import Followed, RunEnded
 from tui.plain import visible
 from tui.signals import heeded, is_echo
@@ -198,10 +198,7 @@ class LoraTui(App[int]):
         self.plan, self.error, self.outcome, self._joined = plan, None, None, None
         self._stop, self._then, self.detached = None, "result", False
         self._told.clear()
-        self.live = begun(
-            [(row.step, row.loss) for row in history if row.loss is not None],
-            [(row.step, row.eval_loss) for row in history if row.eval_loss is not None],
-        )
+        self.live = known_before(history)
         self.wizard.remember(plan)
         self._run = self.run_worker(
             partial(self._carry_out, plan), name="run", group="run", thread=True, exit_on_error=False

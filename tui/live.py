@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from engine.checkpoints.checkpoint import LogRow
 from engine.events import (
     CheckpointSaved,
     Evaluated,
@@ -130,6 +131,15 @@ def begun(history: Iterable[tuple[int, float]] = (), evals: Iterable[tuple[int, 
         total, value = _smoothed(total, count, loss)
         smooth.append((step, value))
     return Live(history=curve_of(known), eval_curve=curve_of(evals), smooth=curve_of(smooth), average=(total, len(finite)))
+
+
+def known_before(history: Iterable[LogRow]) -> Live:
+    """`begun`, from what a checkpoint's log holds."""
+    rows = tuple(history)
+    return begun(
+        [(row.step, row.loss) for row in rows if row.loss is not None],
+        [(row.step, row.eval_loss) for row in rows if row.eval_loss is not None],
+    )
 
 
 def _smoothed(total: float, count: int, loss: float) -> tuple[float, float]:

@@ -14,11 +14,11 @@ from typing import Any
 from textual.screen import Screen
 
 from engine.errors import LoraTuiError
-from engine.events import LossJumped, RunFailed
+from engine.events import LossJumped, RunFailed, RunStarted
 from engine.lock import ask_to_stop
-from engine.watch import Told, follow
+from engine.watch import Told, follow, logged_before
 from tui.app import LoraTui
-from tui.live import begun, fold
+from tui.live import begun, fold, known_before
 from tui.messages import Followed
 from tui.plain import visible
 from tui.streams import ascii_terminal, own_terminal
@@ -58,6 +58,8 @@ class Watcher(LoraTui):
         def tell(batch: Sequence[Told]) -> None:
             nonlocal live
             for event, record in batch:
+                if isinstance(event, RunStarted) and live.started is None:
+                    live = known_before(logged_before(self._folder, event))
                 live = fold(live, event, float(record.get("t") or 0.0))
             self._post(Followed(live))
 

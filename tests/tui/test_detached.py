@@ -18,6 +18,7 @@ import pytest
 from engine.journal import read_journal
 from engine.lock import holder_of, is_held
 from engine.watch import standing
+from tests.engine.runs import train
 from tests.tui.conftest import RUN
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs setsid")
@@ -136,6 +137,24 @@ def test_a_run_whose_journal_is_lost_is_called_the_same_by_all(lora_tui: Tool, t
     assert code == 0 and "nothing told" in out
     code, out, _told = lora_tui("watch", "w")
     assert code == 2 and "nothing is told of a run here" in out and "killed" not in out
+
+
+async def test_whoever_watches_a_run_that_branched_off_sees_the_loss_before_it(
+    tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    from tui.watcher import Watcher
+
+    flags: dict[str, Any] = {"dataset": chat_file, "model": tiny_model, "batch_size": 4, "save_steps": 2}
+    train(**flags, output=tmp_path / "run", max_steps=4)
+    train(**flags, output=tmp_path / "run", max_steps=4, resume=tmp_path / "run" / "checkpoint-2")
+    app = Watcher(tmp_path / "run-2", read_only=True)
+    async with app.run_test(size=(80, 24)) as pilot:
+        for _look in range(100):
+            await pilot.pause(0.05)
+            if app.live.ended is not None:
+                break
+        assert [step for step, _loss in app.live.history.points] == [1, 2]
+        assert [step for step, _loss in app.live.loss_curve.points] == [3, 4] and app.live.join == 2
 
 
 async def test_whoever_watched_a_run_to_its_end_is_offered_the_way_out(tmp_path: Path) -> None:
