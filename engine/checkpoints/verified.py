@@ -21,6 +21,7 @@ from engine.checkpoints.inspect import inspect_folder
 from engine.durable import STAGING_PREFIX
 from engine.errors import CannotContinue
 from engine.i18n import _
+from engine.paths import is_folder
 
 NEVER_LOADED = ("training_args.bin",)
 
@@ -29,14 +30,19 @@ NEVER_LOADED = ("training_args.bin",)
 def private_copy(checkpoint: Checkpoint, output_dir: Path) -> Iterator[Path]:
     """A folder with the files of `checkpoint`, private and judged anew; gone afterwards.
 
-    Raises CannotContinue where they are no longer what was judged or the copy cannot be read, OSError where they cannot be copied into
-    `output_dir`.
+    Raises CannotContinue where they are gone or no longer what was judged, or the copy cannot be read, OSError where they cannot be
+    copied into `output_dir`.
     """
     need_room(output_dir, checkpoint.bytes)
     copy = output_dir / f"{STAGING_PREFIX}verified-{os.getpid()}"
     copy.mkdir(mode=0o700)
     try:
-        copy_plain_files(checkpoint.path, copy)
+        try:
+            copy_plain_files(checkpoint.path, copy)
+        except (Unsound, OSError) as wrong:
+            if is_folder(checkpoint.path):
+                raise
+            raise _removed(checkpoint) from wrong
         judged = inspect_folder(copy)
         if (
             _said(judged) != _said(checkpoint)
@@ -64,6 +70,14 @@ def _said(checkpoint: Checkpoint) -> tuple[object, ...]:
     if checkpoint.manifest is not None:
         return (checkpoint.manifest,)
     return (checkpoint.step, checkpoint.epoch, checkpoint.history, checkpoint.adapter)
+
+
+def _removed(checkpoint: Checkpoint) -> CannotContinue:
+    return CannotContinue(
+        _("{path}: it was removed between being checked and being loaded").format(path=checkpoint.path),
+        _("A run that is at work there removes its older checkpoints (--keep)."),
+        _("Choose another one, or wait until that run has ended."),
+    )
 
 
 def _changed(checkpoint: Checkpoint, why: str) -> CannotContinue:

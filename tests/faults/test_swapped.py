@@ -11,7 +11,10 @@ import pytest
 
 from engine.checkpoints.inspect import inspect_folder
 from engine.checkpoints.verified import private_copy
+from engine.config import RunConfig
 from engine.errors import CannotContinue
+from engine.export.adapter import export_adapter
+from engine.export.source import ExportSource
 from engine.training.trainer import Trainer
 from tests.engine.checkpoints.folders import seal, write_checkpoint
 from tests.engine.runs import plan, train
@@ -59,6 +62,14 @@ def test_another_whole_checkpoint_in_its_place_is_refused(sealed: bool, tmp_path
     other.rename(judged)
     with pytest.raises(CannotContinue), private_copy(known, tmp_path):
         pass
+
+
+def test_one_that_a_run_at_work_removed_meanwhile_is_told_as_that_by_an_export(tmp_path: Path) -> None:
+    judged = write_checkpoint(tmp_path / "run" / "checkpoint-2", 2, 0.2)
+    source = ExportSource(inspect_folder(judged), tmp_path, "base", RunConfig(), base_proven=True)
+    shutil.rmtree(judged)
+    with pytest.raises(CannotContinue, match="it was removed"):
+        export_adapter(source, tmp_path / "to")
 
 
 def test_the_copy_is_private_whatever_the_umask_and_is_gone_afterwards(tmp_path: Path) -> None:
