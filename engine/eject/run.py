@@ -12,6 +12,7 @@ from typing import Any
 from engine.checkpoints.adapter import CONFIG_NAME, read_adapter_config
 from engine.checkpoints.files import Unsound
 from engine.checkpoints.lora_fields import lora_fields
+from engine.checkpoints.manifest import Manifest
 from engine.checkpoints.scan import glance
 from engine.config import RunConfig
 from engine.data.files import CHATS, SUFFIXES, delimiter_of, suffix_of
@@ -56,7 +57,7 @@ class Ejected:
     device: str
     """It was trained on: cuda, mps or cpu."""
     total_steps: int | None
-    """None: no checkpoint tells; the epochs count."""
+    """None: no checkpoint tells of this length; the epochs count."""
     format: str
     """Of the rows as they are in the dataset (formats.py)."""
     columns: tuple[str, ...]
@@ -123,7 +124,7 @@ def read_run(out: Path) -> Ejected:
         shape=_shape(saved[-1].path) if saved else {},
         precision="bfloat16" if config.load_in_4bit else last.precision if last else "float32",
         device=last.device if last else "cpu",
-        total_steps=last.schedule.total_steps if last else config.max_steps,
+        total_steps=_total_steps(config, last),
         format=rows.format,
         columns=columns,
         renamed={own: known for own, known in names.items() if own in there},
@@ -140,6 +141,13 @@ def read_run(out: Path) -> Ejected:
         changes=tuple(_changes(standing_attempts(read_journal(out)))),
         files=_files(rows.raw.files, Reading.of(config)),
     )
+
+
+def _total_steps(config: RunConfig, last: Manifest | None) -> int | None:
+    """As `Ejected.total_steps`. A run that was extended and has not saved since counts as what it is extended to."""
+    if config.max_steps is not None:
+        return config.max_steps
+    return last.schedule.total_steps if last and math.isclose(last.total_epochs, config.epochs, rel_tol=1e-3) else None
 
 
 def _shape(checkpoint: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from engine.eject import TARGETS, eject, recipe
 from engine.eject.run import _columns
 from engine.eject.script import with_what_they_call
 from engine.errors import ConfigError
+from engine.folder import own_start, write_run_toml
 from tests.conftest import chats, write_jsonl
 from tests.engine.checkpoints.folders import undigested
 from tests.engine.data.test_formats import KNOWN
@@ -336,6 +337,18 @@ def test_what_was_changed_in_the_middle_of_the_run_is_told(tmp_path: Path, tiny_
         (told,) = (line for line in eject(tmp_path / "run", to).splitlines() if "behind step 2" in line)
         assert told.startswith("# ") and "max_steps 2 -> 3" in told and "-> 0.003" in told
         assert "rows of a step" not in told
+
+
+def test_a_run_that_was_extended_and_has_not_saved_since_is_as_long_as_asked(
+    tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    train(dataset=chat_file, model=tiny_model, output=tmp_path / "run", epochs=1)
+    assert "max_steps=" in eject(tmp_path / "run", "script")
+    start = own_start(tmp_path / "run")
+    assert start is not None
+    write_run_toml(tmp_path / "run", start.model_copy(update={"epochs": 2.0}), "id")
+    told = eject(tmp_path / "run", "script")
+    assert "num_train_epochs=2," in told and "max_steps=" not in told
 
 
 def test_names_of_any_letters_reach_the_script(tmp_path: Path, tiny_model: Path) -> None:
