@@ -299,7 +299,7 @@ class RunConfig(BaseModel):
         names = [name.strip() for name in value.split(",")]
         if not all(name and name.replace("_", "").replace("-", "").replace(".", "").isalnum() for name in names):
             raise ValueError(_("must be all-linear or names of layers separated by commas (never a pattern)"))
-        return ",".join(names)
+        return ",".join(dict.fromkeys(names))  # an adapter is on each once, and says so
 
     @field_validator("dataset", "eval_dataset", "model", "output", "init_from", "resume")
     @classmethod

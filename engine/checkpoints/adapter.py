@@ -143,7 +143,7 @@ def _targets(value: Any, name: str) -> tuple[str, ...]:
     if isinstance(value, str):
         return (value,)
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return tuple(sorted(value))
+        return tuple(sorted(set(value)))
     raise Unsound("adapter_config_invalid", _("{name}: target_modules is not a list of names.").format(name=name))
 
 

@@ -21,7 +21,7 @@ from engine.data.dataset import DATA_SETTINGS, Dataset, data_settings_digest, ev
 from engine.data.identity import Change, compare, identify
 from engine.data.read import Reading
 from engine.data.table import row_digests
-from engine.errors import ModelError
+from engine.errors import ConfigError, ModelError
 from engine.i18n import _, n_
 from engine.paths import is_file
 from engine.resume.logged import logged_geometry, logged_schedule, schedule_words
@@ -94,8 +94,20 @@ def contradiction(checkpoint: Checkpoint, config: RunConfig) -> str | None:
         if asked != shape.target_modules:
             words = _("its adapter is on {saved}, asked is {asked}")
             against.append(words.format(saved=", ".join(shape.target_modules), asked=", ".join(asked)))
+    elif shape.target_modules and _is_on_named_layers(checkpoint):
+        words = _("its adapter is on {saved}, asked is {asked}")
+        against.append(words.format(saved=", ".join(shape.target_modules), asked=config.target_modules))
     base = _other_base(checkpoint, config)
     return "; ".join([*against, *([base] if base else [])]) or None
+
+
+def _is_on_named_layers(checkpoint: Checkpoint) -> bool:
+    """Whether its run was begun on layers by their names, as the run.toml beside it tells: an adapter on all-linear names them too."""
+    try:
+        own = settings_beside(checkpoint)
+    except ConfigError:  # told by whoever takes up those settings
+        return False
+    return own is not None and own.values.get("target_modules", "all-linear") != "all-linear"
 
 
 def _other_base(checkpoint: Checkpoint, config: RunConfig) -> str | None:

@@ -39,6 +39,9 @@ from engine.resume.differences import (
 from engine.resume.logged import logged_accumulation
 from engine.sources import Resolved
 
+READ_BY = ("columns", "encoding", "skip_rows")
+"""Settings that make other rows of the same files."""
+
 
 @dataclass(frozen=True)
 class Onwards:
@@ -92,7 +95,7 @@ def _as_saved(resolved: Resolved, checkpoint: Checkpoint, saved: Manifest) -> On
     if complete:
         _need_named_model(resolved)
     # That it is done is an answer about its own rows: others that are named are held against them.
-    if not complete or any(map(resolved.asked, ("dataset", "model", *DATA_SETTINGS))):
+    if not complete or any(map(resolved.asked, ("dataset", "model", *READ_BY, *DATA_SETTINGS))):
         config = in_saved_words(config, saved.identities.data_settings)
         dataset = read_dataset(config)
         material = material_differences(checkpoint, config, dataset)

@@ -59,6 +59,11 @@ def test_another_batch_size_ends_at_the_same_epoch(rows: int, old: int, new: int
     assert walk(rows, new, at, length.total_steps - at.step) == Position(length.total_steps, epochs, 0)
 
 
+@given(rows_, batch_)
+def test_no_share_of_an_epoch_is_so_small_that_nothing_would_be_trained(rows: int, batch: int) -> None:
+    assert run_length(RunConfig(epochs=1e-12), rows, batch, Position(0, 0, 0)).total_steps == 1
+
+
 def test_auto_saves_four_times_an_epoch_and_at_least_every_500_steps() -> None:
     assert [save_interval(RunConfig(), steps) for steps in (1, 4, 109, 10_000)] == [1, 1, 28, 500]
 

@@ -44,6 +44,11 @@ def test_a_finished_run_asked_to_go_on_over_other_rows_is_refused(finished: Path
     assert plan(output=finished, dataset=other, accept="dataset").mode == "complete"
 
 
+def test_a_finished_run_asked_for_without_some_of_its_rows_is_refused(finished: Path) -> None:
+    with pytest.raises(CannotContinue, match="was another one"):
+        plan(output=finished, skip_rows="3")
+
+
 def test_a_finished_run_asked_for_with_what_is_not_there_says_so(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(DatasetError):
         plan(output=finished, dataset=tmp_path / "none.jsonl")

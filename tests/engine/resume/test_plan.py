@@ -138,6 +138,20 @@ def test_every_contradiction_is_told_at_once(run: Path) -> None:
     assert all(word in refused.value.detail for word in ("rank", "alpha", "q_proj"))
 
 
+def test_a_run_on_named_layers_is_none_on_all_of_them(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
+    out = tmp_path / "run"
+    train(stop_at=1, dataset=chat_file, model=tiny_model, output=out, target_modules="v_proj,q_proj", **FLAGS)
+    with pytest.raises(CannotContinue) as refused:
+        plan(output=out, target_modules="all-linear")
+    assert "its adapter is on q_proj, v_proj, asked is all-linear" in refused.value.detail
+
+
+def test_a_run_on_layers_that_were_named_twice_goes_on(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
+    out = tmp_path / "run"
+    train(stop_at=1, dataset=chat_file, model=tiny_model, output=out, target_modules="q_proj,q_proj", **FLAGS)
+    assert plan(output=out).mode == "continue"
+
+
 def test_another_precision_is_told(run: Path) -> None:
     told = plan(output=run, precision="bfloat16").differences
     assert [(found.item, found.saved, found.asked) for found in told] == [("precision", "float32", "bfloat16")]
