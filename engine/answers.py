@@ -54,7 +54,7 @@ def gather(
     if folder is None and first.dataset and first.model:
         folder = proposed_output(first.dataset, first.model)
     if folder is None and first.resume == "auto" and not first.dataset and not first.model:
-        folder = last_run()
+        folder = last_run(to_go_on=True)
         if folder is not None:
             strong.append(Source("run", "", {"output": str(folder)}))
     if folder is None and first.resume == "auto" and not first.dataset and not first.model:

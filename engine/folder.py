@@ -148,20 +148,28 @@ def free_sibling(output_dir: Path) -> Path:
     return sibling
 
 
-def last_run(root: Path = OUT_ROOT) -> Path | None:
-    """The run under `root` whose journal spoke last (by what it says, not by file times); None where there is none."""
+def last_run(root: Path = OUT_ROOT, to_go_on: bool = False) -> Path | None:
+    """The run under `root` whose journal spoke last (by what it says, not by file times); None where there is none. `to_go_on`: of
+    those that hold settings or a checkpoint, which one that ended before its first step for what it was asked does not."""
     spoken: list[tuple[float, str, Path]] = []
     try:
         folders = list(root.iterdir())
     except OSError:  # none, or one whose names may not be read: then none is known
         return None
     for folder in folders:
-        if not is_file(folder / JOURNAL_NAME):
+        if not is_file(folder / JOURNAL_NAME) or (to_go_on and not _holds_a_run(folder)):
             continue
         times = [record["t"] for record in read_journal(folder) if isinstance(record.get("t"), int | float)]
         if times:
             spoken.append((max(times), folder.name, folder))
     return max(spoken)[2] if spoken else None
+
+
+def _holds_a_run(folder: Path) -> bool:
+    try:
+        return is_file(folder / RUN_TOML) or any(folder.glob("checkpoint-*"))
+    except OSError:  # told by whoever goes on there
+        return True
 
 
 def proposed_output(dataset: str, model: str, root: Path = OUT_ROOT) -> Path:

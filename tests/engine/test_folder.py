@@ -58,6 +58,18 @@ def test_the_last_run_is_the_one_whose_journal_spoke_last_whatever_the_file_time
     assert last_run(tmp_path) == tmp_path / "new"
 
 
+def test_what_ended_before_its_first_step_is_no_run_to_go_on_with(tmp_path: Path) -> None:
+    """Its settings were taken away again, for they are wrong; the journal stays to tell of it."""
+    for name, spoke in (("trained", 100.0), ("saved", 50.0), ("refused", 200.0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "events.jsonl").write_text(json.dumps({"type": "run_failed", "t": spoke}) + "\n")
+    write_run_toml(tmp_path / "trained", RunConfig(), "a")
+    (tmp_path / "saved" / "checkpoint-1").mkdir()
+    assert last_run(tmp_path, to_go_on=True) == tmp_path / "trained"
+    (tmp_path / "trained" / RUN_TOML).unlink()
+    assert last_run(tmp_path, to_go_on=True) == tmp_path / "saved"
+
+
 def test_an_occupied_folder_gets_the_next_free_sibling(tmp_path: Path) -> None:
     for name in ("run", "run-2"):
         (tmp_path / name).mkdir()
