@@ -15,8 +15,11 @@ from typing import Any
 from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.inspect import SCHEDULER, inspect_folder
 from engine.checkpoints.lora_fields import out_of_range
+from engine.checkpoints.manifest import Manifest
 from engine.checkpoints.rates import saved_rates
 from engine.checkpoints.scan import Scan, glance
+from engine.config import RunConfig
+from engine.course.steps import Position, run_length
 from engine.folder import NOT_INHERITED, RUN_TOML, last_run, named, proposed_output, source_of_run
 from engine.paths import is_folder
 from engine.remembered import source_remembered
@@ -109,7 +112,8 @@ def _of_checkpoint(path: Path, weights: bool = False) -> list[Source]:
 
 
 def _told_by(checkpoint: Checkpoint) -> Source:
-    """The answers that a checkpoint of another tool gives: the shape of its adapter, its base, its length and its schedule."""
+    """The answers that a checkpoint gives where no run.toml does: the shape of its adapter, its base, its length and its schedule. Of
+    one that was made here they stand in its manifest; of another tool's they follow from what it logged and saved."""
     shape = checkpoint.adapter
     values: dict[str, Any] = {}
     if shape is not None and out_of_range(shape.raw) is None:  # else the checkpoint is refused, not its numbers as settings
@@ -125,9 +129,27 @@ def _told_by(checkpoint: Checkpoint) -> Source:
         values["epochs"] = checkpoint.total_epochs
     values["batch_size"] = checkpoint.batch_size
     told = {key: value for key, value in values.items() if value}
-    schedule = logged_schedule(checkpoint)
-    if schedule is not None:
+    if checkpoint.manifest is not None:
+        told |= _told_by_manifest(checkpoint.manifest)
+    elif (schedule := logged_schedule(checkpoint)) is not None:
         told |= {"learning_rate": schedule.learning_rate, "scheduler": schedule.scheduler, "warmup": schedule.warmup_steps}
     elif (rates := saved_rates(checkpoint.path / SCHEDULER)) is not None:  # of a kind that is not known here
         told["learning_rate"] = rates.peak
     return Source("run", str(checkpoint.path), told)
+
+
+def _told_by_manifest(saved: Manifest) -> dict[str, Any]:
+    """How rows were cut into steps, and the schedule over them. The length is told in epochs, as most runs begin, or in steps where
+    those epochs are not what made it."""
+    at = Position(saved.step, saved.cursor.epoch, saved.cursor.rows_consumed, saved.cursor.given_up)
+    told: dict[str, Any] = {
+        "grad_accum": saved.geometry.grad_accum,
+        "seed": saved.cursor.seed,
+        "learning_rate": saved.schedule.learning_rate,
+        "scheduler": saved.schedule.scheduler,
+        "warmup": saved.schedule.warmup_steps,
+    }
+    whole = RunConfig.model_construct(epochs=saved.total_epochs)  # what cannot be is told when it is taken up
+    if run_length(whole, saved.cursor.rows, saved.geometry.rows, at).total_steps != saved.schedule.total_steps:
+        told["max_steps"] = saved.schedule.total_steps
+    return told

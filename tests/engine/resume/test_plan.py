@@ -131,6 +131,23 @@ def test_of_a_run_whose_settings_are_lost_it_is_told_what_to_name(run: Path, tmp
         plan(output=copy)
 
 
+@pytest.mark.parametrize("length", [{"epochs": 3}, {"max_steps": 5}])
+def test_of_a_run_whose_settings_are_lost_its_steps_and_its_rate_are_what_they_were(
+    length: dict[str, Any], tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    """In the warmup, where the logged rates would fit every kind of schedule."""
+    out, rows = tmp_path / "run", {"dataset": chat_file, "model": tiny_model}
+    shape = {"batch_size": 3, "grad_accum": 4, "warmup": 4, "scheduler": "constant", "seed": 0}
+    train(stop_at=2, output=out, **rows, **shape, **length)
+    as_it_was = plan(output=out)
+    (out / "run.toml").unlink()
+    lost = plan(output=out, **rows)
+    assert not lost.differences and (lost.length, lost.next_learning_rate) == (
+        as_it_was.length,
+        as_it_was.next_learning_rate,
+    )
+
+
 def test_every_contradiction_is_told_at_once(run: Path) -> None:
 
     with pytest.raises(CannotContinue) as refused:
