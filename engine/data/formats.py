@@ -129,7 +129,8 @@ def read_rows(dataset: str, reading: Reading | None = None, split: str | None = 
     columns = columns_of(reading)
     first = next(iter(raw), None)
     if first is None:
-        raise DatasetError(_("{name}: the dataset is empty").format(name=raw.name), fix=_("It must hold at least one row."))
+        words = _("{name}: every row is left out by --skip-rows") if raw.skipped else _("{name}: the dataset is empty")
+        raise DatasetError(words.format(name=raw.name), fix=_("It must hold at least one row."))
     if missing := [column for column in columns if not _has(first[1], column)]:
         raise DatasetError(
             _("{name}: has no column {column}").format(name=raw.name, column=", ".join(map(repr, missing))),

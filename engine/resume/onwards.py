@@ -127,6 +127,7 @@ def _as_logged(resolved: Resolved, checkpoint: Checkpoint) -> Onwards:
     left, before, after = checkpoint.remaining_epochs, None, None
     differences: list[Difference] = []
     epochs_asked = resolved.asked("epochs") or resolved.asked("max_steps")
+    reached = False
     complete = not epochs_asked and checkpoint.max_steps is not None and (checkpoint.step or 0) >= checkpoint.max_steps
     if complete:
         _need_named_model(resolved)
@@ -143,11 +144,13 @@ def _as_logged(resolved: Resolved, checkpoint: Checkpoint) -> Onwards:
         position = position_at(checkpoint.step, checkpoint.epoch, rows)
         batch_size, _reason = chosen_batch_size(config, rows, checkpoint.batch_size)
         length = run_length(config, rows, batch_size * config.grad_accum * config.world, position)
+        reached = length.total_steps > checkpoint.step and _reached(checkpoint, config)
+        complete = length.total_steps <= checkpoint.step or reached
         left = max(0.0, length.total_epochs - position.epochs(rows))
         if (rates := saved_rates(checkpoint.path / SCHEDULER)) is not None:
             before, after = rates.next, learning_rate_at(config, length.total_steps, rates.step)
             differences += logged_schedule_difference(checkpoint, rates, resolved, config, length)
-    return Onwards(config, complete, False, tuple(differences), position, length, left, before, after, dataset)
+    return Onwards(config, complete, reached, tuple(differences), position, length, left, before, after, dataset)
 
 
 def _need_named_model(resolved: Resolved) -> None:

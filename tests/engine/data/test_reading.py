@@ -152,6 +152,12 @@ def test_in_a_folder_rows_are_counted_through_all_files(tmp_path: Path) -> None:
     assert read_rows(str(tmp_path), skip_rows="4,1") == [{"text": "b"}, {"text": "c"}]
 
 
+def test_a_dataset_of_which_every_row_is_left_out_is_not_called_empty(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "rows.jsonl", [{"text": "a"}, {"text": "b"}])
+    with pytest.raises(DatasetError, match="left out by --skip-rows"):
+        read_rows(str(file), skip_rows="1-2")
+
+
 @given(st.sets(st.integers(1, 3000), min_size=1, max_size=40))
 def test_row_numbers_come_back_from_their_ranges(rows: set[int]) -> None:
     ordered = sorted(rows)

@@ -95,6 +95,14 @@ def test_on_a_busy_machine_no_sound_run_is_refused_for_a_probe_of_a_few_tokens(
     assert saved is not None and saved.probe is not None and saved.probe.tokens == probe.MIN_TOKENS
 
 
+def test_a_run_that_is_done_for_what_is_asked_trains_nothing(run: Path, trainers: Path, taught_model: Path) -> None:
+    rows = {"output": run, "dataset": trainers / "data.jsonl", "model": taught_model}
+    assert plan(epochs=2, **rows).mode == plan(max_steps=9, **rows).mode == "complete"
+    goal = plan(stop_at_loss=50, **rows)
+    assert (goal.mode, goal.reached) == ("complete", True)
+    assert plan(epochs=2.5, **rows).mode == "continue"
+
+
 def test_what_is_expected_of_a_continued_run_are_the_steps_that_are_left(
     run: Path, trainers: Path, taught_model: Path
 ) -> None:
