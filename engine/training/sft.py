@@ -132,7 +132,7 @@ class ExactTrainer(SFTTrainer):
         rows = len(self.rows)
         batches = math.ceil(rows / self.batches.batch_size)
         per_step = self.batches.batch_size * args.gradient_accumulation_steps
-        epochs = math.ceil(round(self.length.total_epochs, 9))
+        epochs = max(1, math.ceil(round(self.length.total_epochs, 9)))
         total = self.length.total_steps
         return epochs, self.length.steps_per_epoch, rows, rows * epochs, per_step, batches, total
 

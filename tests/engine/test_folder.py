@@ -98,6 +98,9 @@ def test_an_empty_folder_is_free(tmp_path: Path) -> None:
         ("org/set", "org/model", "set-model"),
         ("客服.jsonl.gz", "m/", "客服-m"),
         ("../..", "m", "m"),
+        ("客" * 70, "m" * 28, "客" * 70 + "-" + "m" * 28),
+        ("客" * 80, "m" * 30, "客" * 40 + "-" + "m" * 30),
+        ("客" * 80, "模" * 80, "客" * 40 + "-" + "模" * 40),
     ],
 )
 def test_the_proposed_folder_is_named_after_dataset_and_model(dataset: str, model: str, name: str) -> None:
