@@ -50,12 +50,19 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         manifest = parse_manifest(data)
     except (ValueError, RecursionError) as error:
-        raise Unsound(
-            "manifest_invalid",
-            _("{name} cannot be read: {why}.").format(name=MANIFEST_NAME, why=_why(error)[:160]),
-            _("Take an earlier checkpoint, or start a new run from these weights with --init-from."),
-        ) from None
+        words = _("{name} cannot be read: {why}.")
+        fix = _("Take an earlier checkpoint, or start a new run from these weights with --init-from.")
+        if _is_newer(error):
+            words = _("{name} was written by a newer version of lora-tui.")
+            fix = _("Continue it with that version; this one can start a new run from these weights with --init-from.")
+        raise Unsound("manifest_invalid", words.format(name=MANIFEST_NAME, why=_why(error)[:160]), fix) from None
     return manifest
+
+
+def _is_newer(error: Exception) -> bool:
+    """Whether the schema is a later one, whatever else is not understood of it then."""
+    wrong = error.errors(include_url=False, include_context=False) if isinstance(error, ValidationError) else []
+    return any(one["loc"] == ("schema_version",) and one["type"] == "less_than_equal" for one in wrong)
 
 
 def _why(error: Exception) -> str:

@@ -123,6 +123,14 @@ def test_what_is_wrong_with_a_manifest_is_said_with_its_place(proven: Path) -> N
     assert any("cursor.epoch: " in problem.message for problem in inspect_folder(proven).problems)
 
 
+def test_a_manifest_of_a_newer_version_is_told_as_one(proven: Path) -> None:
+    told = undigested(proven / "manifest.json") | {"schema_version": 2, "step": "anew", "of_the_new_version": True}
+    (proven / "manifest.json").write_text(json.dumps(told))
+    found = inspect_folder(proven)
+    assert found.grade is Grade.WEIGHTS_ONLY
+    assert any("newer version" in problem.message for problem in found.problems)
+
+
 def test_a_manifest_with_an_endless_epoch_is_no_manifest(proven: Path) -> None:
     text = json.dumps(undigested(proven / "manifest.json"))
     (proven / "manifest.json").write_text(text.replace('"epoch": 2.9', '"epoch": 1e999'))
