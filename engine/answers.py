@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from engine.checkpoints.checkpoint import Checkpoint
-from engine.checkpoints.inspect import SCHEDULER, inspect_folder
+from engine.checkpoints.inspect import OPTIMIZER, SCHEDULER, inspect_folder
 from engine.checkpoints.lora_fields import out_of_range
 from engine.checkpoints.manifest import Manifest
-from engine.checkpoints.rates import saved_rates
+from engine.checkpoints.rates import saved_rates, saved_weight_decay
 from engine.checkpoints.scan import Scan, glance
 from engine.config import RunConfig
 from engine.course.steps import Position, run_length
@@ -112,8 +112,9 @@ def _of_checkpoint(path: Path, weights: bool = False) -> list[Source]:
 
 
 def _told_by(checkpoint: Checkpoint) -> Source:
-    """The answers that a checkpoint gives where no run.toml does: the shape of its adapter, its base, its length and its schedule. Of
-    one that was made here they stand in its manifest; of another tool's they follow from what it logged and saved."""
+    """The answers that a checkpoint gives where no run.toml does: the shape of its adapter, its base, its length, its schedule and
+    its weight decay. Of one that was made here most of it stands in its manifest; of another tool's it follows from what that logged
+    and saved."""
     shape = checkpoint.adapter
     values: dict[str, Any] = {}
     if shape is not None and out_of_range(shape.raw) is None:  # else the checkpoint is refused, not its numbers as settings
@@ -135,6 +136,8 @@ def _told_by(checkpoint: Checkpoint) -> Source:
         told |= {"learning_rate": schedule.learning_rate, "scheduler": schedule.scheduler, "warmup": schedule.warmup_steps}
     elif (rates := saved_rates(checkpoint.path / SCHEDULER)) is not None:  # of a kind that is not known here
         told["learning_rate"] = rates.peak
+    if (decay := saved_weight_decay(checkpoint.path / OPTIMIZER)) is not None:
+        told["weight_decay"] = decay
     return Source("run", str(checkpoint.path), told)
 
 

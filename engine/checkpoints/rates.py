@@ -1,25 +1,31 @@
-"""scheduler.pt: the peak of a run's learning rate and the rate of its next step, read without torch and without running anything.
+"""scheduler.pt and optimizer.pt: the peak of a run's learning rate, the rate of its next step and its weight decay, read without torch
+and without running anything.
 
 A scheduler of torch keeps plain numbers in its file, `base_lrs` and `_last_lr` (torch.optim.lr_scheduler.LRScheduler.state_dict), one
 for each group of parameters. A pickle that may name nothing can build nothing but plain values, so it is loaded; one that names
-anything is of another kind and tells nothing here.
+anything is of another kind and tells nothing here. An optimizer's names its tensors, in the place of which stands nothing then; beside
+them lie the settings of each group (torch.optim.Optimizer.state_dict).
 """
 
 from __future__ import annotations
 
 import pickle
+import struct
 import zipfile
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from engine.checkpoints.files import Unsound, count, number, open_plain, size_of
+from engine.checkpoints.files import Unsound, count, number, open_plain
 from engine.checkpoints.pickles import list_pickle
+from engine.checkpoints.torch_file import refuse_huge_directory
 
 MAX_BYTES = 1 << 20
+MAX_BYTES_OF_TENSORS = 8 << 20
+"""Of a pickle that describes tensors; a hundred bytes each."""
 HIGHEST = 1.0
-"""Peak that a run here may have (RunConfig.learning_rate); a higher one is of another optimizer's run, or damage."""
+"""Peak, and weight decay, that a run here may have (RunConfig); a higher one is of another optimizer's run, or damage."""
 
 
 @dataclass(frozen=True)
@@ -35,21 +41,35 @@ class SavedRates:
 
 def saved_rates(path: Path) -> SavedRates | None:
     """The rates in the file `path`; None where it does not tell them."""
+    return _rates(_state(path, _Plain, MAX_BYTES))
+
+
+def saved_weight_decay(path: Path) -> float | None:
+    """The weight decay of the optimizer in the file `path`; None where it does not tell one for all that is trained."""
+    state = _state(path, _WithoutTensors, MAX_BYTES_OF_TENSORS)
+    groups = state.get("param_groups") if isinstance(state, dict) else None
+    if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+        return None
+    found = {number(group.get("weight_decay")) for group in groups if group.get("params")}
+    decay = found.pop() if len(found) == 1 else None
+    return decay if decay is not None and 0 <= decay <= HIGHEST else None
+
+
+def _state(path: Path, reader: type[_Plain], most: int) -> Any:
+    """What `reader` builds of the pickle in the file `path`; None where that has more than `most` bytes, or cannot be read."""
     try:
         with open_plain(path) as file:
-            if size_of(file) > MAX_BYTES:
-                return None
+            refuse_huge_directory(file, path.name)
             with zipfile.ZipFile(file) as archive:
                 entry = next(one for one in archive.infolist() if one.filename.endswith("/data.pkl"))
                 # torch compresses nothing; what unpacks, or fails to, in another way is not its own.
-                if entry.file_size > MAX_BYTES or entry.compress_type != zipfile.ZIP_STORED:
+                if entry.file_size > most or entry.compress_type != zipfile.ZIP_STORED:
                     return None
                 content = archive.read(entry)
                 list_pickle(content, path.name)
-                state = _Plain(BytesIO(content)).load()
-    except (Unsound, OSError, zipfile.BadZipFile, StopIteration, NotImplementedError, RuntimeError, *_DAMAGED):
+                return reader(BytesIO(content)).load()
+    except (Unsound, OSError, zipfile.BadZipFile, StopIteration, NotImplementedError, RuntimeError, struct.error, *_DAMAGED):
         return None
-    return _rates(state)
 
 
 _DAMAGED = (
@@ -69,11 +89,25 @@ _DAMAGED = (
 class _Plain(pickle._Unpickler):
     """Builds numbers, text, lists and dicts. Python's own: the one in C makes as much room for its memo as a file says."""
 
-    def find_class(self, module_name: str, global_name: str, /) -> NoReturn:
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
         raise pickle.UnpicklingError(f"{module_name}.{global_name}")
 
-    def persistent_load(self, pid: Any, /) -> NoReturn:
+    def persistent_load(self, pid: Any, /) -> Any:
         raise pickle.UnpicklingError("a tensor")
+
+
+class _WithoutTensors(_Plain):
+    """As that, with nothing in the place of what a pickle names."""
+
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        return _nothing
+
+    def persistent_load(self, pid: Any, /) -> None:
+        return None
+
+
+def _nothing(*parts: Any) -> None:
+    """Called in the place of what would build a tensor."""
 
 
 def _rates(state: Any) -> SavedRates | None:

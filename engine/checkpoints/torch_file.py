@@ -62,7 +62,7 @@ def check_torch_file(path: Path, contents: bool, checksums: bool = True) -> List
             return known.listing
         _refuse_other_kinds(file, path.name)
         try:
-            _refuse_huge_directory(file, path.name)
+            refuse_huge_directory(file, path.name)
             with zipfile.ZipFile(file) as archive:
                 prefix, entries = _entries(archive, file, path.name)
                 listing = list_pickle(archive.read(entries["data.pkl"]), path.name)
@@ -180,7 +180,7 @@ def _refuse_other_kinds(file: BinaryIO, name: str) -> None:
     raise _torn(name, _("it does not begin like a file of torch.save"))
 
 
-def _refuse_huge_directory(file: BinaryIO, name: str) -> None:
+def refuse_huge_directory(file: BinaryIO, name: str) -> None:
     """zipfile reads the whole list of entries into memory, so its size is looked at first."""
     size = size_of(file)
     file.seek(max(0, size - 65_557))

@@ -326,3 +326,11 @@ def settings_differences(resolved: Resolved, checkpoint: Checkpoint) -> list[Dif
             reason = _("it takes effect from the next step on")
             found.append(Difference("settings", f"{name} {was}", f"{name} {now}", "asked", reason))
     return found
+
+
+def weight_decay_difference(saved: float | None, config: RunConfig) -> list[Difference]:
+    """Another weight decay than that of another tool's run, which its optimizer tells."""
+    if saved is None or saved == config.weight_decay:
+        return []
+    was, now = (f"weight_decay {decay:g}" for decay in (saved, config.weight_decay))
+    return [Difference("settings", was, now, "asked", _("it takes effect from the next step on"))]

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.checkpoints.checkpoint import Checkpoint
-from engine.checkpoints.inspect import SCHEDULER
+from engine.checkpoints.inspect import OPTIMIZER, SCHEDULER
 from engine.checkpoints.manifest import Geometry, Manifest
-from engine.checkpoints.rates import saved_rates
+from engine.checkpoints.rates import saved_rates, saved_weight_decay
 from engine.config import RunConfig
 from engine.course.advice import has_reached
 from engine.course.steps import (
@@ -35,6 +35,7 @@ from engine.resume.differences import (
     precision_difference,
     schedule_differences,
     settings_differences,
+    weight_decay_difference,
 )
 from engine.resume.logged import logged_accumulation
 from engine.sources import Resolved
@@ -150,6 +151,8 @@ def _as_logged(resolved: Resolved, checkpoint: Checkpoint) -> Onwards:
         if (rates := saved_rates(checkpoint.path / SCHEDULER)) is not None:
             before, after = rates.next, learning_rate_at(config, length.total_steps, rates.step)
             differences += logged_schedule_difference(checkpoint, rates, resolved, config, length)
+        if resolved.asked("weight_decay"):
+            differences += weight_decay_difference(saved_weight_decay(checkpoint.path / OPTIMIZER), config)
     return Onwards(config, complete, reached, tuple(differences), position, length, left, before, after, dataset)
 
 

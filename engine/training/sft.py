@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -33,6 +33,7 @@ from numpy._core import multiarray
 from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
+from engine.checkpoints.files import number
 from engine.course.steps import Length, Position
 from engine.errors import first_line
 from engine.i18n import _
@@ -252,7 +253,7 @@ class ExactTrainer(SFTTrainer):
             for base, multiplier in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
         ]
         for group, asked, rate in zip(self.optimizer.param_groups, fresh, scheduler._last_lr, strict=True):
-            group.update(asked, lr=rate)
+            group.update({**asked, **_of_adam(group)}, lr=rate)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         try:
@@ -264,6 +265,15 @@ class ExactTrainer(SFTTrainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.store_flos()
         self.saver(self)
+
+
+def _of_adam(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """What no setting here says of Adam, as another tool's run had it; nothing where it is not what Adam could have."""
+    betas, eps = saved.get("betas"), number(saved.get("eps"))
+    known = [number(one) for one in betas] if isinstance(betas, list | tuple) else []
+    if len(known) != 2 or not all(one is not None and 0 <= one < 1 for one in known) or eps is None or not 0 <= eps <= 1:
+        return {}
+    return {"betas": tuple(known), "eps": eps}
 
 
 def keep_float32(model: Any) -> None:

@@ -12,7 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.checkpoints.rates import SavedRates, saved_rates
+from engine.checkpoints.rates import SavedRates, saved_rates, saved_weight_decay
 
 
 def saved(folder: Path, **state: Any) -> Path:
@@ -90,3 +90,22 @@ def test_no_file_takes_more_memory_than_it_has(opcodes: bytes, tmp_path: Path) -
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert saved_rates(tmp_path / "s.pt") is None
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
+def test_the_weight_decay_of_what_is_trained_is_read_beside_its_tensors(tmp_path: Path) -> None:
+    one, other = (torch.nn.Parameter(torch.ones(3)) for _which in range(2))
+    optimizer = torch.optim.AdamW([{"params": [one], "weight_decay": 0.25}, {"params": [], "weight_decay": 0.0}])
+    one.grad = torch.ones(3)
+    optimizer.step()
+    torch.save(optimizer.state_dict(), tmp_path / "o.pt")
+    assert saved_weight_decay(tmp_path / "o.pt") == 0.25
+    optimizer.add_param_group({"params": [other], "weight_decay": 0.5})
+    torch.save(optimizer.state_dict(), tmp_path / "o.pt")
+    assert saved_weight_decay(tmp_path / "o.pt") is None
+
+
+def test_nothing_that_an_optimizer_names_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    groups = [{"params": [0], "weight_decay": 0.1}]
+    with zipfile.ZipFile(tmp_path / "o.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({"state": Evil(), "param_groups": groups}))
+    assert saved_weight_decay(tmp_path / "o.pt") is None and capsys.readouterr().out == ""

@@ -103,6 +103,24 @@ def test_a_run_that_is_done_for_what_is_asked_trains_nothing(run: Path, trainers
     assert plan(epochs=2.5, **rows).mode == "continue"
 
 
+def test_adam_goes_on_as_the_other_tool_had_it(run: Path, trainers: Path, taught_model: Path) -> None:
+    """The moments alone are not the optimizer: what they are weighed with, and what is taken off the weights, belongs to it."""
+    import torch
+
+    file = run / "checkpoint-14" / "optimizer.pt"
+    state = torch.load(file, weights_only=True)
+    for group in state["param_groups"]:
+        group.update(weight_decay=0.125, betas=(0.8, 0.95), eps=1e-6)
+    torch.save(state, file)
+    rows = {"output": run, "dataset": trainers / "data.jsonl", "model": taught_model}
+    assert plan(**rows).config.weight_decay == 0.125
+    told = [(one.saved, one.asked) for one in plan(weight_decay=0.5, **rows).differences]
+    assert ("weight_decay 0.125", "weight_decay 0.5") in told
+    train(max_steps=16, train_on="all", **rows)
+    group = torch.load(run / "checkpoint-16" / "optimizer.pt", weights_only=True)["param_groups"][0]
+    assert (group["weight_decay"], group["betas"], group["eps"]) == (0.125, (0.8, 0.95), 1e-6)
+
+
 def test_what_is_expected_of_a_continued_run_are_the_steps_that_are_left(
     run: Path, trainers: Path, taught_model: Path
 ) -> None:

@@ -137,12 +137,13 @@ def test_of_a_run_whose_settings_are_lost_its_steps_and_its_rate_are_what_they_w
 ) -> None:
     """In the warmup, where the logged rates would fit every kind of schedule."""
     out, rows = tmp_path / "run", {"dataset": chat_file, "model": tiny_model}
-    shape = {"batch_size": 3, "grad_accum": 4, "warmup": 4, "scheduler": "constant", "seed": 0}
+    shape = {"batch_size": 3, "grad_accum": 4, "warmup": 4, "scheduler": "constant", "seed": 0, "weight_decay": 0.125}
     train(stop_at=2, output=out, **rows, **shape, **length)
     as_it_was = plan(output=out)
     (out / "run.toml").unlink()
     lost = plan(output=out, **rows)
-    assert not lost.differences and (lost.length, lost.next_learning_rate) == (
+    assert not lost.differences and lost.config.weight_decay == 0.125
+    assert (lost.length, lost.next_learning_rate) == (
         as_it_was.length,
         as_it_was.next_learning_rate,
     )
