@@ -1,4 +1,4 @@
-"""`lora-tui data PATH`: what a dataset is, its problems, and what will be trained on.
+"""`lora-tui data PATH`: what a dataset is, its problems, and what will be trained on; of a model, what it is and whether it fits.
 
 The engine makes the report (engine/data/report.py); here it is printed, as JSON for scripts or for people. With --json a dataset
 that stops the start is still described, its fault among the problems, and so it is beside a model that cannot be used; for people
@@ -18,8 +18,11 @@ from engine.data.read import Reading
 from engine.data.report import DatasetReport, dataset_report
 from engine.errors import ModelError
 from engine.i18n import _
+from engine.models.report import ModelReport, model_report
+from engine.training.expect import expect_of
 from tui import breaking
 from tui.dataset_text import batch_of, preview_texts, problem_lines, rows_words, summary_lines
+from tui.model_text import fit_lines, model_lines
 from tui.plain import visible
 from tui.show import Show
 from tui.words import duration
@@ -54,11 +57,19 @@ def run_data(config: RunConfig, as_json: bool, measure: bool) -> int:
         from engine.training.trial import measure_epoch
 
         trial = measure_epoch(config, report.table)
+    model = fit = None
+    if tokenizer is not None:
+        model = model_report(str(config.model))
+        fit = expect_of(model, report, config) if model.folder is not None and model.stopped is None else None
     if as_json:
-        document = report.to_json() | {"trial": asdict(trial) if trial is not None else None}
+        document = report.to_json() | {
+            "trial": asdict(trial) if trial is not None else None,
+            "model": model.to_json(config.lora_r) if model is not None else None,
+            "fit": asdict(fit) if fit is not None else None,
+        }
         sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
         return USABLE if report.stopped is None else UNUSABLE
-    _print(report, config.model)
+    _print(report, [*(_told(model) if model is not None else ()), *(fit_lines(fit) if fit is not None else ())])
     if trial is not None:
         words = _(
             "measured: an epoch takes about {time} in batches of {rows} rows · {rate:.0f} tokens/s on {device}"
@@ -79,14 +90,26 @@ def _tokenizer(model: str) -> Any:
     return load_tokenizer(model_folder(model))
 
 
-def _print(report: DatasetReport, model: str | None) -> None:
+def _told(model: ModelReport) -> list[tuple[str, str]]:
+    """What the model is, and what a run with it would end with."""
+    stopped = model.stopped
+    wrong = [stopped.title, stopped.detail, stopped.fix] if stopped is not None else []
+    return [*model_lines(model), *((words, "bold red") for words in wrong if words)]
+
+
+def _print(report: DatasetReport, model: list[tuple[str, str]]) -> None:
     from rich.text import Text
 
     console = breaking.console()
     console.print(Text(visible(report.path), style="bold"))
-    hint = _("Lengths in tokens and what is trained on need a model: --model M") if model is None else ""
+    hint = "" if model else _("Lengths in tokens and what is trained on need a model: --model M")
     for line, style in summary_lines(report, hint):
         console.print(Text(line, style=style))
+    if model:
+        console.print()
+        console.print(Text(_("Model"), style="bold"))
+    for line, style in model:
+        console.print(Text(visible(line), style=style))
     problems = list(problem_lines(report))
     if problems:
         console.print()

@@ -18,8 +18,9 @@ from tui.plain import visible
 if TYPE_CHECKING:
     from engine.data.report import DatasetReport
     from engine.data.table import Tell
+    from engine.models.report import ModelReport
     from engine.resume.plan import ResumePlan
-    from engine.training.expect import Expected
+    from engine.training.expect import Expected, Fit
 
 
 def last_run(folder: Path) -> tuple[str, bool] | None:
@@ -56,6 +57,15 @@ def report_with_model(
     config = resolve(answers).config
     tokenizer = load_tokenizer(cached_snapshot(model) or model_folder_here(model))
     return dataset_report(dataset, Reading.of(config), tokenizer, config.train_on, config.max_length, tell, batch_of(config))
+
+
+def fit_of(model: ModelReport, data: DatasetReport | None, answers: Sequence[Source]) -> Fit:
+    """Whether `model` fits, for a run with these answers. Waits for torch, so it belongs in a thread. Raises ConfigError."""
+    from engine.hardware import load_libraries
+    from engine.training.expect import expect_of
+
+    load_libraries()
+    return expect_of(model, data, resolve(answers).config)
 
 
 def expect_counted(plan: ResumePlan, tell: Tell = lambda done, total, seconds: None) -> Expected:

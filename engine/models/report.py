@@ -51,6 +51,22 @@ class ModelReport:
         """Parameters of a LoRA of `rank` on all linear layers: rank x (in + out) each (Hu et al. 2021, arXiv 2106.09685)."""
         return sum(rank * (out + inside) for out, inside in self.linear)
 
+    def to_json(self, rank: int) -> dict[str, Any]:
+        """What `data --json` says of it, with a LoRA of `rank`."""
+        stopped = self.stopped
+        return {
+            "model": self.model,
+            "folder": str(self.folder) if self.folder is not None else None,
+            "architecture": self.architecture,
+            "parameters": self.parameters,
+            "dtype": self.dtype,
+            "bytes": self.bytes,
+            "context": self.context,
+            "chat_template": self.chat_template,
+            "trainable": self.trainable(rank) if self.linear else None,
+            "problem": {"message": stopped.title, "fix": stopped.fix} if stopped is not None else None,
+        }
+
 
 def model_report(model: str) -> ModelReport:
     """Describe `model`. Never raises for what is wrong with it: that is in `stopped`. A hub id that is not here is not fetched."""

@@ -1,20 +1,22 @@
-"""What a run will take, before it starts: steps, time, memory and disk, each known or said to be unknown."""
+"""What a run will take, before it starts: steps, time, memory and disk, each known or said to be unknown; and of a model that is
+being chosen, whether it fits this machine."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.config import RunConfig
 from engine.course.steps import Position, position_at, run_length
-from engine.data.report import DatasetReport
+from engine.data.report import BATCH, DatasetReport
 from engine.events import RunStarted, Step
 from engine.extras import need_extras
 from engine.folder import look_at
 from engine.hardware import Hardware, choose_hardware, free_memory, load_libraries
 from engine.journal import read_journal
-from engine.models.report import model_report
+from engine.models.report import ModelReport, model_report
 from engine.resume.plan import ResumePlan
-from engine.training.estimate import Fitted, checkpoint_bytes, fit_batch
+from engine.training.estimate import Fitted, Memory, checkpoint_bytes, estimate_memory, fit_batch
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,46 @@ class Expected:
     disk_free: int
 
 
+@dataclass(frozen=True)
+class Fit:
+    """A model beside what this machine has."""
+
+    fitted: Fitted
+    """The batch that a fresh run would begin with, chosen as the run chooses it."""
+    otherwise: Memory | None
+    """The same batch with activation checkpointing, or without where `fitted` has it."""
+    in_4bit: Memory | None
+    """The same with the weights in 4 bit; None where they cannot be had, or are."""
+    free: int
+    total: int
+    device: str
+    length: int
+    """Of the longest row, in tokens, as far as that is known."""
+
+
+def expect_of(model: ModelReport, data: DatasetReport | None, config: RunConfig) -> Fit:
+    """Whether `model` fits, for a fresh run of `config` on `data`. torch must be loaded. Raises ConfigError."""
+    hardware = choose_hardware(config, model)
+    free, total = free_memory(hardware.device)
+    rows, length = _rows_and_longest(config, data)
+    fitted = fit_batch(model, config, hardware.precision, rows, length, free, None)
+
+    def memory(checkpointing: bool, **changed: bool) -> Memory | None:
+        other = config.model_copy(update=changed)
+        return estimate_memory(model, other, hardware.precision, fitted.batch_size, length, checkpointing)
+
+    in_4bit = hardware.device == "cuda" and not config.load_in_4bit
+    return Fit(
+        fitted,
+        memory(not fitted.checkpointing),
+        memory(fitted.checkpointing, load_in_4bit=True) if in_4bit else None,
+        free,
+        total,
+        hardware.device,
+        length,
+    )
+
+
 def expect(plan: ResumePlan, report: DatasetReport | None) -> Expected:
     """What `plan` will take. Imports torch to look at the device. Raises ConfigError for settings that cannot be had here."""
     config = plan.config
@@ -42,13 +84,11 @@ def expect(plan: ResumePlan, report: DatasetReport | None) -> Expected:
     load_libraries()
     model = model_report(str(config.model))
     hardware = choose_hardware(config, model, plan.saved_precision)
+    known, longest = _rows_and_longest(config, report)
     rows = report.rows if report is not None and report.rows else None
-    longest = min(
-        config.max_length, report.tokens.max if report is not None and report.tokens is not None else config.max_length
-    )
     sharing = 1 if hardware.device == "cuda" else config.world // config.nnodes  # each GPU has a memory of its own
     free = free_memory(hardware.device)[0] // sharing
-    fitted = fit_batch(model, config, hardware.precision, rows or 8, longest, free, plan.saved_batch_size, config.world)
+    fitted = fit_batch(model, config, hardware.precision, known, longest, free, plan.saved_batch_size, config.world)
     steps = _steps(plan, rows, fitted.batch_size)
     pace = pace_of(plan.output_dir) if plan.mode == "continue" else None
     return Expected(
@@ -60,6 +100,13 @@ def expect(plan: ResumePlan, report: DatasetReport | None) -> Expected:
         checkpoint_bytes(model, config.lora_r) * (config.keep + 2) if model.linear else None,
         look_at(plan.output_dir).free,
     )
+
+
+def _rows_and_longest(config: RunConfig, report: DatasetReport | None) -> tuple[int, int]:
+    """Rows of the dataset, and tokens of its longest one as it is trained on; what is not known yet is as much as there can be."""
+    rows = report.rows if report is not None and report.rows else BATCH
+    tokens = report.tokens.max if report is not None and report.tokens is not None else config.max_length
+    return rows, min(config.max_length, tokens)
 
 
 def _steps(plan: ResumePlan, rows: int | None, batch_size: int) -> int | None:

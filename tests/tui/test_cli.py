@@ -332,3 +332,11 @@ def test_help_names_every_exit_code_that_the_readme_has() -> None:
 def test_an_export_into_an_empty_name_does_not_go_into_the_folder_one_stands_in() -> None:
     with pytest.raises(ConfigError, match="is empty"):
         COMMANDS["export"].carry_out(["out", "--to", "adapter", "--into", ""])
+
+
+def test_data_with_a_model_tells_what_that_is_and_whether_it_fits(lora_tui: Any, chat_file: Path, tiny_model: Path) -> None:
+    document = json.loads(lora_tui("data", chat_file, "--model", tiny_model, "--json")[1])
+    assert document["model"]["parameters"] > 0 and document["fit"]["fitted"]["memory"]["weights"] > 0
+    code, out, _err = lora_tui("data", chat_file, "--model", tiny_model)
+    assert code == 0
+    assert "has a chat template" in out and "fits · about" in out and "libraries 570 MB" in out

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from engine.hardware import Hardware
 from engine.remembered import Remembered
 from engine.resume import seen
 from engine.training.estimate import Fitted, Memory
-from engine.training.expect import Expected
+from engine.training.expect import Expected, Fit
 from tests.conftest import chats, write_jsonl
 from tests.engine.runs import train
 from tests.tui.conftest import RUN, Hand
@@ -58,10 +58,10 @@ def fixed(played: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORA_TUI_CACHE", "no-cache")
     monkeypatch.setattr(model_screen, "cached_models", tuple)
     memory = Memory(1_200_000, 400_000, 30_000_000, 12_000_000, 700_000_000)
-    monkeypatch.setattr(
-        model_screen, "fit", lambda *_: model_screen.Fit(memory, 12_000_000_000, 16_000_000_000, "cpu", 4, 46)
-    )
     fitted = Fitted(4, "as set", False, "it fits without", memory)
+    less = replace(memory, activations=9_000_000)
+    fit = Fit(fitted, less, None, 12_000_000_000, 16_000_000_000, "cpu", 46)
+    monkeypatch.setattr(model_screen, "fit_of", lambda *_: fit)
     hardware = Hardware("cpu", "no GPU", "float32", "exact")
     expected = Expected(6, 90.0, hardware, fitted, 12_000_000_000, 1_000_000, 50_000_000_000)
     for asked in ("tui.screens.review.expect", "engine.training.expect.expect"):

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.timer import Timer
 from textual.widgets import Static
 
-from engine.config import RunConfig
 from engine.demo import demo_answers
 from engine.errors import LoraTuiError
 from engine.i18n import _
@@ -21,34 +18,15 @@ from engine.models.local import WELL_KNOWN, LocalModel, cached_models
 from engine.models.report import ModelReport, model_report, to_be_fetched
 from engine.paths import is_file, path_of
 from engine.sizes import size_words
-from engine.sources import Source, resolve
-from engine.training.estimate import TIGHT, Memory, estimate_memory
-from tui.dataset_text import batch_of, preview_texts, problem_lines, summary_lines
-from tui.fields import in_fields
+from engine.training.expect import Fit
+from tui.dataset_text import preview_texts, problem_lines, summary_lines
 from tui.i18n import N_
-from tui.lookups import report_with_model
+from tui.lookups import fit_of, report_with_model
 from tui.messages import Found
-from tui.plain import visible
+from tui.model_text import fit_lines, model_lines
 from tui.screens.base import PathStep
 from tui.screens.dataset import PAUSE, lines_text, told
 from tui.widgets.path_input import PathInput
-
-if TYPE_CHECKING:
-    from engine.data.report import DatasetReport
-
-
-@dataclass(frozen=True)
-class Fit:
-    """A model beside what this machine has."""
-
-    memory: Memory | None
-    free: int
-    total: int
-    device: str
-    rows: int
-    """At a time, as far as that is known: the review knows better."""
-    length: int
-    """Of the longest row, in tokens."""
 
 
 class ModelScreen(PathStep):
@@ -165,17 +143,17 @@ class ModelScreen(PathStep):
         elif event.what == "report":
             self._show(event.value)
         elif event.what == "fit" and isinstance(event.value, Fit):
-            self.query_one("#fit", Static).update(_fit_text(event.value))
+            self.query_one("#fit", Static).update(lines_text(fit_lines(event.value)))
         elif event.what == "tokens":
             self._show_tokens(event.value)
 
     def _show(self, report: ModelReport) -> None:
         self._report = report
-        self.query_one("#summary", Static).update(lines_text(_model_lines(report)))
+        self.query_one("#summary", Static).update(lines_text(model_lines(report)))
         self.close(told(report.stopped) if report.stopped is not None and not to_be_fetched(report) else "")
         if report.folder is not None and report.stopped is None:
             so_far = self.wizard.so_far()
-            self.ask("fit", report.model, partial(fit, report, self.wizard.report_by(report.model), so_far))
+            self.ask("fit", report.model, partial(fit_of, report, self.wizard.report_by(report.model), so_far))
             dataset = self.wizard.answers.get("dataset")
             if dataset:
                 self.ask("tokens", report.model, partial(report_with_model, dataset, report.model, so_far))
@@ -192,82 +170,7 @@ class ModelScreen(PathStep):
         else:
             self.wizard.keep(value, self._asked)
             if self._report is not None:  # now the length of the rows is known
-                self.ask("fit", self._report.model, partial(fit, self._report, value, self.wizard.so_far()))
+                self.ask("fit", self._report.model, partial(fit_of, self._report, value, self.wizard.so_far()))
             plain = self.owner.no_color or self.owner.ascii_only
             lines = [*summary_lines(value, ""), *problem_lines(value, stops_too=True)]
             seen.update(Text("\n").join([lines_text(lines), *preview_texts(value, plain)]))
-
-
-def _model_lines(report: ModelReport) -> list[tuple[str, str]]:
-    if report.stopped is not None and to_be_fetched(report):
-        error = report.stopped  # of no start: the run fetches it
-        return [(error.title, "bold"), (error.detail, ""), (error.fix, "dim")]
-    if report.folder is None:
-        return []
-    size = _("{count} parameters").format(count=count_words(report.parameters)) if report.parameters else ""
-    kind = " · ".join(
-        part for part in (report.architecture or "", size, report.dtype or "", size_words(report.bytes)) if part
-    )
-    lines = [(kind, "bold")]
-    if report.context:
-        lines.append((_("context {count} tokens").format(count=report.context), ""))
-    if report.chat_template:
-        lines.append((_("has a chat template"), ""))
-    else:
-        lines.append(
-            (_("has no chat template: give prompt/completion or text rows, or take its instruct version"), "yellow")
-        )
-    if report.linear:
-        trainable = report.trainable(int(RunConfig.model_fields["lora_r"].default))
-        share = trainable / report.parameters if report.parameters else 0.0
-        lines.append(
-            (_("LoRA would train {count} parameters, {share:.2%}").format(count=count_words(trainable), share=share), "")
-        )
-    return lines
-
-
-def fit(report: ModelReport, data: DatasetReport | None, answers: Sequence[Source]) -> Fit:
-    """The model's memory beside the machine's, for a run with these answers. Imports torch, so it belongs in a thread. Raises
-    ConfigError."""
-    from engine.hardware import choose_hardware, free_memory, load_libraries
-
-    load_libraries()
-    config = resolve(answers).config
-    hardware = choose_hardware(config, report)
-    free, total = free_memory(hardware.device)
-    longest = min(config.max_length, data.tokens.max if data is not None and data.tokens is not None else config.max_length)
-    rows, _batches = batch_of(config)
-    memory = estimate_memory(report, config, hardware.precision, rows, longest)
-    return Fit(memory, free, total, hardware.device, rows, longest)
-
-
-def _fit_text(found: Fit) -> Text:
-    if found.memory is None:
-        return Text(_("Its memory cannot be estimated from what its files say."), style="dim")
-    need = found.memory.total
-    words = _("about {need} of memory for {rows} rows of {length} tokens; {free} of {total} are free ({device})").format(
-        need=size_words(need), rows=found.rows, length=found.length, free=size_words(found.free),
-        total=size_words(found.total), device=found.device,
-    )  # fmt: skip
-    parts = _("weights {weights}, adapter and optimizer {adapter}, activations {activations}, logits {logits}").format(
-        weights=size_words(found.memory.weights), adapter=size_words(found.memory.adapter),
-        activations=size_words(found.memory.activations), logits=size_words(found.memory.logits),
-    )  # fmt: skip
-    if need > found.free:
-        verdict = in_fields(_("does not fit: a shorter --max-length, a smaller --batch-size or a smaller model"))
-        style = "bold red"
-    elif need > TIGHT * found.free:
-        verdict, style = _("fits, but only just"), "yellow"
-    else:
-        verdict, style = _("fits"), "green"
-    return Text("\n").join([Text.assemble((verdict, style), " · ", words), Text(parts, style="dim")])
-
-
-def count_words(count: int | None) -> str:
-    """A number of parameters as people say it: 729,984 -> 730 K."""
-    if count is None:
-        return "-"
-    value, units = float(count), ["", " K", " M", " B"]
-    while value >= 999.5 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return visible(f"{value:.3g}{units[0]}")

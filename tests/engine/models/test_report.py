@@ -197,3 +197,15 @@ def test_what_was_set_or_saved_is_kept_whatever_there_is() -> None:
     assert fitted(10**9, batch_size=16).batch_size == 16
     assert fitted(10**9, saved=8).batch_size == 8
     assert not fitted(10**9, activation_checkpointing=False).checkpointing
+
+
+def test_a_model_that_fits_by_a_smaller_batch_is_told_with_the_batch_a_run_would_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from engine.training.expect import expect_of
+
+    eight = memory(precision="float32").total
+    monkeypatch.setattr("engine.training.expect.free_memory", lambda _device: (eight, 2 * eight))
+    found = expect_of(MODEL, None, RunConfig(precision="float32"))
+    assert found.fitted.batch_size == 4 and found.fitted.memory is not None and found.otherwise is not None
+    assert found.otherwise.total < found.fitted.memory.total < found.free
