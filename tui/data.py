@@ -25,6 +25,7 @@ from tui.dataset_text import batch_of, preview_texts, problem_lines, rows_words,
 from tui.model_text import fit_lines, model_lines
 from tui.plain import visible
 from tui.show import Show
+from tui.streams import quiet_libraries
 from tui.words import duration
 
 USABLE, UNUSABLE = 0, 4
@@ -44,7 +45,7 @@ def run_data(config: RunConfig, as_json: bool, measure: bool) -> int:
         no_model = error
 
     def tell(done: int, total: int | None, seconds: float) -> None:
-        show.progress(rows_words(done, total, seconds), done / total if total else 0.0)
+        show.progress(rows_words(done, total, seconds), done / total if total else None)
 
     with show:
         report = dataset_report(
@@ -56,6 +57,9 @@ def run_data(config: RunConfig, as_json: bool, measure: bool) -> int:
     if measure and report.table is not None and report.stopped is None:
         from engine.training.trial import measure_epoch
 
+        quiet_libraries()
+        with show:
+            show.line(_("Timing a few steps of the model"), "dim")
         trial = measure_epoch(config, report.table)
     model = fit = None
     if tokenizer is not None:

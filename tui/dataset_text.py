@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from engine.data.problems import also
 from engine.i18n import _, n_
 from tui.plain import visible
 from tui.words import duration
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from engine.config import RunConfig
     from engine.data.report import DatasetReport
 
-LISTED = 12
-"""Rows of one kind of problem that are named; --json has more."""
 LONGEST_PIECE = 600
 """Characters of one piece of a previewed row; of a longer one the middle is left out."""
 BAR = 32
@@ -58,14 +57,7 @@ def problem_lines(report: DatasetReport, stops_too: bool = False) -> Iterator[tu
         first = found[0]
         style = {"stops": "bold red", "costs": "yellow"}.get(first.severity, "")
         severity = {"stops": _("stops"), "costs": _("costs"), "info": _("info")}[first.severity]
-        others = ""
-        if count > 1:
-            rows = ", ".join(str(problem.row) for problem in found[1 : 1 + LISTED] if problem.row is not None)
-            rows += ", ..." if count > LISTED + 1 else ""
-            others = " " + n_("(and {count} more row: {rows})", "(and {count} more rows: {rows})", count - 1).format(
-                count=count - 1, rows=rows
-            )
-        what = visible(first.message) + others
+        what = visible(first.message + also(found[1:], count - 1))
         yield f"{severity:5} " + _("{what}. {fix}").format(what=what, fix=visible(first.fix)).rstrip(), style
 
 

@@ -56,8 +56,8 @@ class Said(Message):
 class Progressed(Message):
     """Something that takes seconds is under way."""
 
-    def __init__(self, words: str, share: float = 0.0) -> None:
+    def __init__(self, words: str, share: float | None = None) -> None:
         super().__init__()
         self.words = words
         self.share = share
-        """0 to 1; 0 also where it is not known."""
+        """0 to 1; None where it is not known."""

@@ -80,19 +80,19 @@ class Show:
         for text, style in lines:
             self.line(text, style)
 
-    def progress(self, what: str, share: float) -> None:
-        """Something before the run takes its time. `share`: 0 to 1."""
+    def progress(self, what: str, share: float | None) -> None:
+        """Something before the run takes its time. `share`: 0 to 1; None where it is not known how much there is."""
         now = time.monotonic()
         if self._drawn:
             if self._bar is None:
                 self._start_bar(100, what)
             assert self._bar is not None
-            self._bar.update(self._task, completed=round(share * 100), text=visible(what))
-            if share >= 1:
+            self._bar.update(self._task, completed=round((share or 0.0) * 100), text=visible(what))
+            if share is not None and share >= 1:
                 self._end_bar()
-        elif share >= 1 or now - self._said >= LINE_SECONDS:
+        elif (share is not None and share >= 1) or now - self._said >= LINE_SECONDS:
             self._said = now
-            self.line(f"{what} {share:.0%}")
+            self.line(what if share is None else f"{what} {share:.0%}")
 
     def event(self, event: Event) -> None:
         """Show what happened."""
@@ -101,7 +101,7 @@ class Show:
                 self._step(event)
             case RowsTokenised():
                 words = rows_words(event.rows, event.total, event.seconds)
-                self.progress(words, event.rows / event.total if event.total else 0.0)
+                self.progress(words, event.rows / event.total if event.total else None)
             case RunStarted():
                 self._started(event)
             case ResumeChecked():

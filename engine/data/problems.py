@@ -6,6 +6,8 @@ of the family, and `problems` says the same again in parts.
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -15,7 +17,9 @@ from engine.i18n import _, n_
 from engine.named import with_rows
 
 SHOWN = 20
-"""Rows named in one error; the others are counted."""
+"""Kinds of bad rows, and rows to leave out, named in one error; the others are counted."""
+NUMBERED = 12
+"""Rows of one kind of problem whose numbers are told; --json has more."""
 LISTED = 10_000
 """Problems kept one by one."""
 
@@ -94,18 +98,45 @@ class Collected:
         self.count += other.count
 
     def error(self, rows: int, detail: str = "") -> BadRows:
-        """One error for all of them, in a dataset of `rows` rows: how many, and the first ones in full."""
-        first, more = self.problems[0], self.count - SHOWN
+        """One error for all of them, in a dataset of `rows` rows: how many, and each kind with its first row in full."""
+        first = self.problems[0]
         if self.count == 1:
             return BadRows(self.problems, first.message, detail, first.fix)
+        kinds: dict[str, list[Problem]] = {}
+        for problem in self.problems:
+            kinds.setdefault(_without_row(problem), []).append(problem)
+        shown = list(kinds.values())[:SHOWN]
+        told, *others = [kind[0].message + also(kind[1:], len(kind) - 1) for kind in shown]
         title = _("{count} of {rows} rows cannot be used; the first is {first}").format(
-            count=self.count, rows=rows, first=first.message
+            count=self.count, rows=rows, first=told
         )
-        listed = [problem.message for problem in self.problems[1:SHOWN]]
-        if more > 0:
-            listed.append(n_("and {count} more row", "and {count} more rows", more).format(count=more))
+        if (more := self.count - sum(map(len, shown))) > 0:
+            others.append(n_("and {count} more row", "and {count} more rows", more).format(count=more))
+        return BadRows(self.problems, title, "\n".join([*others, detail] if detail else others), self._remedy(rows))
+
+    def _remedy(self, rows: int) -> str:
+        """What several of them have in common, and which to leave out, unless that were all of the `rows` rows."""
+        common = [fix for fix, times in Counter(problem.fix for problem in self.problems).items() if fix and times > 1]
+        if self.count == rows:
+            return " ".join(common) or _("Mend the rows, or name another --format.")
         numbers = ",".join(str(problem.row) for problem in self.problems[:SHOWN] if problem.row is not None)
-        fix = _("Mend the rows, or leave them out with --skip-rows {rows}.").format(
-            rows=with_rows(self.skipped, numbers) + ("" if more <= 0 else ",...")
+        left_out = _("Mend the rows, or leave them out with --skip-rows {rows}.").format(
+            rows=with_rows(self.skipped, numbers) + ("" if self.count <= SHOWN else ",...")
         )
-        return BadRows(self.problems, title, "\n".join([*listed, detail] if detail else listed), fix)
+        return " ".join([*common, left_out])
+
+
+def also(others: Sequence[Problem], count: int) -> str:
+    """Behind what was told of one row: how many others there are, and the first of their rows."""
+    if not count:
+        return ""
+    rows = ", ".join(str(problem.row) for problem in others[:NUMBERED] if problem.row is not None)
+    rows += ", ..." if count > NUMBERED else ""
+    return " " + n_("(and {count} more row: {rows})", "(and {count} more rows: {rows})", count).format(
+        count=count, rows=rows
+    )
+
+
+def _without_row(problem: Problem) -> str:
+    """What is told of a row, the same for all rows of which the same is told."""
+    return re.sub(rf"\b{problem.row}\b", "", problem.message, count=1)

@@ -260,17 +260,21 @@ def _sweep(folder: Path) -> None:
 
 
 def _rows_in(rows: Rows) -> int | None:
-    """How many rows there are, where that is told without reading them: lines of JSONL files, counted in blocks."""
+    """How many rows there are, where that is told without reading them: lines of JSONL files, counted in blocks; the last of a file
+    may have no end."""
     total = 0
     for path in rows.raw.files:
         if path.suffix.lower() not in (".jsonl", ".ndjson"):
             return None
         try:
             with open(path, "rb") as file:
+                last = b"\n"
                 while block := file.read(1 << 20):
                     total += block.count(b"\n")
+                    last = block[-1:]
         except OSError as error:
             raise DatasetError(_("{path}: cannot be read").format(path=path), error.strerror or str(error)) from None
+        total += last != b"\n"
     return total or None
 
 

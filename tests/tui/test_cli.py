@@ -17,6 +17,7 @@ from engine.errors import ConfigError
 from tests.conftest import chats, write_jsonl
 from tui.cli import _run, run_parser
 from tui.commands import COMMANDS
+from tui.show import Show
 
 HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "accelerate", "textual"}
 
@@ -340,3 +341,10 @@ def test_data_with_a_model_tells_what_that_is_and_whether_it_fits(lora_tui: Any,
     code, out, _err = lora_tui("data", chat_file, "--model", tiny_model)
     assert code == 0
     assert "has a chat template" in out and "fits · about" in out and "libraries 570 MB" in out
+
+
+def test_no_share_is_told_of_what_is_not_known_to_have_an_end() -> None:
+    stream = io.StringIO()
+    show = Show(stream)
+    show.progress("25 rows", None)
+    assert stream.getvalue() == "25 rows\n"

@@ -339,7 +339,7 @@ class DatasetScreen(PathStep):
 
     def _counted(self, key: tuple[str, Reading], done: int, total: int | None, seconds: float) -> None:
         if key == self._key:  # the rows of another dataset, or read otherwise, may still be counted
-            self.post_message(Progressed(rows_words(done, total, seconds), done / total if total else 0.0))
+            self.post_message(Progressed(rows_words(done, total, seconds), done / total if total else None))
 
     def _post(self, words: str, share: float) -> None:
         self.post_message(Progressed(words, share))
@@ -347,7 +347,8 @@ class DatasetScreen(PathStep):
     def on_progressed(self, event: Progressed) -> None:
         event.stop()
         if self._asked is not None or self.query_one("#demo", Button).disabled:
-            self.query_one("#summary", Static).update(f"{event.words} · {event.share:.0%}")
+            far = "" if event.share is None else f" · {event.share:.0%}"
+            self.query_one("#summary", Static).update(event.words + far)
 
     def _demo_built(self, value: Any) -> None:
         self.query_one("#demo", Button).disabled = False

@@ -328,12 +328,7 @@ def test_a_row_of_the_wrong_kind_is_told_with_its_number_and_the_right_shape(fau
 def test_all_bad_rows_are_told_together(tmp_path: Path) -> None:
     rows = [{"text": "a"}, *({"text": number} for number in range(30))]
     error = refused(tmp_path, *rows)
-    assert (
-        "30 of 31 rows" in error.title
-        and "row 2:" in error.title
-        and "row 21:" in error.detail
-        and "10 more" in error.detail
-    )
+    assert "30 of 31 rows" in error.title and "row 2:" in error.title and "(and 29 more rows: 3, 4, 5" in error.title
 
 
 def test_values_that_json_has_not_are_refused_where_they_would_reach_the_template(tmp_path: Path) -> None:

@@ -253,6 +253,13 @@ def test_a_template_that_leaves_out_a_call_is_refused_whatever_says_what_is_trai
         tokenize(enumerate([row], 1), tokenizer_of(FAMILIES["qwen2_5"], template), train_on, 1 << 20)
 
 
+def test_what_to_do_about_several_refused_rows_is_said_as_of_one() -> None:
+    rows = [{"messages": [CHAT[0], CALLING]}] * 3
+    with pytest.raises(DatasetError) as caught:
+        tokenize(enumerate(rows, 1), tokenizer_of(FAMILIES["qwen2_5"], WITH_MARKS), "auto", 1 << 20)
+    assert caught.value.fix == "Take a model that knows tools, or rows without tool_calls."
+
+
 def test_a_call_that_the_template_writes_is_learned() -> None:
     tokenizer = family("qwen3")
     ids, trained = learned([CHAT[0], CALLING], tokenizer)

@@ -216,3 +216,18 @@ def test_the_last_row_of_a_file_that_is_left_out_is_counted_before_the_next_file
     for file in ("a", "b"):
         (tmp_path / f"{file}-{name}").write_bytes(FILES[name]())
     assert read_rows(str(tmp_path), skip_rows="3") == [*ROWS[:2], *ROWS]
+
+
+def test_what_is_wrong_with_many_rows_in_the_same_way_is_told_once(tmp_path: Path) -> None:
+    file = str(write_jsonl(tmp_path / "rows.jsonl", [{"text": row} for row in ("lamp", 7, ["a"], 8, 9)]))
+    with pytest.raises(DatasetError) as caught:
+        read_rows(file)
+    assert "rows.jsonl, row 2" in caught.value.title and "(and 2 more rows: 4, 5)" in caught.value.title
+    assert caught.value.detail is not None and caught.value.detail.count("row 3") == 1
+
+
+def test_where_no_row_can_be_used_it_is_not_said_to_leave_out_all_of_them(tmp_path: Path) -> None:
+    file = str(write_jsonl(tmp_path / "rows.jsonl", [{"text": row} for row in (7, 8)]))
+    with pytest.raises(DatasetError) as caught:
+        read_rows(file)
+    assert "--skip-rows" not in str(caught.value.fix) and "--format" in str(caught.value.fix)

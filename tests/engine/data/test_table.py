@@ -184,6 +184,11 @@ def test_how_far_it_is_is_told_with_the_number_of_all(file: Path, tokenizer: Any
     assert told == [(10, 30), (20, 30), (30, 30)]
 
 
+def test_a_last_line_without_an_end_is_a_row_too(file: Path) -> None:
+    file.write_text(file.read_text().rstrip("\n"))
+    assert module._rows_in(read_rows(str(file))) == 30
+
+
 LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 
 
