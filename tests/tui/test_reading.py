@@ -265,3 +265,15 @@ async def test_what_is_remembered_and_no_run_takes_any_more_is_passed_over(wizar
         hand = Hand(app, pilot)
         await hand.until(lambda: hand.shows("26 rows"))
         assert app.wizard.base().scheduler == "cosine"
+
+
+async def test_what_to_do_is_seen_on_a_small_terminal_too(wizard: Make) -> None:
+    other = [{"messages": [{"role": role, "content": "and?"}]} for role in ("user", "human", "bot", "ai", "me")]
+    write_jsonl(Path("bad.jsonl"), [*chats(5), *other])
+    app = wizard({"dataset": "bad.jsonl"})
+    async with app.run_test(size=(60, 18)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.until(lambda: hand.shows("5 of 10 rows cannot be used"))
+        await hand.until(lambda: hand.shows("6,7,8,9,10."))
+        await pilot.resize_terminal(140, 40)
+        await hand.until(lambda: hand.shows("A row of this format"))

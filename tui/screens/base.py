@@ -25,6 +25,7 @@ from engine.i18n import _
 from tui.app import LoraTui, wizard_app
 from tui.i18n import N_
 from tui.messages import Found
+from tui.widgets.closed import Closed
 from tui.widgets.foot import Foot
 from tui.widgets.path_input import PathInput
 from tui.widgets.rail import Rail, RailStep
@@ -126,7 +127,7 @@ class StepScreen(WizardScreen):
         yield Static(_(self.HEADING), id="heading", markup=False)
         with VerticalScroll(id="body", can_focus=False):
             yield from self.compose_body()
-        yield Static("", id="closed", markup=False)
+        yield Closed("", id="closed", markup=False)
         with Horizontal(id="buttons"):
             if self.STEP:
                 yield Button(_("Back"), id="back", compact=True)
@@ -154,9 +155,7 @@ class StepScreen(WizardScreen):
 
     def close(self, reason: str) -> None:
         """Say why the way on is closed; an empty reason opens it."""
-        note = self.query_one("#closed", Static)
-        note.update(reason)
-        note.display = bool(reason)
+        self.query_one(Closed).say(reason)
 
     def action_next(self) -> None:
         reason = self.take()
