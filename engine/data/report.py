@@ -105,6 +105,11 @@ class DatasetReport:
     columns: str | None = None
     """What --columns could say, where the format is not recognised."""
 
+    @property
+    def refused_by_model(self) -> bool:
+        """Whether its rows can be read, and it is as this model takes them that they cannot be trained on."""
+        return self.stopped is not None and self.rows is not None
+
     def stopped_by(self, error: LoraTuiError) -> DatasetReport:
         """The same, with what stops a run beside the dataset among the problems."""
         return replace(self, **_stopped(error, Notes(list(self.problems), dict(self.counts))))

@@ -9,6 +9,7 @@ from pathlib import Path
 from engine.config import RunConfig
 from engine.course.steps import Position, position_at, run_length
 from engine.data.report import BATCH, DatasetReport
+from engine.errors import LoraTuiError
 from engine.events import RunStarted, Step
 from engine.extras import need_extras
 from engine.folder import look_at
@@ -35,6 +36,8 @@ class Expected:
     disk: int | None
     """Bytes of the checkpoints that are kept, and the one being written."""
     disk_free: int
+    stopped: LoraTuiError | None = None
+    """What the run would end with before its first step, as far as its rows were looked at."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,8 @@ def expect(plan: ResumePlan, report: DatasetReport | None) -> Expected:
     free = free_memory(hardware.device)[0] // sharing
     fitted = fit_batch(model, config, hardware.precision, known, longest, free, plan.saved_batch_size, config.world)
     steps = _steps(plan, rows, fitted.batch_size)
-    pace = pace_of(plan.output_dir) if plan.mode == "continue" else None
+    # A run that branches off goes on as the one did that its checkpoint lies with.
+    pace = pace_of(plan.checkpoint.path.parent) if plan.mode == "continue" and plan.checkpoint is not None else None
     return Expected(
         steps,
         steps * pace if steps is not None and pace is not None else None,
@@ -99,6 +103,7 @@ def expect(plan: ResumePlan, report: DatasetReport | None) -> Expected:
         free,
         checkpoint_bytes(model, config.lora_r) * (config.keep + 2) if model.linear else None,
         look_at(plan.output_dir).free,
+        report.stopped if report is not None else None,
     )
 
 

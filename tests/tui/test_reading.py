@@ -277,3 +277,38 @@ async def test_what_to_do_is_seen_on_a_small_terminal_too(wizard: Make) -> None:
         await hand.until(lambda: hand.shows("6,7,8,9,10."))
         await pilot.resize_terminal(140, 40)
         await hand.until(lambda: hand.shows("A row of this format"))
+
+
+def calling(path: Path) -> str:
+    """Rows that only a model that knows tools can learn from."""
+    call = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"type": "function", "function": {"name": "lamp", "arguments": {}}}],
+    }
+    rows = [{"messages": [{"role": "user", "content": f"when {row}?"}, call]} for row in range(3)]
+    return str(write_jsonl(path, rows))
+
+
+async def test_rows_that_the_model_of_last_time_cannot_learn_do_not_close_the_way_to_another_model(
+    wizard: Make, tiny_model: Path
+) -> None:
+    app = wizard({"dataset": calling(Path("calls.jsonl")), "model": str(tiny_model)})
+    async with app.run_test(size=(100, 40)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.until(lambda: hand.shows("does not write the call of lamp") and hand.shows("Another model"))
+        await hand.press("ctrl+n")
+        await hand.arrive("ModelScreen")
+        await hand.until(lambda: hand.screen.query_one("#closed").display)
+        assert hand.shows("Take a model that knows tools")
+        await hand.press("ctrl+n")
+        assert hand.at("ModelScreen")
+
+
+async def test_what_the_start_would_find_of_the_rows_closes_the_review(wizard: Make, tiny_model: Path) -> None:
+    app = wizard({"dataset": calling(Path("calls.jsonl")), "model": str(tiny_model), "output": "out/calls"})
+    async with app.run_test(size=(100, 40)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.straight_to_review()
+        await hand.until(lambda: hand.screen.query_one("#closed").display)
+        assert hand.shows("Take a model that knows tools") and hand.screen.query_one("#main").disabled

@@ -15,7 +15,7 @@ from textual.widgets import Button, Collapsible, Input, Select, Static
 
 from engine.config import RunConfig
 from engine.data.files import data_files
-from engine.errors import LoraTuiError
+from engine.errors import ConfigError, LoraTuiError
 from engine.i18n import _
 from engine.paths import is_there, path_of
 from engine.sizes import size_words
@@ -119,7 +119,7 @@ class DatasetScreen(PathStep):
         self.wizard.choose("dataset", value)
         if self._report is None or self._asked != value:
             return _("Still reading it.")
-        if self._report.stopped is not None:
+        if self._report.stopped is not None and not self._report.refused_by_model:
             return told(self._report.stopped)
         return None
 
@@ -253,13 +253,16 @@ class DatasetScreen(PathStep):
         )
         hint = self._uncounted or counting
         self.query_one("#summary", Static).update(lines_text(summary_lines(report, hint)))
-        self.query_one("#problems", Static).update(lines_text(problem_lines(report)))
+        problems = [*problem_lines(report, stops_too=report.refused_by_model)]
+        if report.refused_by_model and not isinstance(report.stopped, ConfigError):
+            problems.append((_("Another model can be named in the next step."), ""))
+        self.query_one("#problems", Static).update(lines_text(problems))
         plain = self.owner.no_color or self.owner.ascii_only
         self.query_one("#preview", Static).update(Text("\n").join(preview_texts(report, plain)))
         self.close(self._why_closed(report))
         going, self._going = self._going, False
         await self._offer_reading(report)
-        if report.stopped is not None:
+        if self._why_closed(report):
             self.back_to(self.query_one("#dataset", PathInput))
         elif going:
             self.action_next()
@@ -269,7 +272,9 @@ class DatasetScreen(PathStep):
         return report.columns if "columns" not in self.wizard.answers else None
 
     def _why_closed(self, report: DatasetReport) -> str:
-        if report.stopped is None:
+        if (
+            report.stopped is None or report.refused_by_model
+        ):  # by the model of last time, maybe, and its step comes after this one
             return ""
         if self._guess(report) is None:
             return told(report.stopped)

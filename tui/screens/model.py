@@ -12,7 +12,7 @@ from textual.timer import Timer
 from textual.widgets import Static
 
 from engine.demo import demo_answers
-from engine.errors import LoraTuiError
+from engine.errors import ConfigError, LoraTuiError
 from engine.i18n import _
 from engine.models.local import WELL_KNOWN, LocalModel, cached_models
 from engine.models.report import ModelReport, model_report, to_be_fetched
@@ -48,6 +48,8 @@ class ModelScreen(PathStep):
         self._asked: str | None = None
         self._going = False
         self._pause: Timer | None = None
+        self._refused: LoraTuiError | None = None
+        """Why the dataset's rows cannot be trained on with it; a setting that stands in the way is asked for only later."""
         self._new = False
         """Whether nothing was named so far that a person would have to have."""
 
@@ -92,7 +94,7 @@ class ModelScreen(PathStep):
             return _("Still reading it.")
         if self._report.stopped is not None and not to_be_fetched(self._report):
             return told(self._report.stopped)
-        return None
+        return told(self._refused) if self._refused is not None else None
 
     def action_next(self) -> None:
         value = self.query_one("#model", PathInput).value
@@ -127,7 +129,7 @@ class ModelScreen(PathStep):
 
     def _begin_anew(self, asked: str | None) -> None:
         """What was found out is of another model than the one that is named now."""
-        self._asked, self._report, self._going = asked, None, False
+        self._asked, self._report, self._going, self._refused = asked, None, False, None
         self.close("")
         for name in ("#summary", "#fit", "#seen"):
             self.query_one(name, Static).update("")
@@ -169,6 +171,10 @@ class ModelScreen(PathStep):
             seen.update(Text(told(value), style="bold red"))
         else:
             self.wizard.keep(value, self._asked)
+            if value.refused_by_model and not isinstance(value.stopped, ConfigError):
+                self._refused = value.stopped
+                self.close(told(value.stopped))
+                self.back_to(self.query_one("#model", PathInput))
             if self._report is not None:  # now the length of the rows is known
                 self.ask("fit", self._report.model, partial(fit_of, self._report, value, self.wizard.so_far()))
             plain = self.owner.no_color or self.owner.ascii_only

@@ -70,6 +70,10 @@ class ReviewScreen(StepScreen):
             self._counted = self._counted or event.what == "counted"
             if event.what == "counted" or not self._counted:
                 self.query_one("#expected", Static).update(lines_text(expected_lines(event.value)))
+            if event.what == "counted" and event.value.stopped is not None:  # a start would only find the same
+                self.query_one("#main", Button).disabled = True
+                self.close(told(event.value.stopped))
+                self.query_one("#back", Button).focus()
         elif isinstance(event.value, LoraTuiError) and event.what != "counted":
             self.close(told(event.value))
 

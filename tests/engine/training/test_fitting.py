@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from engine.checkpoints.scan import scan
+from engine.data.read import Reading
+from engine.data.report import dataset_report
 from engine.errors import LoraTuiError
 from engine.sources import read_toml
 from engine.training import trial
@@ -153,3 +155,12 @@ def test_a_run_from_weights_alone_is_expected_with_the_batch_that_it_will_take(
     decided = plan(dataset=chat_file, model=tiny_model, init_from=weights, output=tmp_path / "new", batch_size="auto")
     fitted = expect(decided, None).fitted
     assert fitted is not None and fitted.batch_size == 8
+
+
+def test_a_run_that_branches_off_is_expected_at_the_pace_of_the_one_it_comes_from(
+    tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    train(dataset=chat_file, model=tiny_model, output=tmp_path / "run", epochs=1, batch_size=2, save_steps=6)
+    decided = plan(dataset=chat_file, model=tiny_model, resume=tmp_path / "run/checkpoint-6", output=tmp_path / "run")
+    assert decided.output_dir != tmp_path / "run"
+    assert expect(decided, dataset_report(str(chat_file), Reading(), None, "auto", 64)).seconds is not None
