@@ -36,6 +36,10 @@ SYSTEM = ("system", "system_prompt")
 """Columns that hold the system turn of a conversation, the first that is there."""
 
 
+NAMED = 8
+"""Columns of a row that are told where the one that is read is not among them."""
+
+
 class Bad(ValueError):
     """One row is not of its shape; says what, and its kind for scripts."""
 
@@ -284,8 +288,16 @@ def _exchanged(turn: Any) -> list[Any]:
     return [{"role": role, "content": turn.get(name)} for role, name in zip(("user", "assistant"), names, strict=True)]
 
 
+def _held(row: Row, column: str) -> Any:
+    """What stands in a column. A row that has others, as one of another file in the folder may, is told with them."""
+    if column not in row and row:
+        columns = ", ".join([*row][:NAMED]) + (", ..." if len(row) > NAMED else "")
+        raise Bad(_('has no "{name}"; its columns are {columns}').format(name=column, columns=columns))
+    return row.get(column)
+
+
 def _turns(row: Row, column: str) -> list[Any]:
-    return _list({column: spoken(row.get(column))}, column)
+    return _list({column: spoken(_held(row, column))}, column)
 
 
 def _list(row: Row, column: str) -> list[Any]:
@@ -298,7 +310,7 @@ def _list(row: Row, column: str) -> list[Any]:
 
 
 def _text(row: Row, column: str) -> str:
-    found = row.get(column)
+    found = _held(row, column)
     if not isinstance(found, str):
         raise Bad(_('"{name}" is {what}, not text').format(name=column, what=kind(found)))
     return _whole(found)

@@ -13,7 +13,7 @@ from textual.events import Key, Paste
 from textual.widgets import Input, OptionList, Select
 
 from engine.data.files import MOST_OFFERED, data_files
-from engine.models.local import WELL_KNOWN
+from engine.models.local import WELL_KNOWN, LocalModel
 from engine.remembered import Remembered
 from tests.conftest import chats, write_jsonl
 from tests.engine.runs import train
@@ -206,3 +206,16 @@ async def test_the_dialog_that_browses_is_opened_from_the_main_button_too(wizard
         assert hand.shows("^o Browse")
         await hand.press("ctrl+o")
         await hand.arrive("FileBrowser")
+
+
+async def test_a_model_in_the_cache_is_offered_with_its_size_and_when_it_was_used(
+    wizard: Callable[..., LoraTui], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = LocalModel("some/model", 988_000_000, 1_700_000_000.0)
+    monkeypatch.setattr(model_screen, "cached_models", lambda: (kept,))
+    write_jsonl(Path("mine.jsonl"), chats(5))
+    app = wizard({"dataset": "mine.jsonl"})
+    async with app.run_test(size=(80, 24)) as pilot:
+        hand = Hand(app, pilot)
+        await hand.go_on("ModelScreen", "5 rows")
+        await hand.until(lambda: hand.shows("some/model  988 MB · last used 2023-11-1"))

@@ -11,6 +11,7 @@ from textual.app import ComposeResult
 from textual.timer import Timer
 from textual.widgets import Static
 
+from engine.clock import moment
 from engine.demo import demo_answers
 from engine.errors import ConfigError, LoraTuiError
 from engine.i18n import _
@@ -77,7 +78,7 @@ class ModelScreen(PathStep):
         """What was used before and what lies in the cache; once it was `looked` into, and neither is there, what could be fetched."""
         demo = str(demo_answers()["model"])
         offers = [(one, "") for one in self.wizard.remembered.models[:4]]
-        offers += [(one.name, size_words(one.bytes)) for one in cached if one.name not in dict(offers)]
+        offers += [(one.name, _kept_words(one)) for one in cached if one.name not in dict(offers)]
         if looked and self._new and not {*dict(offers)} - {demo}:
             to_fetch = _("about {size} to fetch from the hub")
             offers += [(name, to_fetch.format(size=size_words(size))) for name, size in WELL_KNOWN]
@@ -180,3 +181,10 @@ class ModelScreen(PathStep):
             plain = self.owner.no_color or self.owner.ascii_only
             lines = [*summary_lines(value, ""), *problem_lines(value, stops_too=True)]
             seen.update(Text("\n").join([lines_text(lines), *preview_texts(value, plain)]))
+
+
+def _kept_words(one: LocalModel) -> str:
+    """How large a model in the cache is, and when it was used last."""
+    used = moment(one.used_at)
+    size = size_words(one.bytes)
+    return _("{size} · last used {date}").format(size=size, date=f"{used:%Y-%m-%d}") if used is not None else size

@@ -265,7 +265,7 @@ def test_rows_of_one_turn_each_are_texts_where_that_is_asked_for(tmp_path: Path)
 TURN = TURNS[0]
 BAD: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
     "turns are text": ({"messages": TURNS}, {"messages": "Who?"}, ['"messages" is text']),
-    "turns are missing": ({"messages": TURNS}, {"other": 1}, ['"messages" is null']),
+    "turns are missing": ({"messages": TURNS}, {"other": 1}, ['has no "messages"', "other"]),
     "no turns": ({"messages": TURNS}, {"messages": []}, ['"messages" is empty']),
     "a turn is text": ({"messages": TURNS}, {"messages": [TURN, "We."]}, ["turn 2 is text"]),
     "a turn has no role": ({"messages": TURNS}, {"messages": [{"content": "a"}]}, ["turn 1", '"role" is null']),
@@ -296,7 +296,7 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
     "a pair lacks its answer": ({"conversation": [{"human": "a", "assistant": "b"}]}, {"conversation": [{"human": "a", "assistant": None}]},
                                 ["turn 2", '"content" is null']),
     "the output is empty": ({"instruction": "a", "output": "b"}, {"instruction": "a", "output": " "}, ['"output" is empty']),
-    "the completion is missing": ({"prompt": "a", "completion": "b"}, {"prompt": "a"}, ['"completion" is null']),
+    "the completion is missing": ({"prompt": "a", "completion": "b"}, {"prompt": "a"}, ['has no "completion"', "prompt"]),
     "the completion is empty": ({"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": ""}, ['"completion" is empty']),
     "the completion's turns have no answer": ({"prompt": TURNS[:1], "completion": TURNS[1:]}, {"prompt": TURNS[:1], "completion": TURNS[:1]},
                                               ['"completion" has no assistant']),
