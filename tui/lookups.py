@@ -38,8 +38,15 @@ def last_run(folder: Path) -> tuple[str, bool] | None:
 
 def report_of(dataset: str, reading: Reading) -> DatasetReport:
     """The report without tokens: at once, before any large library is loaded. Raises ConfigError for flags that are wrong."""
+    from engine.data.read import is_hub_id
     from engine.data.report import dataset_report
 
+    if is_hub_id(
+        dataset
+    ):  # datasets asks transformers for a class there, which is not to be had while another thread imports it
+        from engine.hardware import load_libraries
+
+        load_libraries()
     return dataset_report(dataset, reading, None, "auto", 1024)
 
 

@@ -312,3 +312,14 @@ async def test_what_the_start_would_find_of_the_rows_closes_the_review(wizard: M
         await hand.straight_to_review()
         await hand.until(lambda: hand.screen.query_one("#closed").display)
         assert hand.shows("Take a model that knows tools") and hand.screen.query_one("#main").disabled
+
+
+@pytest.mark.parametrize(("dataset", "waits"), [("some/dataset", True), ("./rows.jsonl", False)])
+def test_a_dataset_of_the_hub_is_read_once_no_other_thread_imports_transformers(
+    dataset: str, waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr("engine.hardware.load_libraries", lambda: done.append("imported"))
+    monkeypatch.setattr("engine.data.report.dataset_report", lambda *_: done.append("read"))
+    report_of(dataset, Reading())
+    assert done == ["imported"] * waits + ["read"]
