@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from textual import on
+from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.widgets import Button
 from textual_fspicker import FileOpen, SelectDirectory
+from textual_fspicker.parts import DirectoryNavigation
 
+from engine.i18n import _
 from tui.i18n import N_
 
 HELP_TEXT = N_(
@@ -17,10 +22,20 @@ HELP = Binding("f1", "help", N_("Help"))
 
 
 class FileBrowser(FileOpen):
-    """Choose a file."""
+    """Choose a file, or the folder that one stands in: a dataset may be one."""
 
+    DEFAULT_CSS: ClassVar[str] = "FileBrowser Button { min-width: 8; }"  # three of them beside the name
     BINDINGS: ClassVar[list[BindingType]] = [HELP]
     HELP_TEXT: ClassVar[str] = HELP_TEXT
+
+    def _input_bar(self) -> ComposeResult:
+        yield from super()._input_bar()
+        yield Button(_("This folder"), id="folder")
+
+    @on(Button.Pressed, "#folder")
+    def _take_folder(self, event: Button.Pressed) -> None:
+        event.stop()
+        self.dismiss(self.query_one(DirectoryNavigation).location)
 
     def action_help(self) -> None:
         from tui.screens.dialogs import HelpScreen
