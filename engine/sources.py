@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -215,17 +215,22 @@ def toml_text(path: Path, follow: bool) -> str:
     return content.decode("utf-8-sig")
 
 
-def as_flags(config: RunConfig, names: Iterable[str]) -> list[str]:
+def as_flags(values: Mapping[str, Any]) -> list[str]:
     """Those settings as words of a command line. What no flag can say (None, a switch that is left to the program) is left out."""
     words: list[str] = []
-    for name in names:
-        value = getattr(config, name)
+    for name, value in values.items():
         if isinstance(value, bool):
             words.append(flag(name) if value else flag(f"no_{name}"))
         elif value is not None and not is_switch(name):
-            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            text = ",".join(map(str, value)) if isinstance(value, tuple | list) else as_written(value)
             words += [f"{flag(name)}={text}"] if text.startswith("-") else [flag(name), text]
     return words
+
+
+def as_written(value: Any) -> str:
+    """`value` as a person would write it, and so that it is read back as the same."""
+    short = f"{value:g}" if isinstance(value, float) else str(value)
+    return short if not isinstance(value, float) or float(short) == value else repr(value)
 
 
 def to_toml(config: RunConfig, run_id: str | None = None) -> str:

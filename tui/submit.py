@@ -54,7 +54,7 @@ def run_submit(
     processes = ["--nproc", str(job.devices)] if job.devices > 1 and "nproc" not in (*flags, *added) else []
 
     def command(without: Sequence[str], resume: Sequence[str]) -> list[str]:
-        more = as_flags(config, [name for name in added if name not in without])
+        more = as_flags({name: getattr(config, name) for name in added if name not in without})
         return ["--yes", "--output", str(out), *_without(("output", "config", *without), given), *more, *processes, *resume]
 
     words = command((), resume)

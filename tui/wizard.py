@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from engine.config import RunConfig, field_meta, flag
+from engine.config import RunConfig, field_meta
 from engine.errors import LoraTuiError
 from engine.paths import is_folder, path_of
 from engine.remembered import Remembered, after_run, save_remembered, usable
@@ -206,6 +206,8 @@ class Wizard:
     def back_from_jump(self, plan: ResumePlan) -> None:
         """The loss of `plan`'s run left its path: what goes on from before that does so with half the learning rate, as
         --on-jump rollback would."""
+        from engine.sources import as_written
+
         self.halved = as_written(plan.config.learning_rate / 2)
         self.answer("learning_rate", self.halved)
 
@@ -245,19 +247,14 @@ class Wizard:
     def command_line(self) -> str:
         """The headless command that does the same."""
         from engine.demo import demo_answers
+        from engine.sources import as_flags
 
         words = ["lora-tui", "--yes"]
         flags = self.flags()
         if self.is_demo() and not self._in_another_runs_folder():
             words.append("--demo")
             flags = {name: value for name, value in flags.items() if demo_answers().get(name) != value}
-        for name, value in (flags | self._of_last_time(flags)).items():
-            if isinstance(value, bool):
-                words.append(flag(name) if value else f"--no-{flag(name)[2:]}")
-            else:
-                text = ",".join(value) if isinstance(value, tuple | list) else as_written(value)
-                words += [f"{flag(name)}={text}"] if text.startswith("-") else [flag(name), text]
-        return shlex.join(words)
+        return shlex.join([*words, *as_flags(flags | self._of_last_time(flags))])
 
     def _in_another_runs_folder(self) -> bool:
         """Whether the run that the folder belongs to learned other rows, or from another model, than the demo: its word would win over
@@ -282,9 +279,3 @@ class Wizard:
             for name in self.weak()
             if name not in flags and getattr(config, name) != RunConfig.model_fields[name].default
         }
-
-
-def as_written(value: Any) -> str:
-    """`value` as a person would write it, and so that it is read back as the same."""
-    short = f"{value:g}" if isinstance(value, float) else str(value)
-    return short if not isinstance(value, float) or float(short) == value else repr(value)

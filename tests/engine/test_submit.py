@@ -234,7 +234,7 @@ def test_every_setting_can_be_said_in_flags() -> None:
     config = RunConfig(
         dataset="-odd name", load_in_4bit=True, accept=("dataset", "rng"), skip_rows="3,7", warmup=1e-05, batch_size=4
     )
-    words = as_flags(config, RunConfig.model_fields)
+    words = as_flags(dict(config))
     given = {name: value for name, value in vars(run_parser().parse_args(words)).items() if name in RunConfig.model_fields}
     assert resolve([Source("flag", "", given)]).config == config
 

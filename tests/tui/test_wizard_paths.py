@@ -413,6 +413,11 @@ def test_a_name_that_begins_with_a_dash_is_no_flag_on_the_command_line() -> None
     assert (options["dataset"], options["output"]) == ("-rows.jsonl", "-o")
 
 
+def test_a_switch_that_is_left_to_the_program_is_no_flag_on_the_command_line() -> None:
+    words = shlex.split(Wizard(answers={"model": "m", "activation_checkpointing": "auto"}).command_line())
+    assert vars(run_parser().parse_args(words[1:])).keys().isdisjoint({"activation_checkpointing"})
+
+
 async def test_a_number_of_a_settings_file_goes_through_the_settings_as_it_is(wizard: Make, flags: dict[str, Any]) -> None:
     """A form that shows six digits of it would answer with those."""
     app = wizard({**flags, "learning_rate": 0.00123456789})

@@ -14,6 +14,7 @@ from textual.widgets import Button, Static
 from engine.config import RunConfig
 from engine.errors import CannotContinue, LoraTuiError
 from engine.i18n import _
+from engine.sources import as_written
 from engine.training.expect import Expected, expect
 from tui.expected_text import expected_lines
 from tui.fields import label
@@ -25,7 +26,7 @@ from tui.plain import visible
 from tui.screens.base import SHORT, StepScreen
 from tui.screens.dataset import lines_text, told
 from tui.show import plan_lines
-from tui.wizard import READING, SETTINGS, Planned, Start, as_written
+from tui.wizard import READING, SETTINGS, Planned, Start
 
 
 class ReviewScreen(StepScreen):

@@ -11,11 +11,10 @@ from textual.widgets import Input, Select, Static
 
 from engine.config import RunConfig, choices, is_switch
 from engine.i18n import _
-from engine.sources import problem_of
+from engine.sources import as_written, problem_of
 from tui.fields import in_fields, label
 from tui.help import field_help
 from tui.plain import visible
-from tui.wizard import as_written
 
 
 class Setting(Vertical):
