@@ -27,7 +27,8 @@ from engine.launch import runner_of
 from engine.resume.ahead import look_ahead
 from engine.resume.plan import ResumePlan, plan_run
 from engine.runner import InThisProcess
-from tui.show import Show, plan_lines
+from tui.plan_text import plan_lines
+from tui.show import Show
 from tui.signals import SIGNALS, heeded, is_echo
 from tui.streams import duplicate
 

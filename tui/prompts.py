@@ -24,7 +24,8 @@ from tui.folder_text import choice_lines, held_words, seen_lines
 from tui.headless import carry_out
 from tui.lookups import expect_counted, report_of
 from tui.plain import visible
-from tui.show import Show, plan_lines
+from tui.plan_text import plan_lines
+from tui.show import Show
 from tui.streams import duplicate
 from tui.wizard import FIRST_SETTINGS, Start, Wizard
 

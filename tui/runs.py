@@ -17,8 +17,8 @@ from engine.i18n import _
 from engine.sizes import loss_words
 from engine.watch import Standing, runs_under
 from tui import breaking
+from tui.event_text import stop_words
 from tui.plain import visible
-from tui.show import stop_words
 
 WIDE = 120
 """Columns from which on the runs are a table, and below which each has two lines."""

@@ -1,4 +1,4 @@
-"""Events and plans as text for a terminal or a log: one function for each kind, nothing decided here.
+"""A run as text on a terminal or in a log: one method for each kind of event, nothing decided here.
 
 On a terminal the steps are one live bar; elsewhere they are plain lines, few enough to read in a log. Every string that may come
 from outside (names, messages of libraries) goes through `visible` and never through rich's markup.
@@ -7,7 +7,7 @@ from outside (names, messages of libraries) goes through `visible` and never thr
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from types import TracebackType
 from typing import IO, Any
 
@@ -16,8 +16,6 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.events import (
-    LOSS_JUMPED,
-    PARENT_GONE,
     CheckpointSaved,
     Evaluated,
     Event,
@@ -33,22 +31,26 @@ from engine.events import (
     Warned,
 )
 from engine.i18n import _, n_
-from engine.lock import WATCHER
 from engine.redact import redact
-from engine.resume.plan import ResumePlan
 from engine.sizes import loss_words
 from tui import breaking
 from tui.dataset_text import rows_words
+from tui.event_text import (
+    MARKS,
+    NOTHING,
+    STYLES,
+    assumed_words,
+    item_words,
+    jump_words,
+    rolled_back_words,
+    stop_words,
+    stopped_standing,
+    ways_on,
+)
 from tui.plain import visible
-from tui.words import epochs_words
 
 LINE_SECONDS = 5.0
 """Without a terminal, a step is told at most this often (and the first and last always)."""
-
-MARKS = {"ok": "ok     ", "changed": "changed", "failed": "FAILED ", "unknown": "unknown"}
-NOTHING = "-"
-"""Stands where nothing was saved that could be shown."""
-STYLES = {"ok": "green", "changed": "yellow", "failed": "bold red", "unknown": "dim"}
 
 
 class Show:
@@ -256,138 +258,3 @@ class Show:
         for more in (event.detail, event.fix):
             for text in more.splitlines():
                 self.line(f"  {text}")
-
-
-def item_words(item: Mapping[str, Any]) -> str:
-    """An item of the receipt: what was saved, and what is there now."""
-    return f"{item['item']}: {item['expected'] or NOTHING} → {item['found'] or NOTHING}"
-
-
-def assumed_words(receipt: ResumeChecked) -> str:
-    """How much of a receipt is proven, where part of it is not; else empty."""
-    assumed = sum(1 for item in receipt.items if item["verdict"] == "unknown")
-    proven = sum(1 for item in receipt.items if item["verdict"] == "ok")
-    words = _("proven: {proven} items · assumed: {assumed}, for which nothing was kept to compare with")
-    return words.format(proven=proven, assumed=assumed) if assumed else ""
-
-
-def jump_words(kind: str) -> str:
-    """What a jump of the loss is."""
-    return {
-        "reset_at_resume": _("the loss started over after continuing"),
-        "spike": _("the loss spiked"),
-        "divergence": _("the loss is rising and stays up"),
-        "non_finite": _("the loss is not a number"),
-    }[kind]
-
-
-def ways_on(event: LossJumped) -> str:
-    """What can be done about a jump, in one line."""
-    if event.kind == "spike":
-        return _("it may pass by itself: nothing needs to be done")
-    if event.checkpoint is None:
-        return _(
-            "ways on: let it go on · stop it and start again with a lower --learning-rate · --on-jump rollback does that"
-        )
-    return _(
-        "ways on: let it go on · stop it and go back with --resume {name} and a lower --learning-rate · --on-jump rollback does "
-        "that by itself"
-    ).format(name=event.checkpoint)
-
-
-def rolled_back_words(event: RolledBack) -> str:
-    """A rollback in one line."""
-    aside = _(" · put into .trash: {names}").format(names=", ".join(event.set_aside)) if event.set_aside else ""
-    return _("back from step {step} to {where} with the learning rate {rate:.2g} (time {number}){aside}").format(
-        step=event.step, where=event.checkpoint or _("the start"), rate=event.learning_rate, number=event.number, aside=aside
-    )
-
-
-def stopped_standing(event: RunStopped) -> str:
-    """The loss of a run that was stopped, and what is left of it, as far as it is known."""
-    loss = _(" · loss {loss}").format(loss=loss_words(event.loss)) if event.loss is not None else ""
-    left = _(" · {left:.2f} epochs left").format(left=event.epochs_left) if event.epochs_left is not None else ""
-    return loss + left
-
-
-def stop_words(reason: str) -> str:
-    """Why a run stopped; a signal by its name."""
-    return {
-        LOSS_JUMPED: _("the loss jumped"),
-        PARENT_GONE: _("who started it has gone"),
-        WATCHER: _("asked for from elsewhere"),
-        "user": _("by you"),
-        "detach": _("moved to a process of its own"),
-    }.get(reason, reason)
-
-
-def plan_lines(plan: ResumePlan) -> list[tuple[str, str]]:
-    """What a person sees before a run: (text, style) lines."""
-    lines: list[tuple[str, str]] = []
-    checkpoint = plan.checkpoint
-    if plan.mode == "fresh" or checkpoint is None:
-        lines.append((_("starting fresh in {folder} · {reason}").format(folder=plan.output_dir, reason=plan.reason), "bold"))
-        return lines
-    total = plan.length.total_epochs if plan.length is not None else checkpoint.planned_epochs
-    epoch = checkpoint.epoch
-    left = plan.epochs_left
-    parts = [checkpoint.name]  # of a final adapter nothing else is known
-    if epoch is not None and plan.mode == "complete" and plan.config.max_steps is None and plan.config.epochs < epoch:
-        parts.append(
-            _("epoch {epoch}, {asked} asked for").format(epoch=_short(epoch), asked=epochs_words(plan.config.epochs))
-        )
-    elif epoch is not None:
-        parts.append(_("epoch {epoch} of {total}").format(epoch=_short(epoch), total=epochs_words(total)))
-    if checkpoint.step is not None:
-        parts.append(_("step {step}").format(step=checkpoint.step))
-    if checkpoint.loss is not None:
-        parts.append(_("last loss {loss}").format(loss=loss_words(checkpoint.loss)))
-    if plan.mode == "weights":
-        lines.append(
-            (
-                _("new run in {folder} from the weights of {what}").format(folder=plan.output_dir, what=" · ".join(parts)),
-                "bold",
-            )
-        )
-        return lines
-    if plan.mode == "complete":
-        lines.append((_("already complete: {what}").format(what=" · ".join(parts)), "bold"))
-        words = (
-            _("  its loss is where --stop-at-loss wants it; --stop-at-loss 0 goes on")
-            if plan.reached
-            else _("  extend it with a larger --epochs or --max-steps")
-        )
-        lines.append((words, "dim"))
-        return lines
-    parts.append(_("{left} epochs left").format(left=_short(left)))
-    lines.append((_("continuing from {what}").format(what=" · ".join(parts)), "bold"))
-    lines.append((_("  why: {reason}").format(reason=plan.reason), ""))
-    lines += [(_("  note: {message}").format(message=problem.message), "yellow") for problem in checkpoint.problems]
-    lines += [
-        (_("  passed over {name}: {reason}").format(name=passed.checkpoint.name, reason=passed.reason), "yellow")
-        for passed in plan.passed_over
-    ]
-    lines += [
-        (
-            (
-                _("  assumed {item}: saved {saved}, now {asked} · {reason}")
-                if difference.winner == "assumed"
-                else _("  changed {item}: saved {saved}, now {asked} · {winner} wins · {reason}")
-            ).format(
-                item=difference.item,
-                saved=difference.saved,
-                asked=difference.asked,
-                winner={"saved": _("saved"), "asked": _("asked"), "neither": _("neither")}.get(difference.winner),
-                reason=difference.reason,
-            ),
-            "bold red" if difference.winner == "neither" else "yellow",
-        )
-        for difference in plan.differences
-    ]
-    if plan.next_learning_rate is not None:
-        lines.append((_("  next learning rate {rate:.3g}").format(rate=plan.next_learning_rate), ""))
-    return lines
-
-
-def _short(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"

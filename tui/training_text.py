@@ -23,9 +23,9 @@ from engine.events import (
 from engine.i18n import _, n_
 from engine.sizes import loss_words
 from tui.dataset_text import rows_words
+from tui.event_text import MARKS, STYLES, assumed_words, item_words, jump_words, rolled_back_words
 from tui.live import Happening, Live, items, verdicts
 from tui.plain import visible
-from tui.show import MARKS, STYLES, assumed_words, item_words, jump_words, rolled_back_words
 from tui.widgets.chart import Line, Picture
 from tui.words import duration, epochs_words
 

@@ -66,10 +66,12 @@ from engine.training.expect import pace_of
 from engine.watch import event_of, standing
 from tests.conftest import chats, write_jsonl
 from tests.engine.checkpoints.folders import seal, write_checkpoint
+from tui.event_text import stop_words
 from tui.live import begun
 from tui.live import fold as fold_live
+from tui.plan_text import plan_lines
 from tui.runs import _record, state_words
-from tui.show import Show, plan_lines, stop_words
+from tui.show import Show
 from tui.widgets.checkpoint_table import CheckpointTable, saved_words
 
 SLOW = 2.0

@@ -14,7 +14,7 @@ from engine.lock import locked
 from engine.resume.ahead import look_ahead
 from tests.conftest import chats, write_jsonl
 from tests.engine.runs import plan, train
-from tui.show import plan_lines
+from tui.plan_text import plan_lines
 
 LoraTui = Callable[..., tuple[int, str, str]]
 

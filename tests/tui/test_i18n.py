@@ -21,8 +21,8 @@ from tests.conftest import chats, write_jsonl
 from tests.tui.conftest import Hand
 from tui.app import LoraTui
 from tui.dataset_text import problem_lines
+from tui.event_text import stop_words
 from tui.help import field_help
-from tui.show import stop_words
 
 ROOT = Path(__file__).parents[2]
 CATALOGUE = ROOT / "tui" / "locale" / "zh_CN" / "LC_MESSAGES" / "lora-tui.po"

@@ -17,10 +17,10 @@ from engine.folder import RUN_LOG, RUN_TOML
 from engine.i18n import _
 from engine.paths import is_file, is_folder
 from engine.sizes import loss_words
+from tui.event_text import stopped_standing
 from tui.i18n import N_
 from tui.plain import visible
 from tui.screens.base import SHORT, StepScreen
-from tui.show import stopped_standing
 from tui.training_text import jump_text, picture, receipt_text
 from tui.widgets.chart import LossChart
 from tui.wizard import Start

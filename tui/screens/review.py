@@ -23,9 +23,9 @@ from tui.i18n import N_
 from tui.lookups import expect_counted
 from tui.messages import Found
 from tui.plain import visible
+from tui.plan_text import plan_lines
 from tui.screens.base import SHORT, StepScreen
 from tui.screens.dataset import lines_text, told
-from tui.show import plan_lines
 from tui.wizard import READING, SETTINGS, Planned, Start
 
 
