@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,13 @@ class Hand:
         """Start from the review and wait for the result."""
         await self.press("ctrl+n")
         await self.arrive("ResultScreen")
+
+
+@asynccontextmanager
+async def driven(app: LoraTui, size: tuple[int, int] = (80, 24)) -> AsyncIterator[Hand]:
+    """The app at work on a terminal of that size (columns, lines), and a hand on its keys."""
+    async with app.run_test(size=size) as pilot:
+        yield Hand(app, pilot)
 
 
 @pytest.fixture

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from engine.events import RunStarted, Step
 from engine.resume.plan import ResumePlan
 from engine.training.attempt import Outcome
-from tests.tui.conftest import Hand
+from tests.tui.conftest import Hand, driven
 from tui.app import LoraTui
 
 Make = Callable[..., LoraTui]
@@ -47,9 +48,10 @@ def step(number: int, loss: float) -> Step:
     return Step(number, number / 50, loss, 1e-4, 1.0, number * 10, 100.0)
 
 
-async def training(app: LoraTui, pilot: Any) -> Hand:
-    """A run with the answers given as flags, started from the review."""
-    hand = Hand(app, pilot)
-    await hand.straight_to_review()
-    await hand.press("ctrl+n")
-    return hand
+@asynccontextmanager
+async def training(app: LoraTui, size: tuple[int, int] = (80, 24)) -> AsyncIterator[Hand]:
+    """The app with a run of the answers given as flags, just started from the review."""
+    async with driven(app, size) as hand:
+        await hand.straight_to_review()
+        await hand.press("ctrl+n")
+        yield hand

@@ -14,7 +14,7 @@ from textual.widgets import Button, Collapsible, Input
 from engine.lock import locked
 from engine.remembered import Remembered, load_remembered
 from tests.conftest import chats, write_jsonl
-from tests.tui.conftest import Hand
+from tests.tui.conftest import driven
 from tests.tui.scripted import Scripted, started, training
 from tui.app import LoraTui
 from tui.screens import review as review_screen
@@ -36,8 +36,7 @@ async def test_a_bad_dataset_closes_the_way_with_the_reason(wizard: Make, tmp_pa
     bad = tmp_path / "bad.jsonl"
     bad.write_text(content)
     app = wizard({"dataset": str(bad)})
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.until(lambda: hand.shows(words))
         await hand.press("ctrl+n")
         assert hand.at("DatasetScreen")
@@ -46,8 +45,7 @@ async def test_a_bad_dataset_closes_the_way_with_the_reason(wizard: Make, tmp_pa
 async def test_a_model_folder_without_a_model_closes_the_way(wizard: Make, flags: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     app = wizard({**flags, "model": "./empty"})
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.go_on("ModelScreen", "26 rows")
         await hand.until(lambda: hand.shows("is no model folder"))
         await hand.press("ctrl+n")
@@ -59,8 +57,7 @@ async def test_a_path_that_is_not_there_is_not_taken_for_one_of_the_hub(
     wizard: Make, flags: dict[str, Any], model: str
 ) -> None:
     app = wizard({**flags, "model": model})
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.go_on("ModelScreen", "26 rows")
         await hand.until(lambda: hand.shows("there is no such model folder"))
         await hand.press("ctrl+n")
@@ -70,8 +67,7 @@ async def test_a_path_that_is_not_there_is_not_taken_for_one_of_the_hub(
 async def test_an_output_that_is_a_file_closes_the_way(wizard: Make, flags: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     app = wizard({**flags, "output": "taken"})
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.go_on("ModelScreen", "26 rows")
         await hand.go_on("OutputScreen", "context 256")
         await hand.until(lambda: hand.shows("is a file, not a folder"))
@@ -81,8 +77,7 @@ async def test_an_output_that_is_a_file_closes_the_way(wizard: Make, flags: dict
 
 async def test_an_empty_wizard_asks_for_a_dataset(wizard: Make) -> None:
     app = wizard()
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.press("ctrl+n")
         assert hand.at("DatasetScreen")
         assert hand.shows("Name a dataset, or try the demo.")
@@ -91,8 +86,7 @@ async def test_an_empty_wizard_asks_for_a_dataset(wizard: Make) -> None:
 async def test_typing_a_path_shows_the_report_without_being_asked(wizard: Make, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", chats(5))
     app = wizard()
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.press(*"a.jsonl")
         await hand.until(lambda: hand.shows("5 rows · messages"))
         assert hand.shows("assistant: ")
@@ -109,8 +103,7 @@ async def test_what_was_found_out_of_one_name_does_not_stand_below_another(
         "OutputScreen": ("taken", "is a file, not a folder", "are free there"),
     }[screen]
     app = wizard(flags)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         for name, last in (("DatasetScreen", "26 rows"), ("ModelScreen", "context 256")):
             if screen != name and hand.at(name):
                 await hand.until(lambda last=last: hand.shows(last))
@@ -132,8 +125,7 @@ async def test_a_model_that_cannot_be_used_does_not_leave_the_tokens_being_count
     wizard: Make, flags: dict[str, Any]
 ) -> None:
     app = wizard({**flags, "model": "./typo"})
-    async with app.run_test(size=(100, 40)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app, (100, 40)) as hand:
         await hand.until(lambda: hand.shows("The tokens cannot be counted: ./typo: there is no such model folder"))
         assert hand.shows("26 rows") and not hand.shows("Counting tokens")
 
@@ -141,8 +133,7 @@ async def test_a_model_that_cannot_be_used_does_not_leave_the_tokens_being_count
 async def test_last_answers_are_offered_again(wizard: Make, flags: dict[str, Any]) -> None:
     known = Remembered({"dataset": flags["dataset"], "model": flags["model"], "epochs": "2"}, (flags["dataset"],))
     app = wizard(remembered=known)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.to_start()
         await hand.press("ctrl+n")
         await hand.to_review()
@@ -152,8 +143,7 @@ async def test_last_answers_are_offered_again(wizard: Make, flags: dict[str, Any
 
 async def test_a_started_run_is_remembered_for_the_next_time(wizard: Make, flags: dict[str, Any]) -> None:
     app = wizard(flags, runner=Scripted(started()))
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = await training(app, pilot)
+    async with training(app) as hand:
         await hand.press("s")
         await hand.arrive("ResultScreen")
     found = load_remembered()
@@ -166,16 +156,14 @@ async def test_the_next_start_offers_to_continue_where_the_last_run_really_went(
 ) -> None:
     app = wizard(flags)
     app.wizard.start = Start("fresh")
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.to_start()
         await hand.press("f")
         await hand.to_review()
         assert hand.shows("starting fresh in out/w-2")
         await hand.run_to_end()
     again = wizard(remembered=load_remembered())
-    async with again.run_test(size=(80, 24)) as pilot:
-        hand = Hand(again, pilot)
+    async with driven(again) as hand:
         await hand.to_start()
         assert again.wizard.answers["output"] == "out/w-2"
         again.wizard.choose("dataset", "other.jsonl")
@@ -188,8 +176,7 @@ async def test_a_run_at_work_in_the_folder_is_said_where_it_matters(
     app = wizard(flags)
     words = "lora-tui watch out/w"
     with locked(trained):
-        async with app.run_test(size=(100, 30)) as pilot:
-            hand = Hand(app, pilot)
+        async with driven(app, (100, 30)) as hand:
             await hand.go_on("ModelScreen", "26 rows")
             await hand.go_on("OutputScreen", "context 256 tokens")
             await hand.go_on("StartScreen", words)
@@ -198,7 +185,7 @@ async def test_a_run_at_work_in_the_folder_is_said_where_it_matters(
             await hand.to_review()
             await hand.until(lambda: hand.shows(words))
             assert hand.screen.query_one("#main", Button).disabled
-            await pilot.click("#fresh")
+            await hand.pilot.click("#fresh")
             await hand.until(lambda: hand.at("SettingsScreen"))
             await hand.to_review()
             assert hand.shows("starting fresh in out/w-2") and not hand.shows(words)
@@ -206,8 +193,7 @@ async def test_a_run_at_work_in_the_folder_is_said_where_it_matters(
 
 async def test_steps_and_memory_are_told_for_the_batch_that_was_asked(wizard: Make, flags: dict[str, Any]) -> None:
     app = wizard({**flags, "batch_size": "2", "grad_accum": "3"})
-    async with app.run_test(size=(100, 40)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app, (100, 40)) as hand:
         await hand.until(lambda: hand.shows("an epoch: 5 steps of 6 rows"))
         await hand.press("ctrl+n")
         assert app.wizard.report is not None and app.wizard.report.tokens is not None
@@ -223,8 +209,7 @@ async def test_what_a_run_takes_does_not_depend_on_how_fast_one_goes_on(
     for place in ("tui.screens.review.expect", "engine.training.expect.expect"):
         monkeypatch.setattr(place, lambda plan, report: (asked.append(report), expect(plan, report))[1])
     app = wizard(flags)
-    async with app.run_test(size=(100, 40)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app, (100, 40)) as hand:
         await hand.to_start()
         await hand.press("ctrl+n")
         assert app.wizard.report is not None
@@ -247,8 +232,7 @@ async def test_words_of_the_dataset_are_neither_markup_nor_control(wizard: Make,
     }
     (tmp_path / "odd.jsonl").write_text(json.dumps(row) + "\n")
     app = wizard({"dataset": str(tmp_path / "odd.jsonl")})
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.until(lambda: hand.shows("[b]x[/b] ^[[31mred^[]0;t^G"))
         assert hand.shows("[/] ok")
 
@@ -266,8 +250,7 @@ async def test_a_folder_that_was_named_stays_when_the_model_changes_and_a_propos
 @pytest.mark.slow
 async def test_the_demo_goes_where_the_command_line_says(wizard: Make) -> None:
     app = wizard({"output": "out/elsewhere"}, demo=True)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.go_on("ModelScreen", "232 rows")
         await hand.go_on("OutputScreen", "context 512")
         await hand.until(lambda: hand.shows("out/elsewhere"))
@@ -281,8 +264,7 @@ async def test_what_a_setting_names_and_is_not_there_closes_the_review_and_the_s
     wizard: Make, flags: dict[str, Any], asked: dict[str, str], words: str
 ) -> None:
     app = wizard({**flags, **asked})
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.straight_to_review(words)
         await hand.until(lambda: hand.screen.query_one("#main", Button).disabled)
         await hand.press("escape")

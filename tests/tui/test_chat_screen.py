@@ -14,7 +14,7 @@ from engine.export.chat import Chat, Sampling, open_chat, question
 from engine.export.samples import AskedRow
 from engine.export.source import find_source
 from tests.conftest import write_jsonl
-from tests.tui.conftest import Hand
+from tests.tui.conftest import Hand, driven
 from tui.app import LoraTui
 from tui.plain import visible
 from tui.screens.chat import ChatScreen
@@ -32,8 +32,7 @@ async def to_chat(hand: Hand) -> None:
 
 async def test_both_sides_answer_what_was_asked(wizard: Make, flags: dict[str, Any]) -> None:
     app = wizard(flags)
-    async with app.run_test(size=(140, 40)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app, (140, 40)) as hand:
         await to_chat(hand)
         await hand.press(*"question", "enter")
         await hand.until(lambda: hand.text().count("> question") == 2 and hand.shows("ready"), 60)
@@ -67,8 +66,7 @@ async def test_rows_of_the_dataset_are_asked_and_leaving_in_the_middle_is_at_onc
     wizard: Make, flags: dict[str, Any]
 ) -> None:
     app = wizard(flags)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await to_chat(hand)
         await hand.press("ctrl+r")
         await hand.until(lambda: hand.shows("in the dataset"), 60)
@@ -91,8 +89,7 @@ async def test_an_answer_that_fails_ends_neither_the_wizard_nor_the_conversation
 
     monkeypatch.setattr(Chat, "answer", short_of_memory)
     app = wizard(flags)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await to_chat(hand)
         await hand.press(*"first", "enter")
         await hand.until(lambda: hand.shows("RuntimeError: CUDA out of memory"))
@@ -108,8 +105,7 @@ async def test_an_answer_that_fails_ends_neither_the_wizard_nor_the_conversation
 @pytest.mark.slow
 async def test_how_answers_are_drawn_can_be_set_and_is_the_same_for_both(wizard: Make, flags: dict[str, Any]) -> None:
     app = wizard(flags)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await to_chat(hand)
         await hand.press("ctrl+t", "home", "shift+end", *"warm", "enter", *"question", "enter")
         await hand.until(lambda: hand.shows("temperature: 'warm' is no number"))
@@ -126,8 +122,7 @@ async def test_a_sampling_value_that_cannot_be_used_is_named_and_shown_where_it_
 ) -> None:
     monkeypatch.setattr(ChatScreen, "_converse", lambda self: None)
     app = wizard(flags)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await app.push_screen(ChatScreen(trained))
         for value, said in (("abc", "top-p: 'abc' is no number"), ("7", "top-p: these sampling settings cannot be used")):
             hand.screen.query_one("#top_p", Input).value = value
@@ -153,8 +148,7 @@ async def test_after_the_last_row_of_the_dataset_the_first_is_asked_again(
     monkeypatch.setattr("tui.screens.chat.row_of", row_of_three)
     monkeypatch.setattr(Chat, "answer", lambda *given, **named: "so")
     app = wizard(flags)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await app.push_screen(ChatScreen(trained))
         await hand.press(*["ctrl+r"] * 5)
         await hand.until(lambda: asked == [1, 2, 3, 1, 2], 60)
@@ -164,8 +158,7 @@ async def test_where_there_is_nothing_to_talk_to_nothing_can_be_asked_and_why_st
     wizard: Make, flags: dict[str, Any], tmp_path: Path
 ) -> None:
     app = wizard(flags)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await app.push_screen(ChatScreen(tmp_path))
         await hand.until(lambda: hand.screen.query_one("#question").disabled)
         said = str(hand.screen.query_one("#chat-state", Static).content)

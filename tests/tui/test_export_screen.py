@@ -11,7 +11,7 @@ import pytest
 from textual.widgets import Button, Input, Select
 
 from engine.errors import Cancelled
-from tests.tui.conftest import Hand
+from tests.tui.conftest import Hand, driven
 from tui.app import LoraTui
 from tui.export import Told
 from tui.screens import export as export_screen
@@ -30,8 +30,7 @@ async def test_what_is_chosen_is_exported_with_its_checks_and_a_refusal_can_be_m
     wizard: Make, flags: dict[str, Any]
 ) -> None:
     app = wizard(flags)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await to_export(hand)
         hand.screen.query_one("#kind", Select).value = "q8_0"
         hand.screen.query_one("#name", Input).value = "Not A Name"
@@ -61,8 +60,7 @@ async def test_quitting_in_the_middle_of_an_export_asks_and_escape_goes_back(
 
     monkeypatch.setattr(export_screen, "carry_out", slow)
     app = wizard(flags)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await to_export(hand)
         await hand.press("f1")
         await hand.until(lambda: hand.shows("take a GGUF file"))
@@ -101,8 +99,7 @@ async def test_escape_ends_the_download_and_the_command_of_the_export_can_be_cop
     monkeypatch.setattr(export_screen, "to_be_fetched", lambda: not here)
     monkeypatch.setattr(export_screen, "absence", lambda: "No Ollama answers here.")
     app = wizard(flags)
-    async with app.run_test(size=(110, 30)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app, (110, 30)) as hand:
         await to_export(hand)
         await hand.until(lambda: hand.shows("No Ollama answers here."))
         assert hand.screen.query_one("#name", Input).placeholder == "w"

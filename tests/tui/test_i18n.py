@@ -18,7 +18,7 @@ from engine.data.report import dataset_report
 from engine.i18n import install
 from engine.remembered import Remembered
 from tests.conftest import chats, write_jsonl
-from tests.tui.conftest import Hand
+from tests.tui.conftest import driven
 from tui.app import LoraTui
 from tui.dataset_text import problem_lines
 from tui.event_text import stop_words
@@ -79,8 +79,7 @@ async def test_what_other_libraries_ask_and_what_was_raw_is_translated(tmp_path:
     report = dataset_report(str(tmp_path / "twice.jsonl"), Reading(), None, "auto", 64)
     assert next(line for line, _style in problem_lines(report)).startswith("«info» ")
     app = LoraTui({"dataset": "none"}, remembered=Remembered())
-    async with app.run_test(size=(100, 30)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app, (100, 30)) as hand:
         await hand.press("ctrl+p")
         await hand.until(lambda: hand.shows("«Search for a command»"))
         await hand.press("escape", "ctrl+o")

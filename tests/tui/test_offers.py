@@ -17,7 +17,7 @@ from engine.models.local import WELL_KNOWN, LocalModel
 from engine.remembered import Remembered
 from tests.conftest import chats, write_jsonl
 from tests.engine.runs import train
-from tests.tui.conftest import Hand
+from tests.tui.conftest import driven
 from tui.app import LoraTui
 from tui.screens import model as model_screen
 
@@ -25,8 +25,7 @@ from tui.screens import model as model_screen
 async def test_a_data_file_of_the_current_folder_is_chosen_without_typing(wizard: Callable[..., LoraTui]) -> None:
     write_jsonl(Path("mine.jsonl"), chats(5))
     app = wizard()
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.until(lambda: hand.shows("mine.jsonl"))
         await hand.press("tab", "tab", "down", "enter")
         await hand.until(lambda: hand.shows("5 rows · messages"))
@@ -55,10 +54,9 @@ async def test_a_run_that_was_interrupted_is_offered_and_taken_up_with_one_butto
     flags: dict[str, Any], trained: Path, wizard: Callable[..., LoraTui]
 ) -> None:
     app = wizard(remembered=Remembered(answers={**flags, "output": str(trained)}))
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.until(lambda: hand.shows("The last run, out/w: stopped · step 8/14"))
-        await pilot.click("#continue")
+        await hand.pilot.click("#continue")
         await hand.arrive("StartScreen")
         await hand.until(lambda: hand.shows("Continue from checkpoint-8"))
         await hand.press("enter")
@@ -70,8 +68,7 @@ async def test_the_menu_reaches_the_buttons_of_the_first_step(
     flags: dict[str, Any], trained: Path, wizard: Callable[..., LoraTui]
 ) -> None:
     app = wizard(remembered=Remembered(answers={**flags, "output": str(trained)}))
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.until(lambda: hand.shows("Continue the last run"))
         commands = {command.title: command.callback for command in app.get_system_commands(hand.screen)}
         assert "Try the demo" in commands
@@ -84,8 +81,7 @@ async def test_who_has_asked_for_something_is_not_offered_the_last_run(
     answered: str, flags: dict[str, Any], trained: Path, wizard: Callable[..., LoraTui]
 ) -> None:
     app = wizard({answered: flags[answered]}, remembered=Remembered(answers={**flags, "output": str(trained)}))
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.until(lambda: hand.shows("26 rows"))
         assert not hand.shows("The last run")
 
@@ -93,8 +89,7 @@ async def test_who_has_asked_for_something_is_not_offered_the_last_run(
 async def test_a_run_that_came_to_its_end_is_not_offered(flags: dict[str, Any], wizard: Callable[..., LoraTui]) -> None:
     train(**{**flags, "epochs": 1})
     app = wizard(remembered=Remembered(answers=flags))
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.until(lambda: hand.shows("26 rows"))
         assert not hand.shows("The last run")
 
@@ -106,8 +101,7 @@ async def test_files_of_the_current_folder_are_offered_beside_what_was_used_befo
         write_jsonl(tmp_path / name, chats(5))
     used = ("mine.jsonl", str(tmp_path / "other.jsonl"))
     app = wizard(remembered=Remembered(answers={"dataset": "mine.jsonl"}, datasets=used))
-    async with app.run_test(size=(140, 40)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app, (140, 40)) as hand:
         await hand.until(lambda: hand.shows("new.jsonl"))
         offered = hand.screen.query_one("#dataset OptionList", OptionList)
         assert offered.option_count == 2, "without the one that stands in the field"
@@ -122,8 +116,7 @@ async def test_who_has_no_model_is_offered_some_that_would_be_fetched(
     monkeypatch.setattr(model_screen, "cached_models", tuple)
     write_jsonl(Path("mine.jsonl"), chats(5))
     app = wizard({"dataset": "mine.jsonl"})
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.go_on("ModelScreen", "5 rows")
         await hand.until(lambda: hand.shows("Qwen/Qwen3-0.6B  about 1.5 GB to fetch from the hub"))
         await hand.press("tab", "tab", "down", "enter")
@@ -142,8 +135,7 @@ async def test_a_path_typed_while_an_answer_is_remembered_goes_into_the_field(wi
     for name, count in (("mine.jsonl", 5), ("other.jsonl", 7)):
         write_jsonl(Path(name), chats(count))
     app = wizard(remembered=Remembered(answers={"dataset": "mine.jsonl"}))
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.until(lambda: hand.shows("5 rows · messages") and hand.screen.focused is hand.screen.query_one("#main"))
         await hand.press(*"other.jsonl")
         assert hand.screen.query_one("#dataset Input", Input).value == "other.jsonl"
@@ -153,8 +145,7 @@ async def test_a_path_typed_while_an_answer_is_remembered_goes_into_the_field(wi
 async def test_a_path_typed_faster_than_the_focus_moves_is_whole(wizard: Callable[..., LoraTui]) -> None:
     write_jsonl(Path("mine.jsonl"), chats(5))
     app = wizard(remembered=Remembered(answers={"dataset": "mine.jsonl"}))
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         main = hand.screen.query_one("#main")
         await hand.until(lambda: hand.shows("5 rows · messages") and hand.screen.focused is main)
         for character in "other.jsonl":
@@ -166,8 +157,7 @@ async def test_a_path_pasted_beside_the_field_goes_into_it(wizard: Callable[...,
     for name, count in (("mine.jsonl", 5), ("other.jsonl", 7)):
         write_jsonl(Path(name), chats(count))
     app = wizard(remembered=Remembered(answers={"dataset": "mine.jsonl"}))
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         main = hand.screen.query_one("#main")
         await hand.until(lambda: hand.shows("5 rows · messages") and hand.screen.focused is main)
         main.post_message(Paste("other.jsonl"))
@@ -177,8 +167,7 @@ async def test_a_path_pasted_beside_the_field_goes_into_it(wizard: Callable[...,
 async def test_what_is_typed_at_how_it_is_read_does_not_change_the_path(wizard: Callable[..., LoraTui]) -> None:
     write_jsonl(Path("mine.jsonl"), chats(5))
     app = wizard({"dataset": "mine.jsonl", "format": "messages"})
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.until(lambda: hand.shows("5 rows · messages") and hand.screen.query(Select))
         hand.screen.query_one(Select).focus()
         await hand.press("x")
@@ -188,8 +177,7 @@ async def test_what_is_typed_at_how_it_is_read_does_not_change_the_path(wizard: 
 async def test_down_leads_from_the_field_into_the_offers_and_up_back(wizard: Callable[..., LoraTui]) -> None:
     write_jsonl(Path("mine.jsonl"), chats(5))
     app = wizard()
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.until(lambda: hand.shows("mine.jsonl"))
         await hand.press("down", "up")
         assert isinstance(hand.screen.focused, Input)
@@ -200,8 +188,7 @@ async def test_down_leads_from_the_field_into_the_offers_and_up_back(wizard: Cal
 async def test_the_dialog_that_browses_is_opened_from_the_main_button_too(wizard: Callable[..., LoraTui]) -> None:
     write_jsonl(Path("mine.jsonl"), chats(5))
     app = wizard(remembered=Remembered(answers={"dataset": "mine.jsonl"}))
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.until(lambda: hand.shows("5 rows · messages") and hand.screen.focused is hand.screen.query_one("#main"))
         assert hand.shows("^o Browse")
         await hand.press("ctrl+o")

@@ -16,7 +16,7 @@ from textual.widgets import Static
 
 from engine.course.advice import advise
 from engine.events import CheckpointSaved, LossJumped, ResumeChecked, RowsTokenised, RunFinished, RunStopped
-from tests.tui.conftest import Hand
+from tests.tui.conftest import driven
 from tests.tui.scripted import Scripted, started, step
 from tests.tui.test_snapshots import RECEIPT
 from tui import i18n
@@ -38,8 +38,7 @@ async def test_only_ascii_is_drawn_on_every_screen(
     jump = LossJumped(20, "divergence", 0.5, 4.0, 8.0, False)
     script = [started(checkpoint="checkpoint-8", step=8), RECEIPT, *(step(n, 4 / n) for n in range(9, 20)), saved, jump]
     app = wizard(flags, runner=Scripted(*script, then=finished), ascii_only=True)
-    async with app.run_test(size=size) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app, size) as hand:
 
         async def drawn(*keys: str, seen: str) -> None:
             await hand.press(*keys)
@@ -86,14 +85,13 @@ async def test_a_narrow_terminal_shows_where_one_is(
 ) -> None:
     i18n.install(language)
     app = wizard(flags)
-    async with app.run_test(size=(40, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app, (40, 24)) as hand:
         for number in range(7):
             app.go_to(number)
             await hand.until(lambda number=number: getattr(hand.screen, "STEP", -1) == number)
             rail = hand.text().splitlines()[0]
             assert f"▸{number + 1} {i18n.i18n._(RAIL[number])}" in rail
-        await pilot.resize_terminal(100, 24)
+        await hand.pilot.resize_terminal(100, 24)
         await hand.until(lambda: i18n.i18n._("Dataset") in hand.text().splitlines()[0])
 
 
@@ -157,10 +155,9 @@ def _luminance(colour: Color) -> float:
 async def test_a_disabled_button_keeps_its_label_in_the_terminals_own_colours(wizard: Make) -> None:
     app = wizard()
     app.theme = "ansi-light"
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         app.screen.query_one("#main").disabled = True
-        await pilot.pause()
+        await hand.pilot.pause()
         assert hand.shows(" Next ")
         assert app.screen.query_one("#main").size.height == 1
 
@@ -168,14 +165,13 @@ async def test_a_disabled_button_keeps_its_label_in_the_terminals_own_colours(wi
 @pytest.mark.parametrize("columns", range(36, 66, 3))
 async def test_no_key_is_cut_at_the_foot_of_a_narrow_terminal(wizard: Make, columns: int) -> None:
     app = wizard()
-    async with app.run_test(size=(columns, 12)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app, (columns, 12)) as hand:
         await hand.until(lambda: hand.shows("^p Menu"))
         left, menu, _right = hand.text().splitlines()[-1].partition("▏^p Menu")
         assert menu and "^n Next" in left and left.rstrip().endswith("^q Quit")
         assert set(left.split()) <= {"^n", "Next", "f1", "Help", "^o", "Browse", "^q", "Quit"}
         assert len(left.split()) % 2 == 0
-        await pilot.resize_terminal(100, 12)
+        await hand.pilot.resize_terminal(100, 12)
         await hand.until(lambda: hand.shows("^q Quit"))
 
 
@@ -207,7 +203,6 @@ def test_a_path_and_words_between_spaces_are_not_broken() -> None:
 
 
 async def test_the_wizard_breaks_chinese_lines_between_characters(wizard: Make) -> None:
-    async with wizard().run_test(size=(80, 24)) as pilot:
-        hand = Hand(pilot.app, pilot)  # type: ignore[arg-type]
+    async with driven(wizard()) as hand:
         hand.screen.query_one("#summary", Static).update(" " + "字" * 30 + " " + "字" * 30)
         await hand.until(lambda: hand.shows("字" * 30 + " " + "字"))

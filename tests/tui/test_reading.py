@@ -15,7 +15,7 @@ from engine.data.read import Reading
 from engine.errors import LoraTuiError
 from engine.remembered import Remembered
 from tests.conftest import chats, write_jsonl
-from tests.tui.conftest import Hand
+from tests.tui.conftest import driven
 from tui.app import LoraTui
 from tui.lookups import report_of
 from tui.screens import dataset as dataset_screen
@@ -33,8 +33,7 @@ def odd(path: Path) -> Path:
 async def test_columns_of_other_names_are_proposed_and_taken_with_enter(wizard: Make) -> None:
     odd(Path("odd.csv"))
     app = wizard({"dataset": "odd.csv"})
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.until(lambda: hand.shows("instruction=ask,output=say"))
         await hand.press("enter")
         await hand.until(lambda: hand.shows("9 rows · alpaca"))
@@ -45,8 +44,7 @@ async def test_columns_of_other_names_are_proposed_and_taken_with_enter(wizard: 
 async def test_a_guess_is_said_where_it_is_seen_and_not_hidden_by_the_formats(wizard: Make) -> None:
     odd(Path("odd.csv"))
     app = wizard({"dataset": "odd.csv"})
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.until(lambda: hand.shows("a guess: Enter takes it") and hand.shows("instruction=ask,output=say"))
         assert hand.shows("Found columns: no, ask, say") and not hand.shows('"conversations"')
 
@@ -54,8 +52,7 @@ async def test_a_guess_is_said_where_it_is_seen_and_not_hidden_by_the_formats(wi
 async def test_without_a_guess_the_formats_are_told(wizard: Make) -> None:
     odd(Path("odd.csv"))
     app = wizard({"dataset": "odd.csv"})
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.until(lambda: hand.shows("a guess: Enter takes it"))
         (columns,) = [one for one in hand.screen.query(Setting) if one.setting == "columns"]
         columns.raw = ""
@@ -67,8 +64,7 @@ async def test_another_dataset_begins_without_the_columns_of_the_last(wizard: Ma
     odd(Path("odd.csv"))
     write_jsonl(Path("plain.jsonl"), chats(5))
     app = wizard({"dataset": "odd.csv", "columns": "instruction=ask,output=say"})
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.until(lambda: hand.shows("9 rows · alpaca"))
         hand.screen.query_one("#dataset Input", Input).value = "plain.jsonl"
         await hand.until(lambda: hand.shows("5 rows · messages"))
@@ -79,8 +75,7 @@ async def test_the_columns_of_last_time_come_back_with_its_dataset(wizard: Make)
     odd(Path("odd.csv"))
     last = {"dataset": "odd.csv", "columns": "instruction=ask,output=say"}
     app = wizard(remembered=Remembered(answers=last))
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.until(lambda: hand.shows("9 rows · alpaca"))
         assert not hand.screen.query_one(Collapsible).collapsed
 
@@ -88,8 +83,7 @@ async def test_the_columns_of_last_time_come_back_with_its_dataset(wizard: Make)
 async def test_a_value_that_cannot_be_used_is_told_at_its_field(wizard: Make) -> None:
     odd(Path("odd.csv"))
     app = wizard({"dataset": "odd.csv"})
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.until(lambda: hand.shows("instruction=ask,output=say"))
         (columns,) = [one for one in hand.screen.query(Setting) if one.setting == "columns"]
         columns.raw = "nonsense"
@@ -102,8 +96,7 @@ async def test_a_value_that_cannot_be_used_is_told_at_its_field(wizard: Make) ->
 async def test_a_path_as_terminals_paste_it_is_found(pasted: str, wizard: Make, tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "my data.jsonl", chats(5))
     app = wizard()
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         hand.screen.query_one("#dataset Input", Input).value = pasted.format(
             str(path).replace(" ", "%20" if "file" in pasted else " ")
         )
@@ -115,8 +108,7 @@ async def test_a_path_as_terminals_paste_it_is_found(pasted: str, wizard: Make, 
 async def test_a_guess_is_seen_before_one_goes_on_with_it(wizard: Make) -> None:
     odd(Path("odd.csv"))
     app = wizard({"dataset": "odd.csv"})
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.until(lambda: hand.shows("instruction=ask,output=say"))
         await hand.press("ctrl+n")
         await hand.until(lambda: hand.shows("9 rows · alpaca"))
@@ -137,8 +129,7 @@ async def test_a_machine_that_is_slow_to_make_the_fields_is_waited_for(
     monkeypatch.setattr(Setting, "_on_compose", late)
     odd(Path("odd.csv"))
     app = wizard({"dataset": "odd.csv"})
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.until(lambda: hand.shows("instruction=ask,output=say") and isinstance(hand.screen.focused, Input))
         await hand.press("enter")
         await hand.until(lambda: hand.shows("9 rows · alpaca"))
@@ -148,8 +139,7 @@ async def test_rows_left_out_of_one_dataset_are_read_of_another_that_is_named_be
     write_jsonl(Path("one.jsonl"), chats(5))
     write_jsonl(Path("other.jsonl"), chats(7))
     app = wizard()
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         field = hand.screen.query_one("#dataset Input", Input)
         field.value = "one.jsonl"
         await hand.until(lambda: hand.shows("5 rows"))
@@ -167,8 +157,7 @@ async def test_the_columns_of_last_time_do_not_stand_in_the_way_of_another_datas
     write_jsonl(Path("plain.jsonl"), chats(5))
     last = {"dataset": "odd.csv", "columns": "instruction=ask,output=say", "skip_rows": "2"}
     app = wizard(remembered=Remembered(answers=last))
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.until(lambda: hand.shows("8 rows · alpaca"))
         hand.screen.query_one("#dataset Input", Input).value = "plain.jsonl"
         await hand.until(lambda: hand.shows("5 rows · messages"))
@@ -178,8 +167,7 @@ async def test_columns_given_without_a_dataset_are_those_of_the_one_that_is_take
     odd(Path("odd.csv"))
     Path("folder").mkdir()
     app = wizard({"columns": "instruction=ask,output=say"})
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         hand.screen.query_one("#dataset Input", Input).value = "folder"
         await hand.until(lambda: hand.shows("no data file in it"))
         hand.screen.query_one("#dataset Input", Input).value = "odd.csv"
@@ -190,8 +178,7 @@ async def test_what_to_do_about_a_row_names_the_field_and_all_that_is_to_stand_i
     with write_jsonl(Path("bad.jsonl"), chats(9)).open("a") as file:
         file.write('{"messages"}\n')
     app = wizard({"dataset": "bad.jsonl", "skip_rows": "8"})
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.until(lambda: hand.shows('leave it out with "skip rows" 8,10.'))
         assert not hand.shows("--skip-rows")
 
@@ -199,8 +186,7 @@ async def test_what_to_do_about_a_row_names_the_field_and_all_that_is_to_stand_i
 async def test_where_rows_are_to_be_left_out_the_field_for_it_is_to_be_seen(wizard: Make) -> None:
     write_jsonl(Path("bad.jsonl"), [*chats(5), {"messages": [{"role": "user", "content": "and?"}]}])
     app = wizard({"dataset": "bad.jsonl"})
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.until(lambda: hand.shows("leave it out with") or hand.screen.query_one("#closed").display)
         await hand.until(lambda: not hand.screen.query_one(Collapsible).collapsed)
         (field,) = [one for one in hand.screen.query(Setting) if one.setting == "skip_rows"]
@@ -222,14 +208,13 @@ async def test_what_another_dataset_is_counted_to_is_not_told_of_this_one(
     monkeypatch.setattr(dataset_screen, "report_with_model", counts)
     other = write_jsonl(tmp_path / "other.jsonl", chats(5))
     app = wizard(flags)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.until(lambda: hand.shows("26 rows") and len(tells) == 1)
         hand.screen.query_one("#dataset", PathInput).value = str(other)
         hand.screen._look(str(other))  # type: ignore[attr-defined]
         await hand.until(lambda: hand.shows("5 rows") and len(tells) == 2)
         tells[0](1000, 2000, 1.0)
-        await pilot.pause()
+        await hand.pilot.pause()
         assert hand.shows("5 rows") and not hand.shows("50%")
 
 
@@ -245,14 +230,13 @@ async def test_what_was_read_otherwise_is_not_taken_for_what_is_asked_now(
 
     monkeypatch.setattr(dataset_screen, "report_of", read)
     app = wizard({"dataset": flags["dataset"]})
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.until(lambda: hand.shows("Reading"))
         app.wizard.answer("skip_rows", "1-20")
         hand.screen._look(str(flags["dataset"]))  # type: ignore[attr-defined]
         await hand.until(lambda: hand.shows("6 rows"))
         slow.set()
-        await asyncio.sleep(0.5)
+        await hand.until(lambda: not [one for one in app.workers if one.is_running])
         assert hand.shows("6 rows") and not hand.shows("26 rows")
 
 
@@ -261,8 +245,7 @@ async def test_what_is_remembered_and_no_run_takes_any_more_is_passed_over(wizar
     last = {"dataset": flags["dataset"], "format": "spoken", "scheduler": "polynomial"}
     app = wizard({"dataset": flags["dataset"], "model": flags["model"]}, remembered=Remembered(last))
     app.wizard.read_for = "another"
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.until(lambda: hand.shows("26 rows"))
         assert app.wizard.base().scheduler == "cosine"
 

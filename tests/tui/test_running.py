@@ -17,7 +17,7 @@ from engine.resume.plan import ResumePlan
 from engine.runner import LEFT
 from engine.training.attempt import Outcome
 from tests.engine.runs import train
-from tests.tui.conftest import Hand
+from tests.tui.conftest import driven
 from tests.tui.scripted import Scripted, started, step, training
 from tui.app import LoraTui
 from tui.widgets.chart import LossChart
@@ -27,8 +27,7 @@ Make = Callable[..., LoraTui]
 
 async def test_stop_and_save_keeps_the_step_and_can_be_continued(wizard: Make, flags: dict[str, Any]) -> None:
     app = wizard({**flags, "epochs": "400"})
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = await training(app, pilot)
+    async with training(app) as hand:
         await hand.arrive("TrainingScreen")
         await hand.until(lambda: app.live.step is not None and app.live.step.step >= 4)
         await hand.press("s")
@@ -42,8 +41,7 @@ async def test_stop_and_save_keeps_the_step_and_can_be_continued(wizard: Make, f
 
 async def test_quitting_while_it_trains_asks_and_saves(wizard: Make, flags: dict[str, Any]) -> None:
     app = wizard({**flags, "epochs": "400"})
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = await training(app, pilot)
+    async with training(app) as hand:
         await hand.arrive("TrainingScreen")
         await hand.until(lambda: app.live.step is not None)
         await hand.press("ctrl+q")
@@ -64,8 +62,7 @@ async def test_a_jump_of_the_loss_is_a_warning_with_ways_on(wizard: Make, flags:
     jump = LossJumped(20, "divergence", 0.5, 4.0, 8.0, False, causes=("The learning rate is too high for this model.",))
     script = [started(), *(step(n, 0.5) for n in range(1, 20)), jump]
     app = wizard(flags, runner=Scripted(*script))
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = await training(app, pilot)
+    async with training(app) as hand:
         await hand.until(lambda: hand.shows("the loss is rising and stays up"))
         assert hand.shows("The learning rate is too high")
         assert hand.shows("b back to the last good checkpoint")
@@ -78,8 +75,7 @@ async def test_a_jump_of_the_loss_is_a_warning_with_ways_on(wizard: Make, flags:
 
 async def test_one_enter_too_many_does_not_stop_a_run(wizard: Make, flags: dict[str, Any]) -> None:
     app = wizard(flags, runner=Scripted(started(), step(1, 1.0)))
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = await training(app, pilot)
+    async with training(app) as hand:
         await hand.arrive("TrainingScreen")
         await hand.press("enter")
         await hand.until(lambda: app.live.step is not None)
@@ -89,7 +85,7 @@ async def test_one_enter_too_many_does_not_stop_a_run(wizard: Make, flags: dict[
         await hand.arrive("TrainingScreen")
         await hand.press("enter")
         assert app.running and not app.live.stopping
-        await pilot.click("#main")
+        await hand.pilot.click("#main")
         await hand.arrive("ResultScreen")
 
 
@@ -98,8 +94,7 @@ async def test_back_to_the_last_good_checkpoint_stops_and_offers_it(
 ) -> None:
     jump = LossJumped(7, "divergence", 0.5, 4.0, 8.0, False)
     app = wizard(flags, runner=Scripted(started(checkpoint="checkpoint-8", step=8), step(9, 4.0), jump))
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = await training(app, pilot)
+    async with training(app) as hand:
         await hand.until(lambda: hand.shows("WARNING"))
         await hand.press("b")
         await hand.arrive("StartScreen")
@@ -111,8 +106,7 @@ async def test_back_to_the_last_good_checkpoint_stops_and_offers_it(
 @pytest.mark.parametrize("fault", [OutputError("disk full", "no room", "make room"), RuntimeError("a fault of ours")])
 async def test_a_run_that_fails_says_what_and_what_to_do(wizard: Make, flags: dict[str, Any], fault: BaseException) -> None:
     app = wizard(flags, runner=Scripted(started(), step(1, 1.0), fault))
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = await training(app, pilot)
+    async with training(app) as hand:
         await hand.arrive("ResultScreen")
         assert hand.shows(str(fault.args[0]) if not isinstance(fault, LoraTuiError) else fault.title)
         assert not hand.shows("run.log")  # there is none: this runner wrote nothing
@@ -126,8 +120,7 @@ async def test_the_result_offers_only_what_works_and_going_on_does_not_leave(
 ) -> None:
     failed = isinstance(end, BaseException)
     app = wizard(flags, runner=Scripted(started(), *([end] if failed else []), then=None if failed else end))
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = await training(app, pilot)
+    async with training(app) as hand:
         if not failed:
             await hand.until(lambda: app.live.started is not None)
             await hand.press("s")
@@ -142,21 +135,19 @@ async def test_the_result_offers_only_what_works_and_going_on_does_not_leave(
 async def test_a_failed_event_is_shown_too(wizard: Make, flags: dict[str, Any]) -> None:
     error = OutputError("disk full")
     app = wizard(flags, runner=Scripted(started(), RunFailed(1, "disk full", "", "", 5), error))
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = await training(app, pilot)
+    async with training(app) as hand:
         await hand.arrive("ResultScreen")
         assert app.live.phase == "failed"
 
 
 async def test_a_small_terminal_shows_a_sparkline_with_the_numbers(wizard: Make, flags: dict[str, Any]) -> None:
     app = wizard(flags, runner=Scripted(started(), *(step(n, 4 / n) for n in range(1, 20))))
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = await training(app, pilot)
+    async with training(app) as hand:
         await hand.until(lambda: hand.screen.query_one("#chart").display and hand.shows("┤"))
-        await pilot.resize_terminal(44, 16)
+        await hand.pilot.resize_terminal(44, 16)
         await hand.until(lambda: hand.shows("loss 4.00 to 0.21 · lowest 0.21"))
         assert not hand.screen.query_one("#chart").display
-        await pilot.resize_terminal(100, 30)
+        await hand.pilot.resize_terminal(100, 30)
         await hand.until(lambda: hand.screen.query_one("#chart").display)
         await hand.press("s")
 
@@ -170,8 +161,7 @@ async def test_a_failed_run_can_be_copied_with_its_remedy(wizard: Make, flags: d
 
     error = OutputError("disk full", "no room", "make room")
     app = wizard({**flags, "output": "out/my run"}, runner=Logging(started(), step(1, 1.0), error))
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = await training(app, pilot)
+    async with training(app) as hand:
         await hand.arrive("ResultScreen")
         await hand.press("y")
         await hand.until(lambda: app.clipboard)
@@ -184,13 +174,12 @@ async def test_one_enter_too_many_does_not_leave_before_the_result_was_read(
 ) -> None:
     train(**flags)
     app = wizard(flags)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.straight_to_review()
         await hand.press("enter")
         await hand.arrive("ResultScreen")
         await hand.press("enter")
-        await pilot.pause()
+        await hand.pilot.pause()
         assert hand.at("ResultScreen") and app.return_code is None
         await hand.until(lambda: hand.screen.focused is hand.screen.query_one("#main"))
         assert hand.shows("longer: lora-tui --yes --output out/w --epochs 4")
@@ -201,11 +190,10 @@ async def test_a_step_repaints_its_numbers_and_lays_out_nothing(
 ) -> None:
     # What the screen costs is taken from the training: building the footer anew and laying out everything took a sixth of a processor.
     app = wizard(flags, runner=Scripted(started(), step(1, 0.5)))
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = await training(app, pilot)
+    async with training(app) as hand:
         await hand.arrive("TrainingScreen")
         await hand.until(lambda: hand.shows("1/100"))
-        await pilot.pause(1.2)  # what is due at the beginning has been done
+        await hand.pilot.pause(1.2)  # what is due at the beginning has been done
         done: list[str] = []
         screen = app.screen
         monkeypatch.setattr(screen, "refresh_bindings", lambda: done.append("footer"))
@@ -224,8 +212,7 @@ async def test_a_step_repaints_its_numbers_and_lays_out_nothing(
 
 async def test_a_bar_of_progress_in_the_log_is_shown_as_it_was_left(wizard: Make, flags: dict[str, Any]) -> None:
     app = wizard(flags, runner=Scripted(started(), step(1, 1.0)))
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = await training(app, pilot)
+    async with training(app) as hand:
         await hand.arrive("TrainingScreen")
         assert app.folder is not None
         app.folder.mkdir(parents=True, exist_ok=True)
@@ -241,11 +228,10 @@ async def test_the_numbers_take_two_lines_again_when_the_terminal_was_made_narro
     wizard: Make, flags: dict[str, Any]
 ) -> None:
     app = wizard(flags, runner=Scripted(started(), step(1, 0.5)))
-    async with app.run_test(size=(140, 40)) as pilot:
-        hand = await training(app, pilot)
+    async with training(app, (140, 40)) as hand:
         await hand.arrive("TrainingScreen")
         await hand.until(lambda: hand.shows("1/100"))
-        await pilot.resize_terminal(80, 24)
+        await hand.pilot.resize_terminal(80, 24)
         app._tell(step(2, 0.5), {})
         await hand.until(lambda: hand.shows("2/100"))
         assert app.screen.query_one("#tiles").size.height == 2
@@ -267,8 +253,8 @@ async def test_a_signal_that_comes_while_the_run_is_moved_is_heeded(
 
     monkeypatch.setattr(detached, "moved", meanwhile)
     monkeypatch.setattr(detached.InItsOwnProcess, "run", lambda *given: pytest.fail("a process was begun"))
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = await training(app, pilot)
+    async with training(app) as hand:
+        await hand.until(lambda: app.live.started is not None)  # before that the key does nothing
         await hand.press("d")
         await hand.until(lambda: app.return_code is not None)
     assert app.return_code == 143
@@ -304,8 +290,8 @@ async def test_a_signal_that_comes_at_the_moment_of_moving_is_not_lost(
     monkeypatch.setattr(LoraTui, "_then", setting, raising=False)
     monkeypatch.setattr(detached, "moved", lambda plan, outcome: plan)
     monkeypatch.setattr(detached.InItsOwnProcess, "run", runs)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = await training(app, pilot)
+    async with training(app) as hand:
+        await hand.until(lambda: app.live.started is not None)  # before that the key does nothing
         await hand.press("d")
         await hand.until(lambda: app.return_code is not None)
     assert app.return_code == 143 and app._stop == LEFT, "the run goes on, and the wizard has gone"
@@ -315,8 +301,7 @@ async def test_who_leaves_a_detached_run_that_was_asked_to_stop_is_not_told_that
     wizard: Make, flags: dict[str, Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
     app = wizard(flags, runner=Scripted(started(), step(1, 1.0), then=RunStopped("user", 1, 0.1, "checkpoint-1")))
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = await training(app, pilot)
+    async with training(app) as hand:
         await hand.until(lambda: app.live.step is not None)
         app.detached = True
         asked: list[str | None] = []
@@ -349,8 +334,7 @@ async def test_the_whole_receipt_can_be_read_while_it_trains_and_afterwards(
     wizard: Make, flags: dict[str, Any], trained: Path
 ) -> None:
     app = wizard(flags, runner=Scripted(started(checkpoint="checkpoint-8", step=8), RECEIPT))
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = await training(app, pilot)
+    async with training(app) as hand:
         await hand.until(lambda: hand.shows("r Receipt"))
         for screen in ("TrainingScreen", "ResultScreen"):
             await hand.arrive(screen)
@@ -366,8 +350,7 @@ async def test_the_whole_receipt_can_be_read_while_it_trains_and_afterwards(
 
 async def test_without_a_receipt_there_is_no_key_for_one(wizard: Make, flags: dict[str, Any]) -> None:
     app = wizard(flags, runner=Scripted(started(), step(1, 1.0)))
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = await training(app, pilot)
+    async with training(app) as hand:
         await hand.arrive("TrainingScreen")
         assert not hand.shows("r Receipt")
         await hand.press("s")
@@ -378,8 +361,7 @@ async def test_without_a_receipt_there_is_no_key_for_one(wizard: Make, flags: di
 async def test_the_result_keeps_what_was_told_at_the_join(wizard: Make, flags: dict[str, Any], trained: Path) -> None:
     jump = LossJumped(9, "reset_at_resume", 0.5, 4.0, 8.0, True, causes=("The rows are other ones.",))
     app = wizard(flags, runner=Scripted(started(checkpoint="checkpoint-8", step=8), RECEIPT, step(9, 4.0), jump))
-    async with app.run_test(size=(120, 40)) as pilot:
-        hand = await training(app, pilot)
+    async with training(app, (120, 40)) as hand:
         await hand.until(lambda: hand.shows("WARNING"))
         await hand.press("g", "s")
         await hand.arrive("ResultScreen")
@@ -392,8 +374,7 @@ async def test_the_result_of_a_complete_run_shows_where_it_was_continued(
 ) -> None:
     train(**flags)
     app = wizard(flags)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.straight_to_review()
         await hand.run_to_end()
         assert hand.screen.query_one("#chart", LossChart)._picture.join == 8
@@ -403,13 +384,12 @@ async def test_from_a_refused_start_one_goes_back_to_the_settings_of_that_run(
     wizard: Make, flags: dict[str, Any], trained: Path
 ) -> None:
     app = wizard({**flags, "resume": str(trained / "checkpoint-6")}, runner=Scripted(OutputError("disk full")))
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = await training(app, pilot)
+    async with training(app) as hand:
         await hand.arrive("ResultScreen")
         asked = app.wizard.start
         await hand.until(lambda: hand.shows(" Leave "))
         assert hand.shows(" Settings ") and asked.how == "continue"
-        await pilot.click("#settings")
+        await hand.pilot.click("#settings")
         await hand.arrive("SettingsScreen")
         assert app.wizard.start == asked
 
@@ -420,8 +400,7 @@ async def test_longer_is_offered_unless_the_advice_is_against_it(
 ) -> None:
     end = RunFinished(20, 2.0, 0.01, None, 1.0, "out/w/final", {"state": state, "message": "what to do"})
     app = wizard(flags, runner=Scripted(started(), then=end))
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = await training(app, pilot)
+    async with training(app) as hand:
         await hand.arrive("TrainingScreen")
         await hand.press("s")
         await hand.arrive("ResultScreen")
@@ -437,8 +416,7 @@ async def test_a_terminal_that_hangs_up_twice_at_once_still_lets_the_run_save(
     left: list[int] = []
     monkeypatch.setattr(os, "_exit", left.append)
     app = wizard(flags, runner=Scripted(started()))
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = await training(app, pilot)
+    async with training(app) as hand:
         await hand.until(lambda: app.live.started is not None)
         app._signalled("SIGHUP", 129)
         app._signalled("SIGHUP", 129)

@@ -25,7 +25,7 @@ from engine.training.estimate import Fitted, Memory
 from engine.training.expect import Expected, Fit
 from tests.conftest import chats, write_jsonl
 from tests.engine.runs import train
-from tests.tui.conftest import RUN, Hand
+from tests.tui.conftest import RUN, Hand, driven
 from tests.tui.scripted import Scripted, started, step
 from tui import i18n
 from tui.app import LoraTui
@@ -149,8 +149,7 @@ async def test_every_screen_looks_as_accepted(
     runner = Scripted(*script(), jump, then=finished)
     app = LoraTui(answers(), remembered=Remembered(), runner=runner)
     monkeypatch.setattr(app, "_preload", lambda: None)
-    async with app.run_test(size=size) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app, size) as hand:
         album = Album(hand, snapshot.use_extension(SVGImageExtension), f"{size[0]}x{size[1]}-{language}")
         for screen in ("DatasetScreen", "ModelScreen", "OutputScreen", "StartScreen", "SettingsScreen", "ReviewScreen"):
             await album.take(screen)

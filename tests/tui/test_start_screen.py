@@ -17,7 +17,7 @@ from engine.checkpoints.choose import choose
 from engine.checkpoints.scan import Scan
 from tests.engine.checkpoints.test_lineage import made
 from tests.engine.runs import train
-from tests.tui.conftest import Hand
+from tests.tui.conftest import driven
 from tui.app import LoraTui
 from tui.widgets.checkpoint_table import CheckpointTable
 
@@ -26,8 +26,7 @@ Make = Callable[..., LoraTui]
 
 async def test_another_than_the_recommended_branches_off(wizard: Make, flags: dict[str, Any], trained: Path) -> None:
     app = wizard(flags)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.to_start()
         await hand.until(lambda: hand.shows("checkpoint-6"))
         await hand.press("down", "c")
@@ -42,8 +41,7 @@ async def test_the_cursor_is_never_on_the_line_of_a_run(wizard: Make, flags: dic
     train(stop_at=5, **{**flags, "output": "out/other"})
     Path("out/other/checkpoint-5").rename(trained / "checkpoint-5")
     app = wizard(flags)
-    async with app.run_test(size=(140, 40)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app, (140, 40)) as hand:
         await hand.to_start()
         await hand.until(lambda: hand.shows("Continue from checkpoint-8"))
         table = hand.screen.query_one("#table", CheckpointTable)
@@ -53,8 +51,8 @@ async def test_the_cursor_is_never_on_the_line_of_a_run(wizard: Make, flags: dic
         for keys in (["up"], ["down"] * (len(rows) - 3), ["down"], ["up"], ["home"], ["end"], ["pageup"], ["pagedown"]):
             await hand.press(*keys)
             assert table.chosen is not None
-        await pilot.click("#table", offset=(5, 1 + headings[1]))
-        await pilot.click("#table", offset=(5, 1 + headings[1]))
+        await hand.pilot.click("#table", offset=(5, 1 + headings[1]))
+        await hand.pilot.click("#table", offset=(5, 1 + headings[1]))
         assert hand.at("StartScreen")
         await hand.until(lambda: hand.shows("Continue from checkpoint-5"))
         await hand.press("enter")
@@ -66,16 +64,14 @@ async def test_the_main_button_says_what_it_does_with_weights_from_elsewhere(
     wizard: Make, flags: dict[str, Any], trained: Path
 ) -> None:
     app = wizard({**flags, "output": "out/new", "init_from": str(trained / "checkpoint-8")})
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.to_start()
         await hand.until(lambda: hand.shows("Start from these weights"))
 
 
 async def test_new_run_from_weights(wizard: Make, flags: dict[str, Any], trained: Path) -> None:
     app = wizard(flags)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.to_start()
         await hand.until(lambda: hand.shows("checkpoint-8"))
         await hand.press("w")
@@ -89,8 +85,7 @@ async def test_new_run_from_weights(wizard: Make, flags: dict[str, Any], trained
 async def test_fresh_beside_a_run_goes_to_a_new_folder(wizard: Make, flags: dict[str, Any], trained: Path) -> None:
     before = sorted(path.name for path in trained.iterdir())
     app = wizard(flags)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.to_start()
         await hand.until(lambda: hand.shows("checkpoint-8"))
         await hand.press("f")
@@ -105,8 +100,7 @@ async def test_trash_and_undo_move_one_checkpoint_and_bring_it_back(
     wizard: Make, flags: dict[str, Any], trained: Path
 ) -> None:
     app = wizard(flags)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.to_start()
         await hand.until(lambda: hand.shows("checkpoint-8 is the furthest"))
         whole = (trained / "checkpoint-8" / "manifest.json").read_bytes()
@@ -123,8 +117,7 @@ async def test_what_was_put_into_the_trash_can_be_taken_back_after_going_elsewhe
     wizard: Make, flags: dict[str, Any], trained: Path
 ) -> None:
     app = wizard(flags)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.to_start()
         await hand.until(lambda: hand.shows("checkpoint-8 is the furthest"))
         await hand.press("d")
@@ -145,8 +138,7 @@ async def test_what_an_earlier_look_found_does_not_take_the_place_of_a_later_one
     wizard: Make, flags: dict[str, Any], trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = wizard(flags)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.to_start()
         await hand.until(lambda: hand.shows("checkpoint-8 is the furthest"))
         look_at, looked, may_answer = app.wizard.look_at, [], threading.Event()
@@ -174,8 +166,7 @@ async def test_a_broken_checkpoint_cannot_be_continued_and_says_why(
     weights = trained / "checkpoint-8" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     app = wizard(flags)
-    async with app.run_test(size=(140, 40)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app, (140, 40)) as hand:
         await hand.to_start()
         await hand.until(lambda: hand.shows("Continue from checkpoint-6"))
         assert hand.shows("Passed over checkpoint-8")
@@ -197,8 +188,7 @@ async def test_hundreds_of_checkpoints_open_without_a_visible_wait(
         shutil.copytree(trained / "checkpoint-3" if (trained / "checkpoint-3").is_dir() else trained / "checkpoint-6",
                         trained / f"checkpoint-{number}", copy_function=lambda a, b: Path(b).hardlink_to(a))  # fmt: skip
     app = wizard(flags)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.to_start()
         await hand.until(lambda: hand.screen.query_one("#table").row_count > 300)
         await hand.press("end", "home", "down")
@@ -209,8 +199,7 @@ async def test_the_detail_of_a_checkpoint_tells_its_files_and_whether_it_goes_on
 ) -> None:
     (trained / "checkpoint-6" / "optimizer.pt").unlink()
     app = wizard(flags)
-    async with app.run_test(size=(180, 50)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app, (180, 50)) as hand:
         await hand.to_start()
         await hand.until(lambda: hand.shows("It can be continued."))
         assert hand.shows("adapter_model.safetensors")
@@ -222,8 +211,7 @@ async def test_after_one_is_put_away_the_cursor_is_on_its_neighbour(
     wizard: Make, flags: dict[str, Any], trained: Path
 ) -> None:
     app = wizard(flags)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.to_start()
         await hand.until(lambda: hand.shows("checkpoint-8 is the furthest"))
         await hand.press("down")
@@ -243,8 +231,7 @@ async def test_what_is_recommended_is_what_the_plan_goes_on_from(wizard: Make, f
         json.dumps({**state, "global_step": 900, "epoch": 9.0, "max_steps": 1000, "num_train_epochs": 10, "log_history": []})
     )
     app = wizard(flags)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.to_start()
         await hand.until(lambda: hand.shows("Continue from checkpoint-8"))
         await hand.press("ctrl+n")

@@ -19,7 +19,7 @@ from pathlib import Path
 def main():
     from engine.data import tokens, workers
     from engine.remembered import Remembered
-    from tests.tui.conftest import Hand
+    from tests.tui.conftest import driven
     from tui.app import LoraTui
     from tui.streams import own_terminal
 
@@ -30,8 +30,7 @@ def main():
 
     async def look():
         app = LoraTui({"dataset": sys.argv[1], "model": sys.argv[2]}, remembered=Remembered())
-        async with app.run_test(size=(80, 24)) as pilot:
-            hand = Hand(app, pilot)
+        async with driven(app) as hand:
             await hand.go_on("ModelScreen", "26 rows")
             await hand.until(lambda: hand.shows("trained on"))
 

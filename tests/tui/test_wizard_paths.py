@@ -16,7 +16,7 @@ from engine.errors import OutputError
 from engine.events import RunStopped, Warned
 from engine.folder import write_run_toml
 from engine.remembered import load_remembered
-from tests.tui.conftest import Hand
+from tests.tui.conftest import driven
 from tests.tui.scripted import Scripted, started, training
 from tui.app import LoraTui
 from tui.cli import run_parser
@@ -29,8 +29,7 @@ Make = Callable[..., LoraTui]
 
 async def test_a_fresh_run_needs_nothing_but_going_on(wizard: Make, flags: dict[str, Any]) -> None:
     app = wizard(flags)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.to_start()
         assert hand.shows("a fresh run starts")
         await hand.press("ctrl+n")
@@ -44,8 +43,7 @@ async def test_a_fresh_run_needs_nothing_but_going_on(wizard: Make, flags: dict[
 
 async def test_enter_alone_finishes_it(wizard: Make, flags: dict[str, Any]) -> None:
     app = wizard(flags)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         for name, seen in (
             ("ModelScreen", "26 rows"),
             ("OutputScreen", "context 256"),
@@ -64,8 +62,7 @@ async def test_continuing_takes_the_furthest_and_shows_the_receipt(
     wizard: Make, flags: dict[str, Any], trained: Path
 ) -> None:
     app = wizard(flags)
-    async with app.run_test(size=(140, 40)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app, (140, 40)) as hand:
         await hand.to_start()
         await hand.until(lambda: hand.shows("checkpoint-8 is the furthest"))
         assert hand.shows("Continue from checkpoint-8")
@@ -83,8 +80,7 @@ async def test_continuing_takes_the_furthest_and_shows_the_receipt(
 
 async def test_back_and_forth_keeps_the_answers(wizard: Make, flags: dict[str, Any]) -> None:
     app = wizard(flags)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.to_settings()
         setting = next(one for one in hand.screen.query(Setting) if one.setting == "epochs")
         setting.query_one(Input).value = "5"
@@ -101,17 +97,15 @@ async def test_back_and_forth_keeps_the_answers(wizard: Make, flags: dict[str, A
 
 async def test_the_rail_takes_back_to_a_finished_step(wizard: Make, flags: dict[str, Any]) -> None:
     app = wizard(flags)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.to_start()
-        await pilot.click("RailStep", offset=(3, 0))
+        await hand.pilot.click("RailStep", offset=(3, 0))
         await hand.arrive("DatasetScreen")
 
 
 async def test_a_bad_value_is_told_at_its_field_and_closes_the_way(wizard: Make, flags: dict[str, Any]) -> None:
     app = wizard(flags)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.to_settings()
         setting = next(one for one in hand.screen.query(Setting) if one.setting == "learning_rate")
         setting.query_one(Input).focus()
@@ -131,8 +125,7 @@ async def test_settings_that_contradict_the_run_are_refused_in_the_review(
     wizard: Make, flags: dict[str, Any], trained: Path
 ) -> None:
     app = wizard({**flags, "lora_r": "4"})
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.to_start()
         await hand.until(lambda: hand.shows("checkpoint-8"))
         await hand.press("enter")
@@ -155,20 +148,18 @@ async def test_every_size_can_be_resized_to_in_the_middle(
     wizard: Make, flags: dict[str, Any], trained: Path, size: tuple[int, int]
 ) -> None:
     app = wizard(flags)
-    async with app.run_test(size=(100, 30)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app, (100, 30)) as hand:
         await hand.to_start()
         await hand.until(lambda: hand.shows("checkpoint-8"))
-        await pilot.resize_terminal(*size)
-        await pilot.pause()
+        await hand.pilot.resize_terminal(*size)
+        await hand.pilot.pause()
         await hand.until(lambda: hand.shows("checkpoint-8"))
         assert all(len(line) <= size[0] for line in hand.text().splitlines())
 
 
 async def test_the_palette_reaches_every_key_of_the_screen(wizard: Make, flags: dict[str, Any], trained: Path) -> None:
     app = wizard(flags)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.to_start()
         await hand.until(lambda: hand.shows("checkpoint-8"))
         titles = {command.title for command in app.get_system_commands(hand.screen)}
@@ -177,8 +168,7 @@ async def test_the_palette_reaches_every_key_of_the_screen(wizard: Make, flags: 
 
 async def test_f1_explains_the_dialog_that_browses(wizard: Make) -> None:
     app = wizard()
-    async with app.run_test(size=(100, 40)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app, (100, 40)) as hand:
         await hand.press("ctrl+o")
         await hand.arrive("FileBrowser")
         await hand.press("f1")
@@ -191,8 +181,7 @@ async def test_f1_explains_the_dialog_that_browses(wizard: Make) -> None:
 
 async def test_the_rest_of_the_settings_is_made_when_it_is_looked_at(wizard: Make, flags: dict[str, Any]) -> None:
     app = wizard(flags)
-    async with app.run_test(size=(100, 40)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app, (100, 40)) as hand:
         await hand.to_settings()
         assert {one.setting for one in hand.screen.query(Setting)} == {*FIRST_SETTINGS}
         hand.screen.query_one("CollapsibleTitle").focus()
@@ -207,8 +196,7 @@ async def test_the_rest_of_the_settings_is_made_when_it_is_looked_at(wizard: Mak
 
 async def test_f1_explains_the_focused_field(wizard: Make, flags: dict[str, Any]) -> None:
     app = wizard(flags)
-    async with app.run_test(size=(100, 40)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app, (100, 40)) as hand:
         await hand.to_settings()
         next(one for one in hand.screen.query(Setting) if one.setting == "lora_r").query_one(Input).focus()
         await hand.press("f1")
@@ -223,8 +211,7 @@ async def test_what_is_longer_than_the_screen_is_scrolled_from_anywhere(
     (trained / "run.log").write_text("\n".join(f"line {number}." for number in range(200)))
     script = [started(output_dir=str(trained)), *(Warned("x", f"word {number}.") for number in range(100))]
     app = wizard(flags, runner=Scripted(*script))
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.until(lambda: hand.shows("26 rows"))
         body, offers = hand.screen.query_one("#body"), hand.screen.query_one("OptionList")
         for focused in (hand.screen.query_one("#main"), hand.screen.query_one("Input"), offers):
@@ -306,8 +293,7 @@ async def test_a_key_pressed_once_is_one_step(wizard: Make, flags: dict[str, Any
     entered, left = [], []
     app.go_to = lambda step, go_to=app.go_to: (entered.append(step), go_to(step))  # type: ignore[method-assign]
     app.exit = lambda *given, leave=app.exit, **named: (left.append(given), leave(*given, **named))  # type: ignore[method-assign]
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.until(lambda: hand.shows("26 rows"))
         for name, seen in (("ModelScreen", "26 rows"), ("OutputScreen", "context 256"), ("StartScreen", "are free there"),
                            ("SettingsScreen", "a fresh run starts"), ("ReviewScreen", "learning rate")):  # fmt: skip
@@ -335,8 +321,7 @@ def test_the_demo_is_named_in_full_where_the_folder_is_another_runs(tmp_path: Pa
 
 async def test_who_goes_back_can_type_another_answer_at_once(wizard: Make, flags: dict[str, Any]) -> None:
     app = wizard(flags)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.go_on("ModelScreen", "26 rows")
         await hand.press("escape")
         await hand.arrive("DatasetScreen")
@@ -347,8 +332,7 @@ async def test_who_goes_back_can_type_another_answer_at_once(wizard: Make, flags
 async def test_a_stopped_run_says_where_its_loss_stands_and_what_is_left(wizard: Make, flags: dict[str, Any]) -> None:
     end = RunStopped(7, 1.0, "user", "checkpoint-7", 1.0, 0.75, {"state": "keep_going", "message": "keep going then"})
     app = wizard(flags, runner=Scripted(started(), then=end))
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.to_start()
         await hand.press("ctrl+n")
         await hand.to_review()
@@ -361,8 +345,7 @@ async def test_a_stopped_run_says_where_its_loss_stands_and_what_is_left(wizard:
 
 async def test_the_arrows_scroll_what_is_longer_and_lead_from_field_to_field(wizard: Make, flags: dict[str, Any]) -> None:
     app = wizard(flags)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.until(lambda: hand.shows("26 rows") and hand.screen.query_one("#body").max_scroll_y > 0)
         hand.screen.query_one("#main").focus()
         await hand.press("down", "down", "up")
@@ -380,8 +363,7 @@ async def test_the_arrows_scroll_what_is_longer_and_lead_from_field_to_field(wiz
 async def test_the_result_has_keys_for_going_on_and_for_another_dataset(wizard: Make, flags: dict[str, Any]) -> None:
     end = RunStopped(7, 1.0, "user", "checkpoint-7", 1.0, 0.75, {"state": "keep_going", "message": "keep going then"})
     app = wizard(flags, runner=Scripted(started(), then=end))
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = await training(app, pilot)
+    async with training(app) as hand:
         await hand.arrive("TrainingScreen")
         await hand.press("s")
         await hand.arrive("ResultScreen")
@@ -395,8 +377,7 @@ async def test_the_result_has_keys_for_going_on_and_for_another_dataset(wizard: 
 
 async def test_the_note_of_the_field_one_is_in_is_whole(wizard: Make, flags: dict[str, Any]) -> None:
     app = wizard(flags)
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.to_settings()
         await hand.until(lambda: hand.shows("learning rate") and hand.screen.query(Setting))
         (setting,) = [one for one in hand.screen.query(Setting) if one.setting == "batch_size"]
@@ -421,8 +402,7 @@ def test_a_switch_that_is_left_to_the_program_is_no_flag_on_the_command_line() -
 async def test_a_number_of_a_settings_file_goes_through_the_settings_as_it_is(wizard: Make, flags: dict[str, Any]) -> None:
     """A form that shows six digits of it would answer with those."""
     app = wizard({**flags, "learning_rate": 0.00123456789})
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.arrive("DatasetScreen")
         app.go_to(4)
         await hand.to_review()

@@ -67,13 +67,13 @@ def test_a_template_that_writes_too_much_is_stopped(endless: Any, monkeypatch: p
 
 
 def test_who_waits_for_another_to_render_has_all_of_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.data.rendering.SECONDS", 0.3)
+    monkeypatch.setattr("engine.data.rendering.SECONDS", 1.0)
     begun, ended = threading.Event(), []
 
     def first() -> None:
         with bounded():
             begun.set()
-            time.sleep(0.2)
+            time.sleep(0.7)
             ended.append(time.monotonic())
 
     thread = threading.Thread(target=first)
@@ -81,5 +81,5 @@ def test_who_waits_for_another_to_render_has_all_of_its_own_time(monkeypatch: py
     assert begun.wait(10)
     with bounded():
         assert ended
-        time.sleep(0.2)
+        time.sleep(0.7)
     thread.join(10)
