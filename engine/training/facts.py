@@ -14,12 +14,12 @@ OF_A_NODE = ("node_rank",)
 """Settings that differ between the nodes of one run."""
 
 
-def facts_of_plan(plan: ResumePlan, versions: dict[str, str]) -> dict[str, str]:
+def facts_of_plan(plan: ResumePlan) -> dict[str, str]:
     """Code, libraries, settings and where the run begins: known before the rows are."""
     settings = plan.config.model_dump(mode="json", exclude=set(OF_A_NODE))
     begins = f"{plan.mode} {plan.checkpoint.name if plan.checkpoint is not None else ''}".strip()
     return {
-        **versions,
+        **versions(),
         "code": _code(),
         **{flag(name): str(value) for name, value in settings.items()},
         "start": begins,
@@ -35,6 +35,18 @@ def facts_of_material(material: Material) -> dict[str, str]:
         "chat_template": found.chat_template[:12],
         "dataset": f"{len(material.train)} rows {found.dataset.ordered[:12]}",
     }
+
+
+@cache
+def versions() -> dict[str, str]:
+    """The libraries whose change may change the numbers."""
+    import platform
+    from importlib.metadata import version
+
+    import engine
+
+    names = ("torch", "transformers", "peft", "trl", "accelerate")
+    return {"lora-tui": engine.__version__, "python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 @cache

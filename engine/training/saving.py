@@ -6,13 +6,13 @@ copies in the Committer's thread, which hashes, syncs and renames.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from engine.checkpoints.manifest import (
     Cursor,
     FileRecord,
     Geometry,
-    LogState,
     Manifest,
     Probe,
     Process,
@@ -44,8 +43,10 @@ from engine.i18n import _, sentences
 from engine.paths import as_argument, is_folder
 from engine.training.attempt import Attempt
 from engine.training.digests import all_finite, rng_digest, state_digest, tensors_digest
+from engine.training.facts import versions
 from engine.training.hf_files import Copies, random_states, write_adapter, write_small_files
 from engine.training.memory import adapter_in_memory
+from engine.training.open_logs import kept_logs
 from engine.training.probe import ProbeRow, score
 from engine.training.ranks import Ranks
 from engine.training.sft import ExactTrainer
@@ -264,52 +265,41 @@ class Saver:
         probe_loss: float,
     ) -> Callable[[dict[str, FileRecord]], Manifest]:
         """Everything the manifest says but the files, taken now; digests of tensors are computed later, from these copies."""
-        config, position, length = self.attempt.config, trainer.position, trainer.length
-        geometry = Geometry(batch_size=trainer.batches.each, grad_accum=config.grad_accum, world_size=self.ranks.world)
-        order = trainer.batches.order(position.epoch)
-        draft: dict[str, Any] = {
-            "schema_version": 1,
-            "run_id": self.attempt.plan.run_id,
-            "parent": self.attempt.plan.parent,
-            "saved_at": time.time(),
-            "step": position.step,
-            "epoch": trainer.epochs,
-            "total_epochs": length.total_epochs,
-            "loss": self.last_loss,
-            "eval_loss": eval_loss,
-            "cursor": Cursor(
-                epoch=position.epoch,
-                rows_consumed=position.rows_consumed,
-                rows=len(order),
-                seed=config.seed,
-                next_batch=next_batch_digest(order, position.rows_consumed, geometry.rows),
-                given_up=position.given_up,
-            ),
-            "probe": self._probe(probe_loss) if self.probe_rows else None,
-            "identities": self.attempt.material.identities,
-            "geometry": geometry,
-            "others": self._others,
-            "schedule": Schedule(
-                scheduler=config.scheduler,
-                learning_rate=config.learning_rate,
-                warmup_steps=warmup_steps(config, length.total_steps),
-                total_steps=length.total_steps,
-                next_learning_rate=float(trainer.lr_scheduler.get_last_lr()[0]),
-            ),
-            "logs": kept_logs(trainer),
-            "steps_taken": trainer.lr_scheduler.last_epoch if trainer.lr_scheduler.last_epoch != position.step else None,
-            "rng": rng_digest(),
-            "monitor": self.monitor.state(),
-            "precision": self.attempt.precision,
-            "device": self.attempt.hardware.device,
-            "versions": versions(),
-        }
+        position = trainer.position
+        geometry = Geometry(
+            batch_size=trainer.batches.each, grad_accum=self.attempt.config.grad_accum, world_size=self.ranks.world
+        )
+        taken = trainer.lr_scheduler.last_epoch
+        draft = partial(
+            Manifest,
+            schema_version=1,
+            run_id=self.attempt.plan.run_id,
+            parent=self.attempt.plan.parent,
+            saved_at=time.time(),
+            step=position.step,
+            epoch=trainer.epochs,
+            total_epochs=trainer.length.total_epochs,
+            loss=self.last_loss,
+            eval_loss=eval_loss,
+            cursor=self._cursor(trainer, geometry),
+            probe=self._probe(probe_loss) if self.probe_rows else None,
+            identities=self.attempt.material.identities,
+            geometry=geometry,
+            others=self._others,
+            schedule=self._schedule(trainer),
+            logs=kept_logs(trainer),
+            steps_taken=taken if taken != position.step else None,
+            rng=rng_digest(),
+            monitor=self.monitor.state(),
+            precision=self.attempt.precision,
+            device=self.attempt.hardware.device,
+            versions=versions(),
+        )
         adapter_config = trainer.model.peft_config["default"]
         shape = f"{adapter_config.r} {adapter_config.lora_alpha} {sorted(adapter_config.target_modules)}"
 
         def complete(files: dict[str, FileRecord]) -> Manifest:
-            return Manifest(
-                **draft,
+            return draft(
                 files=files,
                 optimizer=state_digest(moments),
                 adapter=Adapter(
@@ -321,6 +311,28 @@ class Saver:
 
         return complete
 
+    def _cursor(self, trainer: ExactTrainer, geometry: Geometry) -> Cursor:
+        position = trainer.position
+        order = trainer.batches.order(position.epoch)
+        return Cursor(
+            epoch=position.epoch,
+            rows_consumed=position.rows_consumed,
+            rows=len(order),
+            seed=self.attempt.config.seed,
+            next_batch=next_batch_digest(order, position.rows_consumed, geometry.rows),
+            given_up=position.given_up,
+        )
+
+    def _schedule(self, trainer: ExactTrainer) -> Schedule:
+        config, total = self.attempt.config, trainer.length.total_steps
+        return Schedule(
+            scheduler=config.scheduler,
+            learning_rate=config.learning_rate,
+            warmup_steps=warmup_steps(config, total),
+            total_steps=total,
+            next_learning_rate=float(trainer.lr_scheduler.get_last_lr()[0]),
+        )
+
     def _probe(self, loss: float) -> Probe:
         return Probe(
             rows=tuple(row.digest for row in self.probe_rows),
@@ -330,44 +342,6 @@ class Saver:
             precision=self.attempt.precision,
             scored=tuple(row.written() for row in self.probe_rows),
         )
-
-
-def kept_logs(trainer: ExactTrainer) -> LogState:
-    """The logging window that is open, for `restore_logs`."""
-    return LogState(
-        loss_sum=number(float(trainer._tr_loss)),
-        last_logged_step=trainer._globalstep_last_logged,
-        metrics={key: [number(float(value)) for value in values] for key, values in trainer._metrics["train"].items()},
-        tokens=int(trainer._total_train_tokens),
-    )
-
-
-def restore_logs(trainer: ExactTrainer, manifest: Manifest, ranks: Ranks) -> None:
-    """Take up a logging window that was open when saving, so that the next logged loss is the uninterrupted run's. Other processes
-    than those that saved it go on from the mean of theirs, since the mean is what is logged."""
-    logs = manifest.logs
-    sums = [_or_nan(one) for one in (logs.loss_sum, *(other.loss_sum for other in manifest.others))]
-    trainer._tr_loss.fill_(sums[ranks.rank] if len(sums) == ranks.world else sum(sums) / len(sums))
-    trainer._globalstep_last_logged = logs.last_logged_step
-    trainer._total_train_tokens = logs.tokens
-    for key, values in logs.metrics.items():
-        trainer._metrics["train"][key] = [_or_nan(value) for value in values]
-
-
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
-@functools.cache
-def versions() -> dict[str, str]:
-    """The libraries whose change may change the numbers."""
-    import platform
-    from importlib.metadata import version
-
-    import engine
-
-    names = ("torch", "transformers", "peft", "trl", "accelerate")
-    return {"lora-tui": engine.__version__, "python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 def needed_bytes(model: Any, model_folder: Path) -> int:

@@ -250,7 +250,8 @@ class Session:
         from transformers import set_seed
 
         from engine.training.hf_files import constant_files
-        from engine.training.saving import needed_bytes, restore_logs
+        from engine.training.open_logs import restore_logs
+        from engine.training.saving import needed_bytes
 
         manifest = self.proof.manifest if self.attempt.continued else None
         if self.ranks.first:

@@ -28,7 +28,7 @@ from engine.resume.plan import ResumePlan, resumed, roll_back
 from engine.resume.receipt import Item, Receipt, accepted, check_material, versions_item
 from engine.training.attempt import Attempt, CountedOtherTokens, Outcome, ShouldStop
 from engine.training.deciding import decide
-from engine.training.facts import facts_of_plan
+from engine.training.facts import facts_of_plan, versions
 from engine.training.fitting import is_out_of_memory, let_go, replanned, smaller, used_up
 from engine.training.library_output import library_output_to
 from engine.training.material import Material, load_material
@@ -124,9 +124,7 @@ class Trainer:
     def _agree_on_the_plan(self) -> None:
         """Every machine has planned; what rank 0 has planned is done, once it is known that all were asked for the same."""
         if not self.ranks.alone:
-            from engine.training.saving import versions
-
-            self.ranks.agree(facts_of_plan(self.plan, versions()))
+            self.ranks.agree(facts_of_plan(self.plan))
         plan = self._planned_anew() if self.ranks.first and self.ranks.restarts else self.plan
         self.plan = replace(
             self.ranks.share(replace(plan, dataset=None)), dataset=plan.dataset if self.ranks.first else None
@@ -283,8 +281,6 @@ class Trainer:
         plan = self.plan
         if plan.mode != "continue" or plan.checkpoint is None:
             return []
-        from engine.training.saving import versions
-
         manifest, shape = plan.checkpoint.manifest, plan.checkpoint.adapter
         named = shape.base_model if shape else None
         items = [

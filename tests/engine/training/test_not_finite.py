@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from engine.checkpoints.proof import read_manifest
 from engine.errors import ModelError
-from engine.training.saving import WeightsNotFinite, restore_logs
+from engine.training.open_logs import restore_logs
+from engine.training.saving import WeightsNotFinite
 from engine.training.sft import ExactTrainer
 from tests.conftest import build_tiny_model
 from tests.engine.runs import train
