@@ -20,6 +20,7 @@ from statistics import median
 from typing import Any
 
 from engine.course.blocks import LARGEST_LOG, Blocks
+from engine.course.noise import SLOW_AFTER, noise_of, usual, wander_of
 from engine.events import LossJumped
 
 WINDOW = 64
@@ -30,21 +31,13 @@ WARMUP = 4
 """Logs before anything is judged."""
 LOGS_AT_JOIN = 5
 """Logs after a join that are judged as such."""
-NOISE_FLOOR = 0.02
-"""No loss is taken to be steadier than this (natural logarithm, so about 2 %)."""
 HIGH_NOISES, HIGH_RATIO = 4.5, 1.7
 """A loss is high when it is above the level by this many times the noise, and by this factor."""
-WANDER = 2.2
-"""How many times larger the noise around the trend may be than that from log to log."""
 IN_A_ROW = 3
 """So many high losses in a row are a divergence."""
 LASTING = ((5, 3.0), (11, 2.2))
 """(logs, noises): logs whose median, so high above the lowest level of the window, is a divergence too: a rise too slow to outrun
 the level. Fewer noises than of a single loss suffice, since both sides are medians, and the fewer the more logs."""
-SLOW_AFTER = 40
-"""Logs before a slow rise is told from a loss that always went up and down like this."""
-NOT_UNUSUAL = 1 / 16
-"""A loss that this share of the recent ones surpassed is nothing new, whatever the level and the noise say (two kinds of batches)."""
 SHARE_OF_FALL = 0.05
 """A rise by less than this share of what the loss had fallen since the start is too small to matter."""
 RESET_NOISES, RESET_RATIO, TOGETHER_RATIO, RESET_SHARE = 4.0, 1.08, 1.12, 0.4
@@ -127,7 +120,7 @@ class LossMonitor:
                 self.good_until = step
             return None
         self._since_zero += 1
-        level, noise = self._level(), self._noise()
+        level, noise = self._level(), noise_of(self._logs)
         kind = self._judge(loss, at_resume, noise) if self._ratios_mean_something() else None
         before = self._before(at_resume)
         self._take(step, loss)
@@ -162,7 +155,7 @@ class LossMonitor:
         start = median(self._start)
         rise = math.log(loss) - level
         matters = loss - math.exp(level) >= SHARE_OF_FALL * (start - math.exp(level))
-        wander = self._wander(noise)
+        wander = wander_of(self._recent(self._logs), noise)
         far = max(math.log(HIGH_RATIO), HIGH_NOISES * wander)
         high = rise > far and matters
         worse = loss > WORSE_THAN_UNTRAINED * start and math.log(loss / start) > HIGH_NOISES / 2 * noise
@@ -207,7 +200,7 @@ class LossMonitor:
     def _is_new(self, loss: float, count: int, noise: float) -> bool:
         """Whether the median of the last `count` losses, `loss` the last of them, surpasses nearly all that came before."""
         last = [*self._logs[len(self._logs) - count + 1 :], math.log(loss)]
-        return median(last) > _usual(self._recent(self._logs[: len(self._logs) - count + 1]), noise)
+        return median(last) > usual(self._recent(self._logs[: len(self._logs) - count + 1]), noise)
 
     @property
     def good(self) -> int | None:
@@ -259,7 +252,7 @@ class LossMonitor:
             last = self._together(loss, lasting)
             rise = max(math.log(HIGH_RATIO), noises * noise)
             known = self._blocks.known_climb if lasting < LEVEL else self._blocks.known_level_climb
-            if last - lowest > max(rise, known) and last > _usual(self._recent(before), noise):
+            if last - lowest > max(rise, known) and last > usual(self._recent(before), noise):
                 good = max(at for at, log in enumerate(before) if log <= lowest + noise)
                 self._was_good_until(int(self._steps[good]))
                 del self._logs[good + 1 :], self._steps[good + 1 :]
@@ -299,7 +292,7 @@ class LossMonitor:
         back = loss >= way_back
         off = rise > max(math.log(RESET_RATIO), RESET_NOISES * noise) and back
         far = rise > max(math.log(HIGH_RATIO), HIGH_NOISES * noise)
-        if (off or far) and math.log(loss) > _usual(recent, noise):
+        if (off or far) and math.log(loss) > usual(recent, noise):
             self._reset_votes += 1
         certain = rise > max(math.log(HIGH_RATIO), CERTAIN_NOISES * noise) and math.log(loss) > max(recent)
         # A run that starts over starts where it began; what lies far above that may be a spike, and must come twice.
@@ -313,7 +306,7 @@ class LossMonitor:
         far = rise > max(math.log(TOGETHER_RATIO), RESET_NOISES * noise / math.sqrt(number))
         middle = median(self._join_logs)
         return (
-            number >= IN_A_ROW and far and middle >= way_back and math.log(middle) > _usual(self._recent(self._logs), noise)
+            number >= IN_A_ROW and far and middle >= way_back and math.log(middle) > usual(self._recent(self._logs), noise)
         )
 
     def _follow(self, loss: float, high: bool) -> None:
@@ -349,29 +342,6 @@ class LossMonitor:
         if level is not None:
             return math.exp(level)
         return self._start[-1] if self._start else None
-
-    def _noise(self) -> float:
-        """The standard deviation of a logged loss around its level, as far as outliers and the trend let one tell."""
-        moves = [other - one for one, other in zip(self._logs, self._logs[1:], strict=False)]
-        if not moves:
-            return NOISE_FLOOR
-        trend = median(moves)
-        steps = sorted(abs(move - trend) for move in moves)
-        # Of a normal noise s the steps' median is 0.954 s and their upper quartile 1.627 s.
-        return max(NOISE_FLOOR, median(steps) / 0.954, steps[int(0.75 * (len(steps) - 1))] / 1.627)
-
-    def _wander(self, noise: float) -> float:
-        """The same around the trend of the whole window: losses that come in high and low stretches (correlated noise) move little
-        from one log to the next and far in the end. At most WANDER times `noise`, since a bend of the curve looks like that too."""
-        logs = self._recent(self._logs)
-        count = len(logs)
-        if count < SLOW_AFTER:
-            return noise
-        third = count // 3
-        slope = (median(logs[-third:]) - median(logs[:third])) / (count - third)
-        apart = sorted(log - slope * at for at, log in enumerate(logs))
-        spread = (apart[int(0.9 * (count - 1))] - median(apart)) / 1.282
-        return min(WANDER * noise, max(noise, spread))
 
     def state(self) -> dict[str, float | int | str | bool | list[float] | None]:
         """Everything it knows, as plain JSON values."""
@@ -430,9 +400,3 @@ class LossMonitor:
     def leave_join(self) -> None:
         """The next loss that is one at a join begins a new one."""
         self._joined, self._reset_votes, self._level_at_join, self._join_logs = False, 0, None, []
-
-
-def _usual(logs: Sequence[float], noise: float) -> float:
-    """What nearly all `logs` stay below by `noise`; minus infinity where there are none."""
-    known = sorted(logs)
-    return known[len(known) - 1 - int(NOT_UNUSUAL * len(known))] + noise if known else -math.inf
