@@ -14,7 +14,7 @@ import re
 import socket
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,17 +105,22 @@ def locked(output_dir: Path, flag: str = "--output", launcher: int | None = None
             left = (_STOP, _HOLDER) if launcher is None else ()
             raise
     finally:
-        for name in left:
-            with contextlib.suppress(OSError):
-                (output_dir / name).unlink(missing_ok=True)
-        if created:
-            with contextlib.suppress(OSError):  # a folder that holds anything else stays
-                if {entry.name for entry in output_dir.iterdir()} <= {_LOCK, f"{_LOCK}.soft"}:
-                    (output_dir / _LOCK).unlink(missing_ok=True)
-                    (output_dir / f"{_LOCK}.soft").unlink(missing_ok=True)
-                    output_dir.rmdir()
+        _take_away(output_dir, left, created)
         with contextlib.suppress(OSError):  # the folder, or its whole disk, may have gone meanwhile
             lock.release()
+
+
+def _take_away(output_dir: Path, notes: Iterable[str], created: bool) -> None:
+    """The notes beside the lock, and the folder itself where it was `created` for a run that left nothing in it."""
+    for name in notes:
+        with contextlib.suppress(OSError):
+            (output_dir / name).unlink(missing_ok=True)
+    if created:
+        with contextlib.suppress(OSError):  # a folder that holds anything else stays
+            if {entry.name for entry in output_dir.iterdir()} <= {_LOCK, f"{_LOCK}.soft"}:
+                (output_dir / _LOCK).unlink(missing_ok=True)
+                (output_dir / f"{_LOCK}.soft").unlink(missing_ok=True)
+                output_dir.rmdir()
 
 
 def busy(output_dir: Path, flag: str = "--output") -> OutputError:

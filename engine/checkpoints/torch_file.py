@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from engine.checkpoints.files import Unsound, around, open_plain, places, refuse_pointer, size_of
-from engine.checkpoints.pickles import FLOATS, Listing, list_pickle
+from engine.checkpoints.pickles import FLOATS, Listing, Storage, list_pickle
 from engine.checkpoints.safetensors_header import BLOCK, EXPONENTS, numbers_are_finite
 from engine.i18n import _
 
@@ -62,31 +62,7 @@ def check_torch_file(path: Path, contents: bool, checksums: bool = True) -> List
             return known.listing
         _refuse_other_kinds(file, path.name)
         try:
-            refuse_huge_directory(file, path.name)
-            with zipfile.ZipFile(file) as archive:
-                prefix, entries = _entries(archive, file, path.name)
-                listing = list_pickle(archive.read(entries["data.pkl"]), path.name)
-                held = [(entries.get(f"data/{storage.key}"), storage) for storage in listing.storages.values()]
-                for entry, storage in held:
-                    if entry is None or entry.file_size != storage.bytes:
-                        raise Unsound(
-                            "storage_mismatch",
-                            _("{name} describes {expected} bytes for {entry} and holds {found}.").format(
-                                name=path.name, expected=storage.bytes, entry=f"{prefix}/data/{storage.key}"[:80],
-                                found=entry.file_size if entry else 0,
-                            ),
-                            _("It was torn or changed; take an earlier checkpoint."),
-                        )  # fmt: skip
-                if contents:
-                    begins = {entry: _begin(file, entry, path.name) for entry in entries.values()}
-                    where = [(begins[entry], entry, FLOATS.get(storage.kind)) for entry, storage in held if entry]
-                    floats = _floats((dtype, begin, begin + entry.file_size) for begin, entry, dtype in where)
-                    finite = _all_finite(file, floats)
-                    for begin, entry, dtype in where:
-                        if checksums or not finite:
-                            _check_contents(file, begin, entry, None if finite else dtype, checksums, path.name)
-                    if isinstance(file, BytesIO):
-                        _keep_layout(file.getvalue(), archive.start_dir, begins, listing, floats)
+            return _read_through(file, path.name, contents, checksums)
         except (
             zipfile.BadZipFile,
             struct.error,
@@ -97,6 +73,37 @@ def check_torch_file(path: Path, contents: bool, checksums: bool = True) -> List
             OverflowError,
         ) as error:
             raise _torn(path.name, str(error)[:120]) from None
+
+
+def _read_through(file: BinaryIO, name: str, contents: bool, checksums: bool) -> Listing:
+    """As `check_torch_file`, of a file whose like was not read before. Raises Unsound, and what zipfile raises of a torn archive."""
+    refuse_huge_directory(file, name)
+    with zipfile.ZipFile(file) as archive:
+        prefix, entries = _entries(archive, file, name)
+        listing = list_pickle(archive.read(entries["data.pkl"]), name)
+        held: list[tuple[zipfile.ZipInfo, Storage]] = []
+        for storage in listing.storages.values():
+            entry = entries.get(f"data/{storage.key}")
+            if entry is None or entry.file_size != storage.bytes:
+                raise Unsound(
+                    "storage_mismatch",
+                    _("{name} describes {expected} bytes for {entry} and holds {found}.").format(
+                        name=name, expected=storage.bytes, entry=f"{prefix}/data/{storage.key}"[:80],
+                        found=entry.file_size if entry else 0,
+                    ),
+                    _("It was torn or changed; take an earlier checkpoint."),
+                )  # fmt: skip
+            held.append((entry, storage))
+        if contents:
+            begins = {entry: _begin(file, entry, name) for entry in entries.values()}
+            where = [(begins[entry], entry, FLOATS.get(storage.kind)) for entry, storage in held]
+            floats = _floats((dtype, begin, begin + entry.file_size) for begin, entry, dtype in where)
+            finite = _all_finite(file, floats)
+            for begin, entry, dtype in where:
+                if checksums or not finite:
+                    _check_contents(file, begin, entry, None if finite else dtype, checksums, name)
+            if isinstance(file, BytesIO):
+                _keep_layout(file.getvalue(), archive.start_dir, begins, listing, floats)
     return listing
 
 

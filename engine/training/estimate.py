@@ -7,6 +7,7 @@ precision), adapter and optimizer (rank), activations and logits (batch size, le
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from engine.config import RunConfig
 from engine.course.steps import chosen_batch_size
@@ -71,6 +72,15 @@ class Fitted:
         return {"batch_size": self.batch_size, "grad_accum": config.grad_accum * self.fewer_times}
 
 
+class _Try(NamedTuple):
+    """One way to train that may fit."""
+
+    rows: int
+    checkpointing: bool
+    parts: int
+    """Of the base model."""
+
+
 def fit_batch(
     model: ModelReport,
     config: RunConfig,
@@ -90,23 +100,30 @@ def fit_batch(
     sizes = [size] if config.batch_size != "auto" or saved is not None else [size, *(one for one in (4, 2, 1) if one < size)]
     ways = [config.activation_checkpointing] if config.activation_checkpointing != "auto" else [False, True]
     pairs = [(one, bool(way)) for way in ways for one in sizes if way == ways[-1] or one >= 2 or one == sizes[0]]
-    tried = [(*pair, parts) for parts in parts_of(config, world) for pair in pairs]
-    needs = {one: estimate_memory(model, config, precision, one[0], longest, one[1], one[2]) for one in tried}
+    tried = [_Try(*pair, parts) for parts in parts_of(config, world) for pair in pairs]
+    needs = {
+        one: estimate_memory(model, config, precision, one.rows, longest, one.checkpointing, one.parts) for one in tried
+    }
     limit = int(TIGHT * free)
     chosen = next((one for one in tried if (need := needs[one]) is None or need.total <= limit), tried[-1])
     why = _("as set") if config.activation_checkpointing != "auto" else ""
-    first = needs[tried[0]]
-    if chosen != tried[0] and first is not None:
+    first, needed = tried[0], needs[tried[0]]
+    if chosen != first and needed is not None:
         told = _("{rows} rows would need about {need:.1f} GB of {free:.1f} GB free").format(
-            rows=tried[0][0], need=first.total / 1e9, free=free / 1e9
+            rows=first.rows, need=needed.total / 1e9, free=free / 1e9
         )
-        reason = told if chosen[0] != tried[0][0] else reason
-        why = why or (told if chosen[1] else "")
-    shared = _("as set") if config.parallel != "auto" else told if chosen[2] > 1 else ""
+        reason = told if chosen.rows != first.rows else reason
+        why = why or (told if chosen.checkpointing else "")
     return Fitted(
-        chosen[0], reason, chosen[1], why or _("it fits without"), needs[chosen], _way(config) if chosen[2] > 1 else "ddp", shared,
-        max(1, tried[0][0] // chosen[0]),
-    )  # fmt: skip
+        batch_size=chosen.rows,
+        batch_reason=reason,
+        checkpointing=chosen.checkpointing,
+        checkpointing_reason=why or _("it fits without"),
+        memory=needs[chosen],
+        parallel=_way(config) if chosen.parts > 1 else "ddp",
+        parallel_reason=_("as set") if config.parallel != "auto" else told if chosen.parts > 1 else "",
+        fewer_times=max(1, first.rows // chosen.rows),
+    )
 
 
 def parts_of(config: RunConfig, world: int) -> tuple[int, ...]:
