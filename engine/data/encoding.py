@@ -11,7 +11,7 @@ from __future__ import annotations
 import codecs
 from pathlib import Path
 
-from engine.data.files import BOM, opened, suffix_of
+from engine.data.texts import BOM, opened, suffix_of
 
 SAMPLE = 1 << 20
 """Bytes of the beginning that are looked at."""

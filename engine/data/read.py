@@ -15,7 +15,9 @@ from typing import Any
 
 from engine.config import RunConfig
 from engine.data.encoding import find_encoding
-from engine.data.files import SUFFIXES, Numbered, read_file, suffix_of, unpadded
+from engine.data.files import SUFFIXES, read_file
+from engine.data.parquet import unpadded
+from engine.data.texts import Numbered, suffix_of
 from engine.errors import DatasetError, first_line
 from engine.hub import hub
 from engine.i18n import _, n_

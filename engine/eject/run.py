@@ -15,10 +15,12 @@ from engine.checkpoints.lora_fields import lora_fields
 from engine.checkpoints.manifest import Manifest
 from engine.checkpoints.scan import glance
 from engine.config import RunConfig
-from engine.data.files import CHATS, SUFFIXES, delimiter_of, suffix_of
+from engine.data.files import CHATS, SUFFIXES
 from engine.data.formats import OWN, PAIRS, TEXTS, read_rows
 from engine.data.normal import ROLES, spoken
 from engine.data.read import Reading, encoding_to_read, read_raw, renamed
+from engine.data.tables import delimiter_of
+from engine.data.texts import suffix_of
 from engine.errors import ConfigError
 from engine.folder import own_start
 from engine.i18n import _

@@ -226,7 +226,7 @@ def test_a_parquet_file_with_wrong_bytes_is_read_or_told(tmp_path: Path) -> None
 
 
 def test_a_row_longer_than_the_limit_is_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.data.files.LONGEST_LINE", 1000)
+    monkeypatch.setattr("engine.data.texts.LONGEST_LINE", 1000)
     (tmp_path / "rows.jsonl").write_bytes(GOOD + jsonl([{"text": "a" * 2000}]))
     with pytest.raises(DatasetError, match=r"rows\.jsonl, row 2"):
         list(read_raw(str(tmp_path / "rows.jsonl")))
@@ -308,7 +308,7 @@ def test_a_parquet_file_that_unpacks_without_end_is_refused(tmp_path: Path, monk
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    monkeypatch.setattr("engine.data.files.LARGEST_TEXT", 10 << 20)
+    monkeypatch.setattr("engine.data.parquet.LARGEST_TEXT", 10 << 20)
     pq.write_table(pa.table({"text": ["x" * (1 << 16)] * 2000}), tmp_path / "small.parquet", compression="zstd")
     with pytest.raises(DatasetError, match="unpacks to more than"):
         read_rows(str(tmp_path / "small.parquet"))
