@@ -91,14 +91,10 @@ def export_gguf(
         private_copy(source.adapter, into) as copy,
         tempfile.TemporaryDirectory(dir=into, prefix=f"{STAGING_PREFIX}merged-") as temporary,
     ):
-        seen: list[tuple[Any, Samples, list[Expected], str | None]] = []
+        seen: list[_Trained] = []
 
         def look(model: Any, tokenizer: Any) -> None:
-            samples = take_samples(source, tokenizer)
-            said = question(_question(samples), samples.system)
-            greedy = Sampling(max_new_tokens=max(1, answer_tokens))
-            answer = Chat(model, tokenizer, samples.plain).answer(said, "adapter", greedy) if answer_tokens else None
-            seen.append((tokenizer, samples, expect(model, samples.rows), answer))
+            seen.append(_as_trained(source, model, tokenizer, answer_tokens))
 
         model_files = Path(temporary) / "model"
         model_files.mkdir()
@@ -111,27 +107,20 @@ def export_gguf(
             tell(_("merging"))
             checks = write_merged(source, copy, model_files, look)
             stored = checks.dtype
-        tokenizer, samples, expected, answer = seen[0]
+        (trained,) = seen
         kind = kind or PLAIN[stored]
-        bos = _begins_with_bos(samples, tokenizer)
+        bos = _begins_with_bos(trained.samples, trained.tokenizer)
         _make_plain(model_files, source.base, bos)
         tell(_("converting to {kind}").format(kind=kind))
         file = staging / f"{_name(source)}-{'base-' if lora else ''}{kind}.gguf"
         _convert(llama_cpp, model_files, file, kind, PLAIN[stored])
         adapter = _convert_adapter(llama_cpp, copy, model_files, staging / f"{_name(source)}-lora.gguf") if lora else None
-        reader = opened(file)
-        _add_no_mark(reader, bos)
-        header = header_of(reader)
-        if lost := tokens_lost(reader, tokenizer):
-            raise _other_vocabulary(lost)
-        if not _same_rope(header, json.loads((model_files / "config.json").read_text(encoding="utf-8"))):
-            raise _other_rope(header)
-        del reader  # it holds the file open, which some systems let nobody rename then
-        served = serving(source, tokenizer, samples, model_report(str(model_files)), header.adds_bos)
+        header = _header_put_right(file, model_files, trained.tokenizer, bos)
+        served = serving(source, trained.tokenizer, trained.samples, model_report(str(model_files)), header.adds_bos)
         proof = None
         if has_library():
             tell(_("holding it against the trained model, in llama.cpp"))
-            proof = prove(file, expected, kind, adapter)
+            proof = prove(file, trained.expected, kind, adapter)
             if not proof.proven:
                 raise _differs(proof, kind)
         text = served.modelfile(file.name, adapter.name if adapter else None)
@@ -139,9 +128,39 @@ def export_gguf(
         (staging / "README.md").write_text(model_card(source, merged=not lora), encoding="utf-8")
         size = file.stat().st_size
     return Gguf(
-        target, target / file.name, target / adapter.name if adapter else None, kind, size, header.tensors, checks, samples,
-        served, proof, _question(samples), answer,
+        target, target / file.name, target / adapter.name if adapter else None, kind, size, header.tensors, checks,
+        trained.samples, served, proof, _question(trained.samples), trained.answer,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What is known of the trained model while it is loaded, to hold the file against."""
+
+    tokenizer: Any
+    samples: Samples
+    expected: list[Expected]
+    answer: str | None
+
+
+def _as_trained(source: ExportSource, model: Any, tokenizer: Any, answer_tokens: int) -> _Trained:
+    samples = take_samples(source, tokenizer)
+    said = question(_question(samples), samples.system)
+    greedy = Sampling(max_new_tokens=max(1, answer_tokens))
+    answer = Chat(model, tokenizer, samples.plain).answer(said, "adapter", greedy) if answer_tokens else None
+    return _Trained(tokenizer, samples, expect(model, samples.rows), answer)
+
+
+def _header_put_right(file: Path, model_files: Path, tokenizer: Any, bos: bool) -> Header:
+    """What the converted file says of itself, with the marks put right. Raises ModelError where the converter has lost something."""
+    reader = opened(file)  # it holds the file open, which some systems let nobody rename then: not longer than here
+    _add_no_mark(reader, bos)
+    header = header_of(reader)
+    if lost := tokens_lost(reader, tokenizer):
+        raise _other_vocabulary(lost)
+    if not _same_rope(header, json.loads((model_files / "config.json").read_text(encoding="utf-8"))):
+        raise _other_rope(header)
+    return header
 
 
 @dataclass(frozen=True)
