@@ -19,6 +19,7 @@ from tests.engine.checkpoints.test_lineage import made
 from tests.engine.runs import train
 from tests.tui.conftest import driven
 from tui.app import LoraTui
+from tui.screens.start import StartScreen
 from tui.widgets.checkpoint_table import CheckpointTable
 
 Make = Callable[..., LoraTui]
@@ -179,19 +180,25 @@ async def test_a_broken_checkpoint_cannot_be_continued_and_says_why(
         assert hand.shows("This one cannot be continued")
 
 
-async def test_hundreds_of_checkpoints_open_without_a_visible_wait(
-    wizard: Make, flags: dict[str, Any], trained: Path
+async def test_hundreds_of_checkpoints_are_listed_before_they_are_judged(
+    wizard: Make, flags: dict[str, Any], trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import shutil
-
     for number in range(1000, 1300):
-        shutil.copytree(trained / "checkpoint-3" if (trained / "checkpoint-3").is_dir() else trained / "checkpoint-6",
-                        trained / f"checkpoint-{number}", copy_function=lambda a, b: Path(b).hardlink_to(a))  # fmt: skip
+        shutil.copytree(
+            trained / "checkpoint-6", trained / f"checkpoint-{number}", copy_function=lambda a, b: Path(b).hardlink_to(a)
+        )
+    judged: list[Path] = []
+    monkeypatch.setattr(StartScreen, "_judge", lambda screen: judged.append(screen._folder))
     app = wizard(flags)
     async with driven(app) as hand:
         await hand.to_start()
-        await hand.until(lambda: hand.screen.query_one("#table").row_count > 300)
-        await hand.press("end", "home", "down")
+        table = hand.screen.query_one("#table", CheckpointTable)
+        await hand.until(lambda: table.row_count > 300)
+        assert isinstance(hand.screen, StartScreen) and hand.screen._seen is not None
+        assert hand.screen._seen.found is not None and len(hand.screen._seen.found.unverified) > 290
+        assert judged  # from here on, while the person looks
+        await hand.press("down")
+        await hand.until(lambda: table.chosen is not None and table.chosen.name != "checkpoint-8")
 
 
 async def test_the_detail_of_a_checkpoint_tells_its_files_and_whether_it_goes_on(
