@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.answers import gather
-from engine.config import flag
+from engine.config import RunConfig, flag
 from engine.errors import ConfigError, OutputError
 from engine.folder import named, occupied, proposed_output
 from engine.i18n import _
@@ -39,16 +39,9 @@ def run_submit(
     answers add to them; submit it to Slurm where sbatch is. The exit code."""
     resolved = gather(flags, config_file).resolved
     config = resolved.config
-    if config.output is None and (config.dataset is None or config.model is None):
-        raise ConfigError(_("it is not known which run this is"), fix=_("Name --output, or --dataset and --model."))
-    out = Path(config.output) if config.output is not None else proposed_output(str(config.dataset), str(config.model))
-    here = Path.cwd()
-    # What begins a new run would begin one more each time the job is sent again.
     anew = config.init_from is not None or config.resume != "auto"
-    if anew and occupied(named(out)):
-        raise ConfigError(
-            _("{folder}: is taken, so the new run would go elsewhere").format(folder=out), fix=_("Name a free --output.")
-        )
+    out = _folder_of(config, anew)
+    here = Path.cwd()
     added = [name for name, kind in resolved.origin.items() if kind in ELSEWHERE and name not in OF_THE_JOB]
     resume = [] if "resume" in (*flags, *added) or anew else ["--resume", "auto"]
     processes = ["--nproc", str(job.devices)] if job.devices > 1 and "nproc" not in (*flags, *added) else []
@@ -58,6 +51,7 @@ def run_submit(
         return ["--yes", "--output", str(out), *_without(("output", "config", *without), given), *more, *processes, *resume]
 
     words = command((), resume)
+    # What begins a new run would begin one more each time the job is sent again.
     onwards = command(("init_from", "resume"), ["--resume", "auto"]) if anew else []
     if to == "skypilot":
         needs = [str(path) for path in (config.dataset, config.model) if path and is_there(Path(path))]
@@ -74,6 +68,27 @@ def run_submit(
         sys.stdout.write(text)
         return 0
     file = script or beside(out, ending)
+    _write(file, text)
+    if to == "skypilot":
+        _say(_("look through it, then: sky jobs launch {path}").format(path=as_argument(file)))
+        return 0
+    _hand_over(file, out)
+    return 0
+
+
+def _folder_of(config: RunConfig, anew: bool) -> Path:
+    """The run's folder. Raises ConfigError where it is not known, or a run that begins `anew` would find it taken."""
+    if config.output is None and (config.dataset is None or config.model is None):
+        raise ConfigError(_("it is not known which run this is"), fix=_("Name --output, or --dataset and --model."))
+    out = Path(config.output) if config.output is not None else proposed_output(str(config.dataset), str(config.model))
+    if anew and occupied(named(out)):
+        raise ConfigError(
+            _("{folder}: is taken, so the new run would go elsewhere").format(folder=out), fix=_("Name a free --output.")
+        )
+    return out
+
+
+def _write(file: Path, text: str) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
@@ -84,11 +99,6 @@ def run_submit(
             _("Name another place with --script."),
         ) from error
     _say(_("written: {path}").format(path=file))
-    if to == "skypilot":
-        _say(_("look through it, then: sky jobs launch {path}").format(path=as_argument(file)))
-        return 0
-    _hand_over(file, out)
-    return 0
 
 
 def _hand_over(file: Path, out: Path) -> None:

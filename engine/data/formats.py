@@ -195,11 +195,7 @@ def recognise(name: str, first: Row, asked: str = "auto") -> tuple[str, str, Cal
         text = None
     found = asked if asked != "auto" else _found(first, chat, pair, output, text)
     if found == "messages" and chat:
-        return (
-            found,
-            _in_turns(chat, first[chat]),
-            lambda row: normal.messages(row, chat),
-        )
+        return found, _in_turns(chat, first[chat]), lambda row: normal.messages(row, chat)
     if found == "sharegpt" and chat:
         return (
             found,
@@ -220,20 +216,25 @@ def recognise(name: str, first: Row, asked: str = "auto") -> tuple[str, str, Cal
         )
     if found == "text" and text:
         return found, _('there is a column "{name}"').format(name=text), lambda row: {"text": normal.some_text(row, text)}
+    raise _not_recognised(name, first, asked, turn)
+
+
+def _not_recognised(name: str, first: Row, asked: str, turn: tuple[str, str] | None) -> DatasetError:
+    """The error for rows that no format fits, with what comes nearest. `turn`: the columns that make a row one turn, if they do."""
     shown = ", ".join(list(map(str, first))[:12]) or _("none")
     if asked != "auto":
-        raise DatasetError(
+        return DatasetError(
             _("{name}: has not the columns of {format}").format(name=name, format=asked),
             _("Found columns: {columns}. A row must be {shape}.").format(columns=shown, shape=SHAPES[asked]),
         )
-    if {"chosen", "rejected"} <= columns:
-        raise DatasetError(
+    if {"chosen", "rejected"} <= set(first):
+        return DatasetError(
             _("{name}: is a preference dataset (chosen, rejected)").format(name=name),
             _("Fine-tuning learns from one answer a row."),
             _("Keep the chosen answers as {shape}.").format(shape=SHAPES["messages"]),
         )
     if turn is not None:
-        raise DatasetError(
+        return DatasetError(
             _('{name}: each row is one turn ("{role}", "{content}"), not a conversation').format(
                 name=name, role=turn[0], content=turn[1]
             ),
@@ -244,7 +245,7 @@ def recognise(name: str, first: Row, asked: str = "auto") -> tuple[str, str, Cal
             ).format(shape=SHAPES["messages"], content=turn[1]),
         )
     columns_flag = _could_be(first)
-    raise UnknownFormat(
+    return UnknownFormat(
         columns_flag,
         _("{name}: its format is not recognised").format(name=name),
         _("Found columns: {columns}.").format(columns=shown),

@@ -28,8 +28,46 @@ AXOLOTL_SHAPE = {"use_rslora": "peft_use_rslora", "use_dora": "peft_use_dora", "
 def axolotl(run: Ejected) -> str:
     """For `axolotl train`."""
     config = run.config
-    kind: dict[str, Any] = {"path": config.dataset}
-    notes = []
+    kind, notes = _axolotl_rows(run)
+    targets = {"lora_target_linear": True} if config.target_modules == "all-linear" else {
+        "lora_target_modules": config.target_modules.split(",")}  # fmt: skip
+    settings = {
+        "base_model": config.model,
+        "datasets": [kind],
+        "adapter": "qlora" if config.load_in_4bit else "lora",
+        **({"load_in_4bit": True} if config.load_in_4bit else {}),
+        "lora_r": config.lora_r,
+        "lora_alpha": config.lora_alpha,
+        "lora_dropout": config.lora_dropout,
+        **targets,
+        **_shape(run, AXOLOTL_SHAPE),
+        "sequence_len": config.max_length,
+        "sample_packing": False,
+        "train_on_inputs": run.train_on == "all",
+        "micro_batch_size": run.batch_size,
+        "gradient_accumulation_steps": run.grad_accum,
+        **({"max_steps": run.total_steps} if config.max_steps is not None else {"num_epochs": config.epochs}),
+        "learning_rate": config.learning_rate,
+        "lr_scheduler": "constant_with_warmup" if config.scheduler == "constant" else config.scheduler,
+        **_warmup(run),
+        "optimizer": "adamw_torch_fused",
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_grad_norm,
+        "bf16": run.precision == "bfloat16" and run.device == "cuda",
+        "fp16": run.precision == "float16",
+        "gradient_checkpointing": config.activation_checkpointing is True,
+        "seed": config.seed,
+        "logging_steps": config.logging_steps,
+        "output_dir": f"{run.name}-axolotl",
+    }
+    return _yaml(settings, run, "axolotl train FILE", [*notes, *_unlike(run, AXOLOTL_READS, AXOLOTL_SHAPE)])
+
+
+def _axolotl_rows(run: Ejected) -> tuple[dict[str, Any], list[str]]:
+    """How axolotl is to read the rows, and what it does otherwise than was done here."""
+    dataset = run.config.dataset
+    kind: dict[str, Any] = {"path": dataset}
+    notes: list[str] = []
     if run.format in ("messages", "sharegpt"):
         kind |= {"type": "chat_template", "field_messages": run.called(run.columns[0])}
         parts = ("role", "content") if run.format == "messages" else ("from", "value")
@@ -66,40 +104,9 @@ def axolotl(run: Ejected) -> str:
         question, answer = map(run.called, run.columns)
         kind |= {"type": {"system_prompt": "", "field_instruction": question, "field_output": answer,
                           "format": "{instruction}", "no_input_format": "{instruction}"}}  # fmt: skip
-    if Path(str(config.dataset)).is_file():
-        kind |= {"ds_type": READERS.get(Path(str(config.dataset).removesuffix(".gz")).suffix.lower(), "json")}
-    targets = {"lora_target_linear": True} if config.target_modules == "all-linear" else {
-        "lora_target_modules": config.target_modules.split(",")}  # fmt: skip
-    settings = {
-        "base_model": config.model,
-        "datasets": [kind],
-        "adapter": "qlora" if config.load_in_4bit else "lora",
-        **({"load_in_4bit": True} if config.load_in_4bit else {}),
-        "lora_r": config.lora_r,
-        "lora_alpha": config.lora_alpha,
-        "lora_dropout": config.lora_dropout,
-        **targets,
-        **_shape(run, AXOLOTL_SHAPE),
-        "sequence_len": config.max_length,
-        "sample_packing": False,
-        "train_on_inputs": run.train_on == "all",
-        "micro_batch_size": run.batch_size,
-        "gradient_accumulation_steps": run.grad_accum,
-        **({"max_steps": run.total_steps} if config.max_steps is not None else {"num_epochs": config.epochs}),
-        "learning_rate": config.learning_rate,
-        "lr_scheduler": "constant_with_warmup" if config.scheduler == "constant" else config.scheduler,
-        **_warmup(run),
-        "optimizer": "adamw_torch_fused",
-        "weight_decay": config.weight_decay,
-        "max_grad_norm": config.max_grad_norm,
-        "bf16": run.precision == "bfloat16" and run.device == "cuda",
-        "fp16": run.precision == "float16",
-        "gradient_checkpointing": config.activation_checkpointing is True,
-        "seed": config.seed,
-        "logging_steps": config.logging_steps,
-        "output_dir": f"{run.name}-axolotl",
-    }
-    return _yaml(settings, run, "axolotl train FILE", [*notes, *_unlike(run, AXOLOTL_READS, AXOLOTL_SHAPE)])
+    if Path(str(dataset)).is_file():
+        kind |= {"ds_type": READERS.get(Path(str(dataset).removesuffix(".gz")).suffix.lower(), "json")}
+    return kind, notes
 
 
 def llamafactory(run: Ejected) -> str:

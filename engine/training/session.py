@@ -229,7 +229,15 @@ class Session:
 
         trainer.remove_callback(PrinterCallback)
         guard(trainer, self.tell)
-        if attempt.parallel == "deepspeed" and trainer.at_labels is None:
+        self._need_its_loss(trainer)
+        self.listener.trainer = trainer
+        if self.source is not None:
+            self.proof.check_adapter(trainer, self.source)
+        return trainer
+
+    def _need_its_loss(self, trainer: Any) -> None:
+        """Tell where logits are computed for all tokens though labels alone were meant. Raises ConfigError where that cannot be."""
+        if self.attempt.parallel == "deepspeed" and trainer.at_labels is None:
             raise ConfigError(
                 _("--parallel deepspeed needs the loss at labels only"),
                 trainer.why_not_at_labels or "",
@@ -238,10 +246,6 @@ class Session:
         if trainer.why_not_at_labels is not None:
             words = _("logits are computed for all tokens: {why}").format(why=trainer.why_not_at_labels)
             self.tell(Warned("logits", words))
-        self.listener.trainer = trainer
-        if self.source is not None:
-            self.proof.check_adapter(trainer, self.source)
-        return trainer
 
     # -- before the first step -----------------------------------------------------------------------------------------
 

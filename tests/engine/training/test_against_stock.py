@@ -25,24 +25,32 @@ def stock(folder: Path, model: Path, **options: Any) -> Any:
     )  # fmt: skip
 
 
-def test_the_losses_are_stock_trls_on_the_same_batches(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
+def stock_trainer(folder: Path, model: Path, data: Path, in_our_order: bool = False) -> Any:
+    """TRL's trainer with a new adapter, over the tokens of a run here: as it draws them, or in the order of the run's first epoch."""
     from transformers import AutoModelForCausalLM
     from trl import SFTTrainer
 
     from engine.data.order import row_order
     from engine.training.peft_config import lora_config
 
-    train(dataset=chat_file, model=tiny_model, output=tmp_path / "run", **FLAGS)
-    config = RunConfig(dataset=str(chat_file), model=str(tiny_model))
+    config = RunConfig(dataset=str(data), model=str(model))
     material = load_material(config)
-    order = row_order(config.seed, 0, material.train.lengths)
-    trainer = SFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(tiny_model, dtype="float32"),
-        args=stock(tmp_path / "stock", tiny_model, train_sampling_strategy="sequential"),
-        train_dataset=material.train.to_dataset().select(order),
+    rows, options = material.train.to_dataset(), {}
+    if in_our_order:
+        rows = rows.select(row_order(config.seed, 0, material.train.lengths))
+        options["train_sampling_strategy"] = "sequential"
+    return SFTTrainer(
+        model=AutoModelForCausalLM.from_pretrained(model, dtype="float32"),
+        args=stock(folder, model, **options),
+        train_dataset=rows,
         processing_class=material.tokenizer,
         peft_config=lora_config(config),
     )
+
+
+def test_the_losses_are_stock_trls_on_the_same_batches(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
+    train(dataset=chat_file, model=tiny_model, output=tmp_path / "run", **FLAGS)
+    trainer = stock_trainer(tmp_path / "stock", tiny_model, chat_file, in_our_order=True)
     trainer.train()
     theirs = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     ours = [loss for _step, loss in losses(tmp_path / "run")]
@@ -70,31 +78,30 @@ def test_what_makes_a_step_is_told_to_the_library_and_not_left_to_its_defaults(
     assert {name: getattr(now, name) for name in expected} == expected
 
 
-def test_a_checkpoint_loads_in_plain_trainer_and_in_peft(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
+@pytest.fixture
+def checkpoint(tmp_path: Path, tiny_model: Path, chat_file: Path) -> Path:
+    """Of step 3 of 7."""
+    train(stop_at=3, dataset=chat_file, model=tiny_model, output=tmp_path / "run", **FLAGS)
+    return tmp_path / "run" / "checkpoint-3"
+
+
+def test_peft_loads_the_adapter_of_a_checkpoint_as_it_was_saved(checkpoint: Path, tiny_model: Path) -> None:
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
-    from trl import SFTTrainer
 
     from engine.training.memory import adapter_in_file, adapter_in_memory
-    from engine.training.peft_config import lora_config
 
-    out = tmp_path / "run"
-    train(stop_at=3, dataset=chat_file, model=tiny_model, output=out, **FLAGS)
-    checkpoint = out / "checkpoint-3"
     base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype="float32")
     loaded = adapter_in_memory(PeftModel.from_pretrained(base, checkpoint))
     saved = adapter_in_file(checkpoint)
-    assert all(torch.equal(loaded[name], saved[name]) for name in saved)
-    config = RunConfig(dataset=str(chat_file), model=str(tiny_model))
-    material = load_material(config)
-    trainer = SFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(tiny_model, dtype="float32"),
-        args=stock(tmp_path / "stock", tiny_model),
-        train_dataset=material.train.to_dataset(),
-        processing_class=material.tokenizer,
-        peft_config=lora_config(config),
-    )
+    assert saved and all(torch.equal(loaded[name], saved[name]) for name in saved)
+
+
+def test_plain_trainer_goes_on_from_a_checkpoint(
+    checkpoint: Path, tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    trainer = stock_trainer(tmp_path / "stock", tiny_model, chat_file)
     trainer.train(resume_from_checkpoint=str(checkpoint))
     logged = [row["step"] for row in trainer.state.log_history if "loss" in row]
     assert trainer.state.global_step == 7
@@ -102,21 +109,9 @@ def test_a_checkpoint_loads_in_plain_trainer_and_in_peft(tmp_path: Path, tiny_mo
 
 
 def test_a_checkpoint_of_plain_trl_is_continued_where_it_stood(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
-    from transformers import AutoModelForCausalLM
-    from trl import SFTTrainer
-
-    from engine.training.peft_config import lora_config
     from tests.engine.runs import receipt
 
-    config = RunConfig(dataset=str(chat_file), model=str(tiny_model))
-    material = load_material(config)
-    trainer = SFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(tiny_model, dtype="float32"),
-        args=stock(tmp_path / "stock", tiny_model),
-        train_dataset=material.train.to_dataset(),
-        processing_class=material.tokenizer,
-        peft_config=lora_config(config),
-    )
+    trainer = stock_trainer(tmp_path / "stock", tiny_model, chat_file)
     trainer.train()
     out = tmp_path / "stock"
     assert plan(output=out, dataset=chat_file, model=tiny_model).mode == "complete"
