@@ -7,10 +7,15 @@ that field.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+
+from rich.text import Text
 
 from engine.config import flag
+from engine.errors import LoraTuiError
 from engine.i18n import _
 from tui.i18n import N_
+from tui.plain import visible
 
 _SAID = re.compile(r"lora-tui --help\b|lora-tui [^\n·]*|--[a-z][a-z0-9-]*")
 """A flag; a whole command, which is there to be copied, comes before the flags in it."""
@@ -50,3 +55,14 @@ def in_fields(words: str) -> str:
     fields = {flag(name): _('"{field}"').format(field=label(name)) for name in LABELS}
     fields["lora-tui --help"] = "F1"
     return _SAID.sub(lambda found: fields.get(found.group(), found.group()), words)
+
+
+def lines_text(lines: Iterable[tuple[str, str]]) -> Text:
+    """(text, style) lines as one text, with fields where the engine names flags."""
+    return Text("\n").join(Text(visible(in_fields(line), keep_lines=True), style=style) for line, style in lines)
+
+
+def told(error: LoraTuiError) -> str:
+    """An error as one paragraph: what, where, what to do. Where the engine names a flag, the field is named."""
+    words = "\n".join(part for part in (error.title, error.detail, error.fix) if part)
+    return visible(in_fields(words), keep_lines=True)

@@ -144,6 +144,7 @@ async def test_last_answers_are_offered_again(wizard: Make, flags: dict[str, Any
 async def test_a_started_run_is_remembered_for_the_next_time(wizard: Make, flags: dict[str, Any]) -> None:
     app = wizard(flags, runner=Scripted(started()))
     async with training(app) as hand:
+        await hand.arrive("TrainingScreen")
         await hand.press("s")
         await hand.arrive("ResultScreen")
     found = load_remembered()

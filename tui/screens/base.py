@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 from textual import work
@@ -18,6 +19,7 @@ from textual.binding import ActiveBinding, Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.events import Key, Paste
 from textual.screen import Screen
+from textual.timer import Timer
 from textual.widgets import Button, Static
 
 from engine.errors import LoraTuiError
@@ -34,6 +36,8 @@ from tui.wizard import Wizard
 
 SHORT = 1.5
 """Seconds for which it is told that a key has done its work: it lies over what was asked about."""
+PAUSE = 0.4
+"""Seconds without a key after which what was typed is looked at."""
 
 
 class WizardScreen(Screen[Any]):
@@ -221,9 +225,52 @@ class StepScreen(WizardScreen):
 
 
 class PathStep(StepScreen):
-    """A step that asks for a path: it is typed, pasted or browsed for wherever the focus is."""
+    """A step that asks for a path: it is typed, pasted or browsed for wherever the focus is, and looked at before one goes on."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+o", "browse", N_("Browse"))]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asked: str | None = None
+        """What is looked at, or was; None: nothing that counts any more."""
+        self._going = False
+        """Whether one goes on as soon as it is known."""
+        self._pause: Timer | None = None
+
+    def _begin_anew(self, asked: str | None) -> None:
+        """What was found out no longer counts; `asked` is looked at now."""
+
+    def _knows(self, value: str) -> bool:
+        """Whether it is known what `value` is."""
+        raise NotImplementedError
+
+    def _look(self, value: str) -> None:
+        """Have it found out what `value` is, unless it is known."""
+        raise NotImplementedError
+
+    def _look_if_there(self, value: str) -> None:
+        """As above, of what was typed and may not be whole yet."""
+        raise NotImplementedError
+
+    def action_next(self) -> None:
+        value = self.query_one(PathInput).value
+        if value and not self._knows(value):
+            self._going = True
+            self._look(value)
+            return
+        super().action_next()
+
+    def on_path_input_typed(self, event: PathInput.Typed) -> None:
+        self._begin_anew(None)
+        self.query_one("#summary", Static).update("")
+        if self._pause is not None:
+            self._pause.stop()
+        self._pause = self.set_timer(PAUSE, partial(self._look_if_there, event.value))
+
+    def on_path_input_settled(self, event: PathInput.Settled) -> None:
+        if event.value:
+            self._look(event.value)
+            self.focus_main_unless_closed()
 
     def action_browse(self) -> None:
         """The file dialog of the step's path, wherever the focus is."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import Vertical
-from textual.timer import Timer
 from textual.widgets import Button, Collapsible, Input, Select, Static
 
 from engine.config import RunConfig
@@ -20,7 +19,7 @@ from engine.i18n import _
 from engine.paths import is_there, path_of
 from engine.sizes import size_words
 from tui.dataset_text import preview_texts, problem_lines, rows_words, summary_lines
-from tui.fields import in_fields, named_in
+from tui.fields import lines_text, named_in, told
 from tui.i18n import N_
 from tui.lookups import last_run, report_of, report_with_model
 from tui.messages import Found, Progressed
@@ -33,9 +32,6 @@ from tui.wizard import READING
 if TYPE_CHECKING:
     from engine.data.read import Reading
     from engine.data.report import DatasetReport
-
-PAUSE = 0.4
-"""Seconds without a key after which what was typed is looked at."""
 
 
 class DatasetScreen(PathStep):
@@ -55,11 +51,8 @@ class DatasetScreen(PathStep):
     def __init__(self) -> None:
         super().__init__()
         self._report: DatasetReport | None = None
-        self._asked: str | None = None
         self._key: tuple[str, Reading] | None = None
         """What is asked for now: the dataset, and how it is read."""
-        self._going = False
-        self._pause: Timer | None = None
         self._uncounted = ""
         """Why the tokens cannot be counted."""
 
@@ -124,16 +117,12 @@ class DatasetScreen(PathStep):
         return None
 
     def action_next(self) -> None:
-        value, known = self.query_one("#dataset", PathInput).value, self._asked
+        known = self._asked
         if not self._take_reading():
             return
         if known is not None and self._asked is None:
             # What was found by other answers is not what one may go on with unseen.
             self._look_anew()
-            return
-        if value and (self._report is None or self._asked != value):
-            self._going = True  # as soon as it is read
-            self._look(value)
             return
         super().action_next()
 
@@ -142,14 +131,10 @@ class DatasetScreen(PathStep):
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
-    def on_path_input_typed(self, event: PathInput.Typed) -> None:
-        self._begin_anew(None)
-        self.query_one("#summary", Static).update("")
-        if self._pause is not None:
-            self._pause.stop()
-        self._pause = self.set_timer(PAUSE, partial(self._typed, event.value))
+    def _knows(self, value: str) -> bool:
+        return self._report is not None and self._asked == value
 
-    def _typed(self, value: str) -> None:
+    def _look_if_there(self, value: str) -> None:
         if value and is_there(path_of(value)):
             self._look(value)
 
@@ -185,13 +170,8 @@ class DatasetScreen(PathStep):
                 self._begin_anew(None)
         return True
 
-    def on_path_input_settled(self, event: PathInput.Settled) -> None:
-        if event.value:
-            self._look(event.value)
-            self.focus_main_unless_closed()
-
     def _look(self, value: str) -> None:
-        if self._asked == value and self._report is not None:
+        if self._knows(value):
             return
         going = self._going
         self._begin_anew(value)
@@ -368,14 +348,3 @@ class DatasetScreen(PathStep):
         self.query_one("#dataset", PathInput).value = str(answers["dataset"])
         self._look(str(answers["dataset"]))
         self.focus_main()
-
-
-def lines_text(lines: Any) -> Text:
-    """(text, style) lines as one text, with fields where the engine names flags."""
-    return Text("\n").join(Text(visible(in_fields(line), keep_lines=True), style=style) for line, style in lines)
-
-
-def told(error: LoraTuiError) -> str:
-    """An error as one paragraph: what, where, what to do. Where the engine names a flag, the field is named."""
-    words = "\n".join(part for part in (error.title, error.detail, error.fix) if part)
-    return visible(in_fields(words), keep_lines=True)

@@ -20,11 +20,11 @@ from engine.export.ollama import absence, model_name
 from engine.export.place import EXPORTS
 from engine.i18n import _
 from tui.export import Told, Wanted, carry_out
+from tui.fields import told
 from tui.i18n import N_
 from tui.messages import Found, Progressed
 from tui.plain import visible
 from tui.screens.base import WizardScreen
-from tui.screens.dataset import told
 from tui.widgets.foot import Foot
 
 AS_STORED = "as stored"

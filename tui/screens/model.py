@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 from rich.text import Text
 from textual.app import ComposeResult
-from textual.timer import Timer
 from textual.widgets import Static
 
 from engine.clock import moment
@@ -21,12 +20,12 @@ from engine.paths import is_file, path_of
 from engine.sizes import size_words
 from engine.training.expect import Fit
 from tui.dataset_text import preview_texts, problem_lines, summary_lines
+from tui.fields import lines_text, told
 from tui.i18n import N_
 from tui.lookups import fit_of, report_with_model
 from tui.messages import Found
 from tui.model_text import fit_lines, model_lines
 from tui.screens.base import PathStep
-from tui.screens.dataset import PAUSE, lines_text, told
 from tui.widgets.path_input import PathInput
 
 
@@ -46,9 +45,6 @@ class ModelScreen(PathStep):
     def __init__(self) -> None:
         super().__init__()
         self._report: ModelReport | None = None
-        self._asked: str | None = None
-        self._going = False
-        self._pause: Timer | None = None
         self._refused: LoraTuiError | None = None
         """Why the dataset's rows cannot be trained on with it; a setting that stands in the way is asked for only later."""
         self._new = False
@@ -97,31 +93,15 @@ class ModelScreen(PathStep):
             return told(self._report.stopped)
         return told(self._refused) if self._refused is not None else None
 
-    def action_next(self) -> None:
-        value = self.query_one("#model", PathInput).value
-        if value and (self._report is None or self._asked != value):
-            self._going = True
-            self._look(value)
-            return
-        super().action_next()
+    def _knows(self, value: str) -> bool:
+        return self._report is not None and self._asked == value
 
-    def on_path_input_typed(self, event: PathInput.Typed) -> None:
-        self._begin_anew(None)
-        if self._pause is not None:
-            self._pause.stop()
-        self._pause = self.set_timer(PAUSE, partial(self._typed, event.value))
-
-    def _typed(self, value: str) -> None:
+    def _look_if_there(self, value: str) -> None:
         if value and is_file(path_of(value) / "config.json"):
             self._look(value)
 
-    def on_path_input_settled(self, event: PathInput.Settled) -> None:
-        if event.value:
-            self._look(event.value)
-            self.focus_main_unless_closed()
-
     def _look(self, value: str) -> None:
-        if self._asked == value and self._report is not None:
+        if self._knows(value):
             return
         going = self._going
         self._begin_anew(value)

@@ -6,18 +6,17 @@ from functools import partial
 from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.timer import Timer
 from textual.widgets import Static
 
 from engine.errors import LoraTuiError
 from engine.i18n import _
 from engine.paths import path_of
 from engine.resume.seen import Seen, see
+from tui.fields import lines_text, told
 from tui.folder_text import seen_lines
 from tui.i18n import N_
 from tui.messages import Found
 from tui.screens.base import PathStep
-from tui.screens.dataset import PAUSE, lines_text, told
 from tui.widgets.path_input import PathInput
 
 
@@ -35,9 +34,6 @@ class OutputScreen(PathStep):
     def __init__(self) -> None:
         super().__init__()
         self._seen: Seen | None = None
-        self._asked: str | None = None
-        self._going = False
-        self._pause: Timer | None = None
 
     def compose_body(self) -> ComposeResult:
         yield PathInput("folder", _("folder of the run"), self.HELP_TEXT, id="output")
@@ -59,29 +55,20 @@ class OutputScreen(PathStep):
             return _("Still looking.")
         return told(self._seen.place.problem) if self._seen.place.problem is not None else None
 
-    def action_next(self) -> None:
-        value = self.query_one("#output", PathInput).value
-        if value and (self._seen is None or self._asked != value):
-            self._going = True
-            self._look(value)
-            return
-        super().action_next()
-
-    def on_path_input_typed(self, event: PathInput.Typed) -> None:
-        self._asked, self._seen, self._going = None, None, False  # what was seen is another folder
+    def _begin_anew(self, asked: str | None) -> None:
+        """What was seen is another folder."""
+        self._asked, self._seen, self._going = asked, None, False
         self.close("")
-        self.query_one("#summary", Static).update("")
-        if self._pause is not None:
-            self._pause.stop()
-        self._pause = self.set_timer(PAUSE, partial(self._look, event.value))
 
-    def on_path_input_settled(self, event: PathInput.Settled) -> None:
-        if event.value:
-            self._look(event.value)
-            self.focus_main_unless_closed()
+    def _knows(self, value: str) -> bool:
+        return self._seen is not None and self._asked == value
+
+    def _look_if_there(self, value: str) -> None:
+        """Also at one that is not there yet: it will be made."""
+        self._look(value)
 
     def _look(self, value: str) -> None:
-        if not value or (self._asked == value and self._seen is not None):
+        if not value or self._knows(value):
             return
         self._asked, self._seen = value, None
         self.query_one("#summary", Static).update(_("Looking"))

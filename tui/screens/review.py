@@ -17,7 +17,7 @@ from engine.i18n import _
 from engine.sources import as_written
 from engine.training.expect import Expected, expect
 from tui.expected_text import expected_lines
-from tui.fields import label
+from tui.fields import label, lines_text, told
 from tui.folder_text import held_words
 from tui.i18n import N_
 from tui.lookups import expect_counted
@@ -25,7 +25,6 @@ from tui.messages import Found
 from tui.plain import visible
 from tui.plan_text import plan_lines
 from tui.screens.base import SHORT, StepScreen
-from tui.screens.dataset import lines_text, told
 from tui.wizard import READING, SETTINGS, Planned, Start
 
 

@@ -13,11 +13,10 @@ from textual.widgets import Collapsible, Input, Static
 from engine.config import RunConfig
 from engine.errors import LoraTuiError
 from engine.i18n import _
-from tui.fields import label
+from tui.fields import label, told
 from tui.i18n import N_
 from tui.messages import Found
 from tui.screens.base import StepScreen
-from tui.screens.dataset import told
 from tui.widgets.setting import Setting, answer_of
 from tui.wizard import FIRST_SETTINGS, SETTINGS
 

@@ -27,13 +27,12 @@ from engine.i18n import _, n_, sentences
 from engine.paths import path_of
 from engine.resume.seen import Seen
 from engine.sizes import loss_words, size_words
-from tui.fields import in_fields
+from tui.fields import in_fields, lines_text, told
 from tui.folder_text import choice_lines, held_words
 from tui.i18n import N_
 from tui.messages import Found
 from tui.plain import visible
 from tui.screens.base import StepScreen
-from tui.screens.dataset import lines_text, told
 from tui.widgets.chart import Line, LossChart, Picture
 from tui.widgets.checkpoint_table import CheckpointTable, saved_words
 from tui.wizard import Start
