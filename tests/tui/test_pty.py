@@ -66,13 +66,14 @@ class Terminal:
             self.stream.feed(data.replace(b"\x1b[>1u", b"").replace(b"\x1b[<u", b""))
         return "\n".join(self.screen.display)
 
-    def until(self, words: str, seconds: float = 60) -> str:
+    def until(self, *words: str, seconds: float = 60) -> str:
+        """Wait until one of `words` is to be seen; the screen then."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if words in (seen := self.look()):
+            if any(one in (seen := self.look()) for one in words):
                 return seen
             time.sleep(0.05)
-        raise AssertionError(f"{words!r} never came:\n{self.look()}")
+        raise AssertionError(f"{' and '.join(words)} never came:\n{self.look()}")
 
     def press(self, keys: str) -> None:
         self.child.send(keys)
@@ -126,7 +127,7 @@ def to_training(terminal: Terminal, seen: str = "left ") -> None:
     terminal.press(CTRL_N)
     terminal.until("4 Start")
     terminal.until("Start fresh or continue?")
-    time.sleep(0.5)
+    terminal.until("a fresh run starts", "is the furthest")
     terminal.press(ENTER)
     terminal.until("How should it be trained?")
     terminal.until("learning rate")
