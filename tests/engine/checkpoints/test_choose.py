@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.checkpoints.checkpoint import AdapterShape, Checkpoint, Grade, Problem
-from engine.checkpoints.choose import choose, weights_fallback
+from engine.checkpoints.choose import WHOLE_MODEL, base_fallback, choose, last_good, weights_fallback
 from engine.sizes import loss_words
 from tests.engine.checkpoints.test_lineage import made
 
@@ -131,3 +132,40 @@ def test_a_loss_is_rounded_to_its_column_and_never_cut(loss: float) -> None:
 def test_the_reason_writes_a_loss_as_everywhere_else(loss: float, words: str) -> None:
     assert loss_words(loss) == words
     assert f"loss {words}." in choose([at(1.0, 10, loss=loss)]).reason
+
+
+def test_the_last_good_one_is_the_furthest_of_the_run_up_to_the_step_that_can_be_continued() -> None:
+    good = at(1.0, 10, run="a")
+    found = [at(0.5, 5, run="a"), good, at(1.2, 12, Grade.BROKEN, run="a"), at(1.4, 14, run="b"), at(1.6, 16, run="a")]
+    assert last_good(found, "a", 15) == good
+    assert last_good(found, "a", 10) == good, "saved at that very step"
+    assert last_good(found, "a", 4) is None
+
+
+def whole(epoch: float, step: int, grade: Grade) -> Checkpoint:
+    return at(epoch, step, grade, adapter=None, problems=(Problem(WHOLE_MODEL, "A whole model."),))
+
+
+def test_where_only_whole_models_are_the_furthest_sound_one_is_named_as_a_base() -> None:
+    found = [whole(1.0, 10, Grade.WEIGHTS_ONLY), whole(2.0, 20, Grade.WEIGHTS_ONLY), whole(3.0, 30, Grade.BROKEN)]
+    assert base_fallback(found) == found[1]
+    assert "checkpoint-20" in choose(found).reason and "--model" in choose(found).reason
+
+
+def test_an_adapter_that_would_import_code_is_none_to_start_from() -> None:
+    unfit = at(2.0, 20, Grade.WEIGHTS_ONLY, problems=(Problem("adapter_config_imports", "It imports."),))
+    assert weights_fallback([at(1.0, 10, Grade.WEIGHTS_ONLY), unfit]) == at(1.0, 10, Grade.WEIGHTS_ONLY)
+
+
+def test_the_reason_counts_those_further_along_that_were_passed_over() -> None:
+    torn = [at(2.0, step, Grade.BROKEN) for step in (20, 21)]
+    assert "2 that are further along were passed over" in choose([at(1.0, 10), *torn]).reason
+    assert "passed over" not in choose([at(1.0, 10), at(0.5, 5, Grade.BROKEN)]).reason
+
+
+def test_an_epoch_begun_anew_is_said_and_what_was_given_up_counts() -> None:
+    anew = at(0.5, 30, manifest=SimpleNamespace(run_id="a", cursor=SimpleNamespace(given_up=0.75)))
+    choice = choose([at(1.0, 20), anew])
+    assert choice.checkpoint == anew and "begun anew" in choice.reason
+    plain = at(2.0, 40, manifest=SimpleNamespace(run_id="a", cursor=SimpleNamespace(given_up=0.0)))
+    assert "begun anew" not in choose([plain]).reason

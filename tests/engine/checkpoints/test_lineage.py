@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,3 +93,35 @@ def test_a_history_is_looked_through_once_however_many_checkpoints_carry_it(monk
     found = [made(f"{number}", [3 - step / 100 for step in range(number)]) for number in range(60)]
     assert len(group(found)) == 2  # the one before anything was logged was planned for another ratio
     assert sorted(looked) == sorted(one.name for one in found)
+
+
+def test_equal_losses_at_other_steps_are_another_run() -> None:
+    sparse = made(
+        "sparse", [], step=20, history=tuple(LogRow(step, None, loss, None, None) for step, loss in ((10, 3), (20, 2)))
+    )
+    assert runs(made("dense", [3, 2, 1]), sparse) == [{"dense"}, {"sparse"}]
+
+
+def test_an_eval_loss_between_the_losses_tells_no_run_from_another() -> None:
+    measured = (LogRow(1, None, 3, None, None), LogRow(1, None, None, 2.5, None), LogRow(2, None, 2, None, None))
+    assert runs(made("measured", [], step=2, history=measured), made("further", [3, 2, 1])) == [{"further", "measured"}]
+
+
+@pytest.mark.parametrize("other", [{"max_steps": 31}, {"epoch": 0.25}, {"epoch": None}])
+def test_one_saved_before_the_first_log_stands_alone_where_the_other_was_planned_otherwise(other: dict[str, Any]) -> None:
+    """Another length of the run, or other steps to an epoch; or nothing that tells them."""
+    assert runs(made("new", [], step=2, **other), made("run", [3, 2, 1])) == [{"new"}, {"run"}]
+
+
+def test_runs_of_unknown_length_are_not_taken_for_one() -> None:
+    assert len(runs(made("new", [], step=2, max_steps=None), made("run", [3, 2, 1], max_steps=None))) == 2
+
+
+def test_one_that_does_not_say_where_it_stood_stands_alone() -> None:
+    silent = replace(made("silent", [], step=2), step=None)
+    assert runs(silent, made("run", [3, 2, 1])) == [{"run"}, {"silent"}]
+
+
+def test_the_checkpoints_of_a_run_are_in_order_of_step() -> None:
+    ((*members,),) = group((made("b", [3, 2, 1]), made("c", [3]), made("a", [3, 2])))
+    assert [one.step for one in members] == [1, 2, 3]

@@ -2,11 +2,21 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from engine.config import RunConfig
-from engine.course.steps import Length, Position, learning_rate_at, run_length, save_interval, warmup_steps
+from engine.course.steps import (
+    Length,
+    Position,
+    chosen_batch_size,
+    learning_rate_at,
+    position_at,
+    run_length,
+    save_interval,
+    warmup_steps,
+)
 
 rows_ = st.integers(1, 500)
 batch_ = st.integers(1, 64)
@@ -73,3 +83,44 @@ def test_a_share_of_warmup_is_never_the_whole_run(total: int, share: float) -> N
     warmup = warmup_steps(RunConfig(warmup=share), total)
     assert warmup == min(math.ceil(share * total), total - 1)
     assert learning_rate_at(RunConfig(warmup=share), total, total - 1) > 0
+
+
+@pytest.mark.parametrize(
+    ("epoch", "position"),
+    [(0.0, Position(7, 0, 0)), (0.5, Position(7, 0, 5)), (1.99, Position(7, 2, 0)), (2.0, Position(7, 2, 0)),
+     (2 - 1e-12, Position(7, 2, 0)), (2.11, Position(7, 2, 1))],
+)  # fmt: skip
+def test_the_epoch_of_another_tool_is_a_place_in_the_rows(epoch: float, position: Position) -> None:
+    assert position_at(7, epoch, 10) == position
+
+
+def test_an_epoch_begun_anew_keeps_its_number_and_what_was_given_up() -> None:
+    once = Position(9, 2, 5).begun_anew(10)
+    assert once == Position(9, 2, 0, 0.5)
+    assert Position(9, 2, 5, 0.5).begun_anew(20).given_up == 0.75
+
+
+@pytest.mark.parametrize(("rows", "saved", "size"), [(100, None, 8), (3, None, 3), (0, None, 1), (100, 5, 5)])
+def test_an_automatic_batch_has_eight_rows_but_no_more_than_there_are_and_is_kept(
+    rows: int, saved: int | None, size: int
+) -> None:
+    assert chosen_batch_size(RunConfig(), rows, saved)[0] == size
+
+
+@pytest.mark.parametrize(("rows", "size"), [(100, 6), (4, 4), (0, 1)])
+def test_a_batch_that_was_asked_for_wins_over_the_saved_one(rows: int, size: int) -> None:
+    assert chosen_batch_size(RunConfig(batch_size=6), rows, 5)[0] == size
+
+
+def test_warmup_from_one_on_is_a_number_of_steps() -> None:
+    assert [warmup_steps(RunConfig(warmup=steps), 100) for steps in (1, 7)] == [1, 7]
+
+
+def test_a_run_that_is_past_its_end_has_no_steps_left() -> None:
+    assert run_length(RunConfig(epochs=2), 10, 2, Position(13, 2, 6)) == Length(13, 2.6, 5)
+    assert run_length(RunConfig(max_steps=8), 10, 2, Position(13, 2, 6)) == Length(13, 2.6, 5)
+
+
+def test_a_part_of_an_epoch_ends_where_it_ends_wherever_it_is_counted() -> None:
+    totals = [run_length(RunConfig(epochs=1.5), 10, 2, Position(5 + step, 1, 2 * step)).total_steps for step in range(4)]
+    assert totals == [8, 8, 8, 8]
