@@ -144,17 +144,36 @@ def test_an_adapter_may_hold_tensors_that_were_not_trained(whole: Path) -> None:
     assert inspect_folder(whole).grade is Grade.COMPLETE
 
 
-def test_a_lost_tensor_breaks_it(whole: Path) -> None:
-    tensors = adapter_tensors()
-    del tensors["base_model.model.layers.1.q_proj.lora_B.weight"]
-    save_file(tensors, str(whole / ADAPTER))
-    found = inspect_folder(whole)
-    assert found.grade is Grade.BROKEN and codes(found) == {"tensors_missing"}
-
-
 def test_an_adapter_of_another_rank_than_its_configuration_is_broken(whole: Path) -> None:
     save_file(adapter_tensors(rank=8), str(whole / ADAPTER))
     assert codes(inspect_folder(whole)) == {"rank_mismatch"}
+
+
+def test_a_layer_of_another_rank_that_the_configuration_names_is_sound(whole: Path) -> None:
+    tensors = {name: tensor for name, tensor in adapter_tensors().items() if ".0." in name}
+    tensors |= {name: tensor for name, tensor in adapter_tensors(rank=8).items() if ".1." in name}
+    save_file(tensors, str(whole / ADAPTER))
+    write_json(whole / CONFIG, adapter_config(rank_pattern={"layers.1.q_proj": 8}))
+    assert inspect_folder(whole).grade is not Grade.BROKEN
+    halves = {name: tensors[name.replace(".1.", ".0.") if "lora_B" in name else name] for name in tensors}
+    save_file(halves, str(whole / ADAPTER))
+    assert codes(inspect_folder(whole)) == {"rank_mismatch"}, "A of one rank, B of another"
+
+
+@pytest.mark.parametrize("names", [[], ["base_model.model.lm_head.weight"]])
+def test_an_adapter_without_a_lora_tensor_is_broken(whole: Path, names: list[str]) -> None:
+    save_file({name: numpy.ones((9, 5), numpy.float32) for name in names}, str(whole / ADAPTER))
+    found = inspect_folder(whole)
+    assert found.grade is Grade.BROKEN and codes(found) == {"adapter_empty"}
+
+
+@pytest.mark.parametrize("side", ["A", "B"])
+def test_either_half_of_a_pair_that_is_lost_breaks_it(whole: Path, side: str) -> None:
+    tensors = adapter_tensors()
+    del tensors[f"base_model.model.layers.1.q_proj.lora_{side}.weight"]
+    save_file(tensors, str(whole / ADAPTER))
+    found = inspect_folder(whole)
+    assert found.grade is Grade.BROKEN and codes(found) == {"tensors_missing"}
 
 
 @pytest.mark.parametrize(
@@ -170,6 +189,32 @@ def test_an_adapter_configuration_that_names_code_is_not_continued(whole: Path) 
     write_json(whole / CONFIG, adapter_config(auto_mapping={"base_model_class": "X", "parent_library": "evil.module"}))
     found = inspect_folder(whole)
     assert not found.continuable and codes(found) == {"adapter_config_imports"}
+
+
+def test_an_adapter_for_megatron_names_a_package_and_is_not_continued(whole: Path) -> None:
+    write_json(whole / CONFIG, adapter_config(megatron_config={"x": 1}, megatron_core="evil"))
+    found = inspect_folder(whole)
+    assert not found.continuable and "adapter_config_imports" in codes(found)
+
+
+@pytest.mark.parametrize("parent", ["transformers.models.llama.modeling_llama", None])
+def test_a_class_of_a_known_package_is_no_code_to_import(whole: Path, parent: str | None) -> None:
+    write_json(whole / CONFIG, adapter_config(auto_mapping={"base_model_class": "X", "parent_library": parent}))
+    found = inspect_folder(whole)
+    assert found.continuable and not found.problems
+
+
+def test_a_pickle_beside_the_adapter_is_told_and_not_opened(whole: Path) -> None:
+    (whole / "adapter_model.bin").write_bytes(b"cos\nsystem\n(S'touch /tmp/never'\ntR.")
+    found = inspect_folder(whole)
+    assert found.continuable and codes(found) == {"unused_pickle"}
+
+
+@pytest.mark.parametrize("name", ["", STATE])
+def test_what_every_user_may_change_is_told(whole: Path, name: str) -> None:
+    (whole / name).chmod(0o757 if name == "" else 0o646)
+    found = inspect_folder(whole)
+    assert found.continuable and codes(found) == {"world_writable"}
 
 
 def test_prompt_tuning_is_named_and_not_continued(whole: Path) -> None:
@@ -188,6 +233,50 @@ def test_a_whole_model_is_named_and_not_continued(whole: Path) -> None:
     assert (found.grade, found.continuable, codes(found)) == (Grade.COMPLETE, False, {"whole_model"})
     (whole / "model.safetensors").unlink()
     (whole / "pytorch_model.bin").write_bytes(b"")
+    assert inspect_folder(whole).grade is Grade.BROKEN
+
+
+def a_model_in_shards(folder: Path) -> None:
+    for name in (ADAPTER, CONFIG):
+        (folder / name).unlink()
+    write_json(folder / "config.json", {})
+    save_file({"w": numpy.ones(3, numpy.float32)}, str(folder / "one.safetensors"))
+    save_file({"v": numpy.ones(3, numpy.float32)}, str(folder / "two.safetensors"))
+    write_json(folder / "model.safetensors.index.json", {"weight_map": {"w": "one.safetensors", "v": "two.safetensors"}})
+
+
+def test_a_model_in_shards_is_sound_when_all_are_there(whole: Path) -> None:
+    a_model_in_shards(whole)
+    found = inspect_folder(whole)
+    assert (found.grade, codes(found)) == (Grade.COMPLETE, {"whole_model"})
+
+
+@pytest.mark.parametrize(
+    ("lost", "code"),
+    [
+        ("config.json", "model_config_missing"),
+        ("one.safetensors", "weights_missing"),
+        ("two.safetensors", "weights_missing"),
+    ],
+)
+def test_a_model_that_lacks_a_file_is_broken(whole: Path, lost: str, code: str) -> None:
+    a_model_in_shards(whole)
+    (whole / lost).unlink()
+    found = inspect_folder(whole)
+    assert (found.grade, codes(found)) == (Grade.BROKEN, {"whole_model", code})
+
+
+def test_a_shard_without_a_tensor_that_the_index_names_is_broken(whole: Path) -> None:
+    a_model_in_shards(whole)
+    shutil.copy(whole / "one.safetensors", whole / "two.safetensors")
+    found = inspect_folder(whole)
+    assert (found.grade, codes(found)) == (Grade.BROKEN, {"whole_model", "tensors_missing"})
+
+
+@pytest.mark.parametrize("index", [{}, {"weight_map": []}, {"weight_map": {"w": 3}}, {"weight_map": {}}])
+def test_an_index_that_names_no_file_is_broken(whole: Path, index: dict[str, Any]) -> None:
+    a_model_in_shards(whole)
+    write_json(whole / "model.safetensors.index.json", index)
     assert inspect_folder(whole).grade is Grade.BROKEN
 
 
@@ -215,6 +304,54 @@ def test_several_adapters_are_named_and_not_continued(whole: Path) -> None:
     save_file(adapter_tensors(), str(whole / "second" / ADAPTER))
     found = inspect_folder(whole)
     assert not found.continuable and "several_adapters" in codes(found)
+
+
+def test_adapters_in_subfolders_alone_are_as_sound_as_each_of_them(whole: Path) -> None:
+    for name in ("one", "two"):
+        (whole / name).mkdir()
+        write_json(whole / name / CONFIG, adapter_config())
+        save_file(adapter_tensors(), str(whole / name / ADAPTER))
+    (whole / ADAPTER).unlink()
+    (whole / CONFIG).unlink()
+    found = inspect_folder(whole)
+    assert found.grade is Grade.COMPLETE and not found.continuable and codes(found) == {"several_adapters"}
+    (whole / "two" / ADAPTER).write_bytes(b"")
+    assert inspect_folder(whole).grade is Grade.BROKEN
+
+
+@pytest.mark.parametrize("shard", [b"", None], ids=["empty", "none"])
+def test_shards_that_are_empty_are_broken(whole: Path, shard: bytes | None) -> None:
+    for name in (ADAPTER, CONFIG):
+        (whole / name).unlink()
+    (whole / "global_step327").mkdir()
+    (whole / "global_step327" / "model_states.pt").write_bytes(b"x")
+    assert inspect_folder(whole).grade is not Grade.BROKEN
+    (whole / "global_step327" / "model_states.pt").unlink()
+    if shard is not None:
+        (whole / "global_step327" / "model_states.pt").write_bytes(shard)
+    assert inspect_folder(whole).grade is Grade.BROKEN
+
+
+@pytest.mark.parametrize("whole_save", [True, False])
+def test_shards_of_fsdp_are_whole_only_with_their_index(whole: Path, whole_save: bool) -> None:
+    for name in (ADAPTER, CONFIG):
+        (whole / name).unlink()
+    (whole / "pytorch_model_fsdp_0").mkdir()
+    (whole / "pytorch_model_fsdp_0" / "__0_0.distcp").write_bytes(b"x")
+    if whole_save:
+        (whole / "pytorch_model_fsdp_0" / ".metadata").write_bytes(b"x")
+    assert (inspect_folder(whole).grade is not Grade.BROKEN) == whole_save
+
+
+def test_random_states_of_a_process_in_the_middle_may_not_be_missing(whole: Path) -> None:
+    for rank in (0, 2):
+        shutil.copy(whole / "rng_state.pth", whole / f"rng_state_{rank}.pth")
+    assert codes(inspect_folder(whole)) == {"rng_missing"}
+
+
+def test_a_broken_loss_scale_leaves_only_the_weights(whole: Path) -> None:
+    (whole / "scaler.pt").write_bytes(b"\0" * 9)
+    assert inspect_folder(whole).grade is Grade.WEIGHTS_ONLY
 
 
 def test_an_old_pickled_adapter_is_listed_not_loaded(whole: Path) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.checkpoints.manifest import DatasetIdentity
 from engine.data import identity
-from engine.data.identity import row_digest
+from engine.data.identity import row_digest, template_digest, tokenizer_digest
 from tests.conftest import chats, write_jsonl
 from tests.engine.data.rows import digests_of, read_rows
 
@@ -78,3 +81,45 @@ def test_another_file_format_of_the_same_rows_is_the_same_dataset(tmp_path: Path
     write_jsonl(tmp_path / "rows.jsonl", ROWS)
     saved = identify(read_rows(str(tmp_path / "rows.jsonl")))
     assert compare(saved, read_rows(str(tmp_path / "rows.parquet"))) == "same"
+
+
+def test_the_digest_of_a_row_is_the_one_of_all_versions() -> None:
+    """Another one would call every dataset edited when a run of before is continued."""
+    written = rb'{"completion":"\u00fc\n","prompt":"Gr\u00f6\u00dfe \u5927"}'
+    assert row_digest({"prompt": "Größe 大", "completion": "ü\n"}) == hashlib.sha256(written).digest()
+
+
+def test_the_sum_of_digests_carries_and_wraps() -> None:
+    two = np.frombuffer(b"\xff" * 32 + b"\0" * 31 + b"\2", dtype=np.uint8).reshape(2, 32)
+    assert identity.identify(two).unordered == f"{1:064x}"
+    small = np.frombuffer(bytes(range(32)), dtype=np.uint8).reshape(1, 32)
+    assert identity.identify(small).unordered == bytes(range(32)).hex()
+
+
+def test_a_tokenizer_that_was_told_to_cut_and_pad_is_the_same(tiny_model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    before = tokenizer_digest(tokenizer)
+    tokenizer(["a", "b c"], padding=True, truncation=True, max_length=2)
+    assert tokenizer_digest(tokenizer) == before
+    tokenizer.add_tokens(["<new>"])
+    assert tokenizer_digest(tokenizer) != before
+
+
+def test_a_slow_tokenizer_is_known_by_its_words_and_special_tokens() -> None:
+    def slow(words: dict[str, int], end: str) -> str:
+        return tokenizer_digest(
+            SimpleNamespace(is_fast=False, get_vocab=lambda: words, special_tokens_map={"eos_token": end})
+        )
+
+    assert slow({"a": 0, "b": 1}, "a") == slow({"b": 1, "a": 0}, "a")
+    assert len({slow({"a": 0, "b": 1}, "a"), slow({"a": 1, "b": 0}, "a"), slow({"a": 0, "b": 1}, "b")}) == 3
+
+
+def test_a_template_is_known_by_its_text_and_none_by_nothing() -> None:
+    none, one, other, named = (
+        template_digest(SimpleNamespace(chat_template=template)) for template in (None, "a", "b", {"default": "a"})
+    )
+    assert len({none, one, other, named}) == 4
+    assert one == hashlib.sha256(b"a").hexdigest()
