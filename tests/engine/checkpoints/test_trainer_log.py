@@ -134,3 +134,23 @@ def test_a_key_that_stands_twice_beside_a_known_log_is_refused(tmp_path: Path) -
     read(tmp_path, text(rows(60)))
     twice = text(rows(50)).replace(b'"max_steps"', b'"epoch": 1.0, "max_steps"')
     assert read(tmp_path, twice).code == "not_json"
+
+
+def test_another_log_of_the_same_length_is_its_own(tmp_path: Path) -> None:
+    one, other = ([{"step": step, "loss": loss} for step in range(1, 41)] for loss in (0.25, 0.75))
+    read(tmp_path, text(one))
+    assert {row.loss for row in read(tmp_path, text(other)).history} == {0.75}
+
+
+def test_a_log_with_words_beyond_ascii_is_read(tmp_path: Path) -> None:
+    data = json.dumps(
+        {"global_step": 40, "epoch": 1.0, "log_history": rows(40), "why": "größer"}, ensure_ascii=False
+    ).encode()
+    for _time in range(2):
+        assert len(read(tmp_path, data).history) == 40
+
+
+@pytest.mark.parametrize("step", [None, True, -1, 2.5, "2"])
+def test_what_was_logged_at_no_step_is_no_row(step: Any) -> None:
+    log = trainer_log.log_of([{"step": 1, "loss": 0.5}, {"step": step, "loss": 9.0, "own": 1}, 7, {"loss": 9.0}])
+    assert [(row.step, row.loss) for row in log.rows] == [(1, 0.5)] and "own" in log.keys
