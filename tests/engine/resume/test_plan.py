@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engine.answers import gather
+from engine.checkpoints.checkpoint import AdapterShape, Checkpoint
+from engine.checkpoints.manifest import DatasetIdentity, Geometry, Identities
+from engine.config import RunConfig
 from engine.data import formats
 from engine.errors import CannotContinue, ConfigError, ModelError
 from engine.folder import run_id_of
+from engine.resume.differences import changed_rows, contradiction, geometry_difference
 from engine.resume.plan import plan_run
 from tests.conftest import chats, write_jsonl
+from tests.engine.checkpoints.test_lineage import made
 from tests.engine.runs import plan, train
 
 FLAGS: dict[str, Any] = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "save_steps": 4}
@@ -255,3 +261,74 @@ def test_a_run_s_own_file_with_another_output_is_settings_and_no_more(run: Path,
     copy.write_text((run / "run.toml").read_text().replace('resume = "auto"', 'resume = "never"'))
     assert by_file(copy, output=tmp_path / "other").config == fresh.config
     assert by_file(run / "run.toml", resume="never").output_dir == run.with_name("run-2")
+
+
+def stock(base: str | None = "Qwen/Qwen2.5-0.5B", **shape: Any) -> Checkpoint:
+    """Another tool's checkpoint of an adapter on two layers of `base`."""
+    adapter = AdapterShape("LORA", 4, 8.0, ("k_proj", "q_proj"), base, {})
+    return made("checkpoint-9", [3, 2], adapter=replace(adapter, **shape))
+
+
+def asked(**settings: Any) -> RunConfig:
+    return RunConfig(
+        **{"lora_r": 4, "lora_alpha": 8, "model": "Qwen2.5-0.5B", "target_modules": "q_proj,k_proj", **settings}
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [({"lora_r": 5}, "rank"), ({"lora_alpha": 9}, "alpha"), ({"target_modules": "q_proj"}, "adapter is on"),
+     ({"model": "Qwen2.5-1.5B"}, "asked is Qwen2.5-1.5B")],
+)  # fmt: skip
+def test_each_contradiction_is_told_alone_too(setting: dict[str, Any], told: str) -> None:
+    assert contradiction(stock(), asked()) is None
+    against = contradiction(stock(), asked(**setting))
+    assert against is not None and told in against and ";" not in against
+
+
+def test_what_a_checkpoint_does_not_say_contradicts_nothing() -> None:
+    assert contradiction(stock(None, r=None, lora_alpha=None, target_modules=()), asked()) is None
+    assert contradiction(replace(stock(), adapter=None), asked(lora_r=5)) is None
+    assert contradiction(stock(), asked(target_modules="all-linear")) is None
+
+
+@pytest.mark.parametrize(
+    ("named", "model", "same"),
+    [
+        ("Qwen/Qwen2.5-0.5B", "/models/qwen2.5-0.5b", True),
+        ("/old/machine/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B", True),
+        ("Qwen/Qwen2.5-0.5B", "/hub/models--Qwen--Qwen2.5-0.5B/snapshots/0123", True),
+        ("/hub/models--Qwen--Qwen2.5-0.5B/snapshots/0123", "/hub/models--Qwen--Qwen2.5-1.5B/snapshots/0123", False),
+        ("Qwen/Qwen2.5-0.5B", "/modelscope/Qwen/Qwen2___5-0___5B", True),
+        ("Qwen/Qwen2.5-0.5B", "/models/qwen2.5-0.5b/other", False),
+    ],
+)
+def test_a_base_model_is_the_same_by_its_name_wherever_it_lies(named: str, model: str, same: bool) -> None:
+    assert (contradiction(stock(named), asked(model=model)) is None) == same
+
+
+@pytest.mark.parametrize(
+    ("now", "told"), [((2, 4, 1), "stays 8 rows"), ((8, 1, 1), "stays 8 rows"), ((4, 1, 1), "was 8 rows and becomes 4")]
+)
+def test_how_rows_are_cut_into_steps_is_told_where_it_changes(now: tuple[int, int, int], told: str) -> None:
+    saved, other = (Geometry(batch_size=size, grad_accum=times, world_size=world) for size, times, world in ((4, 1, 2), now))
+    assert geometry_difference(saved, saved) == []
+    (found,) = geometry_difference(saved, other)
+    assert (found.item, found.saved, found.asked, found.winner) == (
+        "batch_geometry",
+        "4 x 1 x 2",
+        f"{now[0]} x {now[1]}",
+        "asked",
+    )
+    assert told in found.reason
+
+
+def test_only_what_makes_other_rows_begins_the_epoch_anew() -> None:
+    of = DatasetIdentity(rows=1, ordered="0" * 64, unordered="0" * 64)
+    saved = Identities(base_model="a", base_config="0" * 64, base_weights="0" * 64, tokenizer="0" * 64, chat_template="0" * 64,
+                       dataset=of, eval_dataset=None, data_settings="0" * 64)  # fmt: skip
+    changes: dict[str, Any] = {"tokenizer": "1" * 64, "chat_template": "1" * 64, "data_settings": "1" * 64,
+                               "dataset": of.model_copy(update={"ordered": "1" * 64}), "base_model": "b", "eval_dataset": of}  # fmt: skip
+    found = {name: changed_rows(saved, saved.model_copy(update={name: value})) for name, value in changes.items()}
+    assert found == {"tokenizer": ("tokenizer",), "chat_template": ("chat_template",), "data_settings": ("dataset",),
+                     "dataset": ("dataset",), "base_model": (), "eval_dataset": ()}  # fmt: skip

@@ -7,12 +7,18 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from engine.checkpoints.manifest import Identities
+from engine.data.identity import identify
 from engine.errors import CannotContinue, LoraTuiError, OutputError
+from engine.resume.receipt import Item, Receipt, accepted, check_material, versions_item
 from tests.engine.checkpoints.folders import undigested
 from tests.engine.runs import losses, receipt, train
 
@@ -254,3 +260,50 @@ def test_a_failed_base_model_shows_two_different_sides() -> None:
     config, weights, others = (letter * 64 for letter in "abc")
     item = same("base_model", config + weights, config + others)
     assert (item.expected, item.found) == ("aaaaaaaaaaaa+bbbbbbbbbbbb", "aaaaaaaaaaaa+cccccccccccc")
+
+
+def test_a_receipt_offers_to_accept_only_where_that_would_be_enough() -> None:
+    rng, probe = Item("rng", "a", "b", "failed"), Item("probe_loss", "1", "2", "failed", way="another way")
+    for items, offered in (((rng,), True), ((rng, probe), False), ((replace(rng, final=True),), False)):
+        with pytest.raises(CannotContinue) as refused:
+            Receipt(Path("checkpoint-1"), items).refuse()
+        assert ("--accept rng" in refused.value.fix) == offered and ("another way" in refused.value.fix) == (probe in items)
+    Receipt(Path("checkpoint-1"), (Item("rng", "a", "b", "changed"), Item("versions", "", "c", "unknown"))).refuse()
+
+
+def test_only_a_failed_item_that_may_be_accepted_and_is_named_becomes_a_changed_one() -> None:
+    items = (Item("rng", "a", "b", "failed"), Item("optimizer", "a", "b", "failed"), Item("dataset", "a", "a", "ok"),
+             Item("scheduler", "a", "b", "failed", final=True), Item("probe_loss", "a", "b", "failed"))  # fmt: skip
+    now = accepted(items, ("rng", "dataset", "scheduler", "probe_loss"))
+    assert [item.verdict for item in now] == ["changed", "failed", "ok", "failed", "failed"]
+    assert "--accept" in now[0].detail and now[1:] == items[1:]
+
+
+@pytest.mark.parametrize(
+    ("now", "verdict", "told"),
+    [({"torch": "2"}, "ok", ""), ({"torch": "3"}, "changed", "torch 2 -> 3"), ({}, "changed", "torch 2 -> -"),
+     ({"torch": "2", "trl": "1"}, "changed", "trl - -> 1")],
+)  # fmt: skip
+def test_other_versions_are_told_and_refuse_nothing(now: dict[str, str], verdict: str, told: str) -> None:
+    item = versions_item(SimpleNamespace(versions={"torch": "2"}), now)  # type: ignore[arg-type]
+    assert item.verdict == verdict and told in item.detail
+
+
+@pytest.mark.parametrize(
+    ("change", "failed"),
+    [({}, None), ({"dataset": "rows"}, "dataset"), ({"data_settings": "1" * 64}, "dataset"), ({"tokenizer": "1" * 64}, "tokenizer"),
+     ({"chat_template": "1" * 64}, "chat_template"), ({"base_weights": "1" * 64}, "base_model"),
+     ({"base_config": "1" * 64}, "base_model"), ({"base_model": "elsewhere/the-same"}, None)],
+)  # fmt: skip
+def test_each_part_of_the_material_fails_by_its_own_name(change: dict[str, Any], failed: str | None) -> None:
+    rows = np.zeros((2, 32), np.uint8)
+    saved = Identities(base_model="a", base_config="0" * 64, base_weights="0" * 64, tokenizer="0" * 64, chat_template="0" * 64,
+                       dataset=identify(rows), eval_dataset=None, data_settings="0" * 64)  # fmt: skip
+    now = rows
+    if "dataset" in change:
+        now = rows + np.uint8(1)
+        change = {"dataset": identify(now)}
+    manifest: Any = SimpleNamespace(identities=saved)
+    items = check_material(manifest, saved.model_copy(update=change), now, None)
+    assert [item.item for item in items] == ["base_model", "tokenizer", "chat_template", "dataset"]
+    assert [item.item for item in items if item.verdict != "ok"] == ([failed] if failed is not None else [])
