@@ -109,3 +109,33 @@ def test_a_date_that_stays_that_of_the_export_is_told(tiny_model: Path, tmp_path
     dated = QWEN2_5.replace("You are Qwen.", "Today is ' + strftime_now('%d %b %Y') + '")
     assert "keeps that of the export" in served(chats(3), tiny_model, tmp_path, dated).modelfile("model.gguf")
     assert "of the export" not in served(chats(3), tiny_model, tmp_path, QWEN2_5).modelfile("model.gguf")
+
+
+@pytest.mark.parametrize(
+    ("model", "trained", "context"), [(None, 1024, None), (256, 1024, 256), (131_072, 1024, 4096), (131_072, 9000, 9000),
+                                      (131_072, 100_000, 32_768), (16_384, 100_000, 16_384)],
+)  # fmt: skip
+def test_the_context_is_as_long_as_rows_were_but_no_longer_than_the_model_s_or_than_memory_has_room_for(
+    model: int | None, trained: int, context: int | None
+) -> None:
+    source: Any = SimpleNamespace(config=RunConfig(max_length=trained))
+    tokenizer: Any = SimpleNamespace(chat_template=None, eos_token=None, all_special_tokens=[], added_tokens_decoder={})
+    samples: Any = SimpleNamespace(plain=True)
+    report: Any = SimpleNamespace(context=model)
+    assert serving(source, tokenizer, samples, report, False).context == context
+
+
+def test_a_modelfile_holds_what_is_known_and_nothing_else() -> None:
+    whole = Serving("{{ .Prompt }}", ("<|a|>", "<|b|>"), "Be brief.", 4096, 3)
+    assert whole.modelfile("m.gguf", "a.gguf") == (
+        'FROM ./m.gguf\nADAPTER ./a.gguf\nTEMPLATE """{{ .Prompt }}"""\nSYSTEM """Be brief."""\nPARAMETER stop """<|a|>"""\n'
+        'PARAMETER stop """<|b|>"""\nPARAMETER num_ctx 4096\n'
+    )
+    assert whole.parameters() == {"stop": ["<|a|>", "<|b|>"], "num_ctx": 4096}
+    bare = Serving(None, (), None, None, 0, tools=True, dated=True)
+    assert bare.modelfile("m.gguf") == "FROM ./m.gguf\n" and bare.parameters() == {}
+
+
+def test_a_system_prompt_that_a_modelfile_cannot_say_is_told_and_left_out() -> None:
+    told = Serving(None, (), 'Say """.', None, 0).modelfile("m.gguf")
+    assert "SYSTEM" not in told and "/set system" in told

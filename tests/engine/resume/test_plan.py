@@ -327,8 +327,11 @@ def test_only_what_makes_other_rows_begins_the_epoch_anew() -> None:
     of = DatasetIdentity(rows=1, ordered="0" * 64, unordered="0" * 64)
     saved = Identities(base_model="a", base_config="0" * 64, base_weights="0" * 64, tokenizer="0" * 64, chat_template="0" * 64,
                        dataset=of, eval_dataset=None, data_settings="0" * 64)  # fmt: skip
-    changes: dict[str, Any] = {"tokenizer": "1" * 64, "chat_template": "1" * 64, "data_settings": "1" * 64,
-                               "dataset": of.model_copy(update={"ordered": "1" * 64}), "base_model": "b", "eval_dataset": of}  # fmt: skip
+    other = "1" * 64
+    changes: dict[str, Any] = {
+        "tokenizer": other, "chat_template": other, "data_settings": other, "dataset": of.model_copy(update={"ordered": other}),
+        "base_model": "b", "eval_dataset": of,
+    }  # fmt: skip
     found = {name: changed_rows(saved, saved.model_copy(update={name: value})) for name, value in changes.items()}
     assert found == {"tokenizer": ("tokenizer",), "chat_template": ("chat_template",), "data_settings": ("dataset",),
                      "dataset": ("dataset",), "base_model": (), "eval_dataset": ()}  # fmt: skip
