@@ -359,7 +359,14 @@ def test_an_old_pickled_adapter_is_listed_not_loaded(whole: Path) -> None:
 
     (whole / ADAPTER).unlink()
     torch.save({name: torch.from_numpy(tensor) for name, tensor in adapter_tensors().items()}, whole / "adapter_model.bin")
-    assert inspect_folder(whole).grade is Grade.COMPLETE
+    found = inspect_folder(whole)
+    assert found.grade is Grade.COMPLETE and not found.problems
+
+
+def test_a_base_model_that_is_no_name_is_unknown(whole: Path) -> None:
+    write_json(whole / CONFIG, adapter_config(base_model_name_or_path=["a"]))
+    found = inspect_folder(whole).adapter
+    assert found is not None and found.base_model is None
 
 
 def test_training_args_are_never_opened(whole: Path) -> None:

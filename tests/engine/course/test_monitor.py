@@ -351,3 +351,39 @@ def test_how_high_the_loss_climbed_on_other_rows_is_no_measure() -> None:
     assert isinstance(known, list) and max(known) > 0
     monitor.new_rows()
     assert monitor.state()["climbs"] == []
+
+
+def test_everything_that_a_state_holds_is_taken_up() -> None:
+    state = {
+        "start": [2.5, 2.0], "logs": [0.5, 0.25], "steps": [3.0, 4.0], "block": [0.75], "blocks": [0.5], "block_ends": [2.0],
+        "climb": 0.125, "level_climb": 0.0625, "climbs": [0.25], "level_climbs": [0.375], "good_until": 9, "good_before": 7,
+        "left_from": -0.5, "path": -0.25, "height": 1.5, "seen": 11, "not_positive": 12, "since_zero": 13, "high": 14, "worse": 15,
+        "episode": 16, "back": 17, "spike": True, "not_finite": True,
+    }  # fmt: skip
+    assert state.keys() == LossMonitor().state().keys()
+    monitor = LossMonitor()
+    monitor.restore(state)
+    assert monitor.state() == state
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "joined"),
+    [(0.95e-4, 1e-4, False), (0.4e-4, 0.7e-4, False), (0.4e-4, 0.9e-4, True), (1e-6, 4e-6, False), (1e-6, 6e-6, True)],
+)
+def test_a_rate_that_hardly_rises_is_no_join(before: float, after: float, joined: bool) -> None:
+    losses = [*healthy(100), 4.4, 4.3, 4.2]
+    found = jumps_in(rows([*losses], [i / 50 for i in range(103)], [1e-4] * 99 + [before] + [after] * 3))
+    assert [jump.at_resume for jump in found] == [joined]
+
+
+def test_where_neither_epoch_nor_rate_is_logged_there_is_no_join() -> None:
+    losses = [*healthy(100), 4.4, 4.3, 4.2]
+    found = jumps_in([LogRow(step, None, loss, None, None) for step, loss in enumerate(losses, 1)])
+    assert [jump.at_resume for jump in found] == [False]
+
+
+def test_a_rate_that_rises_without_having_fallen_is_no_join() -> None:
+    """As at the end of a warmup."""
+    losses = [*healthy(100), 4.4, 4.3, 4.2]
+    found = jumps_in(rows([*losses], [i / 50 for i in range(103)], [1e-6] * 100 + [1e-4] * 3))
+    assert [jump.at_resume for jump in found] == [False]
