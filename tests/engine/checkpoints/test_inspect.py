@@ -54,7 +54,8 @@ def test_a_missing_part_of_the_training_state_leaves_only_the_weights(whole: Pat
 @pytest.mark.parametrize("name", [ADAPTER, CONFIG])
 def test_a_missing_part_of_the_adapter_breaks_it(whole: Path, name: str) -> None:
     (whole / name).unlink()
-    assert inspect_folder(whole).grade is Grade.BROKEN
+    found = inspect_folder(whole)
+    assert found.grade is Grade.BROKEN and [problem.message for problem in found.problems] == [f"{name} is missing."]
 
 
 def test_random_states_of_several_processes_serve_when_none_is_missing(whole: Path) -> None:

@@ -125,3 +125,9 @@ def test_one_that_does_not_say_where_it_stood_stands_alone() -> None:
 def test_the_checkpoints_of_a_run_are_in_order_of_step() -> None:
     ((*members,),) = group((made("b", [3, 2, 1]), made("c", [3]), made("a", [3, 2])))
     assert [one.step for one in members] == [1, 2, 3]
+
+
+def test_a_run_that_was_extended_is_planned_like_either_of_its_plans() -> None:
+    extended = made("b", [3, 2, 1, 1], max_steps=60)
+    for length in (30, 60):
+        assert runs(made("new", [], step=2, max_steps=length), made("a", [3, 2, 1]), extended) == [{"a", "b", "new"}]
