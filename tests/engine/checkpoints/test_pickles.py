@@ -174,6 +174,42 @@ def test_a_list_of_entries_that_claims_too_much_is_refused(_whole: Path, tmp_pat
     assert code_of(tmp_path / "s.pt") == "torch_file_invalid"
 
 
+@pytest.mark.parametrize("more", ["other/data/0", "optimizer/data.pkl"], ids=["of another folder", "twice"])
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_an_entry_that_torch_would_not_write_is_refused(_whole: Path, tmp_path: Path, more: str) -> None:
+    path = rewrite(_whole / "optimizer.pt", tmp_path / "o.pt", lambda name, data: data)
+    assert code_of(path) is None
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(more, b"x")
+    assert code_of(path) == "torch_file_invalid"
+
+
+def test_an_archive_without_a_pickle_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "o.pt", "w") as archive:
+        archive.writestr("optimizer/data/0", b"x")
+    assert code_of(tmp_path / "o.pt") == "torch_file_invalid"
+
+
+@pytest.mark.parametrize(
+    ("at", "value"), [(8, struct.pack("<H", 1)), (42, struct.pack("<I", 0))], ids=["encrypted", "overlapping"]
+)
+def test_an_entry_that_is_encrypted_or_lies_in_another_is_refused(
+    _whole: Path, tmp_path: Path, at: int, value: bytes
+) -> None:
+    data = bytearray((_whole / "optimizer.pt").read_bytes())
+    last = data.rfind(b"PK\1\2")
+    data[last + at : last + at + len(value)] = value
+    (tmp_path / "o.pt").write_bytes(data)
+    assert code_of(tmp_path / "o.pt") == "archive_bomb"
+
+
+def test_entries_of_other_names_than_where_they_stand_are_refused(_whole: Path, tmp_path: Path) -> None:
+    data = (_whole / "optimizer.pt").read_bytes()
+    listed = data.find(b"PK\1\2")
+    (tmp_path / "o.pt").write_bytes(data[:listed] + data[listed:].replace(b"optimizer/", b"Optimizer/"))
+    assert code_of(tmp_path / "o.pt") == "torch_file_invalid"
+
+
 @pytest.mark.parametrize("name", ["scheduler.pt", "optimizer.pt"])
 def test_every_truncation_is_refused(_whole: Path, tmp_path: Path, name: str) -> None:
     data, path = (_whole / name).read_bytes(), tmp_path / "t.pt"
