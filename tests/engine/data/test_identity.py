@@ -122,4 +122,5 @@ def test_a_template_is_known_by_its_text_and_none_by_nothing() -> None:
         template_digest(SimpleNamespace(chat_template=template)) for template in (None, "a", "b", {"default": "a"})
     )
     assert len({none, one, other, named}) == 4
-    assert one == hashlib.sha256(b"a").hexdigest()
+    assert (none, one) == (hashlib.sha256(b'""').hexdigest(), hashlib.sha256(b"a").hexdigest())
+    assert named != template_digest(SimpleNamespace(chat_template={"default": "b"}))

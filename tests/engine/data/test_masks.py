@@ -485,3 +485,9 @@ def test_a_row_that_is_cut_keeps_its_beginning_or_else_the_end_of_what_is_learne
         assert table.row(0)["input_ids"] == full["input_ids"][begin : begin + limit]
         assert table.row(0)["labels"] == full["labels"][begin : begin + limit]
         assert (table.notes.counts["truncated"], table.lengths[0]) == (1, limit)
+
+
+def test_a_row_as_long_as_may_be_is_not_cut() -> None:
+    tokenizer = family("llama3")
+    length = len(tokenize(enumerate([{"messages": CHAT}], 1), tokenizer, "auto", 1 << 20).row(0)["labels"])
+    assert "truncated" not in tokenize(enumerate([{"messages": CHAT}], 1), tokenizer, "auto", length).notes.counts
