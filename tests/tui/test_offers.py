@@ -202,8 +202,7 @@ async def test_a_model_in_the_cache_is_offered_with_its_size_and_when_it_was_use
     monkeypatch.setattr(model_screen, "cached_models", lambda: (kept,))
     write_jsonl(Path("mine.jsonl"), chats(5))
     app = wizard({"dataset": "mine.jsonl"})
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         await hand.go_on("ModelScreen", "5 rows")
         await hand.until(lambda: hand.shows("some/model  988 MB · last used 2023-11-1"))
 
@@ -212,11 +211,10 @@ async def test_a_folder_of_data_is_browsed_for_too(wizard: Callable[..., LoraTui
     Path("rows").mkdir()
     write_jsonl(Path("rows") / "train.jsonl", chats(5))
     app = wizard()
-    async with app.run_test(size=(80, 24)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app) as hand:
         hand.screen.query_one("#dataset Input", Input).value = "rows"
         await hand.press("ctrl+o")
         await hand.arrive("FileBrowser")
         await hand.until(lambda: hand.shows("This folder") and hand.shows("train.jsonl"))
-        await pilot.click("#folder")
+        await hand.pilot.click("#folder")
         await hand.until(lambda: hand.at("DatasetScreen") and hand.shows("5 rows · messages"))

@@ -254,11 +254,10 @@ async def test_what_to_do_is_seen_on_a_small_terminal_too(wizard: Make) -> None:
     other = [{"messages": [{"role": role, "content": "and?"}]} for role in ("user", "human", "bot", "ai", "me")]
     write_jsonl(Path("bad.jsonl"), [*chats(5), *other])
     app = wizard({"dataset": "bad.jsonl"})
-    async with app.run_test(size=(60, 18)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app, (60, 18)) as hand:
         await hand.until(lambda: hand.shows("5 of 10 rows cannot be used"))
         await hand.until(lambda: hand.shows("6,7,8,9,10."))
-        await pilot.resize_terminal(140, 40)
+        await hand.pilot.resize_terminal(140, 40)
         await hand.until(lambda: hand.shows("A row of this format"))
 
 
@@ -277,8 +276,7 @@ async def test_rows_that_the_model_of_last_time_cannot_learn_do_not_close_the_wa
     wizard: Make, tiny_model: Path
 ) -> None:
     app = wizard({"dataset": calling(Path("calls.jsonl")), "model": str(tiny_model)})
-    async with app.run_test(size=(100, 40)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app, (100, 40)) as hand:
         await hand.until(lambda: hand.shows("does not write the call of lamp") and hand.shows("Another model"))
         await hand.press("ctrl+n")
         await hand.arrive("ModelScreen")
@@ -290,8 +288,7 @@ async def test_rows_that_the_model_of_last_time_cannot_learn_do_not_close_the_wa
 
 async def test_what_the_start_would_find_of_the_rows_closes_the_review(wizard: Make, tiny_model: Path) -> None:
     app = wizard({"dataset": calling(Path("calls.jsonl")), "model": str(tiny_model), "output": "out/calls"})
-    async with app.run_test(size=(100, 40)) as pilot:
-        hand = Hand(app, pilot)
+    async with driven(app, (100, 40)) as hand:
         await hand.straight_to_review()
         await hand.until(lambda: hand.screen.query_one("#closed").display)
         assert hand.shows("Take a model that knows tools") and hand.screen.query_one("#main").disabled
