@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from rich.console import Console, RenderableType
 from rich.text import Text
 from textual.app import App, SystemCommand
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.command import CommandPalette
 from textual.dom import DOMNode
 from textual.filter import LineFilter
@@ -43,6 +43,7 @@ from engine.runner import LEFT
 from tui.ascii import AsciiFilter, ascii_drawn
 from tui.breaking import break_between_characters
 from tui.i18n import N_
+from tui.keys import DEFAULT, bound, own_keys
 from tui.live import Live, begun, fold, known_before
 from tui.messages import Followed, RunEnded
 from tui.plain import visible
@@ -68,7 +69,7 @@ class LoraTui(App[int]):
     ENABLE_COMMAND_PALETTE = True
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide"), (132, "-very-wide")]  # noqa: RUF012 - declared so by Textual
     VERTICAL_BREAKPOINTS = [(0, "-short"), (32, "-tall")]  # noqa: RUF012
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+q", "leave", N_("Quit"), priority=True, show=True)]
+    BINDINGS: ClassVar[list[BindingType]] = [bound("quit", "leave", N_("Quit"), priority=True, show=True)]
     may_stop = True
     """Whether the run may be stopped from here."""
     watches = False
@@ -82,8 +83,11 @@ class LoraTui(App[int]):
         remembered: Remembered | None = None,
         log: Path | None = None,
         ascii_only: bool = False,
+        keys: Mapping[str, str] | None = None,
     ) -> None:
-        """`flags`: answers given on the command line. `log`: where the wizard's own faults are told."""
+        """`flags`: answers given on the command line. `log`: where the wizard's own faults are told. `keys`: own ones (keys.py)."""
+        self.own_keys = dict(keys or {})
+        self.COMMAND_PALETTE_BINDING = self.own_keys.get("menu", DEFAULT["menu"])  # type: ignore[misc]
         super().__init__()
         break_between_characters()
         # What is to stay on the terminal goes there, not to sys.stderr, which is the log's (own_terminal); and it is not broken into
@@ -120,6 +124,7 @@ class LoraTui(App[int]):
     # -- the line of screens -------------------------------------------------------------------------------------------
 
     def on_mount(self) -> None:
+        self.set_keymap(self.own_keys)
         self._listen_to_signals()
         self.theme_changed_signal.subscribe(self, lambda theme: self._remember_look(theme.name))
         self.call_after_refresh(self._settle)
@@ -453,12 +458,13 @@ def wizard_app(node: DOMNode) -> LoraTui:
 
 
 def run_wizard(flags: dict[str, Any], demo: bool) -> int:
-    """Open the wizard on this terminal; the exit code."""
+    """Open the wizard on this terminal; the exit code. Raises ConfigError for keys that cannot be used."""
     from engine.remembered import state_folder
     from tui.streams import ascii_terminal, own_terminal
 
+    keys = own_keys()
     with own_terminal(state_folder() / "wizard.log") as log:
-        app = LoraTui(flags, demo, log=log, ascii_only=ascii_terminal())
+        app = LoraTui(flags, demo, log=log, ascii_only=ascii_terminal(), keys=keys)
         code = app.run()
         if app.return_code:
             return app.return_code

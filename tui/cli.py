@@ -28,7 +28,7 @@ from engine.sources import Source, environment, resolve
 from tui import i18n
 from tui.commands import COMMANDS
 from tui.completion import SHELLS
-from tui.parser import Parser, help_of
+from tui.parser import NO_COLOR, Parser, help_of
 
 
 class _PrintCompletion(argparse.Action):
@@ -112,6 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     i18n.install(asked)
     if asked is not None:
         os.environ["LORA_TUI_LANG"] = asked  # a run that is detached speaks it too
+    if NO_COLOR in given:
+        os.environ["NO_COLOR"] = "1"  # which everything that paints asks for
     try:
         try:
             return _dispatch(given)
@@ -149,6 +151,17 @@ def _lang(given: Sequence[str]) -> str | None:
     return None
 
 
+def _ahead(given: Sequence[str]) -> int:
+    """How many words stand in front of a command's name: how everything is shown, if anything."""
+    ahead = 0
+    while given[ahead : ahead + 1]:
+        word = given[ahead]
+        if word != NO_COLOR and not word.startswith("--lang=") and word != "--lang":
+            break
+        ahead += 2 if word == "--lang" else 1
+    return ahead
+
+
 def _need_working_folder() -> None:
     """Raise ConfigError where the folder that this was started in is gone. Relative paths lead nowhere then, and libraries that ask
     for it end the process without a word (MKL)."""
@@ -165,8 +178,7 @@ def _need_working_folder() -> None:
 def _dispatch(given: list[str]) -> int:
     if not {"--help", "-h", "--version"} & set(given):
         _need_working_folder()
-    # In front of a command's name stands nothing but the language, if anything.
-    ahead = 2 if given[:1] == ["--lang"] else 1 if given and given[0].startswith("--lang=") else 0
+    ahead = _ahead(given)
     if given[ahead : ahead + 1] and given[ahead] in COMMANDS:
         return COMMANDS[given[ahead]].carry_out([*given[:ahead], *given[ahead + 1 :]])
     if given == ["carry-out"]:

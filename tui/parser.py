@@ -10,6 +10,8 @@ from engine.errors import ConfigError
 from engine.i18n import _
 from tui import i18n
 
+NO_COLOR = "--no-color"
+
 
 class Parser(argparse.ArgumentParser):
     """argparse that raises our errors, so that usage mistakes look like all others. Flags are never guessed from a beginning."""
@@ -19,6 +21,7 @@ class Parser(argparse.ArgumentParser):
         self._optionals.title = _("Options")
         self.add_argument("-h", "--help", action="help", help=_("show this help and leave"))
         self.add_argument("--lang", choices=i18n.LANGUAGES, help=_("language (default: by locale)"))
+        self.add_argument(NO_COLOR, action="store_true", help=_("no colours, as where NO_COLOR is set"))
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(message, fix=_("See {program} --help.").format(program=self.prog))

@@ -18,6 +18,7 @@ from engine.events import LossJumped, RunFailed, RunStarted
 from engine.lock import ask_to_stop
 from engine.watch import Told, follow, logged_before
 from tui.app import LoraTui
+from tui.keys import own_keys
 from tui.live import begun, fold, known_before
 from tui.messages import Followed
 from tui.plain import visible
@@ -99,10 +100,11 @@ class Watcher(LoraTui):
 
 
 def run_watcher(folder: Path, read_only: bool) -> int:
-    """Watch the run in `folder` on this terminal; the exit code."""
+    """Watch the run in `folder` on this terminal; the exit code. Raises ConfigError for keys that cannot be used."""
     from engine.remembered import state_folder
 
+    keys = own_keys()
     with own_terminal(state_folder() / "wizard.log") as log:
-        app = Watcher(folder, read_only, log=log, ascii_only=ascii_terminal())
+        app = Watcher(folder, read_only, log=log, ascii_only=ascii_terminal(), keys=keys)
         code = app.run()
         return app.return_code or code or 0

@@ -314,6 +314,17 @@ def test_the_language_may_stand_in_front_of_a_command(language: list[str], tmp_p
     assert "There is no checkpoint" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("ahead", [["--no-color"], ["--no-color", "--lang", "en"], ["--lang=en", "--no-color"]])
+def test_a_command_without_colours_leaves_them_out_like_everything_that_asks_for_no_color(
+    ahead: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tui.cli import main
+
+    monkeypatch.setenv("NO_COLOR", "")  # so that it is put back
+    assert main([*ahead, "check", str(tmp_path)]) == 3
+    assert os.environ["NO_COLOR"] == "1"
+
+
 @pytest.mark.parametrize(
     "words", ["weight decay (0)", "in front of the adapter (0)", "0: never (0)", "in total (3)", "rate (0.0002)"]
 )

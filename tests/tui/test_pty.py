@@ -272,7 +272,7 @@ def test_the_warning_of_a_batch_system_leaves_the_terminal_as_it_was(tmp_path: P
 
 @pytest.mark.slow
 def test_ascii_and_no_colour_on_a_plain_terminal(terminal: Callable[..., Terminal]) -> None:
-    one = terminal(LORA_TUI_ASCII="1", NO_COLOR="1")
+    one = terminal("--no-color", LORA_TUI_ASCII="1")
     one.until("26 rows")
     seen = one.until(">1 Dataset")
     assert "[[" in seen

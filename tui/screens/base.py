@@ -26,6 +26,7 @@ from engine.errors import LoraTuiError
 from engine.i18n import _
 from tui.app import LoraTui, wizard_app
 from tui.i18n import N_
+from tui.keys import bound
 from tui.messages import Found
 from tui.widgets.closed import Closed
 from tui.widgets.foot import Foot
@@ -116,9 +117,9 @@ class StepScreen(WizardScreen):
     """One step."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+n", "next", N_("Next"), priority=True),
-        Binding("escape", "back", N_("Back")),
-        Binding("f1", "help", N_("Help")),
+        bound("next", "next", N_("Next"), priority=True),
+        bound("back", "back", N_("Back")),
+        bound("help", "help", N_("Help")),
     ]
     STEP: ClassVar[int] = 0
     HEADING: ClassVar[str] = ""
@@ -227,7 +228,7 @@ class StepScreen(WizardScreen):
 class PathStep(StepScreen):
     """A step that asks for a path: it is typed, pasted or browsed for wherever the focus is, and looked at before one goes on."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+o", "browse", N_("Browse"))]
+    BINDINGS: ClassVar[list[BindingType]] = [bound("browse", "browse", N_("Browse"))]
 
     def __init__(self) -> None:
         super().__init__()

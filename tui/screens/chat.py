@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from rich.text import Text
 from textual import work
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Input, Static
 
@@ -25,6 +25,7 @@ from engine.export.samples import TEXT, AskedRow, row_of
 from engine.export.source import ExportSource, find_source
 from engine.i18n import _
 from tui.i18n import N_
+from tui.keys import bound
 from tui.messages import Progressed, Said
 from tui.plain import visible
 from tui.screens.base import WizardScreen
@@ -52,11 +53,11 @@ class ChatScreen(WizardScreen):
     """Both sides and a line to ask with."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "back", N_("Back")),
-        Binding("ctrl+r", "row", N_("Ask a row of the dataset"), priority=True),
-        Binding("ctrl+l", "again", N_("Begin anew"), priority=True),
-        Binding("ctrl+t", "sampling", N_("Sampling"), priority=True),
-        Binding("f1", "help", N_("Help")),
+        bound("back", "back", N_("Back")),
+        bound("ask_row", "row", N_("Ask a row of the dataset"), priority=True),
+        bound("begin_anew", "again", N_("Begin anew"), priority=True),
+        bound("sampling", "sampling", N_("Sampling"), priority=True),
+        bound("help", "help", N_("Help")),
     ]
     SCROLLED: ClassVar[str] = "Growing"
     HELP_TEXT: ClassVar[str] = N_(

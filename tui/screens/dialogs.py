@@ -15,6 +15,7 @@ from textual.widgets import Button, Log, Static
 
 from engine.events import ResumeChecked
 from engine.i18n import _
+from tui.app import wizard_app
 from tui.plain import visible
 from tui.screens.base import WizardScreen
 from tui.training_text import whole_receipt_text
@@ -49,6 +50,8 @@ class HelpScreen(ModalScreen[None]):
         for part in (self._field, self._step):
             if part and _(part) not in text.plain:
                 text.append(_(part) + "\n\n")
+        if wizard_app(self).own_keys:
+            text.append(_("Where a text names a key, it is the one that lora-tui comes with; yours are these.") + "\n\n")
         text.append(_("Keys") + "\n", style="bold")
         for key, words in self._keys:
             text.append(f"{self.app.get_key_display(Binding(key, '', ''))!s:>12}  ", style="bold")

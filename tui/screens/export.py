@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from rich.text import Text
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Button, Input, Select, Static
 
@@ -22,6 +22,7 @@ from engine.i18n import _
 from tui.export import Told, Wanted, carry_out
 from tui.fields import told
 from tui.i18n import N_
+from tui.keys import bound
 from tui.messages import Found, Progressed
 from tui.plain import visible
 from tui.screens.base import WizardScreen
@@ -34,10 +35,10 @@ class ExportScreen(WizardScreen):
     """What for, in which number format, under which name."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+n", "export", N_("Export"), priority=True),
-        Binding("escape", "back", N_("Back")),
-        Binding("y", "copy", N_("Copy command")),
-        Binding("f1", "help", N_("Help")),
+        bound("next", "export", N_("Export"), priority=True),
+        bound("back", "back", N_("Back")),
+        bound("copy", "copy", N_("Copy command")),
+        bound("help", "help", N_("Help")),
     ]
     HELP_TEXT: ClassVar[str] = N_(
         "Ollama and llama.cpp take a GGUF file, transformers and vLLM base and adapter merged into one model, PEFT the adapter "

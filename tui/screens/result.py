@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.widgets import Button, Static
 
 from engine.errors import CannotContinue
@@ -19,6 +19,7 @@ from engine.paths import is_file, is_folder
 from engine.sizes import loss_words
 from tui.event_text import stopped_standing
 from tui.i18n import N_
+from tui.keys import bound
 from tui.plain import visible
 from tui.screens.base import SHORT, StepScreen
 from tui.training_text import jump_text, picture, receipt_text
@@ -51,12 +52,12 @@ class ResultScreen(StepScreen):
     )
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("y", "copy", N_("Copy")),
-        Binding("r", "receipt", N_("Receipt")),
-        Binding("t", "talk", N_("Talk to it")),
-        Binding("e", "export", N_("Export")),
-        Binding("c", "step('again')", N_("Continue")),
-        Binding("n", "step('new')", N_("New dataset")),
+        bound("copy", "copy", N_("Copy")),
+        bound("receipt", "receipt", N_("Receipt")),
+        bound("talk", "talk", N_("Talk to it")),
+        bound("export", "export", N_("Export")),
+        bound("continue", "step('again')", N_("Continue")),
+        bound("new", "step('new')", N_("New dataset")),
     ]
 
     def compose_body(self) -> ComposeResult:

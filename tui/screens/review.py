@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from rich.cells import set_cell_size
 from rich.text import Text
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.widgets import Button, Static
 
 from engine.config import RunConfig
@@ -20,6 +20,7 @@ from tui.expected_text import expected_lines
 from tui.fields import label, lines_text, told
 from tui.folder_text import held_words
 from tui.i18n import N_
+from tui.keys import bound
 from tui.lookups import expect_counted
 from tui.messages import Found
 from tui.plain import visible
@@ -39,7 +40,7 @@ class ReviewScreen(StepScreen):
         "differs from the saved one is listed, with the side that wins and why. The command at the end does the same without the "
         "wizard; y copies it."
     )
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("y", "copy", N_("Copy command"))]
+    BINDINGS: ClassVar[list[BindingType]] = [bound("copy", "copy", N_("Copy command"))]
 
     def __init__(self) -> None:
         super().__init__()

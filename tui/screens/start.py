@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from rich.text import Text
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.widgets import Button, Static
 
@@ -30,6 +30,7 @@ from engine.sizes import loss_words, size_words
 from tui.fields import in_fields, lines_text, told
 from tui.folder_text import choice_lines, held_words
 from tui.i18n import N_
+from tui.keys import bound
 from tui.messages import Found
 from tui.plain import visible
 from tui.screens.base import StepScreen
@@ -62,11 +63,11 @@ class StartScreen(StepScreen):
         "ever deleted here."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("c", "continue", N_("Go on")),
-        Binding("w", "weights", N_("Weights")),
-        Binding("f", "fresh", N_("Fresh")),
-        Binding("d", "trash", N_("Trash")),
-        Binding("z", "undo", N_("Undo")),
+        bound("continue", "continue", N_("Go on")),
+        bound("weights", "weights", N_("Weights")),
+        bound("fresh", "fresh", N_("Fresh")),
+        bound("trash", "trash", N_("Trash")),
+        bound("undo", "undo", N_("Undo")),
     ]
 
     def __init__(self) -> None:

@@ -22,6 +22,7 @@ from engine.folder import RUN_LOG
 from engine.i18n import _, sentences
 from engine.sizes import size_words
 from tui.i18n import N_
+from tui.keys import bound
 from tui.live import Live
 from tui.plain import visible
 from tui.screens.base import StepScreen
@@ -58,12 +59,12 @@ class TrainingScreen(StepScreen):
         "it stops, saves and continues there. When the loss jumps, b stops and goes back to the last good checkpoint, g goes on."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("s", "stop", N_("Stop and save")),
-        Binding("l", "log", N_("Log")),
-        Binding("r", "receipt", N_("Receipt")),
-        Binding("d", "detach", N_("Detach")),
-        Binding("b", "back_to_good", N_("Go back")),
-        Binding("g", "go_on_after_jump", N_("Go on")),
+        bound("stop", "stop", N_("Stop and save")),
+        bound("log", "log", N_("Log")),
+        bound("receipt", "receipt", N_("Receipt")),
+        bound("detach", "detach", N_("Detach")),
+        bound("go_back", "back_to_good", N_("Go back")),
+        bound("go_on", "go_on_after_jump", N_("Go on")),
     ]
 
     def __init__(self) -> None:
@@ -130,9 +131,7 @@ class TrainingScreen(StepScreen):
             main.focus()
         if self.owner.watches and isinstance(live.ended, RunFailed):
             self.close(visible(sentences(live.ended.detail, live.ended.fix)))
-        offered = tuple(
-            bool(self.check_action(binding.action, ())) for binding in self.BINDINGS if isinstance(binding, Binding)
-        )
+        offered = tuple(bool(self.check_action(one.action, ())) for one in self.BINDINGS if isinstance(one, Binding))
         if offered != self._offered:  # a footer is built anew for it
             self._offered = offered
             self.refresh_bindings()

@@ -6,19 +6,20 @@ from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.widgets import Button
 from textual_fspicker import FileOpen, SelectDirectory
 from textual_fspicker.parts import DirectoryNavigation
 
 from engine.i18n import _
 from tui.i18n import N_
+from tui.keys import bound
 
 HELP_TEXT = N_(
     "The arrow keys go through the list, Enter opens a folder; the first line leads to the folder above. Tab goes on to the fields "
     "and buttons, a dot shows what is hidden, Escape goes back without choosing."
 )
-HELP = Binding("f1", "help", N_("Help"))
+HELP = bound("help", "help", N_("Help"))
 
 
 class FileBrowser(FileOpen):
