@@ -111,7 +111,10 @@ def turn_span(messages: Messages, index: int, writer: Writer, text: str) -> Span
         # What the generation prompt leaves to the model is the turn, its scaffolding before the words included.
         begin = len(head) if head and len(head) <= begin and text.startswith(head) else begin
     follows = messages[index + 1]["role"] if index + 1 < len(messages) else ""
-    if follows in ("user", "tool") and writer.closing[1] and (mark := _marks(writer.tokenizer)[0].match(text, end)):
+    closing, opens = writer.closing
+    if closing and text.startswith(closing, end):  # some write the end of every turn but the last
+        end += len(closing)
+    elif opens and follows in ("user", "tool") and (mark := _marks(writer.tokenizer)[0].match(text, end)):
         end = mark.end()
     return begin, end
 

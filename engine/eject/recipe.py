@@ -245,20 +245,22 @@ def chat_as_text(row, tokenizer, train_on):
         return tokenizer.apply_chat_template(turns, tools=tools, tokenize=False, add_generation_prompt=prompt)
 
     def closed(text, spans):
-        whole = text if turns[-1]["role"] != "assistant" or "tool_calls" in turns[-1] else text + closing
+        whole = text + closing if answered and spans and spans[-1][1] == len(text) else text
         return whole, [(low, len(whole) if high == len(text) else high) for low, high in spans]
 
     turns = calls_as_taken(turns, write)
     text = write(turns)
     template = tokenizer.get_chat_template(None, tools)
-    ends = "tool_calls" not in turns[-1] and not text.rstrip().endswith(turns[-1]["content"].strip())
+    last = turns[-1]
+    answered = last["role"] == "assistant" and "tool_calls" not in last
+    ends = answered and not text.rstrip().endswith(last["content"].strip())
     closing, opens = ("", False) if ends else closing_mark(tokenizer, template)
     if train_on == "all":
         return closed(text, [(0, len(text))])
     if "messages" not in row:
         first = len(row["prompt"])
         own = turns[first]["role"] == "assistant"
-        begin = span_of(turns, first, text, write, tokenizer, opens)[0] if own else len(write(turns[:first]))
+        begin = span_of(turns, first, text, write, tokenizer, closing, opens)[0] if own else len(write(turns[:first]))
         return closed(text, [(begin, len(text))])
     if not any(
         turns[at]["content"].strip() or turns[at].keys() & {"tool_calls", "reasoning_content", "thinking"} for at in answers
@@ -271,7 +273,7 @@ def chat_as_text(row, tokenizer, train_on):
         )  # fmt: skip
         if written[0] == text and spans[0]:
             return closed(text, spans[0])
-    return closed(text, [span_of(turns, index, text, write, tokenizer, opens) for index in answers])
+    return closed(text, [span_of(turns, index, text, write, tokenizer, closing, opens) for index in answers])
 
 
 def calls_as_taken(turns, write):
@@ -312,7 +314,7 @@ def as_object(arguments):
     return found if isinstance(found, dict) else arguments
 
 
-def span_of(turns, index, text, write, tokenizer, opens):
+def span_of(turns, index, text, write, tokenizer, closing, opens):
     """Where turn `index` stands in the text: behind the header that invites it, up to its end mark. Where the template writes a turn
     otherwise once others follow, a marker in its place tells."""
 
@@ -326,11 +328,11 @@ def span_of(turns, index, text, write, tokenizer, opens):
     head = attempt(turns[:index], True)
     upto = text if index == len(turns) - 1 else attempt(turns[: index + 1])
     follows = turns[index + 1]["role"] if index + 1 < len(turns) else ""
-    opened = opens and follows in ("user", "tool")
+    ends = [mark for mark in (closing, *(marks if opens and follows in ("user", "tool") else ())) if mark]
     if head and upto and text.startswith(upto) and upto.startswith(head):
         stripped = upto.rstrip()
         end = max(len(head), len(stripped if stripped.endswith(tuple(marks)) else upto))
-        return len(head), behind_mark(text, end, marks) if opened else end
+        return len(head), behind_mark(text, end, ends)
     marker = "\u27e6words\u27e7"
     words = {name: part for name, part in turns[index].items() if name != "tool_calls"} | {"content": marker}
     before, behind = write([*turns[:index], words, *turns[index + 1 :]]).split(marker)
@@ -342,8 +344,7 @@ def span_of(turns, index, text, write, tokenizer, opens):
     ended = mark.match(behind.lstrip())
     if ended and mark.match(last.split(marker)[-1].lstrip() if last else behind.lstrip()):
         end += len(behind) - len(behind.lstrip()) + ended.end()
-    elif opened:
-        end = behind_mark(text, end, marks)
+    end = behind_mark(text, end, ends)
     return (len(head) if head and len(head) <= begin and text.startswith(head) else begin), end
 
 

@@ -27,7 +27,7 @@ from engine.folder import own_start, write_run_toml
 from tests.conftest import chats, write_jsonl
 from tests.engine.checkpoints.folders import undigested
 from tests.engine.data.test_formats import KNOWN
-from tests.engine.data.test_masks import CHAT, FAMILIES, family
+from tests.engine.data.test_masks import CHAT, FAMILIES, family, tokenizer_of
 from tests.engine.resume.test_receipt import change_json
 from tests.engine.runs import losses, train
 
@@ -251,6 +251,19 @@ def test_the_scripts_tokens_and_labels_are_the_runs(name: str, training: bool, t
     assert compared >= 5
 
 
+@pytest.mark.parametrize("end", ["", "{% if not loop.last or m.role == 'user' %}<|im_end|>{% endif %}"])
+@pytest.mark.parametrize("train_on", ["auto", "completion", "all"])
+def test_where_the_template_does_not_end_an_answer_the_script_does_as_the_run(end: str, train_on: str) -> None:
+    template = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}" + end + "{% endfor %}"
+    tokenizer = tokenizer_of(
+        FAMILIES["qwen2_5"], template + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    for turns in (CHAT, CHAT[:2], CHAT[:3]):
+        (ours,) = tokenize_chunk([(1, {"messages": turns})], tokenizer, train_on, 1 << 20).batch.to_pylist()
+        theirs = recipe.as_tokens({"messages": turns, "tools": None}, tokenizer, train_on, 1 << 20)
+        assert theirs == (ours["input_ids"], ours["labels"])
+
+
 @pytest.mark.parametrize("shape", KNOWN)
 def test_the_scripts_rows_are_the_runs(shape: str) -> None:
     row, format, wanted = KNOWN[shape]
@@ -281,7 +294,7 @@ def test_a_script_that_would_learn_something_else_is_not_written(
     data = write_jsonl(tmp_path / "rows.jsonl", ROWS["messages"])
     train(dataset=data, model=tiny_model, output=tmp_path / "out", max_steps=1, batch_size=6)
     assert eject(tmp_path / "out", "script")
-    monkeypatch.setattr(recipe, "span_of", lambda turns, index, text, write, tokenizer, opens: (0, len(text)))
+    monkeypatch.setattr(recipe, "span_of", lambda turns, index, text, write, tokenizer, closing, opens: (0, len(text)))
     with pytest.raises(ConfigError, match="Row 1 would become other tokens"):
         eject(tmp_path / "out", "script")
 

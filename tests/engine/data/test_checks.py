@@ -125,6 +125,21 @@ def test_an_end_that_the_template_does_not_write_is_learned_and_told(marked: boo
     assert learned == (["We.<|user|>", "They.<|user|>"] if marked else ["We.", "They.<|im_end|>"])
 
 
+def test_an_end_that_the_template_writes_behind_all_answers_but_the_last_is_learned_of_each(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}"
+        "{% if not loop.last or m.role == 'user' %}{{ '<|im_end|>\n' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    rows = [chat("Who?", "We.", "You?", "They.", roles=("user", "assistant") * 2)]
+    found = dataset_report(str(write_jsonl(tmp_path / "rows.jsonl", rows)), Reading(), tokenizer, "auto", 1024)
+    learned = [words for words, trained in found.preview[0].pieces if trained]
+    assert learned == ["We.<|im_end|>", "They.<|im_end|>"]
+
+
 @pytest.mark.parametrize("train_on", ["auto", "all"])
 def test_an_end_mark_with_a_line_break_behind_it_is_an_end_mark(train_on: str, tmp_path: Path, tiny_model: Path) -> None:
     row = {"prompt": [{"role": "user", "content": "Who?"}], "completion": [{"role": "assistant", "content": "We."}]}
