@@ -245,8 +245,9 @@ def chat_as_text(row, tokenizer, train_on):
         return tokenizer.apply_chat_template(turns, tools=tools, tokenize=False, add_generation_prompt=prompt)
 
     def closed(text, spans):
-        whole = text + closing if answered and spans and spans[-1][1] == len(text) else text
-        return whole, [(low, len(whole) if high == len(text) else high) for low, high in spans]
+        if not answered or not spans or spans[-1][1] < len(text):
+            return text, spans
+        return text + closing, [*spans[:-1], (spans[-1][0], len(text + closing))]
 
     turns = calls_as_taken(turns, write)
     text = write(turns)

@@ -264,6 +264,22 @@ def test_where_the_template_does_not_end_an_answer_the_script_does_as_the_run(en
         assert theirs == (ours["input_ids"], ours["labels"])
 
 
+@pytest.mark.parametrize("train_on", ["auto", "all"])
+@pytest.mark.parametrize(
+    "answer", ["{{ m.content }}", "{{ m.content + '\n' }}", "{% generation %}{{ m.content }}{% endgeneration %}{{ '\n' }}"]
+)
+def test_an_end_that_the_template_does_not_write_is_the_runs_in_the_script_too(answer: str, train_on: str) -> None:
+    """Where it says itself what is generated, and writes a line break behind it, none is put there."""
+    other = "{% if m.role == 'assistant' %}" + answer + "{% else %}{{ m.content + '\n' }}{% endif %}"
+    template = "{% for m in messages %}{{ m.role + ': ' }}" + other + "{% endfor %}"
+    template += "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    tokenizer, row = tokenizer_of(["<s>", "</s>"], template), {"messages": CHAT}
+    made = tokenize_chunk([(1, row)], tokenizer, train_on, 1 << 20)
+    assert made.batch is not None
+    (ours,) = made.batch.to_pylist()
+    assert recipe.as_tokens({"tools": None, **row}, tokenizer, train_on, 1 << 20) == (ours["input_ids"], ours["labels"])
+
+
 @pytest.mark.parametrize("shape", KNOWN)
 def test_the_scripts_rows_are_the_runs(shape: str) -> None:
     row, format, wanted = KNOWN[shape]
