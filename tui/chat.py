@@ -55,7 +55,7 @@ def run_chat(out: str, checkpoint: str | None, model: str | None, asked: Asked) 
     with open_chat(source) as chat:
         if asked.system is not None:
             chat = replace(chat, system=asked.system)
-        if chat.plain and chat.system:
+        if chat.system and chat.continues(question("")):
             raise ConfigError(_("trained on plain text, which has no system turn"), fix=_("Leave --system out."))
         if chat.plain and not asked.as_json:
             sys.stdout.write(continued_words() + "\n\n")

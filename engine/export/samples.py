@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -129,18 +129,33 @@ class AskedRow:
 
 def row_of(source: ExportSource, number: int) -> AskedRow:
     """Row `number` of the dataset. Raises ConfigError where there is no such row, DatasetError where the dataset cannot be read."""
-    if source.config.dataset is None:
-        raise ConfigError(_("nothing says which dataset this run was trained on"), fix=_("Ask with --prompt."))
-    rows = read_rows(source.config.dataset, Reading.of(source.config))
-    found = next((row for at, row in rows.numbered() if at == number), None)
+    found = next((row for at, row in _numbered(source) if at == number), None)
     if found is None:
         raise ConfigError(_("the dataset has no row {row}").format(row=number), fix=_("Rows are counted from 1."))
-    messages = _messages(found)
+    return _asked(found)
+
+
+def row_after(source: ExportSource, number: int) -> tuple[int, AskedRow]:
+    """The next row that is read behind row `number`, with its own number; after the last one the first. Raises as `row_of`."""
+    rows = _numbered(source)
+    first = next(rows)
+    at, row = first if first[0] > number else next((one for one in rows if one[0] > number), first)
+    return at, _asked(row)
+
+
+def _numbered(source: ExportSource) -> Iterator[tuple[int, dict[str, Any]]]:
+    if source.config.dataset is None:
+        raise ConfigError(_("nothing says which dataset this run was trained on"), fix=_("Ask with --prompt."))
+    return iter(read_rows(source.config.dataset, Reading.of(source.config)).numbered())
+
+
+def _asked(row: dict[str, Any]) -> AskedRow:
+    messages = _messages(row)
     if messages is None:
-        asked, wanted = _parted(found)
+        asked, wanted = _parted(row)
         return AskedRow([{"role": TEXT, "content": asked}], wanted)
     last = max((place for place, turn in enumerate(messages) if turn["role"] == "assistant"), default=len(messages))
-    return AskedRow(messages[:last], _said(messages[last]) if last < len(messages) else "", found.get("tools"))
+    return AskedRow(messages[:last], _said(messages[last]) if last < len(messages) else "", row.get("tools"))
 
 
 def _said(turn: dict[str, Any]) -> str:

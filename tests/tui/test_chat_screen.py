@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from textual.widgets import Input, Static
 
-from engine.errors import ConfigError
 from engine.export.chat import Chat, Sampling, open_chat, question
 from engine.export.samples import AskedRow
 from engine.export.source import find_source
@@ -139,13 +138,11 @@ async def test_after_the_last_row_of_the_dataset_the_first_is_asked_again(
 ) -> None:
     asked: list[int] = []
 
-    def row_of_three(source: Any, number: int) -> AskedRow:
-        if number > 3:
-            raise ConfigError("no such row")
-        asked.append(number)
-        return AskedRow(question(f"row {number}"), "")
+    def of_three(source: Any, number: int) -> tuple[int, AskedRow]:
+        asked.append(number % 3 + 1)
+        return asked[-1], AskedRow(question(f"row {asked[-1]}"), "")
 
-    monkeypatch.setattr("tui.screens.chat.row_of", row_of_three)
+    monkeypatch.setattr("tui.screens.chat.row_after", of_three)
     monkeypatch.setattr(Chat, "answer", lambda *given, **named: "so")
     app = wizard(flags)
     async with driven(app) as hand:

@@ -19,9 +19,9 @@ from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Input, Static
 
-from engine.errors import ConfigError, LoraTuiError
+from engine.errors import LoraTuiError
 from engine.export.chat import SIDES, Chat, Messages, Sampling, Side, continued_words, open_chat, question, system_words
-from engine.export.samples import TEXT, AskedRow, row_of
+from engine.export.samples import TEXT, AskedRow, row_after
 from engine.export.source import ExportSource, find_source
 from engine.i18n import _
 from tui.i18n import N_
@@ -192,7 +192,10 @@ class ChatScreen(WizardScreen):
     def _answer(self, chat: Chat, source: ExportSource, asked: Asked, said: dict[Side, list[dict[str, Any]]]) -> None:
         """Answer on both sides, and keep it in `said`. Raises LoraTuiError."""
         sampling = asked.sampling
-        row = self._next_row(source) if asked.words is None else AskedRow(question(asked.words), "")
+        if asked.words is None:
+            self._row, row = row_after(source, self._row)
+        else:
+            row = AskedRow(question(asked.words), "")
         words, wanted = row.said, row.wanted
         self.post_message(Progressed(_("answering")))
         for side in SIDES:
@@ -209,14 +212,6 @@ class ChatScreen(WizardScreen):
             "temperature {temperature:g}, top-p {top_p:g}, seed {seed}, on both sides").format(
                 temperature=sampling.temperature, top_p=sampling.top_p, seed=sampling.seed)  # fmt: skip
         self.post_message(Progressed(_("ready · {drawn}").format(drawn=drawn)))
-
-    def _next_row(self, source: ExportSource) -> AskedRow:
-        """After the last row comes the first. Raises LoraTuiError."""
-        try:
-            row, self._row = row_of(source, self._row + 1), self._row + 1
-        except ConfigError:
-            row, self._row = row_of(source, 1), 1
-        return row
 
     def _piece(self, conversation: int, side: Side, piece: str, style: str = "") -> None:
         if self._left:

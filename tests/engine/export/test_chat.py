@@ -18,7 +18,7 @@ from engine.data.tokens import tokenize
 from engine.errors import ConfigError
 from engine.export.chat import SIDES, Chat, Sampling, open_chat, question
 from engine.export.loading import answer_ends
-from engine.export.samples import row_of
+from engine.export.samples import row_after, row_of
 from engine.export.source import find_source
 from engine.folder import write_run_toml
 from engine.models.folder import load_tokenizer
@@ -146,6 +146,15 @@ def test_the_command_answers_as_json_and_refuses_bad_settings(lora_tui: Any, tmp
     assert code == 2 and "\n  temperature -1\n" in error
 
 
+def test_a_system_turn_is_not_taken_where_no_template_could_write_it(lora_tui: Any, tmp_path: Path) -> None:
+    base = build(tmp_path / "base", "llama")
+    out = adapter_on(base, tmp_path / "out")
+    for template in tmp_path.rglob("chat_template.jinja"):
+        template.unlink()
+    asked = ("chat", out, "--model", base, "--prompt", "question 1", "--max-new-tokens", "2")
+    assert [lora_tui(*asked, *more)[0] for more in ((), ("--system", ""), ("--system", "Be brief."))] == [0, 0, 2]
+
+
 def test_lines_of_a_pipe_are_a_conversation_that_each_side_remembers(tmp_path: Path) -> None:
     base = build(tmp_path / "base", "llama")
     out = adapter_on(base, tmp_path / "out", lora_alpha=400)
@@ -175,6 +184,16 @@ def test_a_row_of_the_dataset_is_asked_and_its_own_answer_shown(
     assert (told["prompt"], told["wanted"]) == (third[-2]["content"], third[-1]["content"])
     assert lora_tui("chat", tmp_path / "run", "--row", 9999)[0] == 2
     assert lora_tui("chat", tmp_path / "run", "--row", 1, "--prompt", "x")[0] == 2
+
+
+def test_the_next_row_is_the_next_that_was_trained_on_and_behind_the_last_comes_the_first(tmp_path: Path) -> None:
+    data = write_jsonl(tmp_path / "rows.jsonl", [{"prompt": f"{number}:", "completion": " x"} for number in range(1, 7)])
+    source: Any = SimpleNamespace(config=RunConfig(dataset=str(data), skip_rows="1,3,4"))
+    number, seen = 0, []
+    for _time in range(4):
+        number, row = row_after(source, number)
+        seen.append((number, row.said[-1]["content"]))
+    assert seen == [(2, "2:"), (5, "5:"), (6, "6:"), (2, "2:")]
 
 
 def test_without_an_adapter_of_the_end_the_furthest_of_the_folder_s_run_speaks(
