@@ -25,8 +25,8 @@ TRASH = ".trash"
 """Where what is replaced or put away goes (checkpoints/trash.py)."""
 OUT_ROOT = Path("out")
 
-LONGEST = 240
-"""Bytes of a name that is made here: file systems take 255, and a sibling's has its number behind it."""
+LONGEST = 220
+"""Bytes of a name that is made here: file systems take 255, behind it stand a sibling's number and the end of a log's name."""
 
 NOT_INHERITED = ("resume", "init_from", "accept", "output", "nnodes", "node_rank", "rendezvous")
 """Answers about one start of a run, not about the run: they are kept in run.toml but never taken up from it."""
@@ -187,7 +187,7 @@ def proposed_output(dataset: str, model: str, root: Path = OUT_ROOT) -> Path:
     parts = [part for part in (short(dataset), short(model)) if part]
     name = "-".join(parts)
     if len(name.encode()) > LONGEST:  # not each part of any name: a run is found again by it
-        name = "-".join(part.encode()[: LONGEST // 2].decode(errors="ignore") for part in parts)
+        name = "-".join(part.encode()[: (LONGEST - 1) // 2].decode(errors="ignore") for part in parts)
     if not name:
         raise ConfigError(_("no folder name can be made of these names"), fix=_("Name one with --output."))
     return root / name

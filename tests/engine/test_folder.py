@@ -98,13 +98,14 @@ def test_an_empty_folder_is_free(tmp_path: Path) -> None:
         ("org/set", "org/model", "set-model"),
         ("客服.jsonl.gz", "m/", "客服-m"),
         ("../..", "m", "m"),
-        ("客" * 70, "m" * 28, "客" * 70 + "-" + "m" * 28),
-        ("客" * 80, "m" * 30, "客" * 40 + "-" + "m" * 30),
-        ("客" * 80, "模" * 80, "客" * 40 + "-" + "模" * 40),
+        ("客" * 60, "m" * 39, "客" * 60 + "-" + "m" * 39),
+        ("客" * 60, "m" * 40, "客" * 36 + "-" + "m" * 40),
+        ("客" * 80, "模" * 80, "客" * 36 + "-" + "模" * 36),
     ],
 )
 def test_the_proposed_folder_is_named_after_dataset_and_model(dataset: str, model: str, name: str) -> None:
     assert proposed_output(dataset, model) == Path("out") / name
+    assert len(f"{name}-12.slurm-123456789.log".encode()) <= 255, "what file systems take"
 
 
 def test_names_of_nothing_but_dots_need_an_output() -> None:
