@@ -53,6 +53,10 @@ def run_data(config: RunConfig, as_json: bool, measure: bool) -> int:
         )
     if no_model is not None:
         report = report.stopped_by(no_model)
+    model = fit = None
+    if tokenizer is not None:  # before the model is loaded to be timed, for then there is less memory free
+        model = model_report(str(config.model))
+        fit = expect_of(model, report, config) if model.folder is not None and model.stopped is None else None
     trial = None
     if measure and report.table is not None and report.stopped is None:
         from engine.training.trial import measure_epoch
@@ -61,10 +65,6 @@ def run_data(config: RunConfig, as_json: bool, measure: bool) -> int:
         with show:
             show.line(_("Timing a few steps of the model"), "dim")
         trial = measure_epoch(config, report.table)
-    model = fit = None
-    if tokenizer is not None:
-        model = model_report(str(config.model))
-        fit = expect_of(model, report, config) if model.folder is not None and model.stopped is None else None
     if as_json:
         document = report.to_json() | {
             "trial": asdict(trial) if trial is not None else None,

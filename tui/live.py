@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from engine.checkpoints.checkpoint import LogRow
 from engine.events import (
     CheckpointSaved,
     Evaluated,
@@ -27,6 +26,9 @@ from engine.events import (
     Step,
     Warned,
 )
+
+if TYPE_CHECKING:
+    from engine.checkpoints.checkpoint import LogRow
 
 POINTS = 512
 """Points a curve keeps; twice as many are thinned to this."""

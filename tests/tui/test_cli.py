@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 
+from engine.config import RunConfig
 from engine.errors import ConfigError
+from engine.training.expect import expect_of
 from tests.conftest import chats, write_jsonl
 from tui.cli import _run, run_parser
 from tui.commands import COMMANDS
+from tui.data import run_data
 from tui.show import Show
 
 HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "accelerate", "textual"}
@@ -68,6 +71,13 @@ def test_a_plan_is_made_without_torch(tmp_path: Path, tiny_model: Path, chat_fil
     arguments = ("--yes", "--dry-run", "--dataset", chat_file, "--model", tiny_model, "--output", tmp_path / "x")
     assert not HEAVY & loaded_by(*arguments)
     assert not (tmp_path / "x").exists()
+
+
+def test_the_first_frame_waits_for_nothing_of_checkpoints_and_runs() -> None:
+    code = "import sys, tui.app, tui.screens.dataset; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "tui.live" in loaded and not {"engine.checkpoints", "engine.resume", "engine.training"} & loaded
 
 
 def test_no_run_is_told_to_the_hub(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
@@ -352,6 +362,17 @@ def test_data_with_a_model_tells_what_that_is_and_whether_it_fits(lora_tui: Any,
     code, out, _err = lora_tui("data", chat_file, "--model", tiny_model)
     assert code == 0
     assert "has a chat template" in out and "fits · about" in out and "libraries 570 MB" in out
+
+
+def test_whether_a_model_fits_is_looked_at_before_it_is_loaded_to_be_timed(
+    chat_file: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr("tui.data.quiet_libraries", lambda: None)
+    monkeypatch.setattr("tui.data.expect_of", lambda *given: (done.append("fits"), expect_of(*given))[1])
+    monkeypatch.setattr("engine.training.trial.measure_epoch", lambda *given: done.append("timed"))
+    assert run_data(RunConfig(dataset=str(chat_file), model=str(tiny_model)), as_json=True, measure=True) == 0
+    assert done == ["fits", "timed"]
 
 
 def test_no_share_is_told_of_what_is_not_known_to_have_an_end() -> None:
