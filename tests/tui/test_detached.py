@@ -149,7 +149,7 @@ async def test_whoever_watches_a_run_that_branched_off_sees_the_loss_before_it(
     train(**flags, output=tmp_path / "run", max_steps=4, resume=tmp_path / "run" / "checkpoint-2")
     app = Watcher(tmp_path / "run-2", read_only=True)
     async with app.run_test(size=(80, 24)) as pilot:
-        for _look in range(100):
+        for _look in range(1200):
             await pilot.pause(0.05)
             if app.live.ended is not None:
                 break
