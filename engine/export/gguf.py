@@ -147,7 +147,8 @@ def _as_trained(source: ExportSource, model: Any, tokenizer: Any, answer_tokens:
     samples = take_samples(source, tokenizer)
     said = question(_question(samples), samples.system)
     greedy = Sampling(max_new_tokens=max(1, answer_tokens))
-    answer = Chat(model, tokenizer, samples.plain).answer(said, "adapter", greedy) if answer_tokens else None
+    chat = Chat(model, tokenizer, samples.plain, samples.thinks)  # asked as the Modelfile has it asked
+    answer = chat.answer(said, "adapter", greedy) if answer_tokens else None
     return _Trained(tokenizer, samples, expect(model, samples.rows), answer)
 
 
