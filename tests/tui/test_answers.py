@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,9 @@ from tests.conftest import chats, write_jsonl
 from tests.tui.conftest import driven
 from tests.tui.scripted import Scripted, started, training
 from tui.app import LoraTui
+from tui.lookups import report_of
+from tui.screens import base as base_screen
+from tui.screens import dataset as dataset_screen
 from tui.screens import review as review_screen
 from tui.widgets.path_input import PathInput
 from tui.wizard import Start
@@ -90,6 +94,41 @@ async def test_typing_a_path_shows_the_report_without_being_asked(wizard: Make, 
         await hand.press(*"a.jsonl")
         await hand.until(lambda: hand.shows("5 rows · messages"))
         assert hand.shows("assistant: ")
+
+
+async def test_a_path_that_is_typed_and_confirmed_is_looked_at_once(
+    wizard: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_jsonl(tmp_path / "a.jsonl", chats(5))
+    read, go_on = [], threading.Event()
+    monkeypatch.setattr(base_screen, "PAUSE", 1.0)
+    monkeypatch.setattr(
+        dataset_screen, "report_of", lambda *given: (read.append(given), go_on.wait(30), report_of(*given))[2]
+    )
+    async with driven(wizard()) as hand:
+        await hand.press(*"a.jsonl", "enter")
+        await hand.until(lambda: read)
+        await hand.pilot.pause(1.5)
+        go_on.set()
+        await hand.until(lambda: hand.shows("5 rows · messages"))
+    assert len(read) == 1
+
+
+async def test_a_folder_that_is_picked_in_place_of_one_that_cannot_be_used_leads_on(
+    wizard: Make, flags: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "taken").write_text("")
+    app = wizard({**flags, "output": "taken"})
+    async with driven(app) as hand:
+        await hand.go_on("ModelScreen", "26 rows")
+        await hand.go_on("OutputScreen", "context 256")
+        await hand.until(lambda: hand.shows("is a file, not a folder"))
+        field = hand.screen.query_one("#output", PathInput)
+        field.focus_input()
+        field.value = "out/free"
+        field.post_message(PathInput.Settled("out/free"))
+        await hand.until(lambda: hand.shows("are free there"))
+        assert hand.screen.focused is hand.screen.query_one("#main")
 
 
 @pytest.mark.parametrize("screen", ["DatasetScreen", "ModelScreen", "OutputScreen"])

@@ -240,18 +240,30 @@ class PathStep(StepScreen):
 
     def _begin_anew(self, asked: str | None) -> None:
         """What was found out no longer counts; `asked` is looked at now."""
+        raise NotImplementedError
 
     def _knows(self, value: str) -> bool:
         """Whether it is known what `value` is."""
         raise NotImplementedError
 
-    def _look(self, value: str) -> None:
-        """Have it found out what `value` is, unless it is known."""
+    def _find_out(self, value: str) -> None:
+        """Ask the engine what `value` is."""
         raise NotImplementedError
 
     def _look_if_there(self, value: str) -> None:
-        """As above, of what was typed and may not be whole yet."""
+        """`_look` at what was typed and may not be whole yet."""
         raise NotImplementedError
+
+    def _look(self, value: str) -> None:
+        """Have it found out what `value` is, unless it is known."""
+        if self._pause is not None:
+            self._pause.stop()  # else it is found out a second time, beside the first
+        if self._knows(value):
+            return
+        going = self._going
+        self._begin_anew(value)
+        self._going = going
+        self._find_out(value)
 
     def action_next(self) -> None:
         value = self.query_one(PathInput).value

@@ -170,12 +170,7 @@ class DatasetScreen(PathStep):
                 self._begin_anew(None)
         return True
 
-    def _look(self, value: str) -> None:
-        if self._knows(value):
-            return
-        going = self._going
-        self._begin_anew(value)
-        self._going = going
+    def _find_out(self, value: str) -> None:
         self.wizard.read_as_before(value)
         for setting in self.query(Setting):
             setting.raw = Setting.text_of(self._answered(setting.setting))

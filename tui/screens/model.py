@@ -100,12 +100,7 @@ class ModelScreen(PathStep):
         if value and is_file(path_of(value) / "config.json"):
             self._look(value)
 
-    def _look(self, value: str) -> None:
-        if self._knows(value):
-            return
-        going = self._going
-        self._begin_anew(value)
-        self._going = going
+    def _find_out(self, value: str) -> None:
         self.ask("report", value, partial(model_report, value))
 
     def _begin_anew(self, asked: str | None) -> None:

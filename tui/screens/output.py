@@ -65,12 +65,10 @@ class OutputScreen(PathStep):
 
     def _look_if_there(self, value: str) -> None:
         """Also at one that is not there yet: it will be made."""
-        self._look(value)
+        if value:
+            self._look(value)
 
-    def _look(self, value: str) -> None:
-        if not value or self._knows(value):
-            return
-        self._asked, self._seen = value, None
+    def _find_out(self, value: str) -> None:
         self.query_one("#summary", Static).update(_("Looking"))
         self.ask("seen", value, partial(see, path_of(value)))
 
