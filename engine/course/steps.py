@@ -66,9 +66,9 @@ def run_length(config: RunConfig, rows: int, batch_rows: int, at: Position) -> L
         full, rest = divmod(ahead - here, per_epoch)
         return Length(config.max_steps, at.epoch + 1 + full + min(rows, rest * batch_rows) / rows, per_epoch)
     whole = math.floor(config.epochs)
-    last = math.ceil(round((config.epochs - whole) * per_epoch, 9)) or int(
-        whole == 0
-    )  # no run is so short that it has no step
+    last = math.ceil(round((config.epochs - whole) * per_epoch, 9))
+    if whole == 0:
+        last = max(1, last)  # no run is so short that it has no step
     if at.epoch < whole:
         ahead = math.ceil((rows - at.rows_consumed) / batch_rows) + (whole - at.epoch - 1) * per_epoch + last
     elif at.epoch == whole:

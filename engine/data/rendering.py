@@ -62,14 +62,13 @@ def invited(tokenizer: Any, turns: Sequence[dict[str, Any]], tools: Any = None, 
     """`turns` with the header of the assistant's next turn, as answers were trained behind it: a template may invite a thought
     (<think>) there that it writes before no answer, or another one. `thinks`: whether rows had thoughts. Raises as `rendered`."""
     prompt = rendered(tokenizer, turns, True, tools)
-    answered = ""
     for answer in (*(_THOUGHTFUL if thinks else ()), {"content": _ANSWER}):
         try:
             answered = rendered(tokenizer, [*turns, {"role": "assistant", **answer}], tools=tools)
         except Endless:
             raise
         except Exception:  # templates raise whatever they like
-            continue
+            answered = ""
         if answered.startswith(prompt):
             return prompt
     head, found, _behind = answered.partition(_ANSWER)

@@ -73,7 +73,7 @@ class Terminal:
             if any(one in (seen := self.look()) for one in words):
                 return seen
             time.sleep(0.05)
-        raise AssertionError(f"{' and '.join(words)} never came:\n{self.look()}")
+        raise AssertionError(f"{' or '.join(words)} never came:\n{self.look()}")
 
     def press(self, keys: str) -> None:
         self.child.send(keys)

@@ -100,6 +100,18 @@ def test_a_thought_is_invited_where_rows_had_thoughts(apart: bool, tiny_model: P
     assert text.endswith("assistant\n<think>\n")
 
 
+def test_the_words_of_a_thought_are_never_put_into_the_models_mouth(tiny_model: Path) -> None:
+    """Where the template refuses an answer without one, and its header is not the one that rows had."""
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'assistant' and '<think>' not in m.content %}{{ raise_exception('no') }}{% endif %}"
+        "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<thinking>' }}{% endif %}"
+    )
+    text = tokenizer.decode(Chat(None, tokenizer, thinks=True)._tokens(question("why"))[0])
+    assert text.endswith("assistant\n<thinking>")
+
+
 def test_an_answer_ends_with_the_users_turn_where_the_template_writes_nothing_behind_it(tiny_model: Path) -> None:
     """As GLM-4's."""
     tokenizer = load_tokenizer(tiny_model)
