@@ -205,7 +205,7 @@ class Questions:
 
     def counted(self, done: int, total: int | None, seconds: float) -> None:
         """How far the rows have come on their way to tokens."""
-        self.show.progress(rows_words(done, total, seconds), done / total if total else 0.0)
+        self.show.progress(rows_words(done, total, seconds), done / total if total else None)
 
     def review(self) -> ResumePlan | None:
         """The plan that a person agreed to; None where not."""

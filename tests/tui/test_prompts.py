@@ -92,6 +92,12 @@ def test_a_bad_answer_is_told_and_asked_again(flags: dict[str, Any], tmp_path: P
     assert questions.wizard.answers["epochs"] == "3"
 
 
+def test_no_share_of_the_rows_is_told_where_it_is_not_known_how_many_there_are() -> None:
+    out = io.StringIO()
+    Questions(Wizard({}), Show(out)).counted(25, None, 1.0)
+    assert "25" in out.getvalue() and "%" not in out.getvalue()
+
+
 def test_another_checkpoint_can_be_named(flags: dict[str, Any], trained: Path) -> None:
     questions, words = talk(flags, "", "", "", "checkpoint-99", "checkpoint-6")
     questions.run()
