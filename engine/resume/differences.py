@@ -22,10 +22,11 @@ from engine.data.identity import Change, compare, identify
 from engine.data.read import Reading
 from engine.data.table import row_digests
 from engine.errors import ConfigError, ModelError
+from engine.folder import source_of_run
 from engine.i18n import _, n_
 from engine.paths import is_file
 from engine.resume.logged import logged_geometry, logged_schedule, schedule_words
-from engine.resume.whose import settings_beside
+from engine.resume.whose import is_of_run_beside, settings_beside
 from engine.sources import Resolved, resolve
 
 
@@ -104,10 +105,13 @@ def contradiction(checkpoint: Checkpoint, config: RunConfig) -> str | None:
 def _is_on_named_layers(checkpoint: Checkpoint) -> bool:
     """Whether its run was begun on layers by their names, as the run.toml beside it tells: an adapter on all-linear names them too."""
     try:
-        own = settings_beside(checkpoint)
+        own = source_of_run(checkpoint.path.resolve().parent)
     except ConfigError:  # told by whoever takes up those settings
         return False
-    return own is not None and own.values.get("target_modules", "all-linear") != "all-linear"
+    # Whose a checkpoint is may need a look at the whole folder, so it is asked last: this is asked of each one in it.
+    return (
+        own is not None and own.values.get("target_modules", "all-linear") != "all-linear" and is_of_run_beside(checkpoint)
+    )
 
 
 def _other_base(checkpoint: Checkpoint, config: RunConfig) -> str | None:

@@ -7,6 +7,7 @@ import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from engine.checkpoints.manifest import DatasetIdentity, Geometry, Identities
 from engine.config import RunConfig
 from engine.data import formats
 from engine.errors import CannotContinue, ConfigError, ModelError
-from engine.folder import run_id_of
+from engine.folder import run_id_of, write_run_toml
 from engine.resume.differences import changed_rows, contradiction, geometry_difference
 from engine.resume.plan import plan_run
 from tests.conftest import chats, write_jsonl
@@ -168,6 +169,20 @@ def test_a_run_on_named_layers_is_none_on_all_of_them(tmp_path: Path, tiny_model
     with pytest.raises(CannotContinue) as refused:
         plan(output=out, target_modules="all-linear")
     assert "its adapter is on q_proj, v_proj, asked is all-linear" in refused.value.detail
+
+
+def test_a_folder_of_another_tool_is_not_looked_through_for_each_checkpoint_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[Path] = []
+    monkeypatch.setattr(
+        "engine.resume.whose.glance", lambda folder: looked.append(folder) or SimpleNamespace(checkpoints=())
+    )
+    write_run_toml(tmp_path, RunConfig(), "a" * 32)
+    checkpoint = replace(stock(), path=tmp_path / "checkpoint-9")
+    assert contradiction(checkpoint, asked(target_modules="all-linear")) is None and not looked
+    write_run_toml(tmp_path, RunConfig(target_modules="k_proj,q_proj"), "a" * 32)
+    assert contradiction(checkpoint, asked(target_modules="all-linear")) is not None and looked
 
 
 def test_a_run_on_layers_that_were_named_twice_goes_on(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
