@@ -107,8 +107,8 @@ class DatasetReport:
 
     @property
     def refused_by_model(self) -> bool:
-        """Whether its rows can be read, and it is as this model takes them that they cannot be trained on."""
-        return self.stopped is not None and self.rows is not None
+        """Whether its rows can be read, and it is as this model takes them that they cannot be trained on: no other setting helps."""
+        return self.rows is not None and isinstance(self.stopped, BadRows | ModelError)
 
     def stopped_by(self, error: LoraTuiError) -> DatasetReport:
         """The same, with what stops a run beside the dataset among the problems."""

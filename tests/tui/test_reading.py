@@ -286,6 +286,22 @@ async def test_rows_that_the_model_of_last_time_cannot_learn_do_not_close_the_wa
         assert hand.at("ModelScreen")
 
 
+async def test_where_another_setting_helps_no_other_model_is_asked_for(wizard: Make, tiny_model: Path) -> None:
+    rows = [
+        {"messages": [{"role": "user", "content": f"why {row}?"}, {"role": "assistant", "content": ""}]} for row in range(3)
+    ]
+    write_jsonl(Path("silent.jsonl"), rows)
+    app = wizard({"dataset": "silent.jsonl", "model": str(tiny_model), "output": "out/silent"})
+    async with driven(app, (100, 40)) as hand:
+        await hand.until(lambda: hand.shows("no row has a token to learn from"))
+        assert not hand.shows("Another model")
+        await hand.press("ctrl+n")
+        await hand.arrive("ModelScreen")
+        await hand.until(lambda: hand.shows("no row has a token to learn from"))
+        await hand.press("ctrl+n")
+        await hand.arrive("OutputScreen")
+
+
 async def test_what_the_start_would_find_of_the_rows_closes_the_review(wizard: Make, tiny_model: Path) -> None:
     app = wizard({"dataset": calling(Path("calls.jsonl")), "model": str(tiny_model), "output": "out/calls"})
     async with driven(app, (100, 40)) as hand:

@@ -14,7 +14,7 @@ from textual.widgets import Button, Collapsible, Input, Select, Static
 
 from engine.config import RunConfig
 from engine.data.files import data_files
-from engine.errors import ConfigError, LoraTuiError
+from engine.errors import LoraTuiError
 from engine.i18n import _
 from engine.paths import is_there, path_of
 from engine.sizes import size_words
@@ -112,7 +112,7 @@ class DatasetScreen(PathStep):
         self.wizard.choose("dataset", value)
         if self._report is None or self._asked != value:
             return _("Still reading it.")
-        if self._report.stopped is not None and not self._report.refused_by_model:
+        if self._report.stopped is not None and self._report.rows is None:
             return told(self._report.stopped)
         return None
 
@@ -228,8 +228,8 @@ class DatasetScreen(PathStep):
         )
         hint = self._uncounted or counting
         self.query_one("#summary", Static).update(lines_text(summary_lines(report, hint)))
-        problems = [*problem_lines(report, stops_too=report.refused_by_model)]
-        if report.refused_by_model and not isinstance(report.stopped, ConfigError):
+        problems = [*problem_lines(report, stops_too=report.rows is not None)]
+        if report.refused_by_model:
             problems.append((_("Another model can be named in the next step."), ""))
         self.query_one("#problems", Static).update(lines_text(problems))
         plain = self.owner.no_color or self.owner.ascii_only
@@ -247,9 +247,7 @@ class DatasetScreen(PathStep):
         return report.columns if "columns" not in self.wizard.answers else None
 
     def _why_closed(self, report: DatasetReport) -> str:
-        if (
-            report.stopped is None or report.refused_by_model
-        ):  # by the model of last time, maybe, and its step comes after this one
+        if report.stopped is None or report.rows is not None:  # what else may stand in the way is asked for in a later step
             return ""
         if self._guess(report) is None:
             return told(report.stopped)

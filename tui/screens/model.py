@@ -12,7 +12,7 @@ from textual.widgets import Static
 
 from engine.clock import moment
 from engine.demo import demo_answers
-from engine.errors import ConfigError, LoraTuiError
+from engine.errors import LoraTuiError
 from engine.i18n import _
 from engine.models.local import WELL_KNOWN, LocalModel, cached_models
 from engine.models.report import ModelReport, model_report, to_be_fetched
@@ -147,7 +147,7 @@ class ModelScreen(PathStep):
             seen.update(Text(told(value), style="bold red"))
         else:
             self.wizard.keep(value, self._asked)
-            if value.refused_by_model and not isinstance(value.stopped, ConfigError):
+            if value.refused_by_model:
                 self._refused = value.stopped
                 self.close(told(value.stopped))
                 self.back_to(self.query_one("#model", PathInput))
