@@ -45,10 +45,10 @@ def run_watch(out: Path | None, *, read_only: bool, as_json: bool) -> int:
 
 
 def _await(folder: Path) -> None:
-    """Come back once the run in `folder` has begun: its job may stand in the cluster's queue for hours."""
+    """Come back once the run in `folder` has begun: its job may stand in the cluster's queue for hours. Or once its script is gone."""
     words = _("{folder}: not begun yet; waiting for the job of {script} (Ctrl-C leaves)")
     sys.stderr.write(visible(words.format(folder=folder, script=beside(folder))) + "\n")
-    while not is_run(folder):
+    while not is_run(folder) and is_file(beside(folder)):
         time.sleep(LOOK)
 
 

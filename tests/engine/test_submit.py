@@ -26,6 +26,7 @@ from engine.submit import Job, beside, minutes_of, skypilot_task, slurm_script
 from tests.engine.runs import losses
 from tests.faults.test_kill import journal_lines
 from tui.cli import run_parser
+from tui.watch import run_watch
 
 RUN = ["--epochs", "20", "--batch-size", "4", "--save-steps", "1000"]
 
@@ -90,6 +91,14 @@ def test_a_run_whose_job_waits_in_the_queue_is_waited_for_by_whoever_watches_it(
         finally:
             watcher.kill()
     assert watcher.returncode == 0 and json.loads(said)["type"] == "run_finished"
+
+
+def test_a_run_whose_script_is_taken_away_is_waited_for_no_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = beside(tmp_path / "mine")
+    script.touch()
+    monkeypatch.setattr("tui.watch.time.sleep", lambda _seconds: script.unlink(missing_ok=True))
+    with pytest.raises(ConfigError, match="there is no such folder"):
+        run_watch(tmp_path / "mine", read_only=True, as_json=True)
 
 
 @pytest.mark.slow
