@@ -43,10 +43,10 @@ BESIDE_FIELDS = (*EVERYWHERE, "browse", "ask_row", "begin_anew", "sampling")
 """Names whose keys are at work while something is typed: no letters."""
 FIXED = frozenset(
     ("up", "down", "left", "right", "tab", "shift+tab", "enter", "return", "space", "pageup", "pagedown", "home", "end", "ctrl+home",
-     "ctrl+end", "backspace", "delete", "ctrl+c")
+     "ctrl+end", "backspace", "delete", "ctrl+c", "ctrl+i", "ctrl+m", "ctrl+h")
 )  # fmt: skip
-"""Keys that move about, type, or end."""
-_KNOWN = frozenset(one.value for one in Keys) | {f"f{number}" for number in range(1, 25)}
+"""Keys that move about, type, or end; the last three are what terminals send for tab, enter and backspace."""
+_KNOWN = frozenset(one.value for one in Keys if not one.value.startswith("<")) | {f"f{number}" for number in range(1, 25)}
 _MODIFIERS = ("ctrl", "alt", "shift", "super")
 
 

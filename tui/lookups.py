@@ -41,9 +41,8 @@ def report_of(dataset: str, reading: Reading) -> DatasetReport:
     from engine.data.read import is_hub_id
     from engine.data.report import dataset_report
 
-    if is_hub_id(
-        dataset
-    ):  # datasets asks transformers for a class there, which is not to be had while another thread imports it
+    # datasets asks transformers for a class there, which is not to be had while another thread imports it.
+    if is_hub_id(dataset):
         from engine.hardware import load_libraries
 
         load_libraries()

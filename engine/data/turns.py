@@ -121,7 +121,7 @@ def turn_span(messages: Messages, index: int, writer: Writer, text: str) -> Span
 
 def behind_answer(tokenizer: Any, template: str | None = None) -> str:
     """What stands behind an answer, its end mark first; empty where that cannot be told. Raises Endless."""
-    return _tail(tokenizer, template, [_ASKED, _ANSWERED]) or closing_mark(tokenizer, template)[0]
+    return (_tail(tokenizer, template, [_ASKED, _ANSWERED]) or "") + closing_mark(tokenizer, template)[0]
 
 
 @lru_cache(maxsize=4)
@@ -133,9 +133,9 @@ def closing_mark(tokenizer: Any, template: str | None = None) -> tuple[str, bool
     if alone is None or alone.strip():
         return "", False
     opening = _marks(tokenizer)[0]
-    user = opening.match(_tail(tokenizer, template, [_ASKED, _ANSWERED, _ASKED]) or "")
+    following = _tail(tokenizer, template, [_ASKED, _ANSWERED, _ASKED]) or ""
     header = _tail(tokenizer, template, [_ASKED, _ANSWERED, _ASKED, _ANSWERED], _WORDS) or ""
-    assistant = opening.match(header.lstrip())
+    user, assistant = opening.match(following.lstrip()), opening.match(header.lstrip())
     if user is not None and assistant is not None and user[0] != assistant[0]:
         return user[0], True
     return tokenizer.eos_token or "", False

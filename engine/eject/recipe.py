@@ -377,5 +377,5 @@ def closing_mark(tokenizer, template):
         return "", False
     marks = marks_of(tokenizer)
     opening, header = tail([user, answer, user], answer) or "", tail([user, answer, user, answer], user) or ""
-    asks, answers = (text[: behind_mark(text, 0, marks)] for text in (opening, header.lstrip()))
+    asks, answers = (text[: behind_mark(text, 0, marks)] for text in (opening.lstrip(), header.lstrip()))
     return (asks, True) if asks and answers and asks != answers else (tokenizer.eos_token or "", False)

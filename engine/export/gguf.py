@@ -145,9 +145,9 @@ class _Trained:
 
 def _as_trained(source: ExportSource, model: Any, tokenizer: Any, answer_tokens: int) -> _Trained:
     samples = take_samples(source, tokenizer)
-    said = question(_question(samples), samples.system)
+    said = question(_question(samples), samples.manner.system)
     greedy = Sampling(max_new_tokens=max(1, answer_tokens))
-    chat = Chat(model, tokenizer, samples.plain, samples.thinks)  # asked as the Modelfile has it asked
+    chat = Chat(model, tokenizer, samples.manner.plain, samples.manner.thinks)  # asked as the Modelfile has it asked
     answer = chat.answer(said, "adapter", greedy) if answer_tokens else None
     return _Trained(tokenizer, samples, expect(model, samples.rows), answer)
 

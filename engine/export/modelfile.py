@@ -71,24 +71,26 @@ def serving(source: ExportSource, tokenizer: Any, samples: Samples, model: Model
     that a template must not."""
     wanted = min(max(LEAST_CONTEXT, source.config.max_length), MOST_CONTEXT)
     context = None if model.context is None else min(model.context, wanted)
-    if samples.plain or tokenizer.chat_template is None:
+    if samples.manner.plain or tokenizer.chat_template is None:
         # Ollama wraps a prompt by its template; this one continues it, as the model was trained.
         unused = tokenizer.chat_template is not None
         return Serving("{{ .Prompt }}", _ends(tokenizer, ""), None, context, 0, unused)
     bos = tokenizer.bos_token if adds_bos and tokenizer.bos_token else ""
 
     def render(messages: Messages) -> str:
-        return invited(tokenizer, messages, thinks=samples.thinks).removeprefix(bos)
+        return invited(tokenizer, messages, thinks=samples.manner.thinks).removeprefix(bos)
 
     marks = [*tokenizer.all_special_tokens, *(str(token) for token in tokenizer.added_tokens_decoder.values())]
     turns = find_turns(render, marks)
     contexts = [context for row in samples.rows for context in _contexts(row.messages)]
     # Many templates strip contents, which Go cannot; what people type has no white space around it.
     if turns is None or not (agrees(turns, render, contexts) or agrees(turns, render, list(map(_stripped, contexts)))):
-        return Serving(None, _ends(tokenizer, ""), samples.system, context, 0)
+        return Serving(None, _ends(tokenizer, ""), samples.manner.system, context, 0)
     # Where the next turn's beginning ends an answer (Qwen 2.5, Llama 3.1), that is what stands behind it.
     ends, dated = _ends(tokenizer, turns.assistant.after + turns.user.before), writes_date(tokenizer)
-    return Serving(turns.go_template(), ends, samples.system, context, len(contexts), tools=samples.tools, dated=dated)
+    return Serving(
+        turns.go_template(), ends, samples.manner.system, context, len(contexts), tools=samples.tools, dated=dated
+    )
 
 
 def _contexts(messages: Messages | None) -> list[Messages]:

@@ -52,20 +52,27 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Manner:
+    """How the rows speak that a run was trained on, as far as they were looked at."""
+
+    plain: bool = False
+    """Whether all are plain text in which no chat template has left its marks."""
+    thinks: bool = False
+    """Whether some have thoughts before answers."""
+    system: str | None = None
+    """The system turn that all share."""
+
+
+@dataclass(frozen=True)
 class Samples:
     """What an export is held against."""
 
     rows: tuple[Sample, ...]
     of_dataset: bool
     """False: fixed questions stand in."""
-    system: str | None
-    """The system turn that all rows looked at share."""
-    plain: bool = False
-    """Whether all rows looked at are plain text in which no chat template has left its marks."""
+    manner: Manner
     tools: bool = False
     """Whether rows looked at offer tools or call them."""
-    thinks: bool = False
-    """Whether rows looked at have thoughts before answers."""
     long: bool = False
     """Whether fixed questions stand in because no row looked at has something trained among its first MAX_TOKENS tokens. Else the
     dataset is gone or has changed its form."""
@@ -79,27 +86,10 @@ def take_samples(source: ExportSource, tokenizer: Any) -> Samples:
             seen = [row for _number, row in chosen]
             manner, tools = _manner(seen, tokenizer), any(map(_has_tools, seen))
             made = _samples(chosen, tokenizer, source.config.train_on)
-            return Samples(
-                made or _fixed(tokenizer, manner.plain),
-                bool(made),
-                manner.system,
-                manner.plain,
-                tools,
-                manner.thinks,
-                not made,
-            )
+            return Samples(made or _fixed(tokenizer, manner.plain), bool(made), manner, tools, not made)
         except LoraTuiError:
             pass  # gone or not what it was: the export does not depend on it
-    return Samples(_fixed(tokenizer, False), False, None)
-
-
-@dataclass(frozen=True)
-class Manner:
-    """How the rows speak that a run was trained on: as of `Samples`."""
-
-    plain: bool = False
-    thinks: bool = False
-    system: str | None = None
+    return Samples(_fixed(tokenizer, False), False, Manner())
 
 
 def trained_as(source: ExportSource, tokenizer: Any) -> Manner:
@@ -189,7 +179,7 @@ def _is_plain(row: dict[str, Any]) -> bool:
 
 
 def _plain(rows: list[dict[str, Any]], tokenizer: Any) -> bool:
-    """`Samples.plain`. Text into which somebody wrote the template's own marks was trained with the template after all."""
+    """`Manner.plain`. Text into which somebody wrote the template's own marks was trained with the template after all."""
     marks = end_marks(tokenizer)
     return bool(rows) and all(
         _is_plain(row) and marks.isdisjoint(tokenizer("".join(_parted(row)), verbose=False)["input_ids"][1:-1])

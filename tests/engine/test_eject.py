@@ -251,7 +251,7 @@ def test_the_scripts_tokens_and_labels_are_the_runs(name: str, training: bool, t
     assert compared >= 5
 
 
-@pytest.mark.parametrize("end", ["", "{% if not loop.last or m.role == 'user' %}<|im_end|>{% endif %}"])
+@pytest.mark.parametrize("end", ["", "\n", "{% if not loop.last or m.role == 'user' %}<|im_end|>{% endif %}"])
 @pytest.mark.parametrize("train_on", ["auto", "completion", "all"])
 def test_where_the_template_does_not_end_an_answer_the_script_does_as_the_run(end: str, train_on: str) -> None:
     template = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}" + end + "{% endfor %}"

@@ -103,6 +103,8 @@ def test_keys_may_change_places(keys: Callable[[str], Path]) -> None:
         ('stop = ""', "is no key"),
         ('stop = "s,t"', "is no key"),
         ('stop = "up"', "moves about"),
+        ('stop = "ctrl+m"', "moves about"),
+        ('stop = "<any>"', "is no key"),
         ('next = "n"', "typed into fields"),
         ('menu = ["f2", "f3"]', "one key"),
         ('stop = "l"', "l cannot be both stop and log"),

@@ -46,7 +46,7 @@ def test_what_needs_the_text_is_told_that_there_is_no_end(renders: Callable[[Any
 def test_a_modelfile_is_written_without_the_template(endless: Any) -> None:
     source = SimpleNamespace(config=SimpleNamespace(max_length=64))
     asked = samples.Sample("", False, (), (), question("Hello"))
-    found = serving(source, endless, samples.Samples((asked,), True, None), SimpleNamespace(context=64), False)
+    found = serving(source, endless, samples.Samples((asked,), True, samples.Manner()), SimpleNamespace(context=64), False)
     assert found.template is None
 
 

@@ -112,12 +112,15 @@ def test_the_words_of_a_thought_are_never_put_into_the_models_mouth(tiny_model: 
     assert text.endswith("assistant\n<thinking>")
 
 
-def test_an_answer_ends_with_the_users_turn_where_the_template_writes_nothing_behind_it(tiny_model: Path) -> None:
+@pytest.mark.parametrize("behind", ["", " + '\n'"], ids=["nothing", "a line break"])
+def test_an_answer_ends_with_the_users_turn_where_the_template_writes_no_mark_behind_it(
+    behind: str, tiny_model: Path
+) -> None:
     """As GLM-4's."""
     tokenizer = load_tokenizer(tiny_model)
     tokenizer.add_special_tokens({"extra_special_tokens": ["<|user|>", "<|assistant|>"]})
     tokenizer.chat_template = (
-        "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content }}{% endfor %}"
+        "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content" + behind + " }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
     )
     model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=tokenizer.eos_token_id))

@@ -18,7 +18,7 @@ from engine.export import gguf as writing
 from engine.export.chat import Chat
 from engine.export.gguf import export_gguf, header_of, opened
 from engine.export.llama_cpp import LlamaCpp, find_llama_cpp, refuse_impossible
-from engine.export.samples import Sample, Samples
+from engine.export.samples import Manner, Sample, Samples
 from engine.export.source import find_source
 from engine.export.vocabulary import NAME, provide_sentencepiece
 from engine.models.folder import load_tokenizer, save_tokenizer
@@ -352,7 +352,7 @@ def test_the_converter_finds_what_it_asks_for_by_its_names(
 def test_the_answer_to_compare_with_is_asked_as_the_modelfile_has_it_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the thought that rows had before their answers, else a served model that is the same says something else."""
     asked = Sample("why", False, [1], [1], [{"role": "user", "content": "why"}])
-    monkeypatch.setattr(writing, "take_samples", lambda *_: Samples((asked,), True, None, thinks=True))
+    monkeypatch.setattr(writing, "take_samples", lambda *_: Samples((asked,), True, Manner(thinks=True)))
     monkeypatch.setattr(writing, "expect", lambda *_: [])
     monkeypatch.setattr(Chat, "answer", lambda chat, *_: "thought" if chat.thinks else "nothing thought")
     source: Any = None

@@ -10,7 +10,7 @@ import pytest
 
 from engine.config import RunConfig
 from engine.export.modelfile import Serving, serving
-from engine.export.samples import MAX_TOKENS, Samples, take_samples
+from engine.export.samples import MAX_TOKENS, Manner, Samples, take_samples
 from engine.models.folder import load_tokenizer
 from tests.conftest import chats, write_jsonl
 
@@ -61,7 +61,7 @@ def test_rows_too_long_to_be_looked_at_are_told_and_what_they_share_is_still_kno
     row = chats(1)[0]["messages"]
     long = {"messages": [system, {"role": "user", "content": "why " * MAX_TOKENS}, row[1]]}
     _source, _tokenizer, samples = sampled([long] * 2, tiny_model, tmp_path)
-    assert (samples.of_dataset, samples.long, samples.system) == (False, True, "Be brief.")
+    assert (samples.of_dataset, samples.long, samples.manner.system) == (False, True, "Be brief.")
 
 
 QWEN2_5 = (  # its default system prompt hides where a turn ends: the next turn's beginning and its end are found as one
@@ -120,7 +120,7 @@ def test_the_context_is_as_long_as_rows_were_but_no_longer_than_the_model_s_or_t
 ) -> None:
     source: Any = SimpleNamespace(config=RunConfig(max_length=trained))
     tokenizer: Any = SimpleNamespace(chat_template=None, eos_token=None, all_special_tokens=[], added_tokens_decoder={})
-    samples: Any = SimpleNamespace(plain=True)
+    samples = Samples((), False, Manner(plain=True))
     report: Any = SimpleNamespace(context=model)
     assert serving(source, tokenizer, samples, report, False).context == context
 
