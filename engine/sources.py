@@ -25,7 +25,7 @@ SCHEMA_VERSION = 1
 HOW_MANY = "settings"
 """Key of run.toml: how many settings it holds, since one that was cut at the end of a line is still TOML."""
 ENV_PREFIX = "LORA_TUI_"
-OTHER_VARIABLES = ("lang", "cache", "state", "ascii", "meet")
+OTHER_VARIABLES = ("lang", "cache", "state", "keys", "ascii", "meet")
 """Variables of that name which are no settings; the last is the batch script's own (submit.py)."""
 MAX_TOML_BYTES = 1_000_000
 RIVALS = {"max_steps": "epochs", "eval_dataset": "eval_fraction", "eval_fraction": "eval_dataset"}

@@ -69,7 +69,7 @@ def own_keys() -> dict[str, str]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        if "LORA_TUI_KEYS" in os.environ:
+        if os.environ.get("LORA_TUI_KEYS"):
             raise _wrong(path, _("There is no such file.")) from None
         return {}
     except (OSError, ValueError) as error:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from engine.answers import gather
 from engine.config import RunConfig, flag, number_kind
 from engine.errors import ConfigError
-from engine.sources import Source, environment, read_toml, resolve, to_toml
+from engine.sources import OTHER_VARIABLES, Source, environment, read_toml, resolve, to_toml
 
 
 def flags(**values: Any) -> Source:
@@ -144,6 +145,14 @@ def test_a_misspelt_variable_is_refused_with_what_was_meant() -> None:
         gather({}, environ={"LORA_TUI_EPOCH": "5"})
     others = {"LORA_TUI_MEET": "here:1", "LORA_TUI_CACHE": "/tmp", "LORA_TUI_STATE": "/tmp", "LORA_TUI_ASCII": "1"}
     assert environment({**others, "LORA_TUI_BOGUS": ""}).values == {}
+
+
+def test_each_variable_that_is_read_anywhere_is_a_setting_or_known_to_be_none() -> None:
+    root = Path(__file__).parents[2]
+    code = [path.read_text(encoding="utf-8") for room in ("engine", "tui") for path in (root / room).rglob("*.py")]
+    read = set(re.findall(r"[\"']LORA_TUI_([A-Z0-9_]+)[\"']", "\n".join(code)))
+    assert {"KEYS", "STATE", "CACHE"} <= read
+    assert {name.lower() for name in read} <= {*OTHER_VARIABLES, *RunConfig.model_fields}
 
 
 def test_what_a_checkpoint_says_and_no_run_can_do_is_to_be_named_as_a_flag() -> None:

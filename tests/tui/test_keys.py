@@ -81,7 +81,7 @@ def test_one_key_or_several_are_read_from_the_file(keys: Callable[[str], Path]) 
 
 
 def test_where_there_is_no_file_the_keys_are_those_it_comes_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("LORA_TUI_KEYS", raising=False)
+    monkeypatch.setenv("LORA_TUI_KEYS", "")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     assert own_keys() == {} and keys_file().name == "keys.toml"
 

@@ -281,10 +281,13 @@ def test_ascii_and_no_colour_on_a_plain_terminal(terminal: Callable[..., Termina
     assert not any(0x2800 <= ord(character) < 0x2900 for character in seen)
 
 
-def test_the_wizard_in_chinese_and_terminated_before_a_run(terminal: Callable[..., Terminal]) -> None:
-    one = terminal("--lang", "zh_CN")
+def test_the_wizard_in_chinese_with_own_keys_and_terminated_before_a_run(
+    terminal: Callable[..., Terminal], tmp_path: Path
+) -> None:
+    (tmp_path / "keys.toml").write_text('next = "f2"\n')
+    one = terminal("--lang", "zh_CN", LORA_TUI_KEYS="keys.toml")
     seen = one.until("26 行").replace(" ", "")
-    assert "数据集" in seen
+    assert "数据集" in seen and "f2下一步" in seen
     one.child.kill(signal.SIGTERM)
     assert one.end(10) == 143
     assert one.restored()
