@@ -20,6 +20,7 @@ def expected_lines(found: Expected) -> list[tuple[str, str]]:
     else:
         parts.append(_("the time is known after the first steps"))
     lines.append((" · ".join(parts), ""))
+    lines += [(visible(note), "yellow") for note in found.notes]
     for words in found.hardware.reasons().values():
         lines.append((visible(words), "dim"))
     if found.fitted is not None:

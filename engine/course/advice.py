@@ -20,6 +20,10 @@ LAST = 10
 """Logged losses that are smoothed over (their median)."""
 LEAST = 3
 """Logs before a goal can be reached."""
+LONG = 20
+"""Logs from which on a loss that no longer falls is told."""
+HARDLY = 0.95
+"""A loss that is more than this of what it was in the second quarter of the logs has hardly fallen."""
 EVAL_RISE = 1.1
 """An eval loss this factor above its lowest, twice in a row, is rising."""
 
@@ -84,6 +88,11 @@ def advise(
         return Advice("keep_going", _(
             "The smoothed loss is {loss:.3g}: nearly there. Another epoch or two may bring it below {reached:g}; the model can be "
             "tried already.").format(loss=loss, reached=reached))  # fmt: skip
+    if (before := hardly_fallen_from(train)) is not None:
+        return Advice("keep_going", _(
+            "The smoothed loss is {loss:.3g}, above {nearly:g}: keep going. But it has hardly fallen of late ({before:.3g} before), "
+            "so more epochs alone may not do it: try a higher learning rate or rank. With long and varied answers it may never get "
+            "there; then try the model and judge it by what it says.").format(loss=loss, nearly=nearly, before=before))  # fmt: skip
     return Advice(
         "keep_going", _("The smoothed loss is {loss:.3g}, above {nearly:g}: keep going.").format(loss=loss, nearly=nearly)
     )
@@ -120,6 +129,16 @@ def is_falling(losses: Sequence[float]) -> bool:
     """Whether the later half of the losses lies below the earlier one."""
     half = len(losses) // 2
     return half > 0 and median(losses[half:]) < median(losses[:half])
+
+
+def hardly_fallen_from(losses: Sequence[float]) -> float | None:
+    """The median of the second quarter of the losses where that of the last quarter is hardly lower; None where it is, or where there
+    are too few. The first quarter falls by itself."""
+    quarter = len(losses) // 4
+    if len(losses) < LONG:
+        return None
+    before = median(losses[quarter : 2 * quarter])
+    return before if median(losses[-quarter:]) > HARDLY * before else None
 
 
 def likely_causes(

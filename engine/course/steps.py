@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, replace
 
 from engine.config import RunConfig
-from engine.i18n import _
+from engine.i18n import _, n_
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,18 @@ def warmup_steps(config: RunConfig, total_steps: int) -> int:
     if config.warmup >= 1:
         return int(config.warmup)
     return min(math.ceil(config.warmup * total_steps), max(0, total_steps - 1))
+
+
+def warmup_note(config: RunConfig, total_steps: int) -> str | None:
+    """What to know of a warmup that lasts as long as the run or longer: its peak rate is never trained with."""
+    warmup = warmup_steps(config, total_steps)
+    if not 0 < total_steps <= warmup:
+        return None
+    return n_(
+        "the warmup of {warmup} steps does not end within this run of {count} step: it never trains at the rate of {rate:g}",
+        "the warmup of {warmup} steps does not end within this run of {count} steps: it never trains at the rate of {rate:g}",
+        total_steps,
+    ).format(warmup=warmup, count=total_steps, rate=config.learning_rate)
 
 
 def learning_rate_at(config: RunConfig, total_steps: int, step: int) -> float:

@@ -11,7 +11,7 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import product
+from itertools import count, product
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,8 @@ from engine.data.identity import Digests, identify
 from engine.data.read import Reading, is_hub_id
 from engine.data.split import Places, split
 from engine.data.table import row_digests
-from engine.i18n import _
+from engine.i18n import _, n_
+from engine.named import parse_rows
 
 DATA_SETTINGS = ("format", "train_on", "max_length", "eval_fraction")
 """Settings that turn rows into tokens."""
@@ -91,6 +92,24 @@ def held_back_notes(config: RunConfig, dataset: Dataset) -> tuple[str, ...]:
         "--eval-fraction {share:g} holds back no row, and no eval loss is measured: the dataset has no two different rows"
     )
     return (words.format(share=config.eval_fraction),)
+
+
+def skipped_notes(skipped: str | None, last: int) -> tuple[str, ...]:
+    """What to know of --skip-rows that names rows the dataset has not. `last`: the number of the last row that was read; where those
+    right behind it are left out, they may be there."""
+    if skipped is None:
+        return ()
+    named = parse_rows(skipped)
+    end = next(row for row in count(last + 1) if row not in named)
+    beyond = sorted(row for row in named if row > end)
+    if not beyond:
+        return ()
+    words = n_(
+        "--skip-rows names {count} row that is not there ({first}): there is none behind row {last}",
+        "--skip-rows names {count} rows that are not there (the first is {first}): there is none behind row {last}",
+        len(beyond),
+    )
+    return (words.format(count=len(beyond), first=beyond[0], last=end - 1),)
 
 
 def in_saved_words(config: RunConfig, saved: str) -> RunConfig:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.data.checks import Checker
+from engine.data.dataset import skipped_notes
 from engine.data.formats import Rows, UnknownFormat, read_rows
 from engine.data.identity import template_digest, tokenizer_digest
 from engine.data.masks import learned_turns
@@ -169,15 +170,18 @@ def dataset_report(
     known = replace(empty, format=rows.format, reason=rows.reason)
     checker = Checker(_marks(tokenizer))
     words: list[Preview] = []
+    last = 0
     try:
         for number, row in rows.numbered():
             checker.see(number, row)
+            last = number
             if len(words) < PREVIEWED:
                 words.append(Preview(number, _said(row, train_on)))
         _other_splits(dataset, rows, reading, checker)
     except DatasetError as error:
         return replace(known, notes=rows.notes, **_stopped(error, checker.notes))
-    known = replace(known, rows=checker.notes.rows, notes=rows.notes)
+    notes = (*rows.notes, *skipped_notes(reading.skip_rows, last))
+    known = replace(known, rows=checker.notes.rows, notes=notes)
     if tokenizer is None:
         return replace(known, problems=tuple(checker.notes.problems), counts=checker.notes.counts, preview=tuple(words))
     digest = tokenizer_digest(tokenizer) + template_digest(tokenizer)
@@ -190,7 +194,7 @@ def dataset_report(
         known,
         problems=(*table.problems, *checker.notes.problems),
         counts={**table.notes.counts, **checker.notes.counts},
-        notes=(*rows.notes, *([made.note] if made.note else [])),
+        notes=(*notes, *([made.note] if made.note else [])),
         tokens=_lengths(table.uncut),
         trained_tokens=int(table.trained.sum()),
         epoch=_epoch(table.lengths, *batch),

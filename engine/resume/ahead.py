@@ -5,7 +5,7 @@ its folder: for whoever asks before it is begun.
 from __future__ import annotations
 
 from engine.checkpoints.commit import need_room_to_begin
-from engine.data.dataset import eval_rows, held_back_notes, read_dataset
+from engine.data.dataset import eval_rows, held_back_notes, read_dataset, skipped_notes
 from engine.data.formats import Rows, read_rows
 from engine.data.read import Reading, is_hub_id
 from engine.data.table import row_digests
@@ -53,7 +53,8 @@ def _rows(plan: ResumePlan) -> tuple[list[str], list[str]]:
         rows = read_rows(config.dataset, Reading.of(config))
         dataset = plan.dataset or read_dataset(config, rows)
         splits = rows.raw.splits
-        notes += [_counted(rows, len(dataset.numbers)), *rows.notes, *held_back_notes(config, dataset)]
+        notes += [_counted(rows, len(dataset.numbers)), *rows.notes]
+        notes += [*skipped_notes(config.skip_rows, int(dataset.numbers[-1])), *held_back_notes(config, dataset)]
     asked = config.eval_dataset
     if asked is not None and (asked in splits or not is_hub_id(asked)):
         measured = eval_rows(config)

@@ -66,6 +66,10 @@ class RunCallback(TrainerCallback):
         """The position moves on; this is the one place where a run may stop."""
         self.trainer.advance()
         state.epoch = self.trainer.epochs
+        if state.global_step >= state.max_steps:
+            control.should_log = (
+                True  # else a run shorter than its logging steps ends without a loss, and another without its last
+            )
         self.saver.poll()
         reason = self.should_stop()
         if reason and not control.should_training_stop:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.config import RunConfig
-from engine.course.steps import Position, position_at, run_length
+from engine.course.steps import Position, position_at, run_length, warmup_note
 from engine.data.report import BATCH, DatasetReport
 from engine.errors import LoraTuiError
 from engine.events import RunStarted, Step
@@ -38,6 +38,8 @@ class Expected:
     disk_free: int
     stopped: LoraTuiError | None = None
     """What the run would end with before its first step, as far as its rows were looked at."""
+    notes: tuple[str, ...] = ()
+    """What the run would warn of at its start."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,9 @@ def expect(plan: ResumePlan, report: DatasetReport | None) -> Expected:
     sharing = 1 if hardware.device == "cuda" else config.world // config.nnodes  # each GPU has a memory of its own
     free = free_memory(hardware.device)[0] // sharing
     fitted = fit_batch(model, config, hardware.precision, known, longest, free, plan.saved_batch_size, config.world)
-    steps = _steps(plan, rows, fitted.batch_size)
+    ahead = _ahead(plan, rows, fitted.batch_size)
+    steps = ahead[0] if ahead is not None else None
+    warmup = warmup_note(config, ahead[1]) if ahead is not None else None
     # A run that branches off goes on as the one did that its checkpoint lies with.
     pace = pace_of(plan.checkpoint.path.parent) if plan.mode == "continue" and plan.checkpoint is not None else None
     return Expected(
@@ -104,6 +108,7 @@ def expect(plan: ResumePlan, report: DatasetReport | None) -> Expected:
         checkpoint_bytes(model, config.lora_r) * (config.keep + 2) if model.linear else None,
         look_at(plan.output_dir).free,
         report.stopped if report is not None else None,
+        (warmup,) if warmup is not None else (),
     )
 
 
@@ -114,9 +119,10 @@ def _rows_and_longest(config: RunConfig, report: DatasetReport | None) -> tuple[
     return rows, min(config.max_length, tokens)
 
 
-def _steps(plan: ResumePlan, rows: int | None, batch_size: int) -> int | None:
+def _ahead(plan: ResumePlan, rows: int | None, batch_size: int) -> tuple[int, int] | None:
+    """(steps still to be done, steps of the whole run); None where the rows are not known yet."""
     if plan.length is not None and plan.position is not None:
-        return plan.length.total_steps - plan.position.step
+        return plan.length.total_steps - plan.position.step, plan.length.total_steps
     if rows is None:
         return None
     trained = max(1, rows - round(rows * plan.config.eval_fraction))
@@ -124,7 +130,8 @@ def _steps(plan: ResumePlan, rows: int | None, batch_size: int) -> int | None:
     if plan.mode == "continue" and one is not None and one.step is not None and one.epoch is not None:
         at = position_at(one.step, one.epoch, trained)
     rows_of_a_step = batch_size * plan.config.grad_accum * plan.config.world
-    return run_length(plan.config, trained, rows_of_a_step, at).total_steps - at.step
+    total = run_length(plan.config, trained, rows_of_a_step, at).total_steps
+    return total - at.step, total
 
 
 def pace_of(folder: Path) -> float | None:

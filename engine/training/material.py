@@ -14,7 +14,7 @@ from typing import Any
 
 from engine.checkpoints.manifest import Identities
 from engine.config import RunConfig
-from engine.data.dataset import Dataset, data_settings_digest, eval_rows, held_back_notes, read_dataset
+from engine.data.dataset import Dataset, data_settings_digest, eval_rows, held_back_notes, read_dataset, skipped_notes
 from engine.data.formats import OWN, read_rows
 from engine.data.identity import Digests, identify, template_digest, tokenizer_digest
 from engine.data.problems import Notes
@@ -138,7 +138,8 @@ def load_material(
         eval_dataset=held_back,
         data_settings=data_settings_digest(config),
     )
-    measured = (*held_back_notes(config, dataset), *measured)
+    left_out = skipped_notes(config.skip_rows, int(dataset.numbers[-1]))
+    measured = (*left_out, *held_back_notes(config, dataset), *measured)
     if evaluated is not None and not len(evaluated):  # a mean over no label would be taken for a loss of zero
         evaluated = None
         measured = (*measured, _("no row that is held back has a token to learn from, and no eval loss is measured"))

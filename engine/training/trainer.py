@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import cast
 
 from engine.checkpoints.commit import sweep
+from engine.course.steps import warmup_note
 from engine.errors import ConfigError, DatasetError, LoraTuiError, ModelError, first_line
 from engine.events import LOSS_JUMPED, RolledBack, RowsTokenised, RunStarted, RunStopped, Warned
 from engine.extras import need_extras
@@ -254,6 +255,8 @@ class Trainer:
                 attempt.config.model_dump(mode="json"),
             )
         )
+        if warmup := warmup_note(attempt.config, length.total_steps):
+            self._tell(Warned("warmup", warmup))
         early = self._check_early(material)
         if reason := should_stop():
             self._tell(RunStopped(start.step, start.epochs(rows), reason, name))

@@ -130,3 +130,11 @@ def test_a_learning_rate_that_went_up_clearly_is_a_cause(rate: float | None, tol
 def test_each_kind_of_jump_has_causes_of_its_own() -> None:
     kinds = [likely_causes(kind, rate=3e-3) for kind in ("non_finite", "divergence", "spike")]
     assert "float16" in kinds[0][0] and "(0.003)" in kinds[1][0] and "One batch" in kinds[2][0]
+
+
+def test_a_loss_that_no_longer_falls_is_told_more_than_to_keep_going() -> None:
+    falling = [2 - step / 30 for step in range(40)]
+    stuck = falling[:10] + [1.7 - step / 1000 for step in range(30)]
+    assert "keep going" in advise(falling).message and "before" not in advise(falling).message
+    assert "(1.7 before)" in advise(stuck).message and advise(stuck).state == "keep_going"
+    assert "before" not in advise(stuck[:19]).message

@@ -15,6 +15,7 @@ from engine.course.steps import (
     position_at,
     run_length,
     save_interval,
+    warmup_note,
     warmup_steps,
 )
 
@@ -124,3 +125,13 @@ def test_a_run_that_is_past_its_end_has_no_steps_left() -> None:
 def test_a_part_of_an_epoch_ends_where_it_ends_wherever_it_is_counted() -> None:
     totals = [run_length(RunConfig(epochs=1.5), 10, 2, Position(5 + step, 1, 2 * step)).total_steps for step in range(4)]
     assert totals == [8, 8, 8, 8]
+
+
+@pytest.mark.parametrize(
+    ("warmup", "total", "told"),
+    [(10, 10, True), (11, 10, True), (9, 10, False), (0.99, 10, False), (0.5, 1, False), (1, 1, True), (5, 0, False)],
+)
+def test_a_warmup_that_outlasts_the_run_is_told(warmup: float, total: int, told: bool) -> None:
+    config = RunConfig(warmup=warmup)
+    assert (warmup_note(config, total) is not None) == told
+    assert told == (total > 0 and max(learning_rate_at(config, total, step) for step in range(total)) < config.learning_rate)

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from engine.data.encoding import encoding_of
 from engine.data.formats import UnknownFormat
+from engine.data.read import Reading
+from engine.data.report import dataset_report
 from engine.errors import ConfigError, DatasetError
 from engine.named import parse_rows
 from engine.sources import Source, resolve
@@ -231,3 +233,13 @@ def test_where_no_row_can_be_used_it_is_not_said_to_leave_out_all_of_them(tmp_pa
     with pytest.raises(DatasetError) as caught:
         read_rows(file)
     assert "--skip-rows" not in str(caught.value.fix) and "--format" in str(caught.value.fix)
+
+
+@pytest.mark.parametrize(
+    ("skipped", "first"), [("1,9", 9), ("3-5,7", 7), ("2,6-9", 6), ("3-9", None), ("2-4", None), ("1", None), (None, None)]
+)
+def test_rows_to_leave_out_that_are_not_there_are_told(skipped: str | None, first: int | None, tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "rows.jsonl", [{"text": str(row)} for row in range(4)])
+    notes = dataset_report(str(file), Reading(skip_rows=skipped), None, "auto", 64).notes
+    told = [note for note in notes if "--skip-rows" in note]
+    assert (f"{first})" in told[0] if told else first is None) and len(told) == (first is not None)

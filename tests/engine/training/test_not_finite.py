@@ -63,7 +63,7 @@ def test_a_logging_window_that_is_no_number_goes_on_as_none(
 
     monkeypatch.setattr(ExactTrainer, "advance", overflow)
     out = tmp_path / "run"
-    train(dataset=chat_file, model=tiny_model, output=out, max_steps=3, save_steps=3, logging_steps=5)
+    train(stop_at=3, dataset=chat_file, model=tiny_model, output=out, max_steps=6, save_steps=3, logging_steps=5)
     saved = read_manifest(out / "checkpoint-3")
     assert saved.logs.loss_sum is None
     (trainer,) = seen
