@@ -54,6 +54,14 @@ class RunConfig(BaseModel):
     )
     skip_rows: str | None = _field(None, "Rows to leave out, by their number: 412 or 7,100-120", "What", "ROWS", more=True)
 
+    chat_template: str = _field(
+        "auto",
+        "How turns are written: auto: as the model's own template does; plain: for a base model; chatml; or a Jinja file",
+        "What",
+        "auto|NAME|FILE",
+        more=True,
+    )
+
     resume: str = _field(
         "auto", "auto: from the furthest checkpoint; never: start fresh; PATH: from this one", "Continue", "auto|never|PATH"
     )
@@ -301,7 +309,7 @@ class RunConfig(BaseModel):
             raise ValueError(_("must be all-linear or names of layers separated by commas (never a pattern)"))
         return ",".join(dict.fromkeys(names))  # an adapter is on each once, and says so
 
-    @field_validator("dataset", "eval_dataset", "model", "output", "init_from", "resume")
+    @field_validator("dataset", "eval_dataset", "model", "output", "chat_template", "init_from", "resume")
     @classmethod
     def _a_place(cls, value: str | None) -> str | None:
         if value is not None and (not value.strip() or "\0" in value):

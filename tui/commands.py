@@ -79,7 +79,7 @@ def _runs(given: list[str]) -> int:
     return run_runs(options.root, options.json)
 
 
-OF_DATA = ("format", "columns", "encoding", "skip_rows", "train_on", "max_length")
+OF_DATA = ("format", "columns", "encoding", "skip_rows", "chat_template", "train_on", "max_length")
 """Settings of a run that say how its dataset is read and turned into tokens."""
 
 

@@ -35,5 +35,5 @@ def _tell_values(action: argparse.Action) -> None:
         action.choices = choices(action.dest)
     elif action.dest in ("output", "out", "resume", "init_from", "model"):
         action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
-    elif action.dest in ("dataset", "path", "config"):
+    elif action.dest in ("dataset", "path", "config", "chat_template"):
         action.complete = shtab.FILE  # type: ignore[attr-defined]

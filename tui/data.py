@@ -38,7 +38,7 @@ def run_data(config: RunConfig, as_json: bool, measure: bool) -> int:
     show = Show(sys.stderr)
     tokenizer, no_model = None, None
     try:
-        tokenizer = _tokenizer(config.model) if config.model is not None else None
+        tokenizer = _tokenizer(config.model, config.chat_template) if config.model is not None else None
     except ModelError as error:
         if not as_json:
             raise
@@ -86,12 +86,12 @@ def run_data(config: RunConfig, as_json: bool, measure: bool) -> int:
     return USABLE
 
 
-def _tokenizer(model: str) -> Any:
+def _tokenizer(model: str, chat_template: str) -> Any:
     from engine.hardware import prepare_process
     from engine.models.folder import load_tokenizer, model_folder
 
     prepare_process()  # before transformers brings torch
-    return load_tokenizer(model_folder(model))
+    return load_tokenizer(model_folder(model), chat_template)
 
 
 def _told(model: ModelReport) -> list[tuple[str, str]]:

@@ -24,6 +24,7 @@ _SAID = re.compile(r"lora-tui --help\b|lora-tui [^\n·]*|--[a-z][a-z0-9-]*")
 LABELS = {
     "dataset": N_("Dataset"), "model": N_("Model"), "output": N_("Output"),
     "format": N_("format"), "columns": N_("columns"), "encoding": N_("encoding"), "skip_rows": N_("skip rows"),
+    "chat_template": N_("chat template"),
     "epochs": N_("epochs"), "max_steps": N_("max steps"), "learning_rate": N_("learning rate"), "scheduler": N_("scheduler"),
     "warmup": N_("warmup"), "batch_size": N_("batch size"), "grad_accum": N_("grad accum"), "max_length": N_("max length"),
     "train_on": N_("train on"), "eval_fraction": N_("eval fraction"), "eval_dataset": N_("eval dataset"), "seed": N_("seed"),

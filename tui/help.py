@@ -68,6 +68,12 @@ def _long() -> dict[str, str]:
             "auto learns the assistant's turns of conversations, the completion of pairs, and all of plain text. completion "
             "learns only the last answer; all learns the user's words too, which is rarely what one wants."
         ),
+        "chat_template": _(
+            "How a conversation becomes text for the model. auto takes the template that comes with it. A base model has none: plain "
+            "writes headlines (### User, ### Assistant) and the model's own end token after each answer; chatml is for a model that "
+            "has the tokens <|im_start|> and <|im_end|>. Or the path of a file with a Jinja template. It is saved with the adapter. "
+            "Prompts and completions that are plain text are joined without a template."
+        ),
         "target_modules": _("Which layers get an adapter. all-linear learns best; fewer layers are smaller and faster."),
         "precision": _(
             "The number format of the frozen base model. The adapter itself is always trained in float32. bfloat16 halves "

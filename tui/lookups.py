@@ -61,7 +61,7 @@ def report_with_model(
 
     load_libraries()
     config = resolve(answers).config
-    tokenizer = load_tokenizer(cached_snapshot(model) or model_folder_here(model))
+    tokenizer = load_tokenizer(cached_snapshot(model) or model_folder_here(model), config.chat_template)
     return dataset_report(dataset, Reading.of(config), tokenizer, config.train_on, config.max_length, tell, batch_of(config))
 
 

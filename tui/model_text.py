@@ -29,7 +29,7 @@ def model_lines(report: ModelReport) -> list[tuple[str, str]]:
         lines.append((_("has a chat template"), ""))
     else:
         lines.append(
-            (_("has no chat template: give prompt/completion or text rows, or take its instruct version"), "yellow")
+            (_("has no chat template: take its instruct version for conversations, or --chat-template plain"), "yellow")
         )
     if report.linear:
         trainable = report.trainable(int(RunConfig.model_fields["lora_r"].default))

@@ -14,6 +14,7 @@ from engine.config import RunConfig, flag
 from engine.errors import ConfigError, OutputError
 from engine.folder import named, occupied, proposed_output
 from engine.i18n import _
+from engine.models.templates import is_named
 from engine.paths import as_argument, is_there
 from engine.sources import as_flags
 from engine.submit import BATCH, TASK, Job, beside, skypilot_task, slurm_script
@@ -54,7 +55,8 @@ def run_submit(
     # What begins a new run would begin one more each time the job is sent again.
     onwards = command(("init_from", "resume"), ["--resume", "auto"]) if anew else []
     if to == "skypilot":
-        needs = [str(path) for path in (config.dataset, config.model) if path and is_there(Path(path))]
+        named = (config.dataset, config.model, None if is_named(config.chat_template) else config.chat_template)
+        needs = [str(path) for path in named if path and is_there(Path(path))]
         text = skypilot_task(job, out, ["lora-tui", *words], needs, ["lora-tui", *onwards] if onwards else None)
         ending = TASK
     else:

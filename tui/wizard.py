@@ -72,10 +72,12 @@ class Wizard:
     """Places in the trash of checkpoints that were put there, the latest last."""
     read_for: str | None = None
     """The dataset that the answers about how it is read are about; None where they were given before any was named."""
+    written_for: str | None = None
+    """The model that the answer about the chat template is about; None where it was given before any was named."""
 
     def __post_init__(self) -> None:
         """Of `answers` as flags gave them --resume and --init-from are the answer of the start step."""
-        self.read_for = self.answers.get("dataset")
+        self.read_for, self.written_for = self.answers.get("dataset"), self.answers.get("model")
         resume, weights = self.answers.pop("resume", None), self.answers.pop("init_from", None)
         if weights is not None:
             self.start = Start("weights", Path(weights))
@@ -103,6 +105,8 @@ class Wizard:
         self.answer(name, value)
         if name == "dataset":
             self.read_for = value
+        else:
+            self.written_for = value
 
     def read_as_before(self, dataset: str) -> None:
         """Ways to read a dataset are answers about that one: another begins without, the one of last time with those of last time."""
@@ -119,6 +123,17 @@ class Wizard:
             read = usable({name: last[name] for name in READING if name in last})
             for name in READING:
                 self.answer(name, read.get(name))
+
+    def written_as_before(self, model: str) -> None:
+        """The chat template is an answer about that model: another begins with its own, the one of last time as last time."""
+        if model == self.written_for:
+            return
+        if self.written_for is not None:
+            self.answer("chat_template", None)
+        self.written_for = model
+        last = self.remembered.answers
+        if "chat_template" not in self.answers and model == last.get("model"):
+            self.answer("chat_template", usable({"chat_template": last.get("chat_template")}).get("chat_template"))
 
     def is_demo(self) -> bool:
         """Whether the demo's own settings apply: they suit its tiny model and no other."""
@@ -222,9 +237,9 @@ class Wizard:
     def take_up_last(self) -> None:
         """Answer as last time, to go on with that run; its settings stand in its folder."""
         last = usable(self.remembered.answers)
-        for name in ("dataset", "model", "output", *READING):
+        for name in ("dataset", "model", "output", *READING, "chat_template"):
             self.answer(name, last.get(name))
-        self.read_for = self.answers.get("dataset")
+        self.read_for, self.written_for = self.answers.get("dataset"), self.answers.get("model")
         self.start = Start()
 
     def proposed_output(self) -> str:

@@ -50,7 +50,7 @@ class Writer:
             raise ModelError(
                 _("this model's tokenizer has no chat template, and the dataset is conversations"),
                 _("Without it nobody knows how turns are to be written for this model."),
-                _("Take its instruct or chat version, or give prompt/completion or text rows."),
+                _("Take its instruct or chat version, or have turns written as plain text: --chat-template plain."),
             )
         try:
             return str(self.tokenizer.get_chat_template(None, self.tools))

@@ -29,11 +29,13 @@ def axolotl(run: Ejected) -> str:
     """For `axolotl train`."""
     config = run.config
     kind, notes = _axolotl_rows(run)
+    template = run.template() if kind.get("type") == "chat_template" else None
     targets = {"lora_target_linear": True} if config.target_modules == "all-linear" else {
         "lora_target_modules": config.target_modules.split(",")}  # fmt: skip
     settings = {
         "base_model": config.model,
         "datasets": [kind],
+        **({"chat_template": "jinja", "chat_template_jinja": template} if template is not None else {}),
         "adapter": "qlora" if config.load_in_4bit else "lora",
         **({"load_in_4bit": True} if config.load_in_4bit else {}),
         "lora_r": config.lora_r,

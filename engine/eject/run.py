@@ -25,6 +25,8 @@ from engine.errors import ConfigError
 from engine.folder import own_start
 from engine.i18n import _
 from engine.journal import begun_at, read_journal, standing_attempts
+from engine.models.folder import load_tokenizer, model_folder
+from engine.models.templates import MODELS_OWN
 from engine.paths import is_folder
 
 READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
@@ -32,7 +34,8 @@ READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".pa
 LOOKED_AT = 256
 """Rows from which it is told what rows hold beside their words: not each of them has a system turn, tools or a weight."""
 ON_THE_WAY = (
-    "dataset", "format", "columns", "encoding", "skip_rows", "eval_fraction", "train_on", "max_length", "epochs", "max_steps",
+    "dataset", "format", "columns", "encoding", "skip_rows", "chat_template", "eval_fraction", "train_on", "max_length", "epochs",
+    "max_steps",
     "learning_rate", "scheduler", "warmup", "weight_decay", "max_grad_norm", "lora_dropout", "seed", "precision", "load_in_4bit",
 )  # fmt: skip
 """Settings that decide what is learned, and that a run may go on with otherwise than before."""
@@ -82,6 +85,12 @@ class Ejected:
     files: tuple[tuple[str, str, str | None], ...]
     """(path, encoding, what stands between the fields of a table, else None) of the dataset's files, in order; empty where it is
     one of the library datasets, in a folder or on the hub."""
+
+    def template(self) -> str | None:
+        """The chat template that was put into the tokenizer; None: the model's own. Raises ConfigError, ModelError."""
+        if self.config.chat_template == MODELS_OWN:
+            return None
+        return str(load_tokenizer(model_folder(str(self.config.model)), self.config.chat_template).chat_template)
 
     def called(self, name: str) -> str:
         """What the dataset itself calls the column or the part of a turn that is known as `name`."""

@@ -35,7 +35,7 @@ COMPARED = 256
 def script(run: Ejected) -> str:
     """The run as a Python script. Raises ConfigError where it would not learn the same tokens, ModelError where the model is gone."""
     _compare(run)
-    config = run.config
+    config, template = run.config, run.template()
     targets = config.target_modules if config.target_modules == "all-linear" else config.target_modules.split(",")
     length = f"max_steps={run.total_steps}," if run.total_steps is not None else f"num_train_epochs={config.epochs:g},"
     warmup = warmup_steps(config, run.total_steps) if run.total_steps is not None else config.warmup
@@ -77,6 +77,7 @@ def script(run: Ejected) -> str:
         "tokenizer = AutoTokenizer.from_pretrained(MODEL)",
         "if tokenizer.pad_token is None:",
         "    tokenizer.pad_token = tokenizer.eos_token",
+        *([f"tokenizer.chat_template = {python_value(template)}"] if template is not None else []),
         *_rows(run),
         "",
         *(f"# {harmless(line)}" for line in run.changes),
@@ -124,7 +125,7 @@ def script(run: Ejected) -> str:
 def _compare(run: Ejected) -> None:
     """Raises ConfigError where the script's functions make other tokens of the run's first rows than the run did, or other labels."""
     config = run.config
-    tokenizer = load_tokenizer(model_folder(str(config.model)))
+    tokenizer = load_tokenizer(model_folder(str(config.model)), config.chat_template)
     rows = islice(read_rows(str(config.dataset), Reading.of(config)).numbered(), COMPARED)
     table = tokenize(rows, tokenizer, config.train_on, config.max_length)
     ours = {int(table.source_row[at]): table.row(at) for at in range(len(table))}

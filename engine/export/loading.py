@@ -45,7 +45,9 @@ def tokenizer_of(source: ExportSource, copy: Path) -> Any:
     """The tokenizer saved with the adapter, else the base's."""
     from engine.models.folder import load_tokenizer
 
-    return load_tokenizer(copy if (copy / "tokenizer_config.json").is_file() else source.base)
+    if (copy / "tokenizer_config.json").is_file():  # with the template that it was trained with
+        return load_tokenizer(copy)
+    return load_tokenizer(source.base, source.config.chat_template)
 
 
 def answer_ends(model: Any, tokenizer: Any, plain: bool) -> list[int]:

@@ -16,6 +16,7 @@ from engine.durable import open_plain_file
 from engine.errors import ModelError, first_line
 from engine.hub import hub
 from engine.i18n import _
+from engine.models.templates import MODELS_OWN, put_template
 from engine.paths import is_folder, is_there, lost_link, path_of
 
 WEIGHTS = (".safetensors", ".bin")
@@ -142,8 +143,9 @@ def _foreign_kernel(config: Any) -> str | None:
     return None
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a model folder, with a pad token. Raises ModelError."""
+def load_tokenizer(folder: Path, chat_template: str = MODELS_OWN) -> Any:
+    """The tokenizer of a model folder, with a pad token, writing turns as --chat-template says. Raises ModelError, or ConfigError for
+    a template that cannot be read."""
     from transformers import AutoTokenizer
 
     try:
@@ -162,6 +164,7 @@ def load_tokenizer(folder: Path) -> Any:
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    put_template(tokenizer, chat_template)
     return tokenizer
 
 

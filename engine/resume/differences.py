@@ -208,11 +208,14 @@ def _measured_on(saved: Identities, config: RunConfig) -> list[Difference]:
 def _tokenizer_differences(saved: Identities, config: RunConfig) -> list[Difference]:
     from engine.data.identity import template_digest, tokenizer_digest
     from engine.models.folder import load_tokenizer, tokenizer_files_digest
+    from engine.models.templates import with_template
 
     folder = Path(config.model or "")
-    if saved.tokenizer_files is None or not folder.is_dir() or tokenizer_files_digest(folder) == saved.tokenizer_files:
+    if saved.tokenizer_files is None or not folder.is_dir():
         return []  # a hub id is identified when it is loaded
-    tokenizer = load_tokenizer(folder)
+    if with_template(tokenizer_files_digest(folder), config.chat_template) == saved.tokenizer_files:
+        return []
+    tokenizer = load_tokenizer(folder, config.chat_template)
     now = tokenizer_digest(tokenizer), template_digest(tokenizer)
     found = []
     if now[0] != saved.tokenizer:

@@ -15,6 +15,7 @@ from engine.folder import RUN_TOML
 from engine.i18n import _
 from engine.journal import last_settings
 from engine.models.report import model_report
+from engine.models.templates import template_source
 from engine.paths import as_argument, is_there
 from engine.resume.layers import need_layers
 
@@ -56,9 +57,11 @@ def need_no_output_layer(config: RunConfig) -> None:
 
 
 def need_what_is_named(config: RunConfig, mode: str) -> None:
-    """Raise ModelError or DatasetError where layers or eval rows that are named are not there: the run would say so, but only once it
-    has begun. Of what is to be fetched nothing is known yet."""
+    """Raise ConfigError, ModelError or DatasetError where a template, layers or eval rows that are named are not there: the run would
+    say so, but only once it has begun. Of what is to be fetched nothing is known yet."""
     assert config.dataset is not None and config.model is not None
+    if mode != "complete":
+        template_source(config.chat_template)
     if mode == "fresh" and config.target_modules != RunConfig.model_fields["target_modules"].default:
         folder = model_report(config.model).folder
         if folder is not None:

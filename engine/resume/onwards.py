@@ -96,7 +96,7 @@ def _as_saved(resolved: Resolved, checkpoint: Checkpoint, saved: Manifest) -> On
     if complete:
         _need_named_model(resolved)
     # That it is done is an answer about its own rows: others that are named are held against them.
-    if not complete or any(map(resolved.asked, ("dataset", "model", *READ_BY, *DATA_SETTINGS))):
+    if not complete or any(map(resolved.asked, ("dataset", "model", "chat_template", *READ_BY, *DATA_SETTINGS))):
         config = in_saved_words(config, saved.identities.data_settings)
         dataset = read_dataset(config)
         material = material_differences(checkpoint, config, dataset)

@@ -28,6 +28,7 @@ from engine.devices import placed
 from engine.errors import CannotContinue, ConfigError
 from engine.folder import free_sibling, own_start, proposed_output, run_id_of
 from engine.i18n import _
+from engine.models.templates import is_named
 from engine.paths import as_argument, is_folder, is_there, rooted
 from engine.resume.asked import asked_for, inspected, need_checkpoint, need_continuable, problems_of, ways_on
 from engine.resume.differences import (
@@ -201,10 +202,11 @@ def _rooted(config: RunConfig) -> RunConfig:
     """Local paths made absolute, so that run.toml and the adapter's own configuration hold from any folder."""
     local = {
         name: str(rooted(Path(value)))
-        for name in ("dataset", "model", "eval_dataset")
+        for name in ("dataset", "model", "eval_dataset", "chat_template")
         if (value := getattr(config, name)) is not None
         and is_there(Path(value))
         and not (name == "eval_dataset" and value.isidentifier())  # a bare name is a split, whatever lies here
+        and not (name == "chat_template" and is_named(value))
     }
     return config.model_copy(update=local)
 

@@ -26,6 +26,7 @@ from engine.errors import DatasetError, LoraTuiError
 from engine.hardware import load_libraries
 from engine.i18n import _, n_
 from engine.models.folder import base_digests, load_tokenizer, model_folder, tokenizer_files_digest
+from engine.models.templates import with_template
 from engine.training.probe import ProbeRow
 
 
@@ -102,7 +103,7 @@ def load_material(
     folder = model_folder(config.model)
     base_config, base_weights = base_digests(folder)
     load_libraries()  # not before the rows are read: what is wrong with them is told at once
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder, config.chat_template)
     words, template = tokenizer_digest(tokenizer), template_digest(tokenizer)
     made = token_table(rows, reading, tokenizer, words + template, config.train_on, config.max_length, tell)
     table = made.table
@@ -132,7 +133,7 @@ def load_material(
         base_config=base_config,
         base_weights=base_weights,
         tokenizer=words,
-        tokenizer_files=tokenizer_files_digest(folder),
+        tokenizer_files=with_template(tokenizer_files_digest(folder), config.chat_template),
         chat_template=template,
         dataset=dataset.identity,
         eval_dataset=held_back,

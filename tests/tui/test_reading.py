@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -319,3 +320,23 @@ def test_a_dataset_of_the_hub_is_read_once_no_other_thread_imports_transformers(
     monkeypatch.setattr("engine.data.report.dataset_report", lambda *_: done.append("read"))
     report_of(dataset, Reading())
     assert done == ["imported"] * waits + ["read"]
+
+
+async def test_a_model_without_a_template_is_taken_with_one_that_is_named(
+    wizard: Make, flags: dict[str, Any], tmp_path: Path
+) -> None:
+    base = shutil.copytree(flags["model"], tmp_path / "base")
+    (base / "chat_template.jinja").unlink()
+    app = wizard({"dataset": flags["dataset"], "model": str(base)})
+    async with driven(app) as hand:
+        await hand.until(lambda: hand.shows("26 rows"))
+        await hand.press("ctrl+n")
+        await hand.until(lambda: hand.shows('"chat template" plain') and hand.screen.query_one("#closed").display)
+        setting = hand.screen.query_one(Setting)
+        setting.focus_field()
+        setting.raw = "plain"
+        await hand.press("enter")
+        await hand.until(lambda: app.wizard.counted_for == str(base) and not hand.screen.query_one("#closed").display)
+        hand.screen.query_one("#model Input", Input).value = str(flags["model"])
+        await hand.until(lambda: hand.shows("has a chat template"))
+        assert not setting.display and "chat_template" not in app.wizard.answers

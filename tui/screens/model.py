@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from rich.text import Text
 from textual.app import ComposeResult
-from textual.widgets import Static
+from textual.widgets import Input, Static
 
 from engine.clock import moment
 from engine.demo import demo_answers
@@ -16,17 +16,21 @@ from engine.errors import LoraTuiError
 from engine.i18n import _
 from engine.models.local import WELL_KNOWN, LocalModel, cached_models
 from engine.models.report import ModelReport, model_report, to_be_fetched
+from engine.models.templates import MODELS_OWN
 from engine.paths import is_file, path_of
 from engine.sizes import size_words
 from engine.training.expect import Fit
 from tui.dataset_text import preview_texts, problem_lines, summary_lines
-from tui.fields import lines_text, told
+from tui.fields import in_fields, lines_text, told
 from tui.i18n import N_
 from tui.lookups import fit_of, report_with_model
 from tui.messages import Found
 from tui.model_text import fit_lines, model_lines
 from tui.screens.base import PathStep
 from tui.widgets.path_input import PathInput
+from tui.widgets.setting import Setting
+
+TEMPLATE = "chat_template"
 
 
 class ModelScreen(PathStep):
@@ -53,10 +57,12 @@ class ModelScreen(PathStep):
     def compose_body(self) -> ComposeResult:
         yield PathInput("folder", _("folder or hub id"), self.HELP_TEXT, id="model")
         yield Static("", id="summary", markup=False)
+        yield Setting(TEMPLATE, self.wizard.answers.get(TEMPLATE, MODELS_OWN))
         yield Static("", id="fit", markup=False)
         yield Static("", id="seen", markup=False)
 
     def fill(self) -> None:
+        self._offer_template(None)
         field = self.query_one("#model", PathInput)
         self._offer((), looked=False)
         self.ask("cache", None, cached_models)
@@ -93,6 +99,37 @@ class ModelScreen(PathStep):
             return told(self._report.stopped)
         return told(self._refused) if self._refused is not None else None
 
+    # -- how turns are written -----------------------------------------------------------------------------------------
+
+    def _offer_template(self, report: ModelReport | None) -> None:
+        """The field for the template: where the model has none, or one was named."""
+        setting = self.query_one(Setting)
+        lacking = report is not None and report.folder is not None and not report.chat_template
+        setting.display = lacking or TEMPLATE in self.wizard.answers
+        setting.raw = str(self.wizard.answers.get(TEMPLATE, MODELS_OWN))
+
+    def action_next(self) -> None:
+        if self._take_template():
+            super().action_next()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """A template was named; the path's own field keeps its message to itself."""
+        event.stop()
+        value = self.query_one("#model", PathInput).value
+        if self._take_template() and value:
+            self._look(value)
+
+    def _take_template(self) -> bool:
+        """Keep what the field says; False where it cannot be used. What was found out with another template no longer counts."""
+        setting = self.query_one(Setting)
+        if setting.check() is not None:
+            setting.focus_field()
+            return False
+        if setting.raw != str(self.wizard.answers.get(TEMPLATE, MODELS_OWN)):
+            self.wizard.answer(TEMPLATE, None if setting.raw == MODELS_OWN else setting.raw)
+            self._begin_anew(None)
+        return True
+
     def _knows(self, value: str) -> bool:
         return self._report is not None and self._asked == value
 
@@ -101,6 +138,7 @@ class ModelScreen(PathStep):
             self._look(value)
 
     def _find_out(self, value: str) -> None:
+        self.wizard.written_as_before(value)
         self.ask("report", value, partial(model_report, value))
 
     def _begin_anew(self, asked: str | None) -> None:
@@ -127,7 +165,10 @@ class ModelScreen(PathStep):
 
     def _show(self, report: ModelReport) -> None:
         self._report = report
-        self.query_one("#summary", Static).update(lines_text(model_lines(report)))
+        self._offer_template(report)
+        self.query_one("#summary", Static).update(
+            lines_text((in_fields(words), style) for words, style in model_lines(report))
+        )
         self.close(told(report.stopped) if report.stopped is not None and not to_be_fetched(report) else "")
         if report.folder is not None and report.stopped is None:
             so_far = self.wizard.so_far()

@@ -14,6 +14,7 @@ from textual.widgets import Button, Static
 from engine.config import RunConfig
 from engine.errors import CannotContinue, LoraTuiError
 from engine.i18n import _
+from engine.models.templates import MODELS_OWN
 from engine.sources import as_written
 from engine.training.expect import Expected, expect
 from tui.expected_text import expected_lines
@@ -142,7 +143,10 @@ def _settings_text(config: RunConfig, answers: dict[str, Any]) -> Text:
     """Every setting, those that a person chose here apart from the rest."""
     text = Text(_("settings"), style="bold")
     read = [name for name in READING if getattr(config, name) != RunConfig.model_fields[name].default]
-    names = [name for name in ("dataset", *read, "model", "output", *SETTINGS) if getattr(config, name) is not None]
+    written = ["chat_template"] if config.chat_template != MODELS_OWN else []
+    names = [
+        name for name in ("dataset", *read, "model", *written, "output", *SETTINGS) if getattr(config, name) is not None
+    ]
     for name in names:
         value = answers.get(name, getattr(config, name)) if name in ("dataset", "model") else getattr(config, name)
         chosen = name in answers

@@ -12,6 +12,7 @@ from engine.config import RunConfig
 from engine.export.modelfile import Serving, serving
 from engine.export.samples import MAX_TOKENS, Manner, Samples, take_samples
 from engine.models.folder import load_tokenizer
+from engine.models.templates import NAMED
 from tests.conftest import chats, write_jsonl
 
 
@@ -139,3 +140,10 @@ def test_a_modelfile_holds_what_is_known_and_nothing_else() -> None:
 def test_a_system_prompt_that_a_modelfile_cannot_say_is_told_and_left_out() -> None:
     told = Serving(None, (), 'Say """.', None, 0).modelfile("m.gguf")
     assert "SYSTEM" not in told and "/set system" in told
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_template_of_ours_is_one_that_ollama_can_have(name: str, tiny_model: Path, tmp_path: Path) -> None:
+    rows = [{"messages": [{"role": "system", "content": "Be brief."}, *row["messages"]]} for row in chats(3)]
+    found = served(rows, tiny_model, tmp_path, NAMED[name])
+    assert found.template is not None and "<|im_end|>" in found.stops

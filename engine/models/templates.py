@@ -1,0 +1,105 @@
+"""How turns are written where the model's own chat template is not to be, or where it has none: a base model's.
+
+A template is put into the tokenizer, which is saved with the adapter: whatever reads the result (chat, export, Transformers) writes
+turns as they were trained. Like a model's own it is foreign code, and is run by `engine.data.rendering` alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from engine.errors import ConfigError, ModelError
+from engine.i18n import _
+from engine.paths import is_file, path_of
+
+MODELS_OWN = "auto"
+"""The model's own."""
+PLAIN = """\
+{%- for message in messages -%}
+    {%- if message['role'] == 'system' -%}
+        {{- message['content'] + '\\n\\n' -}}
+    {%- elif message['role'] == 'user' -%}
+        {{- '### User:\\n' + message['content'] + '\\n\\n' -}}
+    {%- elif message['role'] == 'assistant' -%}
+        {{- '### Assistant:\\n' + message['content'] + eos_token + '\\n\\n' -}}
+    {%- else -%}
+        {{- raise_exception('the template plain knows system, user and assistant, not ' + message['role']) -}}
+    {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{- '### Assistant:\\n' -}}
+{%- endif -%}
+"""
+"""Headlines and the end token that each tokenizer has: needs no token that a base model never saw."""
+CHATML = """\
+{%- for message in messages -%}
+    {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{- '<|im_start|>assistant\\n' -}}
+{%- endif -%}
+"""
+"""OpenAI's ChatML, as Qwen and many others have it; for a tokenizer with its two tokens."""
+NAMED = {"plain": PLAIN, "chatml": CHATML}
+TOKENS = {"chatml": ("<|im_start|>", "<|im_end|>")}
+"""What a tokenizer must have as tokens: spelled out in pieces they would end no answer."""
+MAX_BYTES = 1_000_000
+
+
+def template_source(setting: str) -> str | None:
+    """The text of the template that --chat-template names; None: the model's own. Raises ConfigError for a file that cannot be
+    read."""
+    if setting == MODELS_OWN:
+        return None
+    if setting in NAMED:
+        return NAMED[setting]
+    path = path_of(setting)
+    wrong = _("--chat-template {path}: cannot be read").format(path=setting)
+    known = _("Name a file with a Jinja template, or one of {names}.").format(names=", ".join((MODELS_OWN, *NAMED)))
+    if not is_file(path):
+        raise ConfigError(wrong, _("There is no such file."), known)
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ConfigError(wrong, _("It is no text in UTF-8."), known) from None
+    except OSError as error:
+        raise ConfigError(wrong, error.strerror or str(error), known) from None
+    if len(content) > MAX_BYTES or "messages" not in text:
+        raise ConfigError(wrong, _("It is no chat template: none is that long, and each goes through `messages`."), known)
+    return text
+
+
+def put_template(tokenizer: Any, setting: str) -> None:
+    """Have `tokenizer` write turns as --chat-template says. Raises ConfigError as `template_source`, ModelError where the tokenizer
+    has not the tokens that the template needs."""
+    source = template_source(setting)
+    if source is None:
+        return
+    missing = [token for token in TOKENS.get(setting, ()) if token not in tokenizer.get_vocab()]
+    if missing:
+        raise ModelError(
+            _("--chat-template {name}: this model's tokenizer has no {tokens}").format(
+                name=setting, tokens=_(" and no ").join(missing)
+            ),
+            _("Written in pieces it would end no answer."),
+            _("Take --chat-template plain, which needs no such token."),
+        )
+    begins = tokenizer("").get("input_ids") or [None]
+    if setting in NAMED and tokenizer.bos_token_id is not None and begins[0] == tokenizer.bos_token_id:
+        source = "{{- bos_token -}}\n" + source  # as it writes it before any other text
+    tokenizer.chat_template = source
+
+
+def with_template(files_digest: str, setting: str) -> str:
+    """The digest of a tokenizer's files and the template that is put into it; theirs alone where that is the model's own. Raises
+    ConfigError as `template_source`."""
+    source = template_source(setting)
+    return files_digest if source is None else hashlib.sha256(f"{files_digest}\0{source}".encode()).hexdigest()
+
+
+def is_named(setting: str) -> bool:
+    """Whether `setting` is a word and no path."""
+    return setting == MODELS_OWN or setting in NAMED
