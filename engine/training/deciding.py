@@ -62,9 +62,7 @@ def _choices_of_several(config: RunConfig, fitted: Fitted, ranks: Ranks) -> dict
 def _fit(plan: ResumePlan, model: ModelReport, material: Material, hardware: Hardware, ranks: Ranks) -> Fitted:
     free = free_memory(hardware.device)[0] // (1 if hardware.device == "cuda" else ranks.here)
     longest = int(material.train.lengths.max())
-    return fit_batch(
-        model, plan.config, hardware.precision, len(material.train), longest, free, plan.saved_batch_size, ranks.world
-    )
+    return fit_batch(model, plan.config, hardware, len(material.train), longest, free, plan.saved_batch_size, ranks.world)
 
 
 def _start(plan: ResumePlan, material: Material) -> Position:

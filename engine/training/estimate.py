@@ -6,11 +6,15 @@ precision), adapter and optimizer (rank), activations and logits (batch size, le
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 from engine.config import RunConfig
 from engine.course.steps import chosen_batch_size
+from engine.hardware import Hardware
 from engine.i18n import _
 from engine.models.report import ModelReport
 from engine.training.attempt import Parallel
@@ -29,6 +33,8 @@ LOGIT_BYTES = 64 << 20
 make nothing faster."""
 OVERHEAD = 570_000_000
 """Python, torch, transformers and their buffers; measured there."""
+CUDA_LIBRARIES = 460_000_000
+"""What a torch for CUDA, which is what PyPI has for Linux, maps into a process that trains on the processor; measured there too."""
 TIGHT = 0.85
 """Share of the free memory from which on it is tight."""
 
@@ -84,7 +90,7 @@ class _Try(NamedTuple):
 def fit_batch(
     model: ModelReport,
     config: RunConfig,
-    precision: str,
+    hardware: Hardware,
     rows: int,
     longest: int,
     free: int,
@@ -101,9 +107,7 @@ def fit_batch(
     ways = [config.activation_checkpointing] if config.activation_checkpointing != "auto" else [False, True]
     pairs = [(one, bool(way)) for way in ways for one in sizes if way == ways[-1] or one >= 2 or one == sizes[0]]
     tried = [_Try(*pair, parts) for parts in parts_of(config, world) for pair in pairs]
-    needs = {
-        one: estimate_memory(model, config, precision, one.rows, longest, one.checkpointing, one.parts) for one in tried
-    }
+    needs = {one: estimate_memory(model, config, hardware, one.rows, longest, one.checkpointing, one.parts) for one in tried}
     limit = int(TIGHT * free)
     chosen = next((one for one in tried if (need := needs[one]) is None or need.total <= limit), tried[-1])
     why = _("as set") if config.activation_checkpointing != "auto" else ""
@@ -141,7 +145,7 @@ def _way(config: RunConfig) -> Parallel:
 def estimate_memory(
     model: ModelReport,
     config: RunConfig,
-    precision: str,
+    hardware: Hardware,
     batch_size: int,
     length: int,
     checkpointing: bool = False,
@@ -153,7 +157,7 @@ def estimate_memory(
     """
     if model.parameters is None or model.layers is None or model.hidden is None or model.vocabulary is None:
         return None
-    each = BYTES[precision]
+    each = BYTES[hardware.precision]
     tokens = batch_size * min(length, config.max_length)
     weights = int(model.parameters * (0.56 if config.load_in_4bit else each))
     if parts > 1:
@@ -163,7 +167,7 @@ def estimate_memory(
     layers = model.layers * kept
     if checkpointing:
         layers = min(layers, model.layers * model.hidden + LAYERS_AT_ONCE * kept)
-    at_labels = config.logits == "labels" and precision != "float16"
+    at_labels = config.logits == "labels" and hardware.precision != "float16"
     rows = min(tokens, logit_rows(model.vocabulary)) if at_labels else tokens
     return Memory(
         weights=weights,
@@ -171,8 +175,15 @@ def estimate_memory(
         activations=tokens * layers * each,
         # As the model gives them, in float32 where that is something else, and their softmax, which becomes the gradient.
         logits=rows * model.vocabulary * (each + (4 if each < 4 else 0) + 4),
-        overhead=OVERHEAD,
+        overhead=OVERHEAD + (CUDA_LIBRARIES if hardware.device == "cpu" and _brings_cuda() else 0),
     )
+
+
+@cache
+def _brings_cuda() -> bool:
+    """Whether the torch that is installed is one for CUDA; nothing is imported for it."""
+    found = importlib.util.find_spec("torch")
+    return found is not None and found.origin is not None and (Path(found.origin).parent / "lib/libtorch_cuda.so").exists()
 
 
 def logit_rows(vocabulary: int) -> int:

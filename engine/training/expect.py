@@ -64,11 +64,11 @@ def expect_of(model: ModelReport, data: DatasetReport | None, config: RunConfig)
     hardware = choose_hardware(config, model)
     free, total = free_memory(hardware.device)
     rows, length = _rows_and_longest(config, data)
-    fitted = fit_batch(model, config, hardware.precision, rows, length, free, None)
+    fitted = fit_batch(model, config, hardware, rows, length, free, None)
 
     def memory(checkpointing: bool, **changed: bool) -> Memory | None:
         other = config.model_copy(update=changed)
-        return estimate_memory(model, other, hardware.precision, fitted.batch_size, length, checkpointing)
+        return estimate_memory(model, other, hardware, fitted.batch_size, length, checkpointing)
 
     in_4bit = hardware.device == "cuda" and not config.load_in_4bit
     return Fit(
@@ -93,7 +93,7 @@ def expect(plan: ResumePlan, report: DatasetReport | None) -> Expected:
     rows = report.rows if report is not None and report.rows else None
     sharing = 1 if hardware.device == "cuda" else config.world // config.nnodes  # each GPU has a memory of its own
     free = free_memory(hardware.device)[0] // sharing
-    fitted = fit_batch(model, config, hardware.precision, known, longest, free, plan.saved_batch_size, config.world)
+    fitted = fit_batch(model, config, hardware, known, longest, free, plan.saved_batch_size, config.world)
     ahead = _ahead(plan, rows, fitted.batch_size)
     steps = ahead[0] if ahead is not None else None
     warmup = warmup_note(config, ahead[1]) if ahead is not None else None

@@ -72,7 +72,7 @@ def used_up(config: RunConfig, hardware: Hardware | None, batch_size: int, longe
     report = model_report(str(config.model))
     memory = None
     if hardware is not None and report.stopped is None:
-        memory = estimate_memory(report, config, hardware.precision, batch_size, longest)
+        memory = estimate_memory(report, config, hardware, batch_size, longest)
     if memory is not None and hardware is not None:
         free, total = free_memory(hardware.device)
         detail = _(

@@ -49,7 +49,7 @@ def measure_epoch(config: RunConfig, table: TokenTable) -> Trial:
     report = model_report(str(folder))
     hardware = choose_hardware(config, report)
     longest = int(table.lengths.max())
-    fitted = fit_batch(report, config, hardware.precision, len(table), longest, free_memory(hardware.device)[0], None)
+    fitted = fit_batch(report, config, hardware, len(table), longest, free_memory(hardware.device)[0], None)
     model = get_peft_model(load_base(folder, hardware, config), lora_config(config))
     model.to(hardware.device)
     model.train()

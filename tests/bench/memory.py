@@ -50,6 +50,7 @@ SHAPES = (
 
 def trained(shape: Shape, folder: Path) -> tuple[int, int]:
     """(bytes at the peak of this process, bytes estimated) of STEPS steps of `shape` on what `prepare` made in `folder`."""
+    from engine.hardware import Hardware
     from engine.models.report import model_report
     from engine.training.estimate import estimate_memory
     from tests.engine.runs import plan, train
@@ -62,7 +63,12 @@ def trained(shape: Shape, folder: Path) -> tuple[int, int]:
     config = plan(**flags).config
     train(**flags)
     memory = estimate_memory(
-        model_report(str(folder / "model")), config, shape.precision, shape.batch_size, shape.tokens, shape.checkpointing
+        model_report(str(folder / "model")),
+        config,
+        Hardware("cpu", "", shape.precision, ""),
+        shape.batch_size,
+        shape.tokens,
+        shape.checkpointing,
     )
     assert memory is not None
     return peak(), memory.total

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from engine.config import RunConfig
+from engine.hardware import Hardware
 from engine.models.report import ModelReport, model_report
 from engine.training.estimate import TIGHT, Fitted, Memory, estimate_memory, fit_batch
 
@@ -92,11 +93,14 @@ MODEL = ModelReport(
 )  # fmt: skip
 
 
+BF16 = Hardware("cpu", "", "bfloat16", "")
+
+
 def memory(
     batch_size: int = 8, length: int = 1024, precision: str = "bfloat16", checkpointing: bool = False, **asked: object
 ) -> Memory:
     config = RunConfig.model_validate({"dataset": "d", "model": "m", **asked})
-    found = estimate_memory(MODEL, config, precision, batch_size, length, checkpointing)
+    found = estimate_memory(MODEL, config, Hardware("cpu", "", precision, ""), batch_size, length, checkpointing)
     assert found is not None
     return found
 
@@ -125,12 +129,12 @@ def test_a_model_that_tells_too_little_is_not_guessed_at() -> None:
     from dataclasses import replace
 
     config = RunConfig.model_validate({"dataset": "d", "model": "m"})
-    assert estimate_memory(replace(MODEL, layers=None), config, "bfloat16", 8, 128) is None
+    assert estimate_memory(replace(MODEL, layers=None), config, BF16, 8, 128) is None
 
 
 def fitted(free: int, rows: int = 100, saved: int | None = None, **asked: object) -> Fitted:
     config = RunConfig.model_validate({"dataset": "d", "model": "m", **asked})
-    return fit_batch(MODEL, config, "bfloat16", rows, 1024, free, saved)
+    return fit_batch(MODEL, config, BF16, rows, 1024, free, saved)
 
 
 def test_where_there_is_room_the_batch_is_8_and_nothing_is_computed_twice() -> None:
@@ -153,7 +157,7 @@ def test_more_memory_never_means_a_smaller_batch_without_checkpointing(one: int,
 
 def in_parts(free: int, world: int = 4, **asked: object) -> Fitted:
     config = RunConfig.model_validate({"dataset": "d", "model": "m", **asked})
-    return fit_batch(MODEL, config, "bfloat16", 100, 1024, free, None, world)
+    return fit_batch(MODEL, config, BF16, 100, 1024, free, None, world)
 
 
 @given(st.integers(10**9, 10**11))
@@ -181,7 +185,7 @@ def test_there_are_no_parts_of_one_process_nor_of_four_bits() -> None:
 @given(st.integers(2, 64))
 def test_more_parts_are_smaller_parts(parts: int) -> None:
     config = RunConfig.model_validate({"dataset": "d", "model": "m"})
-    needs = [estimate_memory(MODEL, config, "bfloat16", 1, 64, False, count) for count in (parts, parts + 1)]
+    needs = [estimate_memory(MODEL, config, BF16, 1, 64, False, count) for count in (parts, parts + 1)]
     assert needs[0] is not None and needs[1] is not None
     assert needs[1].weights < needs[0].weights
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 
 from engine.config import RunConfig
+from engine.hardware import Hardware
 from engine.models.report import model_report
 from engine.training.estimate import estimate_memory
 from tests.bench.memory import Shape, peak_and_estimate
+
+CPU = Hardware("cpu", "", "float32", "")
 
 
 @pytest.mark.parametrize(
@@ -29,7 +32,7 @@ def test_the_estimate_is_within_15_percent_of_the_measured_peak(shape: Shape) ->
 def test_logits_at_labels_do_not_grow_with_the_batch(tiny_model: object) -> None:
     report = model_report(str(tiny_model))
     sizes = {
-        rows: estimate_memory(report, RunConfig(max_length=4096), "float32", rows, 4096).logits  # type: ignore[union-attr]
+        rows: estimate_memory(report, RunConfig(max_length=4096), CPU, rows, 4096).logits  # type: ignore[union-attr]
         for rows in (64, 128)
     }
     assert sizes[64] == sizes[128]
@@ -37,5 +40,5 @@ def test_logits_at_labels_do_not_grow_with_the_batch(tiny_model: object) -> None
 
 def test_activation_checkpointing_never_needs_more(tiny_model: object) -> None:
     report = model_report(str(tiny_model))
-    plain, again = (estimate_memory(report, RunConfig(), "float32", 8, 512, way) for way in (False, True))  # type: ignore[union-attr]
+    plain, again = (estimate_memory(report, RunConfig(), CPU, 8, 512, way) for way in (False, True))  # type: ignore[union-attr]
     assert again.total <= plain.total  # type: ignore[union-attr]
