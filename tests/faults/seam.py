@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import builtins
 import errno
+import gc
 import io
 import os
 from collections.abc import Callable, Iterator
@@ -134,6 +135,7 @@ def breaking(breaker: Breaker) -> Iterator[Breaker]:
             setattr(os, name, original)
         os.close = close
         builtins.open = io.open = plain_open  # type: ignore[assignment]
+        gc.collect(1)  # a process that is dead holds no lock; here, from Python 3.13 on, what held it may be part of a cycle
 
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.ENOENT)
