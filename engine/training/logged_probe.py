@@ -70,6 +70,12 @@ def near(scored: Scored, logged: Logged, precision: str) -> bool:
     return abs(scored.now - logged.last) <= logged.tolerance and not _worse(scored, precision)
 
 
+def _came_by(scored: Scored, logged: Logged, precision: str) -> bool:
+    """Whether `logged` lies on the way from the base model's loss to `scored`: a window that closed early in a run that fell fast lies
+    far above what is reached by now. Above the base model's as far as it may lie off from a near one."""
+    return scored.now <= logged.last <= scored.base + NEAR + NEAR_SHARE * scored.base and not _worse(scored, precision)
+
+
 def judged(scored: Scored, other: Scored | None, logged: Logged | None, steps: int, precision: str, asked: bool) -> Item:
     """The item. `other`: the same rows when their other tokens count, where that was scored; `steps`: that were done at a rate above
     zero; `asked`: whether a person chose which tokens count."""
@@ -83,8 +89,10 @@ def judged(scored: Scored, other: Scored | None, logged: Logged | None, steps: i
         return Item("probe_loss", expected, scored.words(), "failed", words)
     if logged is None:
         return unknown("probe_loss", scored.words())
-    if other is not None and near(other, logged, precision) and not near(scored, logged, precision):
-        return _other_tokens(expected, scored, other, asked)
+    if other is not None and not near(scored, logged, precision):
+        came_by = _came_by(other, logged, precision) and not _came_by(scored, logged, precision)
+        if near(other, logged, precision) or came_by:
+            return _other_tokens(expected, scored, other, asked)
     nearest = min((one for one in (scored, other) if one is not None), key=lambda one: abs(one.now - logged.last))
     if _worse(nearest, precision) and max(logged.fell, nearest.base - logged.last) > FALLEN:
         words = _("With the adapter the loss is higher than the base model's, {scored} with --train-on {train_on}, although the log "

@@ -61,4 +61,13 @@ def test_a_log_of_other_tokens_is_refused_with_the_words_that_go_on_unless_someb
 def test_of_two_ways_to_count_the_one_that_lies_near_the_log_is_the_runs() -> None:
     """However far the other: early in a run both are not far, and TRL, which counts all, is the more likely."""
     assert verdict(Scored("assistant", 4.99, 7.1), Scored("all", 2.96, 4.6), Logged(3.51, 1.0)) == "failed"
-    assert verdict(Scored("assistant", 5.2, 7.1), Scored("all", 1.9, 4.6), Logged(3.51, 1.0)) == "unknown", "neither is near"
+    assert verdict(Scored("assistant", 5.2, 7.1), Scored("all", 1.9, 2.4), Logged(3.51, 1.0)) == "unknown", "neither is near"
+
+
+def test_of_two_that_are_not_near_the_one_that_came_by_the_log_on_its_way_is_the_runs() -> None:
+    """Logged every 10 steps, a loss that falls fast is far below the last window by now; above it, it cannot have come by there."""
+    assert verdict(Scored("assistant", 5.2, 7.1), Scored("all", 1.9, 4.6), Logged(3.51, 1.0)) == "failed"
+    assert verdict(Scored("all", 1.9, 4.6), Scored("assistant", 5.2, 7.1), Logged(3.51, 1.0)) == "unknown", (
+        "it came by there"
+    )
+    assert verdict(Scored("assistant", 1.9, 7.1), Scored("all", 1.8, 4.6), Logged(3.51, 1.0)) == "unknown", "both did"
