@@ -8,7 +8,7 @@ as their files can be judged without loading them, and named, because "this is a
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -28,6 +28,8 @@ PROMPT_TYPES = frozenset({"PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "PREFIX_TU
 TRUSTED_PARENTS = ("transformers", "peft", "trl", "torch")
 """Packages whose model classes an adapter_config.json may name (auto_mapping)."""
 
+NOT_CARRIED_ON = "adapter_not_carried_on"
+"""The problem of a sound LoRA adapter that a run here would refuse."""
 PAIRS = ((".lora_A", ".lora_B"), (".lora_embedding_A", ".lora_embedding_B"))
 """What stands in the names of the two halves of an adapter."""
 
@@ -59,6 +61,7 @@ def check_adapter(folder: Path, entries: Mapping[str, Entry], verify: bool) -> W
     problems: list[Problem] = []
     shape: AdapterShape | None = None
     shapes: tuple[tuple[int, ...], ...] = ()
+    names: tuple[str, ...] = ()
     sound = True
     try:
         if CONFIG_NAME not in entries:
@@ -74,7 +77,7 @@ def check_adapter(folder: Path, entries: Mapping[str, Entry], verify: bool) -> W
         if shape is not None and shape.peft_type == "LORA":
             refuse_odd_lora({name: size for name, (size, _kind) in tensors.items()}, shape, weights)
             _refuse_whole_numbers({name: kind for name, (_size, kind) in tensors.items()}, weights)
-            shapes = tuple(size for size, _kind in tensors.values())
+            shapes, names = tuple(size for size, _kind in tensors.values()), tuple(tensors)
     except Unsound as wrong:
         problems.append(wrong.problem)
         sound = False
@@ -86,12 +89,12 @@ def check_adapter(folder: Path, entries: Mapping[str, Entry], verify: bool) -> W
                 _("Delete it if nothing else needs it."),
             )
         )
-    foreign = _foreign(shape) if shape is not None else []
+    foreign = _foreign(shape, names) if shape is not None else []
     return Weights(sound, sound and not foreign, shape, (*problems, *foreign), files, shapes)
 
 
-def _foreign(shape: AdapterShape) -> list[Problem]:
-    """Why a sound adapter cannot be trained on here."""
+def _foreign(shape: AdapterShape, names: Sequence[str]) -> list[Problem]:
+    """Why a sound adapter cannot be trained on here. `names`: of its tensors."""
     found: list[Problem] = []
     if shape.peft_type in PROMPT_TYPES:
         found.append(Problem("prompt_tuning", _("This is a prompt-tuning adapter ({kind}), not LoRA.").format(kind=shape.peft_type),
@@ -99,9 +102,9 @@ def _foreign(shape: AdapterShape) -> list[Problem]:
     elif shape.peft_type != "LORA":
         found.append(Problem("other_adapter", _("This is an adapter of type {kind}, not LoRA.").format(kind=shape.peft_type[:40]),
                              _("Continue it with the program that made it.")))  # fmt: skip
-    elif (why := why_not_trained(shape.raw)) is not None:
+    elif (why := why_not_trained(shape.raw) or _of_the_base(shape, names)) is not None:
         words = _("The adapter cannot be trained on here: {why}.").format(why=why[:300])
-        found.append(Problem("adapter_not_carried_on", words, _("Continue it with the program that made it.")))
+        found.append(Problem(NOT_CARRIED_ON, words, _("Continue it with the program that made it.")))
     mapping = shape.raw.get("auto_mapping")
     parent = mapping.get("parent_library") if isinstance(mapping, dict) else None
     if mapping is not None and parent is not None and str(parent).partition(".")[0] not in TRUSTED_PARENTS:
@@ -118,6 +121,18 @@ def _foreign(shape: AdapterShape) -> list[Problem]:
                 name=CONFIG_NAME),
         ))  # fmt: skip
     return found
+
+
+def _of_the_base(shape: AdapterShape, names: Sequence[str]) -> str | None:
+    """Why tensors that are no adapter's speak against training on, in words: PEFT adds the embeddings to the file where the vocabulary
+    grew, or where they have an adapter. Nothing in the configuration asks for them, so no model that is built by it has a place for
+    them."""
+    whole = shape.raw.get("modules_to_save") or ()
+    kept = [f".{name}." for name in whole if isinstance(name, str)] if isinstance(whole, list) else []
+    base = next((name for name in names if ".lora_" not in name and not any(one in f".{name}" for one in kept)), None)
+    if base is None:
+        return None
+    return _("its file holds {tensor} too, weights of the base model that it was trained with").format(tensor=base[:120])
 
 
 def read_adapter_config(path: Path) -> AdapterShape:
@@ -186,6 +201,8 @@ def refuse_odd_lora(shapes: Shapes, shape: AdapterShape, name: str) -> None:
     stacked = bool(shape.raw.get("target_parameters"))
     pairs = 0
     for tensor, size in shapes.items():
+        if tensor.endswith(".bias"):  # of lora_B alone
+            continue
         for one, other in PAIRS:
             if other in tensor and tensor.replace(other, one) not in shapes:
                 raise _half(name, tensor, one)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from engine.checkpoints.adapter import NOT_CARRIED_ON
 from engine.checkpoints.checkpoint import AdapterShape, Checkpoint, Grade
 from engine.checkpoints.choose import Choice, PassedOver
 from engine.checkpoints.lora_fields import why_not_trained
@@ -270,7 +271,8 @@ def _weights_of(path: Path) -> tuple[Checkpoint, AdapterShape]:
 
 def _weights_plan(config: RunConfig, output_dir: Path, path: Path, run_id: str) -> ResumePlan:
     checkpoint, adapter = _weights_of(path)
-    against = why_not_trained(adapter.raw) or contradiction(checkpoint, config)
+    unfit = (problem.message for problem in checkpoint.problems if problem.code == NOT_CARRIED_ON)
+    against = why_not_trained(adapter.raw) or next(unfit, None) or contradiction(checkpoint, config)
     if against:
         raise CannotContinue(_("{path}: cannot start this run from its weights").format(path=path), against)
     return ResumePlan(

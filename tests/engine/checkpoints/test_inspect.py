@@ -137,12 +137,26 @@ def test_moments_that_fit_no_tensor_of_the_adapter_leave_only_the_weights(whole:
     assert (found.grade, found.continuable, codes(found)) == (Grade.WEIGHTS_ONLY, False, {"optimizer_mismatch"})
 
 
-def test_an_adapter_may_hold_tensors_that_were_not_trained(whole: Path) -> None:
-    """PEFT saves embeddings with it that only grew."""
-    save_file(
-        {**adapter_tensors(), "base_model.model.lm_head.weight": numpy.ones((9, 5), numpy.float32)}, str(whole / ADAPTER)
-    )
-    assert inspect_folder(whole).grade is Grade.COMPLETE
+@pytest.mark.parametrize("name", ["lm_head.weight", "model.embed_tokens.base_layer.weight"])
+def test_an_adapter_with_weights_of_the_base_is_sound_and_said_not_to_be_continuable(whole: Path, name: str) -> None:
+    """PEFT saves embeddings with it that grew, or have an adapter. A run would refuse them at its receipt, a new one from its weights
+    as well."""
+    save_file({**adapter_tensors(), f"base_model.model.{name}": numpy.ones((9, 5), numpy.float32)}, str(whole / ADAPTER))
+    found = inspect_folder(whole)
+    assert (found.grade, found.continuable, codes(found)) == (Grade.COMPLETE, False, {"adapter_not_carried_on"})
+    assert weights_fallback([found]) is None and name in found.problems[0].message
+    write_json(whole / CONFIG, adapter_config(modules_to_save=["lm_head", "embed_tokens"]))
+    assert inspect_folder(whole).continuable, "trained whole"
+
+
+def test_the_bias_of_a_lora_half_needs_no_partner(whole: Path) -> None:
+    biases = {
+        name.replace(".weight", ".bias"): numpy.ones(8, numpy.float32) for name in adapter_tensors() if "lora_B" in name
+    }
+    save_file({**adapter_tensors(), **biases}, str(whole / ADAPTER))
+    write_json(whole / CONFIG, adapter_config(lora_bias=True))
+    found = inspect_folder(whole)
+    assert found.grade is Grade.COMPLETE and "it sets lora_bias" in found.problems[0].message
 
 
 def test_an_adapter_of_another_rank_than_its_configuration_is_broken(whole: Path) -> None:
