@@ -14,6 +14,7 @@ from dataclasses import asdict
 from typing import Any
 
 from engine.config import RunConfig
+from engine.data.places import with_places
 from engine.data.read import Reading
 from engine.data.report import DatasetReport, dataset_report
 from engine.errors import ModelError
@@ -56,6 +57,7 @@ def run_data(config: RunConfig, as_json: bool, measure: bool) -> int:
     model = fit = None
     if tokenizer is not None:  # before the model is loaded to be timed, for then there is less memory free
         model = model_report(str(config.model))
+        report = with_places(report, model.folder) if model.folder is not None else report
         fit = expect_of(model, report, config) if model.folder is not None and model.stopped is None else None
     trial = None
     if measure and report.table is not None and report.stopped is None:

@@ -54,6 +54,7 @@ def report_with_model(
 ) -> DatasetReport:
     """The report with the tokens of `model`, for a run with these answers. Waits for transformers, so it belongs in a thread. Raises
     ConfigError and ModelError."""
+    from engine.data.places import with_places
     from engine.data.report import dataset_report
     from engine.hardware import load_libraries
     from engine.models.folder import load_tokenizer
@@ -61,8 +62,12 @@ def report_with_model(
 
     load_libraries()
     config = resolve(answers).config
-    tokenizer = load_tokenizer(cached_snapshot(model) or model_folder_here(model), config.chat_template)
-    return dataset_report(dataset, Reading.of(config), tokenizer, config.train_on, config.max_length, tell, batch_of(config))
+    folder = cached_snapshot(model) or model_folder_here(model)
+    tokenizer = load_tokenizer(folder, config.chat_template)
+    report = dataset_report(
+        dataset, Reading.of(config), tokenizer, config.train_on, config.max_length, tell, batch_of(config)
+    )
+    return with_places(report, folder)
 
 
 def fit_of(model: ModelReport, data: DatasetReport | None, answers: Sequence[Source]) -> Fit:

@@ -17,6 +17,7 @@ from engine.config import RunConfig
 from engine.data.dataset import Dataset, data_settings_digest, eval_rows, held_back_notes, read_dataset, skipped_notes
 from engine.data.formats import OWN, read_rows
 from engine.data.identity import Digests, identify, template_digest, tokenizer_digest
+from engine.data.places import beyond
 from engine.data.problems import Notes
 from engine.data.read import Reading
 from engine.data.table import Tell, token_table
@@ -96,7 +97,7 @@ def load_material(
     config: RunConfig, dataset: Dataset | None = None, tell: Tell = lambda done, total, seconds: None
 ) -> Material:
     """Read, check, split and tokenise, or take up what was tokenised before. `dataset`: where the plan has identified it already.
-    Raises DatasetError or ModelError (exit 4)."""
+    Raises DatasetError or ModelError (exit 4), or ConfigError (2) where --max-length is more than the model takes."""
     assert config.dataset is not None and config.model is not None
     reading = Reading.of(config)
     rows = read_rows(config.dataset, reading)
@@ -107,6 +108,7 @@ def load_material(
     words, template = tokenizer_digest(tokenizer), template_digest(tokenizer)
     made = token_table(rows, reading, tokenizer, words + template, config.train_on, config.max_length, tell)
     table = made.table
+    noticed = _beyond(table, folder, config.max_length)
     if dataset is None or not dataset.is_of(*table.everything):  # the files may have changed since the plan was made
         dataset = read_dataset(config, rows, table.everything)
     train = table.of_rows(dataset.numbers[dataset.train])
@@ -126,6 +128,7 @@ def load_material(
         own = token_table(
             beside, Reading.of(config), tokenizer, words + template, config.train_on, config.max_length, tell
         ).table
+        noticed += _beyond(own, folder, config.max_length)
         evaluated, held_back = own.of_rows(own.everything[0]), identify(own.everything[1])
         measured = (*beside.notes, *_contaminated(own, dataset.train_digests, beside.name))
     identities = Identities(
@@ -144,7 +147,7 @@ def load_material(
     if evaluated is not None and not len(evaluated):  # a mean over no label would be taken for a loss of zero
         evaluated = None
         measured = (*measured, _("no row that is held back has a token to learn from, and no eval loss is measured"))
-    notes = (*rows.notes, *measured, *([made.note] if made.note else []), *_notes(table.notes))
+    notes = (*rows.notes, *measured, *([made.note] if made.note else []), *_notes(table.notes), *noticed)
     return Material(folder, tokenizer, dataset, train, evaluated, identities, notes)
 
 
@@ -161,6 +164,11 @@ def _contaminated(measured: TokenTable, trained: Digests, name: str) -> tuple[st
         len(both),
     )
     return (words.format(count=len(both), name=name, first=both[0]),)
+
+
+def _beyond(table: TokenTable, folder: Path, max_length: int) -> tuple[str, ...]:
+    found = beyond(table, folder, max_length)
+    return (f"{found.message}. {found.fix}",) if found is not None else ()
 
 
 def _notes(notes: Notes) -> tuple[str, ...]:
