@@ -20,6 +20,8 @@ from engine.models.folder import TEMPLATES, is_hub_id, model_folder, read_model_
 
 NOT_LINEAR = ("embed", "lm_head", "wte", "wpe", "norm", "output_layer")
 """Parts of the names of two-dimensional weights that `all-linear` leaves alone (PEFT excludes the output layer)."""
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+"""The file of all weights, or which of several files has which, as transformers looks for them."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,8 @@ def model_report(model: str) -> ModelReport:
         chat_template=_has_template(folder),
     )
     try:
+        if not is_hub_id(model):  # else what is not here yet is fetched when the run begins
+            _need_shards(folder)
         return _with_weights(known, folder)
     except (OSError, Unsound) as error:
         return replace(known, stopped=_torn(folder, error))
@@ -155,10 +159,26 @@ def weight_headers(folder: Path) -> dict[str, Tensor]:
     return found
 
 
+def _need_shards(folder: Path) -> None:
+    """Raise Unsound where a file of weights that the index names is not there: a copy or a download that was cut short."""
+    if (folder / WHOLE).is_file() or not (
+        folder / INDEX
+    ).is_file():  # beside the first transformers does not look at the index
+        return
+    try:
+        named = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+        missing = sorted({name for name in named if not (folder / name).is_file()})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):  # told by whoever loads it
+        return
+    if missing:
+        raise Unsound("weights_missing", _("{name} is missing.").format(name=", ".join(missing[:5])))
+
+
 def torn(folder: Path) -> ModelError | None:
     """What is wrong with the *.safetensors in `folder` by their headers and sizes; None where nothing is. What a library says of
     a torn file does not name it."""
     try:
+        _need_shards(folder)
         weight_headers(folder)
     except (OSError, Unsound) as error:
         return _torn(folder, error)

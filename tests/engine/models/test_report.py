@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from engine.config import RunConfig
 from engine.hardware import Hardware
-from engine.models.report import ModelReport, model_report
+from engine.models.report import ModelReport, model_report, torn
 from engine.training.estimate import TIGHT, Fitted, Memory, estimate_memory, fit_batch
 
 
@@ -68,6 +68,20 @@ def test_a_folder_without_weights_is_stopped(copy: Path) -> None:
 def test_damaged_weights_are_stopped(copy: Path) -> None:
     (copy / "model.safetensors").write_bytes(b"\xff" * 64)
     assert model_report(str(copy)).stopped is not None
+
+
+def test_a_file_of_weights_that_only_the_index_knows_is_named_before_the_start_and_by_it(copy: Path) -> None:
+    (copy / "model.safetensors").rename(copy / "model-00001-of-00002.safetensors")
+    index = copy / "model.safetensors.index.json"
+    files = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    index.write_text(json.dumps({"weight_map": files}))
+    stopped, loading = model_report(str(copy)).stopped, torn(copy)
+    assert stopped is not None and loading is not None
+    assert stopped.detail == loading.detail == "model-00002-of-00002.safetensors is missing."
+    index.write_text(json.dumps({"weight_map": {"a": files["a"]}}))
+    assert model_report(str(copy)).stopped is None
+    index.write_text("[")
+    assert model_report(str(copy)).stopped is None, "told by whoever loads it"
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"model_type": 3}', '{"num_hidden_layers": "two"}'])
