@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ MOST_PACKED = 200
 """Text shrinks to a tenth, seldom to a fiftieth; a parquet file that unpacks to this many times its size, and to more than a
 gigabyte, is made to fill a memory."""
 
+MOST_SHOWN = 50
+"""Names of columns in one error."""
+
 
 def parquet_rows(path: Path, skip: Callable[[int], bool]) -> Numbered:
     """The rows of a parquet file. Raises DatasetError where it is not sound or unpacks to far more than its size."""
@@ -24,6 +27,7 @@ def parquet_rows(path: Path, skip: Callable[[int], bool]) -> Numbered:
     limit = max(LARGEST_TEXT, MOST_PACKED * path.stat().st_size)
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
+            _need_names_once(path, file.schema_arrow.names)
             for batch in file.iter_batches(batch_size=_rows_at_a_time(file.metadata)):
                 unpacked += batch.nbytes
                 if unpacked > limit:
@@ -36,6 +40,16 @@ def parquet_rows(path: Path, skip: Callable[[int], bool]) -> Numbered:
         raise DatasetError(
             _("{path}: is no sound parquet file").format(path=path.name), first_line(error), mend_words()
         ) from None
+
+
+def _need_names_once(path: Path, names: Sequence[str]) -> None:
+    """Of two columns of one name a row would silently have the last."""
+    if len(set(names)) < len(names):
+        raise DatasetError(
+            _("{path}: a column name stands twice").format(path=path.name),
+            ", ".join(names[:MOST_SHOWN]),
+            _("Rename one of them."),
+        )
 
 
 def unpadded(row: dict[str, Any]) -> dict[str, Any]:

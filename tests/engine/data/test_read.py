@@ -304,6 +304,16 @@ def test_any_damage_to_a_sound_file_is_read_or_told(name: str, changes: list[tup
             assert name in str(error)
 
 
+def test_a_parquet_file_with_two_columns_of_one_name_is_refused(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = [pa.array([word]) for word in ("ask", "other", "say")]
+    pq.write_table(pa.Table.from_arrays(columns, names=["prompt", "prompt", "completion"]), tmp_path / "rows.parquet")
+    with pytest.raises(DatasetError, match="stands twice"):
+        read_rows(str(tmp_path / "rows.parquet"))
+
+
 def test_a_parquet_file_that_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
