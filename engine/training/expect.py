@@ -90,7 +90,7 @@ def expect(plan: ResumePlan, report: DatasetReport | None) -> Expected:
     model = model_report(str(config.model))
     hardware = choose_hardware(config, model, plan.saved_precision)
     known, longest = _rows_and_longest(config, report)
-    rows = report.rows if report is not None and report.rows else None
+    rows = known if report is not None and report.rows else None
     sharing = 1 if hardware.device == "cuda" else config.world // config.nnodes  # each GPU has a memory of its own
     free = free_memory(hardware.device)[0] // sharing
     fitted = fit_batch(model, config, hardware, known, longest, free, plan.saved_batch_size, config.world)
@@ -114,9 +114,11 @@ def expect(plan: ResumePlan, report: DatasetReport | None) -> Expected:
 
 def _rows_and_longest(config: RunConfig, report: DatasetReport | None) -> tuple[int, int]:
     """Rows of the dataset, and tokens of its longest one as it is trained on; what is not known yet is as much as there can be."""
-    rows = report.rows if report is not None and report.rows else BATCH
-    tokens = report.tokens.max if report is not None and report.tokens is not None else config.max_length
-    return rows, min(config.max_length, tokens)
+    if (
+        report is not None and report.tokens is not None and report.table is not None
+    ):  # without those that nothing is learned from
+        return len(report.table), min(config.max_length, report.tokens.max)
+    return (report.rows if report is not None and report.rows else BATCH), config.max_length
 
 
 def _ahead(plan: ResumePlan, rows: int | None, batch_size: int) -> tuple[int, int] | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from engine.checkpoints.scan import scan
 from engine.data.read import Reading
@@ -164,3 +166,17 @@ def test_a_run_that_branches_off_is_expected_at_the_pace_of_the_one_it_comes_fro
     decided = plan(dataset=chat_file, model=tiny_model, resume=tmp_path / "run/checkpoint-6", output=tmp_path / "run")
     assert decided.output_dir != tmp_path / "run"
     assert expect(decided, dataset_report(str(chat_file), Reading(), None, "auto", 64)).seconds is not None
+
+
+def test_rows_with_nothing_to_learn_make_no_steps_that_are_expected(
+    tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    """26 rows are 7 steps of 4, and 34 would be 9."""
+    empty = [{"messages": [{"role": "user", "content": "hm"}, {"role": "assistant", "content": ""}]}] * 8
+    rows = [*chat_file.read_text().splitlines(), *(json.dumps(row) for row in empty)]
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_text("\n".join(rows))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    report = dataset_report(str(mixed), Reading(), tokenizer, "auto", 64)
+    decided = plan(dataset=mixed, model=tiny_model, output=tmp_path / "run", epochs=1, batch_size=4)
+    assert report.rows == 34 and expect(decided, report).steps == 7
