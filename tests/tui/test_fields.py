@@ -93,3 +93,8 @@ def test_the_review_calls_the_settings_as_their_fields_and_their_values_stand_be
     assert lines[0].startswith(first)
     (epochs,) = [line for line in lines if line.startswith(f"  {label('epochs')} ")]
     assert cell_len(lines[0][: lines[0].index("data.jsonl")]) == cell_len(epochs[: epochs.index("3")]) == 27
+
+
+def test_the_review_writes_a_switch_as_its_field_does() -> None:
+    (line,) = [line for line in _settings_text(RunConfig(), {}).plain.splitlines() if label("load_in_4bit") in line]
+    assert line.split()[-1] == Setting.text_of(False) == "false"

@@ -15,7 +15,6 @@ from engine.config import RunConfig
 from engine.errors import CannotContinue, LoraTuiError
 from engine.i18n import _
 from engine.models.templates import MODELS_OWN
-from engine.sources import as_written
 from engine.training.expect import Expected, expect
 from tui.expected_text import expected_lines
 from tui.fields import label, lines_text, told
@@ -27,6 +26,7 @@ from tui.messages import Found
 from tui.plain import visible
 from tui.plan_text import plan_lines
 from tui.screens.base import SHORT, StepScreen
+from tui.widgets.setting import Setting
 from tui.wizard import READING, SETTINGS, Planned, Start
 
 
@@ -150,7 +150,7 @@ def _settings_text(config: RunConfig, answers: dict[str, Any]) -> Text:
     for name in names:
         value = answers.get(name, getattr(config, name)) if name in ("dataset", "model") else getattr(config, name)
         chosen = name in answers
-        shown = as_written(value)
+        shown = Setting.text_of(value)  # as it stands in its field
         text.append(f"\n{'* ' if chosen else '  '}{set_cell_size(label(name), 25)}", style="not bold")
         text.append(visible(shown), style="bold" if chosen else "not bold")
     return text
