@@ -24,6 +24,7 @@ from engine.i18n import _, n_
 from engine.sizes import loss_words
 from tui.dataset_text import rows_words
 from tui.event_text import MARKS, STYLES, assumed_words, item_words, jump_words, rolled_back_words
+from tui.fields import LABELS, label
 from tui.live import Happening, Live, items, verdicts
 from tui.plain import visible
 from tui.widgets.chart import Line, Picture
@@ -165,7 +166,9 @@ def _event_line(one: Happening) -> Text:
         case Warned() as event:
             return Text(visible(event.message), style="yellow")
         case RunStarted() as event:
-            lines = [visible(f"{name} {reason}") for name, reason in event.choices.items()]
+            lines = [
+                visible(f"{label(name) if name in LABELS else name} {reason}") for name, reason in event.choices.items()
+            ]
             rows = n_("{count} row", "{count} rows", event.rows).format(count=event.rows)
             return Text("\n".join([rows, *lines]), style="dim")
     return Text("")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from engine.events import LossJumped, ResumeChecked, RolledBack, RunFailed, RunFinished, RunStarted, RunStopped, Warned
 from tests.tui.scripted import started, step
+from tui import i18n
 from tui.live import LINES, POINTS, Curve, begun, curve_of, fold
 
 
@@ -193,3 +194,13 @@ def test_the_receipt_begins_with_the_probe_and_then_what_is_not_as_it_was() -> N
     found = (item("optimizer", "ok"), item("rng", "unknown"), item("schedule", "changed"), item("probe_loss", "ok"))
     lines = receipt_text(ResumeChecked("checkpoint-8", found)).plain.splitlines()
     assert lines[1:] == ["ok      probe_loss: - → b", "changed schedule: - → b", "unknown rng: - → b", "ok      optimizer"]
+
+
+def test_what_was_chosen_is_called_as_its_field() -> None:
+    from tui.training_text import events_text
+
+    chosen = {"device": "cpu · none", "lora_kernel": "fused"}
+    lines = events_text(folded(started(choices=chosen)).happenings).plain.splitlines()
+    i18n.install("zh_CN")
+    translated = events_text(folded(started(choices=chosen)).happenings).plain.splitlines()
+    assert lines[1:] == ["device cpu · none", "lora kernel fused"] and translated[2] == "LoRA 内核 fused"
