@@ -18,9 +18,10 @@ from tests.conftest import chats, write_jsonl
 from tests.tui.conftest import driven
 from tests.tui.scripted import Scripted, started, training
 from tui.app import LoraTui
-from tui.lookups import report_of
+from tui.lookups import report_of, report_with_model
 from tui.screens import base as base_screen
 from tui.screens import dataset as dataset_screen
+from tui.screens import model as model_screen
 from tui.screens import review as review_screen
 from tui.widgets.path_input import PathInput
 from tui.wizard import Start
@@ -311,3 +312,25 @@ async def test_what_a_setting_names_and_is_not_there_closes_the_review_and_the_s
         await hand.arrive("SettingsScreen")
         await hand.until(lambda: hand.shows("learning rate"))
         assert not hand.screen.query_one("#more", Collapsible).collapsed
+
+
+async def test_while_rows_are_counted_for_a_model_it_is_told_how_far_that_is(
+    wizard: Make, flags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large dataset takes minutes, and so does the first import of torch on a slow disk."""
+    goes_on, tells = threading.Event(), []
+
+    def counts(dataset: str, model: str, answers: Any, tell: Any) -> Any:
+        tells.append(tell)
+        goes_on.wait(20)
+        return report_with_model(dataset, model, answers, tell)
+
+    monkeypatch.setattr(model_screen, "report_with_model", counts)
+    app = wizard(flags)
+    async with driven(app, (100, 40)) as hand:
+        await hand.go_on("ModelScreen", "26 rows")
+        await hand.until(lambda: hand.shows("Counting tokens") and tells)
+        tells[0](500, 1000, 1.0)
+        await hand.until(lambda: hand.shows("500 of 1000 rows tokenised"))
+        goes_on.set()
+        await hand.until(lambda: hand.shows("26 rows") and not hand.shows("tokenised"))

@@ -20,11 +20,11 @@ from engine.models.templates import MODELS_OWN
 from engine.paths import is_file, path_of
 from engine.sizes import size_words
 from engine.training.expect import Fit
-from tui.dataset_text import preview_texts, problem_lines, summary_lines
+from tui.dataset_text import preview_texts, problem_lines, rows_words, summary_lines
 from tui.fields import in_fields, lines_text, told
 from tui.i18n import N_
 from tui.lookups import fit_of, report_with_model
-from tui.messages import Found
+from tui.messages import Found, Progressed
 from tui.model_text import fit_lines, model_lines
 from tui.screens.base import PathStep
 from tui.widgets.path_input import PathInput
@@ -158,8 +158,9 @@ class ModelScreen(PathStep):
             self.close(told(event.value))
         elif event.what == "report":
             self._show(event.value)
-        elif event.what == "fit" and isinstance(event.value, Fit):
-            self.query_one("#fit", Static).update(lines_text(fit_lines(event.value)))
+        elif event.what == "fit":
+            fit = event.value  # what stands in its way is told by the rows, or by the review
+            self.query_one("#fit", Static).update(lines_text(fit_lines(fit)) if isinstance(fit, Fit) else "")
         elif event.what == "tokens":
             self._show_tokens(event.value)
 
@@ -172,15 +173,28 @@ class ModelScreen(PathStep):
         self.close(told(report.stopped) if report.stopped is not None and not to_be_fetched(report) else "")
         if report.folder is not None and report.stopped is None:
             so_far = self.wizard.so_far()
+            self.query_one("#fit", Static).update(_("Looking at this machine"))
             self.ask("fit", report.model, partial(fit_of, report, self.wizard.report_by(report.model), so_far))
             dataset = self.wizard.answers.get("dataset")
             if dataset:
-                self.ask("tokens", report.model, partial(report_with_model, dataset, report.model, so_far))
+                self.query_one("#seen", Static).update(_("Counting tokens"))
+                counted = partial(self._counted, report.model)
+                self.ask("tokens", report.model, partial(report_with_model, dataset, report.model, so_far, counted))
         going, self._going = self._going, False
         if report.stopped is not None and not to_be_fetched(report):
             self.back_to(self.query_one("#model", PathInput))
         elif going:
             self.action_next()
+
+    def _counted(self, model: str, done: int, total: int | None, seconds: float) -> None:
+        if model == self._asked:  # the tokens of another one may still be counted
+            self.post_message(Progressed(rows_words(done, total, seconds), done / total if total else None))
+
+    def on_progressed(self, event: Progressed) -> None:
+        event.stop()
+        if self._report is not None:
+            far = "" if event.share is None else f" · {event.share:.0%}"
+            self.query_one("#seen", Static).update(event.words + far)
 
     def _show_tokens(self, value: Any) -> None:
         seen = self.query_one("#seen", Static)
