@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual.events import Key
 from textual.widgets import Button, Collapsible, Input
 
 from engine.lock import locked
@@ -24,6 +25,7 @@ from tui.screens import dataset as dataset_screen
 from tui.screens import model as model_screen
 from tui.screens import review as review_screen
 from tui.widgets.path_input import PathInput
+from tui.widgets.setting import Setting
 from tui.wizard import Start
 
 Make = Callable[..., LoraTui]
@@ -334,3 +336,33 @@ async def test_while_rows_are_counted_for_a_model_it_is_told_how_far_that_is(
         await hand.until(lambda: hand.shows("500 of 1000 rows tokenised"))
         goes_on.set()
         await hand.until(lambda: hand.shows("26 rows") and not hand.shows("tokenised"))
+
+
+async def test_what_is_still_being_typed_counts_before_the_key_that_goes_on(wizard: Make, flags: dict[str, Any]) -> None:
+    """Over a slow line both come at once."""
+    app = wizard(flags)
+    async with driven(app, (100, 40)) as hand:
+        await hand.to_settings()
+        (field,) = [one for one in hand.screen.query(Setting) if one.setting == "epochs"]
+        field.focus_field()
+        await hand.pilot.pause()
+        for key in (Key("7", "7"), Key("ctrl+n", None), Key("ctrl+n", None)):
+            app.post_message(key)
+        await hand.arrive("ReviewScreen")
+        await hand.until(lambda: app.wizard.planned is not None)
+        assert app.wizard.answers["epochs"] == "7"
+
+
+async def test_a_path_that_is_still_being_typed_is_looked_at_whole(
+    wizard: Make, flags: dict[str, Any], tmp_path: Path
+) -> None:
+    write_jsonl(tmp_path / "mine.jsonl", chats(5))
+    app = wizard({"model": flags["model"]})
+    async with driven(app) as hand:
+        hand.screen.query_one(PathInput).focus_input()
+        await hand.pilot.pause()
+        for character in "mine.jsonl":
+            app.post_message(Key("full_stop" if character == "." else character, character))
+        app.post_message(Key("ctrl+n", None))
+        await hand.arrive("ModelScreen")
+        assert app.wizard.answers["dataset"] == "mine.jsonl"

@@ -117,7 +117,7 @@ class StepScreen(WizardScreen):
     """One step."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        bound("next", "next", N_("Next"), priority=True),
+        bound("next", "finish", N_("Next"), priority=True),
         bound("back", "back", N_("Back")),
         bound("help", "help", N_("Help")),
     ]
@@ -167,6 +167,18 @@ class StepScreen(WizardScreen):
         self.close(reason or "")
         if reason is None:
             self.go_on()
+
+    def action_finish(self) -> None:
+        """The key for the next step. It comes here at once, while what was typed before it may still be under way to its field (all
+        of it together, over a slow line): that comes first."""
+        if self.focused is None:
+            self.action_next()
+        else:
+            self.focused.call_later(self._next_if_here)
+
+    def _next_if_here(self) -> None:
+        if self.is_current:  # the key was pressed twice
+            self.action_next()
 
     def go_on(self) -> None:
         """To the next step."""
@@ -274,6 +286,8 @@ class PathStep(StepScreen):
         super().action_next()
 
     def on_path_input_typed(self, event: PathInput.Typed) -> None:
+        if event.value == self._asked:  # it was gone on with before this came
+            return
         self._begin_anew(None)
         self.query_one("#summary", Static).update("")
         if self._pause is not None:

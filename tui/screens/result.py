@@ -113,7 +113,7 @@ class ResultScreen(StepScreen):
             return self._adapter_is_there()
         if action == "receipt":
             return self.owner.live.receipt is not None
-        return action != "next"  # there is none, and a key that went on so far must not end the program
+        return action != "finish"  # there is none, and a key that went on so far must not end the program
 
     def _adapter_is_there(self) -> bool:
         """Whether this run left something that can be talked to."""

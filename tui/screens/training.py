@@ -210,7 +210,7 @@ class TrainingScreen(StepScreen):
             live = self.owner.live
             moves = not self.owner.watches and not self.owner.detached and os.name == "posix"
             return moves and live.started is not None and live.ended is None and not live.stopping
-        return action not in ("next", "back")
+        return action not in ("finish", "back")
 
     def may_leave(self) -> bool:
         return not self.owner.running and not self.owner.watches
