@@ -114,9 +114,8 @@ def expect(plan: ResumePlan, report: DatasetReport | None) -> Expected:
 
 def _rows_and_longest(config: RunConfig, report: DatasetReport | None) -> tuple[int, int]:
     """Rows of the dataset, and tokens of its longest one as it is trained on; what is not known yet is as much as there can be."""
-    if (
-        report is not None and report.tokens is not None and report.table is not None
-    ):  # without those that nothing is learned from
+    if report is not None and report.tokens is not None and report.table is not None:
+        # Rows that nothing is learned from are not in the table.
         return len(report.table), min(config.max_length, report.tokens.max)
     return (report.rows if report is not None and report.rows else BATCH), config.max_length
 
