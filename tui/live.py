@@ -117,8 +117,14 @@ class Live:
 
     @property
     def seconds_left(self) -> float | None:
-        """Time to the last step at the mean pace so far; None before two steps were logged."""
-        if self.step is None or self.first is None or self.started is None or self.step.step <= self.first[1]:
+        """Time to the last step at the mean pace so far; None before two steps were logged, and where it stops before that."""
+        if (
+            self.stopping
+            or self.step is None
+            or self.first is None
+            or self.started is None
+            or self.step.step <= self.first[1]
+        ):
             return None
         pace = (self.now - self.first[0]) / (self.step.step - self.first[1])
         return pace * max(0, self.started.total_steps - self.step.step)

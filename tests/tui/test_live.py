@@ -99,6 +99,11 @@ def test_time_left_is_the_mean_pace_times_what_is_left() -> None:
     assert live.seconds_left == live.started.total_steps - 3  # one event a second
 
 
+def test_a_run_that_is_stopping_has_no_time_left_to_tell() -> None:
+    """It will not take the steps that are left; one that moves elsewhere takes none for a while."""
+    assert replace(folded(started(), step(1, 2.0), step(2, 2.0)), stopping=True).seconds_left is None
+
+
 def test_the_list_of_happenings_keeps_the_latest() -> None:
     live = folded(started(), *(Warned("x", f"word {number}") for number in range(LINES + 50)))
     assert len(live.happenings) == LINES
