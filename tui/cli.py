@@ -217,6 +217,8 @@ def _wizard(parser: Parser, options: argparse.Namespace, flags: dict[str, Any]) 
         counted = resolve(sources).origin  # bad values are told before the first screen
     # Of settings that exclude each other the stronger source's alone, as in a run.
     answers = {name: value for source in reversed(sources) for name, value in source.values.items() if name in counted}
+    if not options.demo:
+        answers = _as_its_run(answers)
     if options.accessible or os.environ.get("TERM") == "dumb":
         from tui.prompts import run_prompts
 
@@ -227,6 +229,24 @@ def _wizard(parser: Parser, options: argparse.Namespace, flags: dict[str, Any]) 
     from tui.app import run_wizard
 
     return run_wizard(answers, options.demo)
+
+
+def _as_its_run(answers: dict[str, Any]) -> dict[str, Any]:
+    """`answers`, and where they name a run or a checkpoint what that learned from and what it fine-tuned: who wants to go on with it
+    is not asked for that, nor offered what another run had."""
+    if "output" not in answers and "init_from" not in answers and answers.get("resume", "auto") in ("auto", "never"):
+        return answers
+    from engine.answers import gather
+    from tui.wizard import READING
+
+    try:
+        found = gather(answers, environ={}).resolved
+    except LoraTuiError:  # told at the step that it belongs to
+        return answers
+    of_run = {
+        name: getattr(found.config, name) for name in ("dataset", "model", *READING) if found.origin.get(name) == "run"
+    }
+    return {name: value for name, value in of_run.items() if value != RunConfig.model_fields[name].default} | answers
 
 
 def _misplaced(rest: Sequence[str], given: Sequence[str]) -> str | None:

@@ -52,6 +52,29 @@ def test_a_flag_has_the_wizard_forget_what_it_excludes_in_the_environment(monkey
     assert asked == [{"epochs": "4"}]
 
 
+@pytest.mark.parametrize("named", [("--output", "out/w"), ("--resume", "out/w/checkpoint-8")])
+def test_who_names_a_run_is_not_asked_for_its_dataset_and_model(
+    named: tuple[str, str], monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any], trained: Path
+) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr("tui.prompts.run_prompts", lambda answers, _demo: asked.append(answers) or 0)
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert _run(["--accessible", *named]) == 0
+    assert asked == [{"dataset": flags["dataset"], "model": flags["model"], named[0][2:]: named[1]}]
+
+
+def test_a_dataset_that_was_named_beside_a_run_is_the_one_that_counts(
+    monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any], trained: Path
+) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr("tui.prompts.run_prompts", lambda answers, _demo: asked.append(answers) or 0)
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert _run(["--accessible", "--output", "out/w", "--dataset", "other.jsonl"]) == 0
+    assert asked == [{"dataset": "other.jsonl", "model": flags["model"], "output": "out/w"}]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
