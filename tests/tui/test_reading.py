@@ -17,6 +17,7 @@ from engine.errors import LoraTuiError
 from engine.remembered import Remembered
 from tests.conftest import chats, write_jsonl
 from tests.tui.conftest import driven
+from tui import i18n
 from tui.app import LoraTui
 from tui.lookups import report_of
 from tui.screens import dataset as dataset_screen
@@ -340,3 +341,17 @@ async def test_a_model_without_a_template_is_taken_with_one_that_is_named(
         hand.screen.query_one("#model Input", Input).value = str(flags["model"])
         await hand.until(lambda: hand.shows("has a chat template"))
         assert not setting.display and "chat_template" not in app.wizard.answers
+
+
+async def test_the_key_that_closes_an_open_list_is_told_in_the_language_of_the_rest(
+    wizard: Make, flags: dict[str, Any]
+) -> None:
+    i18n.install("zh_CN")
+    app = wizard({"dataset": flags["dataset"]})
+    async with driven(app) as hand:
+        await hand.until(lambda: hand.screen.query(Setting))
+        hand.screen.query_one(Collapsible).collapsed = False
+        hand.screen.query(Setting).first().focus_field()
+        await hand.pilot.pause()
+        await hand.press("enter")
+        await hand.until(lambda: hand.shows("esc 关闭"))

@@ -110,6 +110,8 @@ class WizardScreen(Screen[Any]):
 def _translated(binding: Binding) -> Binding:
     if binding.action == "command_palette":
         return replace(binding, description=_("Menu"))
+    if binding.action == "dismiss":  # of Textual's open list, which is not in the catalogue
+        return replace(binding, description=_("Close"))
     return replace(binding, description=_(binding.description)) if binding.description else binding
 
 
