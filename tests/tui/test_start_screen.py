@@ -269,3 +269,30 @@ async def test_numbers_in_the_table_are_rounded_and_one_that_is_cut_says_so() ->
         cells = [[cell.plain.strip() for cell in table.get_row(name)] for name in ("checkpoint-7", "checkpoint-9")]
         assert cells[0][2:6] == ["1.00", "7", "1.2e-05", "0.00988"]
         assert cells[1][2:6] == ["12345…", "12345…", "0.0288", "1234.50"]
+
+
+async def test_home_and_end_lead_to_the_first_and_the_last_checkpoint(
+    wizard: Make, flags: dict[str, Any], trained: Path
+) -> None:
+    app = wizard(flags)
+    async with driven(app) as hand:
+        await hand.to_start()
+        await hand.until(lambda: hand.shows("checkpoint-8 is the furthest"))
+        screen = hand.screen
+        assert isinstance(screen, StartScreen)
+        for key, name in (("end", "checkpoint-3"), ("home", "checkpoint-8")):
+            await hand.press(key)
+            assert screen.chosen is not None and screen.chosen.name == name
+
+
+async def test_reasons_that_have_no_room_can_be_scrolled_to(wizard: Make, flags: dict[str, Any], trained: Path) -> None:
+    for number in (20, 30, 40, 50, 60):
+        (trained / f"checkpoint-{number}").mkdir()
+    app = wizard(flags)
+    async with driven(app) as hand:
+        await hand.to_start()
+        await hand.until(lambda: hand.shows("Passed over checkpoint-60"))
+        reasons = hand.screen.query_one("#reasons")
+        assert reasons.show_vertical_scrollbar and not hand.shows("Passed over checkpoint-40")
+        reasons.scroll_end(animate=False)
+        await hand.until(lambda: hand.shows("Passed over checkpoint-40"))

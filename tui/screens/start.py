@@ -78,7 +78,8 @@ class StartScreen(StepScreen):
         self._cursor: str | None = None
 
     def compose_body(self) -> ComposeResult:
-        yield Static("", id="reason", markup=False)
+        with VerticalScroll(id="reasons", can_focus=False):
+            yield Static("", id="reason", markup=False)
         with Horizontal(id="browser"):
             yield CheckpointTable(id="table")
             with Vertical(id="detail"):

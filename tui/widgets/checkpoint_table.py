@@ -6,8 +6,11 @@ checkpoints are to be chosen from.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
+from textual.binding import Binding, BindingType
 from textual.coordinate import Coordinate
 from textual.message import Message
 from textual.widgets import DataTable
@@ -42,6 +45,11 @@ class CheckpointTable(DataTable[Text]):
         def __init__(self, checkpoint: Checkpoint) -> None:
             super().__init__()
             self.checkpoint = checkpoint
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("home", "scroll_top", show=False),
+        Binding("end", "scroll_bottom", show=False),
+    ]
 
     _headings: frozenset[int] = frozenset()
     """Rows that name a run. The cursor is never on one: there would be nothing that Enter could mean."""
