@@ -45,12 +45,16 @@ def saved_rates(path: Path) -> SavedRates | None:
 
 
 def saved_weight_decay(path: Path) -> float | None:
-    """The weight decay of the optimizer in the file `path`; None where it does not tell one for all that is trained."""
+    """The weight decay of the optimizer in the file `path`; None where it does not tell one for all that is trained. Trainer has a
+    second group for biases and the scales of norms, from which nothing is taken."""
     state = _state(path, _WithoutTensors, MAX_BYTES_OF_TENSORS)
     groups = state.get("param_groups") if isinstance(state, dict) else None
     if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
         return None
-    found = {number(group.get("weight_decay")) for group in groups if group.get("params")}
+    decays = [number(group.get("weight_decay")) for group in groups]
+    found = {decay for group, decay in zip(groups, decays, strict=True) if group.get("params")}
+    if len(decays) == 2 and decays[1] == 0:
+        found = {decays[0]}
     decay = found.pop() if len(found) == 1 else None
     return decay if decay is not None and 0 <= decay <= HIGHEST else None
 

@@ -99,6 +99,9 @@ def test_the_weight_decay_of_what_is_trained_is_read_beside_its_tensors(tmp_path
     optimizer.step()
     torch.save(optimizer.state_dict(), tmp_path / "o.pt")
     assert saved_weight_decay(tmp_path / "o.pt") == 0.25
+    optimizer.param_groups[1]["params"] = [torch.nn.Parameter(torch.ones(3))]  # a norm that is trained whole
+    torch.save(optimizer.state_dict(), tmp_path / "o.pt")
+    assert saved_weight_decay(tmp_path / "o.pt") == 0.25
     optimizer.add_param_group({"params": [other], "weight_decay": 0.5})
     torch.save(optimizer.state_dict(), tmp_path / "o.pt")
     assert saved_weight_decay(tmp_path / "o.pt") is None
