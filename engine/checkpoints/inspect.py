@@ -21,6 +21,7 @@ from engine.checkpoints.files import Entry, Unsound, list_folder, look, not_a_fi
 from engine.checkpoints.manifest import MANIFEST_NAME, Manifest
 from engine.checkpoints.pickles import Listing
 from engine.checkpoints.proof import Proof, check_manifest, read_manifest
+from engine.checkpoints.rates import saved_weight_decay
 from engine.checkpoints.state import STATE_NAME, TrainerState, last_eval_loss, last_loss, read_state
 from engine.checkpoints.torch_file import check_torch_file
 from engine.i18n import _
@@ -31,6 +32,10 @@ UNKNOWN_RUN = "unknown"
 OPTIMIZER, SCHEDULER, SCALER, RNG = "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth"
 MOMENTS = {"exp_avg", "exp_avg_sq"}
 """What AdamW keeps of each parameter (torch.optim.AdamW), which is what is trained with here."""
+OF_ADAMW = MOMENTS | {"step", "max_exp_avg_sq", "lr", "initial_lr"}
+"""All tensors that an optimizer.pt of it may hold: amsgrad's too, and a learning rate that was given as one."""
+SAID_BY_ADAMW = {"amsgrad", "correct_bias"}
+"""One of these stands in its groups: in torch's always, and in that of older versions of transformers."""
 RNG_OF_RANK = re.compile(r"rng_state_(0|[1-9][0-9]*)\.pth", re.ASCII)
 
 
@@ -166,8 +171,8 @@ def _training_state(
                 raise _state_missing(name, why or _("order and dropout would differ"))
             found = check_torch_file(path / name, contents=verify, checksums=name not in same)
             stepped = bool(found.tensors) or (state is not None and state.step > 0)
-            if name == OPTIMIZER and stepped and not found.tensors.keys() >= MOMENTS:
-                raise _other_optimizer(found.tensors)
+            if name == OPTIMIZER and stepped and (odd := _not_adamw(path / name, found)) is not None:
+                raise _other_optimizer(odd)
             # With a manifest the digests say that they belong together.
             if name == OPTIMIZER and proof is None and weights.shapes:
                 _refuse_moments_of_others(found, weights.shapes)
@@ -177,8 +182,19 @@ def _training_state(
     return _TrainingState(state, whole, tuple(problems))
 
 
-def _other_optimizer(tensors: Iterable[str]) -> Unsound:
-    names = ", ".join(sorted(name[:40] for name in tensors)[:5]) or "-"
+def _not_adamw(path: Path, found: Listing) -> str | None:
+    """What shows that the optimizer in the file `path` is another one than AdamW; None where nothing does. Its kin keep the same
+    moments: NAdam one tensor more, RAdam other settings, and Adam says that its weight decay goes into the gradient."""
+    if not MOMENTS <= found.tensors.keys() <= OF_ADAMW:
+        return ", ".join(sorted(name[:40] for name in found.tensors)[:5]) or "-"
+    if not SAID_BY_ADAMW & found.flags.keys():
+        return _("its groups have no {name}").format(name="amsgrad")
+    if False in found.flags.get("decoupled_weight_decay", ()) and saved_weight_decay(path) != 0:
+        return _("its weight decay goes into the gradient")
+    return None
+
+
+def _other_optimizer(names: str) -> Unsound:
     return Unsound(
         "other_optimizer",
         _("{name} is of another optimizer than AdamW ({names}).").format(name=OPTIMIZER, names=names),

@@ -82,6 +82,8 @@ class Listing:
     storages: dict[str, Storage] = field(default_factory=dict)
     tensors: dict[str, list[PickledTensor]] = field(default_factory=dict)
     """Those that stand in a dict under a text key; a key stands once in each of several dicts, as exp_avg in an optimizer's."""
+    flags: dict[str, set[bool]] = field(default_factory=dict)
+    """What is true or false under a text key of a dict, as amsgrad in the groups of an optimizer's."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,10 @@ class _Value:
 
 
 _VALUE, _MARK = _Value(), _Value()
+_TRUE, _FALSE = _Value(), _Value()
+"""Not Python's, which would pass for numbers."""
 
-_PUSH = frozenset(["NONE", "NEWTRUE", "NEWFALSE", "EMPTY_DICT", "EMPTY_LIST", "EMPTY_SET", "BINFLOAT", "LONG1"])
+_PUSH = frozenset(["NONE", "EMPTY_DICT", "EMPTY_LIST", "EMPTY_SET", "BINFLOAT", "LONG1"])
 _PUSH_ARGUMENT = frozenset(["BININT", "BININT1", "BININT2", "BINUNICODE", "SHORT_BINSTRING"])
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
@@ -162,6 +166,8 @@ class _Machine:
             stack.append(argument if opcode == "LONG1" else _VALUE)
         elif opcode in _PUSH_ARGUMENT:
             stack.append(argument)
+        elif opcode in ("NEWTRUE", "NEWFALSE"):
+            stack.append(_TRUE if opcode == "NEWTRUE" else _FALSE)
         elif opcode in ("BINPUT", "LONG_BINPUT"):
             self.memo[argument] = stack[-1]
         elif opcode in ("BINGET", "LONG_BINGET"):
@@ -213,6 +219,8 @@ class _Machine:
             for key, value in zip(items[::2], items[1::2], strict=True):
                 if isinstance(key, str) and isinstance(value, PickledTensor):
                     self.listing.tensors.setdefault(key, []).append(value)
+                elif isinstance(key, str) and (value is _TRUE or value is _FALSE):
+                    self.listing.flags.setdefault(key, set()).add(value is _TRUE)
 
     def _global(self, argument: str) -> _Global:
         name = argument.replace(" ", ".", 1)

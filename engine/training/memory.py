@@ -128,16 +128,19 @@ def optimizer_item(
 
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+HIGHEST = "max_exp_avg_sq"
+"""What Adam keeps besides where it is amsgrad."""
 
 
 def impossible_moments(model: Any, optimizer: Any) -> tuple[str, str] | None:
     """What is there, and why the next step cannot be computed from it; None where it can. Adam's kernel trusts shape and layout: it
     would read and write beyond a smaller tensor. Of a negative exp_avg_sq the root is no number."""
+    amsgrad = {one for group in optimizer.param_groups if group.get("amsgrad") for one in group["params"]}
     for name, parameter in _trained(model):
         state = optimizer.state.get(parameter)
         if not state:
             continue
-        tensors = [(key, state.get(key)) for key in MOMENTS]
+        tensors = [(key, state.get(key)) for key in (*MOMENTS, *((HIGHEST,) if parameter in amsgrad else ()))]
         for key, tensor in tensors:
             if not isinstance(tensor, torch.Tensor):
                 return _("no {key}").format(key=key), _("{name} has no {key}.").format(name=name, key=key)

@@ -273,7 +273,8 @@ def _of_adam(saved: Mapping[str, Any]) -> dict[str, Any]:
     known = [number(one) for one in betas] if isinstance(betas, list | tuple) else []
     if len(known) != 2 or not all(one is not None and 0 <= one < 1 for one in known) or eps is None or not 0 <= eps <= 1:
         return {}
-    return {"betas": tuple(known), "eps": eps}
+    flags = {name: saved[name] for name in ("amsgrad", "maximize") if isinstance(saved.get(name), bool)}
+    return {"betas": tuple(known), "eps": eps, **flags}
 
 
 def keep_float32(model: Any) -> None:

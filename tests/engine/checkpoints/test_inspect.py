@@ -126,6 +126,33 @@ def test_infinite_moments_of_the_optimizer_leave_only_the_weights(whole: Path) -
     assert found.grade is Grade.WEIGHTS_ONLY and codes(found) == {"non_finite"}
 
 
+@pytest.mark.parametrize(
+    ("kin", "shows"),
+    [
+        ({"name": "NAdam"}, "mu_product"),
+        ({"name": "RAdam"}, "no amsgrad"),
+        ({"name": "Adam", "weight_decay": 0.1}, "goes into the gradient"),
+        ({"name": "Adam"}, None),
+        ({"name": "AdamW", "amsgrad": True, "maximize": True}, None),
+    ],
+    ids=lambda given: given["name"] if isinstance(given, dict) else "",
+)
+def test_another_optimizer_that_keeps_the_moments_of_adamw_is_not_taken_for_it(
+    whole: Path, kin: dict[str, Any], shows: str | None
+) -> None:
+    import torch
+
+    weight = torch.nn.Parameter(torch.ones(4, 8))
+    options = {key: value for key, value in kin.items() if key != "name"}
+    optimizer = getattr(torch.optim, kin["name"])([weight], **options)
+    weight.grad = torch.ones(4, 8)
+    optimizer.step()
+    torch.save(optimizer.state_dict(), whole / "optimizer.pt")
+    found = inspect_folder(whole)
+    assert found.grade is (Grade.WEIGHTS_ONLY if shows else Grade.COMPLETE)
+    assert [shows in one.message for one in found.problems if shows] == ([True] if shows else [])
+
+
 @pytest.mark.parametrize("moment", ["exp_avg", "exp_avg_sq"])
 def test_moments_that_fit_no_tensor_of_the_adapter_leave_only_the_weights(whole: Path, moment: str) -> None:
     import torch

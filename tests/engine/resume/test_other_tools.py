@@ -121,6 +121,26 @@ def test_adam_goes_on_as_the_other_tool_had_it(run: Path, trainers: Path, taught
     assert (group["weight_decay"], group["betas"], group["eps"]) == (0.125, (0.8, 0.95), 1e-6)
 
 
+def test_an_adam_that_is_amsgrad_or_climbs_goes_on_so(run: Path, trainers: Path, taught_model: Path) -> None:
+    import torch
+
+    file = run / "checkpoint-14" / "optimizer.pt"
+    state = torch.load(file, weights_only=True)
+    for group in state["param_groups"]:
+        group.update(amsgrad=True, maximize=True)
+    for one in state["state"].values():
+        one["max_exp_avg_sq"] = 4 * one["exp_avg_sq"]
+    torch.save(state, file)
+    rows = {"output": run, "dataset": trainers / "data.jsonl", "model": taught_model, "train_on": "all"}
+    train(max_steps=16, **rows)
+    saved = torch.load(run / "checkpoint-16" / "optimizer.pt", weights_only=True)
+    assert {(group["amsgrad"], group["maximize"]) for group in saved["param_groups"]} == {(True, True)}
+    assert any(bool((one["max_exp_avg_sq"] > one["exp_avg_sq"]).any()) for one in saved["state"].values())
+    train(max_steps=17, **rows)  # from the checkpoint that was made here
+    saved = torch.load(run / "checkpoint-17" / "optimizer.pt", weights_only=True)
+    assert {(group["amsgrad"], group["maximize"]) for group in saved["param_groups"]} == {(True, True)}
+
+
 def test_what_is_expected_of_a_continued_run_are_the_steps_that_are_left(
     run: Path, trainers: Path, taught_model: Path
 ) -> None:

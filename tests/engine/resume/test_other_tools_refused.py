@@ -112,6 +112,24 @@ def test_moments_that_one_parameter_lacks_start_anew_where_that_is_accepted(
     assert receipt(events)["optimizer"] == "changed"
 
 
+@pytest.mark.parametrize("kept", [None, (1,)], ids=["none", "of another shape"])
+def test_an_amsgrad_without_its_highest_is_refused_before_its_first_step(
+    run: Path, trainers: Path, taught_model: Path, kept: tuple[int, ...] | None
+) -> None:
+    import torch
+
+    for path in run.glob("checkpoint-*/optimizer.pt"):
+        content = torch.load(path)
+        for group in content["param_groups"]:
+            group["amsgrad"] = True
+        for one in content["state"].values() if kept else ():
+            one["max_exp_avg_sq"] = torch.ones(kept)
+        torch.save(content, path)
+    with pytest.raises(CannotContinue) as refused:
+        go_on(run, trainers, taught_model)
+    assert "max_exp_avg_sq" in refused.value.detail and "--accept" not in refused.value.fix
+
+
 def test_a_layer_that_was_never_trained_needs_no_moments(run: Path, trainers: Path, taught_model: Path) -> None:
     """Such as the adapters of a model's eyes, where all rows are text: their lora_B is still zero."""
 
