@@ -199,6 +199,8 @@ def refuse_odd_lora(shapes: Shapes, shape: AdapterShape, name: str) -> None:
     pattern = shape.raw.get("rank_pattern")
     ranks = {shape.r} | {count(value) for value in (pattern.values() if isinstance(pattern, dict) else ())}
     stacked = bool(shape.raw.get("target_parameters"))
+    if shape.raw.get("lora_bias"):  # of lora_B alone
+        shapes = {tensor: size for tensor, size in shapes.items() if not tensor.endswith(".bias")}
     pairs = 0
     for tensor, size in shapes.items():
         if tensor.endswith(".bias"):  # of lora_B alone

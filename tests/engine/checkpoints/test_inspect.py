@@ -209,6 +209,16 @@ def test_an_adapter_without_a_lora_tensor_is_broken(whole: Path, names: list[str
     assert found.grade is Grade.BROKEN and codes(found) == {"adapter_empty"}
 
 
+def test_an_adapter_with_biases_is_whole_and_only_not_carried_on(whole: Path) -> None:
+    """Of a pair PEFT gives lora_B alone a bias (lora_bias); nothing was lost."""
+    write_json(whole / CONFIG, adapter_config(lora_bias=True))
+    halves = [name for name in adapter_tensors() if "lora_B" in name]
+    biases = {name.replace(".weight", ".bias"): numpy.zeros(8, numpy.float32) for name in halves}
+    save_file({**adapter_tensors(), **biases}, str(whole / ADAPTER))
+    found = inspect_folder(whole)
+    assert (found.grade, found.continuable, codes(found)) == (Grade.COMPLETE, False, {"adapter_not_carried_on"})
+
+
 @pytest.mark.parametrize("side", ["A", "B"])
 def test_either_half_of_a_pair_that_is_lost_breaks_it(whole: Path, side: str) -> None:
     tensors = adapter_tensors()
