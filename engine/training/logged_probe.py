@@ -66,8 +66,10 @@ def logged_losses(checkpoint: Checkpoint) -> Logged | None:
 
 
 def near(scored: Scored, logged: Logged, precision: str) -> bool:
-    """Whether `scored` lies where the log lets expect it."""
-    return abs(scored.now - logged.last) <= logged.tolerance and not _worse(scored, precision)
+    """Whether `scored` lies where the log lets expect it: above the base model's loss only where the log does too, as after weights
+    that began at random."""
+    expected = logged.last > scored.base or not _worse(scored, precision)
+    return abs(scored.now - logged.last) <= logged.tolerance and expected
 
 
 def _came_by(scored: Scored, logged: Logged, precision: str) -> bool:
@@ -94,7 +96,8 @@ def judged(scored: Scored, other: Scored | None, logged: Logged | None, steps: i
         if near(other, logged, precision) or came_by:
             return _other_tokens(expected, scored, other, asked)
     nearest = min((one for one in (scored, other) if one is not None), key=lambda one: abs(one.now - logged.last))
-    if _worse(nearest, precision) and max(logged.fell, nearest.base - logged.last) > FALLEN:
+    fell = max(logged.fell, nearest.base - logged.last) > FALLEN
+    if _worse(nearest, precision) and not near(nearest, logged, precision) and fell:
         words = _("With the adapter the loss is higher than the base model's, {scored} with --train-on {train_on}, although the log "
                   "had fallen: its weights or its scaling are not those that were trained.")  # fmt: skip
         words = words.format(scored=nearest.words(), train_on=nearest.train_on)

@@ -32,6 +32,13 @@ def test_an_adapter_that_makes_the_base_model_worse_is_refused_where_the_log_had
     assert verdict(Scored("all", 4.49, 4.5)) == "failed", "it has hardly any effect, and lies no nearer than the base model"
 
 
+def test_an_adapter_that_began_above_the_base_model_and_is_where_its_log_says_is_not_refused() -> None:
+    """Such as one whose weights all began at random: its log fell, and is not below the base model's loss yet."""
+    item = judged(Scored("all", 3.55, 2.96), None, Logged(3.55, 0.6), 15, "float32", asked=False)
+    assert item.verdict == "unknown" and "it lies within" in item.detail
+    assert verdict(Scored("all", 9.0, 2.96), logged=Logged(3.55, 0.6)) == "failed", "it is not where its log says"
+
+
 def test_no_finite_loss_is_refused() -> None:
     assert verdict(Scored("all", float("nan"), 4.5)) == "failed"
 
