@@ -43,6 +43,27 @@ def adapter_in_file(folder: Path) -> dict[str, torch.Tensor]:
     return dict(torch.load(folder / "adapter_model.bin", map_location="cpu", weights_only=True))
 
 
+BASE_LAYER = ".base_layer."
+"""In the names of base weights that an adapter is on, as PEFT wraps them."""
+
+
+def without_base_weights(saved: Mapping[str, torch.Tensor], model: Any) -> dict[str, torch.Tensor]:
+    """`saved` without what is of the base model: with an adapter on the embeddings PEFT saves these too. Where they are not those of
+    `model`, to the last bit, they stay: the base model is another one, or they were trained."""
+    base = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if BASE_LAYER in name}
+    return {name: one for name, one in saved.items() if BASE_LAYER not in name or not _equal(one, base.get(name))}
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor | None) -> bool:
+    """Whether both are the same numbers, in whatever format."""
+    from torch.distributed.tensor import DTensor
+
+    if other is None or isinstance(other, DTensor) or one.shape != other.shape:
+        return False
+    common = torch.promote_types(one.dtype, other.dtype)
+    return torch.equal(one.to(common), other.detach().cpu().to(common))
+
+
 def keys_item(saved: Mapping[str, torch.Tensor], built: Mapping[str, torch.Tensor]) -> Item:
     """adapter_keys: names and shapes of the file against those of the model that was built for it."""
     shapes = {name: tuple(tensor.shape) for name, tensor in saved.items()}

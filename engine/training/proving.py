@@ -50,10 +50,16 @@ class Proof:
         of --init-from are put into the model here. `source`: what is loaded. Raises CannotContinue."""
         from peft import set_peft_model_state_dict
 
-        from engine.training.memory import adapter_config_item, adapter_in_file, adapter_in_memory, keys_item
+        from engine.training.memory import (
+            adapter_config_item,
+            adapter_in_file,
+            adapter_in_memory,
+            keys_item,
+            without_base_weights,
+        )
 
         assert self.checkpoint is not None
-        saved = adapter_in_file(source)
+        saved = without_base_weights(adapter_in_file(source), trainer.model)
         self.items += (
             keys_item(saved, adapter_in_memory(trainer.model)),
             adapter_config_item(self.checkpoint, trainer.model.peft_config["default"]),
@@ -169,7 +175,7 @@ class Proof:
         config, start, length, restarted = attempt.config, attempt.start, attempt.length, self.restarted
         trained = memory.steps_at_a_rate(trainer.optimizer, checkpoint) if manifest is None else 0
         probe = self._probe_item(trainer, trained)
-        saved = memory.adapter_in_file(source)
+        saved = memory.without_base_weights(memory.adapter_in_file(source), trainer.model)
         order = trainer.batches.order(start.epoch)
         digest = next_batch_digest(order, start.rows_consumed, manifest.geometry.rows if manifest else 0)
         where = _("epoch {epoch}, row {row}").format(epoch=start.epoch, row=start.rows_consumed)

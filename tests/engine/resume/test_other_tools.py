@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from engine.checkpoints.scan import scan
+from engine.errors import CannotContinue
 from engine.events import LossJumped, Step, Warned
 from tests.engine.runs import plan, receipt, train
 
@@ -139,6 +140,29 @@ def test_an_adam_that_is_amsgrad_or_climbs_goes_on_so(run: Path, trainers: Path,
     train(max_steps=17, **rows)  # from the checkpoint that was made here
     saved = torch.load(run / "checkpoint-17" / "optimizer.pt", weights_only=True)
     assert {(group["amsgrad"], group["maximize"]) for group in saved["param_groups"]} == {(True, True)}
+
+
+@pytest.mark.parametrize("trained", [0.0, 1e-3], ids=["as in the base model", "of another base model"])
+def test_embeddings_that_peft_saved_with_the_adapter_on_them_must_be_those_of_the_base_model(
+    trained: float, trainers: Path, taught_model: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    rows = {"output": tmp_path / "run", "dataset": trainers / "data.jsonl", "model": taught_model, "train_on": "all"}
+    train(stop_at=2, save_steps=2, target_modules="q_proj,embed_tokens", lora_r=4, **rows)
+    (folder,) = (tmp_path / "run").glob("checkpoint-*")
+    for made_here in (folder / "manifest.json", tmp_path / "run" / "run.toml"):
+        made_here.unlink()
+    weights = folder / "adapter_model.safetensors"
+    embeddings = load_file(taught_model / "model.safetensors")["model.embed_tokens.weight"] + trained
+    name = "base_model.model.model.embed_tokens.base_layer.weight"
+    save_file({**load_file(weights), name: embeddings}, weights, {"format": "pt"})
+    if trained:
+        with pytest.raises(CannotContinue, match="base_layer"):
+            train(**rows)
+    else:
+        verdicts = receipt(train(**rows)[1])
+        assert verdicts["adapter_keys"] == verdicts["adapter_values"] == "ok"
 
 
 def test_what_is_expected_of_a_continued_run_are_the_steps_that_are_left(
