@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.checkpoints.checkpoint import ROUNDED, LogRow, Problem
-from engine.checkpoints.files import Unsound, count, number, parse_json, read_bounded
+from engine.checkpoints.files import Unsound, count, number, parse_json, read_bounded, read_json
 from engine.checkpoints.trainer_log import KEY, Log, keep_log, known_log, log_of, stands_in
 from engine.i18n import _
 
@@ -112,6 +112,16 @@ def _doubt(step: int, epoch: float | None, most: int | None, total: float | None
     return replace(
         told, fix=_("Continue from an earlier checkpoint, or start a new run from these weights with --init-from.")
     )
+
+
+def stops_by_eval_loss(path: Path) -> bool:
+    """Whether the run whose state the file `path` is was watched by Trainer's EarlyStoppingCallback; of a file that cannot be read,
+    and of older versions, which wrote down no callbacks, nothing is known."""
+    try:
+        callbacks = read_json(path).get("stateful_callbacks")
+    except (Unsound, OSError):
+        return False
+    return isinstance(callbacks, dict) and "EarlyStoppingCallback" in callbacks
 
 
 def last_loss(history: Sequence[LogRow], step: int) -> float | None:

@@ -15,6 +15,7 @@ from typing import Literal
 from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.manifest import Geometry, Identities
 from engine.checkpoints.rates import SavedRates
+from engine.checkpoints.state import STATE_NAME, stops_by_eval_loss
 from engine.config import RunConfig
 from engine.course.steps import Length, chosen_batch_size, learning_rate_at, warmup_steps
 from engine.data.dataset import DATA_SETTINGS, Dataset, data_settings_digest, eval_rows
@@ -27,6 +28,7 @@ from engine.i18n import _, n_
 from engine.paths import is_file
 from engine.resume.logged import logged_geometry, logged_schedule, schedule_words
 from engine.resume.whose import is_of_run_beside, settings_beside
+from engine.sizes import loss_words
 from engine.sources import Resolved, resolve
 
 
@@ -332,6 +334,23 @@ def settings_differences(resolved: Resolved, checkpoint: Checkpoint) -> list[Dif
         if resolved.asked(name) and was != now:
             reason = _("it takes effect from the next step on")
             found.append(Difference("settings", f"{name} {was}", f"{name} {now}", "asked", reason))
+    return found
+
+
+def untold_settings(checkpoint: Checkpoint, resolved: Resolved) -> list[Difference]:
+    """What another tool's run did and nothing that it saved tells for certain, or what is not done here: it goes on without, so a
+    person must hear of it."""
+    config, found = resolved.config, []
+    if not resolved.asked("max_grad_norm"):
+        reason = _("nothing that was saved says whether and at which norm it clipped gradients; --max-grad-norm names it")
+        found.append(Difference("settings", "-", f"max_grad_norm {config.max_grad_norm:g}", "assumed", reason))
+    if checkpoint.eval_loss is not None and config.eval_dataset is None and not config.eval_fraction:
+        saved = _("eval loss {loss}").format(loss=loss_words(checkpoint.eval_loss))
+        reason = _("nothing that was saved says on which rows it was measured; --eval-dataset or --eval-fraction names some")
+        found.append(Difference("settings", saved, _("no eval loss"), "assumed", reason))
+    if stops_by_eval_loss(checkpoint.path / STATE_NAME):
+        reason = _("it was to end, or had ended, where its eval loss no longer fell; this one ends at its last step")
+        found.append(Difference("settings", "EarlyStoppingCallback", "-", "assumed", reason))
     return found
 
 

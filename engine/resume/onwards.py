@@ -35,6 +35,7 @@ from engine.resume.differences import (
     precision_difference,
     schedule_differences,
     settings_differences,
+    untold_settings,
     weight_decay_difference,
 )
 from engine.resume.logged import logged_accumulation
@@ -151,6 +152,8 @@ def _as_logged(resolved: Resolved, checkpoint: Checkpoint) -> Onwards:
         if (rates := saved_rates(checkpoint.path / SCHEDULER)) is not None:
             before, after = rates.next, learning_rate_at(config, length.total_steps, rates.step)
             differences += logged_schedule_difference(checkpoint, rates, resolved, config, length)
+        if not complete:
+            differences += untold_settings(checkpoint, resolved)
         if resolved.asked("weight_decay"):
             differences += weight_decay_difference(saved_weight_decay(checkpoint.path / OPTIMIZER), config)
     return Onwards(config, complete, reached, tuple(differences), position, length, left, before, after, dataset)

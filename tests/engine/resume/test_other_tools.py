@@ -165,6 +165,24 @@ def test_embeddings_that_peft_saved_with_the_adapter_on_them_must_be_those_of_th
         assert verdicts["adapter_keys"] == verdicts["adapter_values"] == "ok"
 
 
+def test_what_nothing_that_was_saved_tells_is_told_as_assumed(run: Path, trainers: Path, taught_model: Path) -> None:
+    """How it clipped gradients, and that it measured an eval loss by which it was to stop: this goes on without."""
+    rows = {"output": run, "dataset": trainers / "data.jsonl", "model": taught_model, "train_on": "all"}
+
+    def told(**flags: Any) -> list[tuple[str, str]]:
+        decided = plan(**rows, **flags)
+        return [(one.saved, one.asked) for one in decided.differences if (one.item, one.winner) == ("settings", "assumed")]
+
+    assert told() == [("-", "max_grad_norm 1")] and told(max_grad_norm=0.3) == []
+    for path in states_of(run):
+        state = json.loads(path.read_text())
+        state["log_history"].append({"step": state["global_step"], "epoch": state["epoch"], "eval_loss": 2.5})
+        state["stateful_callbacks"]["EarlyStoppingCallback"] = {"args": {"early_stopping_patience": 1}, "attributes": {}}
+        path.write_text(json.dumps(state))
+    assert told()[1:] == [("eval loss 2.50", "no eval loss"), ("EarlyStoppingCallback", "-")]
+    assert told(eval_fraction=0.2, max_grad_norm=0) == [("EarlyStoppingCallback", "-")]
+
+
 def test_what_is_expected_of_a_continued_run_are_the_steps_that_are_left(
     run: Path, trainers: Path, taught_model: Path
 ) -> None:
