@@ -342,7 +342,10 @@ def untold_settings(checkpoint: Checkpoint, resolved: Resolved) -> list[Differen
     person must hear of it."""
     config, found = resolved.config, []
     if not resolved.asked("max_grad_norm"):
-        reason = _("nothing that was saved says whether and at which norm it clipped gradients; --max-grad-norm names it")
+        reason = _(
+            "nothing that was saved says at which norm it clipped gradients (--max-grad-norm names it), or whether it smoothed labels "
+            "or added noise to embeddings, which is not done here"
+        )
         found.append(Difference("settings", "-", f"max_grad_norm {config.max_grad_norm:g}", "assumed", reason))
     if checkpoint.eval_loss is not None and config.eval_dataset is None and not config.eval_fraction:
         saved = _("eval loss {loss}").format(loss=loss_words(checkpoint.eval_loss))
