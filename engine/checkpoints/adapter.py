@@ -30,6 +30,8 @@ TRUSTED_PARENTS = ("transformers", "peft", "trl", "torch")
 
 NOT_CARRIED_ON = "adapter_not_carried_on"
 """The problem of a sound LoRA adapter that a run here would refuse."""
+BASE_LAYER = ".base_layer."
+"""In the names of base weights that an adapter is on, as PEFT wraps them."""
 PAIRS = ((".lora_A", ".lora_B"), (".lora_embedding_A", ".lora_embedding_B"))
 """What stands in the names of the two halves of an adapter."""
 
@@ -125,10 +127,11 @@ def _foreign(shape: AdapterShape, names: Sequence[str]) -> list[Problem]:
 
 def _of_the_base(shape: AdapterShape, names: Sequence[str]) -> str | None:
     """Why tensors that are no adapter's speak against training on, in words: PEFT adds the embeddings to the file where the vocabulary
-    grew, or where they have an adapter. Nothing in the configuration asks for them, so no model that is built by it has a place for
-    them."""
-    whole = shape.raw.get("modules_to_save") or ()
-    kept = [f".{name}." for name in whole if isinstance(name, str)] if isinstance(whole, list) else []
+    grew. Nothing in the configuration asks for them, so no model that is built by it has a place for them. Those that an adapter is on
+    are held against the base model once that is loaded."""
+    whole = shape.raw.get("modules_to_save")
+    named = whole if isinstance(whole, list) else []
+    kept = [BASE_LAYER, *(f".{name}." for name in named if isinstance(name, str))]
     base = next((name for name in names if ".lora_" not in name and not any(one in f".{name}" for one in kept)), None)
     if base is None:
         return None
@@ -203,8 +206,6 @@ def refuse_odd_lora(shapes: Shapes, shape: AdapterShape, name: str) -> None:
         shapes = {tensor: size for tensor, size in shapes.items() if not tensor.endswith(".bias")}
     pairs = 0
     for tensor, size in shapes.items():
-        if tensor.endswith(".bias"):  # of lora_B alone
-            continue
         for one, other in PAIRS:
             if other in tensor and tensor.replace(other, one) not in shapes:
                 raise _half(name, tensor, one)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from engine.checkpoints.adapter import PAIRS
+from engine.checkpoints.adapter import BASE_LAYER, PAIRS
 from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.manifest import Manifest, Probe
 from engine.checkpoints.rates import saved_rates
@@ -41,10 +41,6 @@ def adapter_in_file(folder: Path) -> dict[str, torch.Tensor]:
     if (folder / "adapter_model.safetensors").is_file():
         return dict(load_file(folder / "adapter_model.safetensors"))
     return dict(torch.load(folder / "adapter_model.bin", map_location="cpu", weights_only=True))
-
-
-BASE_LAYER = ".base_layer."
-"""In the names of base weights that an adapter is on, as PEFT wraps them."""
 
 
 def without_base_weights(saved: Mapping[str, torch.Tensor], model: Any) -> dict[str, torch.Tensor]:
