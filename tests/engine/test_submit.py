@@ -82,11 +82,12 @@ def test_a_run_whose_job_waits_in_the_queue_is_waited_for_by_whoever_watches_it(
     with subprocess.Popen(watching, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watcher:
         try:
             assert watcher.stderr is not None and "not begun yet" in watcher.stderr.readline()
-            out = written.with_suffix("")
-            out.mkdir()
-            journal = Journal(out)
+            begun = tmp_path / "begun"
+            begun.mkdir()
+            journal = Journal(begun)
             journal.write(RunFinished(4, 1.0, 0.2, None, 1.0, "final", {"state": "reached", "message": "good"}))
             journal.close()
+            begun.rename(written.with_suffix(""))  # at once: no run that holds its folder is seen without a word
             said, _error = watcher.communicate(timeout=60)
         finally:
             watcher.kill()
