@@ -199,11 +199,13 @@ def _folder(folder: Path, reading: Reading, split: str | None) -> Raw:
     split_of = {entry: _split_of(entry.relative_to(folder)) for entry in files}
     training = [entry for entry in files if split_of[entry] in TRAINING]
     chosen = training or files
-    splits = tuple(dict.fromkeys(name for entry in files if entry not in chosen and (name := split_of[entry]) is not None))
+    others = [entry for entry in files if split_of[entry] not in TRAINING] if training else []
+    splits = tuple(dict.fromkeys(name for entry in others if (name := split_of[entry]) is not None))
     if split is not None:
         if split not in splits:
             raise _no_split(str(folder), split, splits)
         chosen = [entry for entry in files if split_of[entry] == split]
+        others = [entry for entry in files if split_of[entry] != split]
     if not chosen:
         raise DatasetError(
             _("{folder}: no data file in it").format(folder=folder),
@@ -217,7 +219,7 @@ def _folder(folder: Path, reading: Reading, split: str | None) -> Raw:
             folder=folder.name, count=len(chosen), names=", ".join(entry.name for entry in chosen[:5])
         )
     ]
-    raw.others = tuple(entry for entry in files if entry not in chosen)
+    raw.others = tuple(others)
     raw.splits = splits
     if raw.others and split is None:
         notes.append(_("not trained on: {names}").format(names=", ".join(entry.name for entry in raw.others[:5])))

@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pytest
@@ -118,6 +118,21 @@ def test_where_a_folder_has_training_files_the_others_are_left(tmp_path: Path) -
     (folder / "train-00000.jsonl").write_bytes(jsonl(ROWS[:1]))
     (folder / "test.jsonl").write_bytes(jsonl(ROWS[1:]))
     assert list(read_rows(str(folder))) == ROWS[:1]
+
+
+@pytest.mark.parametrize("split", ["train", None], ids=["some for training", "all read"])
+def test_a_folder_of_many_files_is_looked_through_once(
+    split: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not once more for each of them."""
+    for number in range(60):
+        (tmp_path / f"{split or 'rows'}-{number:02}.jsonl").write_bytes(GOOD)
+        (tmp_path / f"{'test' if split else 'more'}-{number:02}.jsonl").write_bytes(GOOD)
+    compared: list[object] = []
+    same = PurePath.__eq__
+    monkeypatch.setattr(PurePath, "__eq__", lambda one, other: (compared.append(one), same(one, other))[1])
+    found = read_raw(str(tmp_path))
+    assert len(found.files) + len(found.others) == 120 and len(compared) < 1000
 
 
 def test_hidden_files_and_descriptions_in_a_folder_are_no_rows(tmp_path: Path) -> None:
