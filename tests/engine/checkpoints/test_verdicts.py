@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,15 @@ def test_a_second_look_reads_only_what_had_something_wrong_and_says_the_same(out
     read.clear()
     assert check_report(scan_many(out)) == first
     assert read == ["checkpoint-50"]
+
+
+def test_of_what_is_not_read_again_the_furthest_of_the_run_has_its_losses(out: Path, read: list[str]) -> None:
+    """Where the loss jumped is told at a second look too."""
+    for name in ("checkpoint-40", "checkpoint-50"):
+        shutil.rmtree(out / name)
+    scan_many(out)
+    read.clear()
+    assert [len(one.history) for one in scan_many(out).checkpoints] == [0, 0, 3] and not read
 
 
 def test_what_a_manifest_leaves_open_is_the_same_judged_recalled_and_glanced_at(out: Path) -> None:

@@ -147,3 +147,10 @@ def test_a_template_that_does_more_is_told_and_not_imitated() -> None:
     assert turns is not None
     spaced: Messages = [{"role": "user", "content": " a "}]
     assert not agrees(turns, renderer(TRIMS), [spaced])
+
+
+def test_what_the_template_refuses_nobody_agrees_on() -> None:
+    refuses = renderer(GEMMA)
+    turns = find_turns(refuses, MARKS)
+    assert turns is not None
+    assert agrees(turns, refuses, [[{"role": "system", "content": "be brief"}, {"role": "user", "content": "a"}]]) is False
