@@ -17,11 +17,12 @@ import psutil
 import pytest
 
 from engine.errors import OutputError
-from engine.events import Event, RunFinished, RunStopped, Step, Warned, as_record
+from engine.events import Event, RunFailed, RunFinished, RunStarted, RunStopped, Step, Warned, as_record
 from engine.journal import JOURNAL_NAME, Journal, read_journal
 from engine.lock import ask_to_stop, is_held, locked, stop_asked
 from engine.training.ranks import PeerLost
-from engine.watch import Tail, event_of, follow, standing
+from engine.watch import Tail, event_of, follow, logged_before, runs_under, standing
+from tests.engine.checkpoints.folders import seal, write_checkpoint
 from tests.engine.runs import train
 
 
@@ -207,3 +208,84 @@ def test_a_run_without_a_last_word_has_died_and_one_with_it_has_not(tmp_path: Pa
 )  # fmt: skip
 def test_words_that_no_screen_knows_make_no_event(record: dict[str, Any]) -> None:
     assert event_of(record) is None
+
+
+def told(folder: Path, *events: Event, at: float = 0.0, attempt: int = 1) -> Path:
+    """A run's folder with a journal of these events."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / JOURNAL_NAME, "a") as file:
+        file.writelines(json.dumps(as_record(event, attempt, at)) + "\n" for event in events)
+    return folder
+
+
+def started(step: int, checkpoint: str | None = None, run_id: str = "run-of-ours") -> RunStarted:
+    return RunStarted(run_id, "out", checkpoint, step, step / 100, 40, 0.4, 100, 1000, {}, {})
+
+
+def test_of_several_runs_the_one_that_spoke_last_comes_first_and_no_link_is_one(tmp_path: Path) -> None:
+    for name, at in (("a", 20.0), ("b", 30.0), ("c", 10.0)):
+        told(tmp_path / name, Step(3, 0.5, 1.0, 1e-4, None, 10, 1.0), at=at)
+    (tmp_path / "d").mkdir()
+    (tmp_path / "e").symlink_to(tmp_path / "a")
+    assert [one.folder.name for one in runs_under(tmp_path)] == ["b", "a", "c"]
+    assert [one.folder.name for one in runs_under(tmp_path / "a")] == ["a"]
+
+
+def test_how_a_run_stands_is_what_its_last_attempt_told(tmp_path: Path) -> None:
+    told(
+        tmp_path, started(0), Step(3, 0.03, 1.5, 1e-4, None, 10, 1.0), RunStopped(3, 1.5, "SIGTERM", "checkpoint-3"), at=1.0
+    )
+    told(tmp_path, started(3, "checkpoint-3"), at=2.0, attempt=2)
+    told(tmp_path, Step(4, 0.04, 1.25, 1e-4, None, 10, 1.0), RunFailed(4, "the disk is full", "", "", 5), at=3.0, attempt=2)
+    found = standing(tmp_path)
+    assert (found.state, found.why, found.exit_code, found.attempts) == ("failed", "the disk is full", 5, 2)
+    assert (found.run_id, found.step, found.total_steps, found.epoch, found.loss) == ("run-of-ours", 4, 40, 0.04, 1.25)
+    assert (found.began, found.told) == (2.0, 3.0)
+
+
+def test_a_run_that_began_again_and_went_without_a_word_has_not_stopped(tmp_path: Path) -> None:
+    told(
+        tmp_path,
+        Step(3, 0.03, 1.5, 1e-4, None, 10, 1.0),
+        RunStopped(3, 1.5, "SIGTERM", "checkpoint-3"),
+        started(3, "checkpoint-3"),
+    )
+    assert standing(tmp_path).state == "died"
+
+
+def test_whoever_follows_a_run_that_is_gone_is_told_how_far_it_had_come_and_of_one_that_never_spoke_nothing(
+    tmp_path: Path,
+) -> None:
+    for folder, step, code in (
+        (told(tmp_path / "died", Step(3, 0.03, 1.5, 1e-4, None, 10, 1.0)), 3, 1),
+        (told(tmp_path / "empty"), None, 2),
+    ):
+        batches: list[Any] = []
+        ended = follow(folder, batches.append, lambda: False)
+        assert isinstance(ended, RunFailed) and (ended.step, ended.exit_code) == (step, code)
+        assert batches[-1][0][0] == ended and len(batches) == (2 if step else 1)
+
+
+def test_whoever_leaves_a_run_at_work_hears_of_no_end(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        told(tmp_path, Step(3, 0.03, 1.5, 1e-4, None, 10, 1.0))
+        assert follow(tmp_path, lambda batch: None, lambda: True) is None
+
+
+def test_a_journal_that_is_cut_and_grows_again_is_read_from_its_beginning(tmp_path: Path) -> None:
+    tail = Tail(told(tmp_path, Warned("a", "one"), Warned("a", "two")))
+    assert len(list(tail.new())) == 2
+    os.truncate(tmp_path / JOURNAL_NAME, 0)
+    told(tmp_path, Warned("a", "three"))
+    assert [record["message"] for record in tail.new()] == ["three"]
+    tail.close()
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["by the journal", "by the run"])
+def test_what_was_logged_before_the_journal_begins_is_told_up_to_there(named: bool, tmp_path: Path) -> None:
+    for step in (2, 4):
+        seal(write_checkpoint(tmp_path / f"checkpoint-{step}", step, step / 100, [4.0, 3.0, 2.0, 1.0][:step]))
+    joined = started(3, "/elsewhere/checkpoint-4" if named else None)
+    assert [(row.step, row.loss) for row in logged_before(tmp_path, joined)] == [(1, 4.0), (2, 3.0), (3, 2.0)]
+    assert logged_before(tmp_path, started(0)) == () == logged_before(tmp_path, started(5))
+    assert logged_before(tmp_path, started(3, None, "another run")) == ()
