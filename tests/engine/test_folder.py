@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import socket
 import threading
 import time
 from pathlib import Path
@@ -12,7 +14,7 @@ from engine.answers import gather
 from engine.config import RunConfig
 from engine.errors import ConfigError, OutputError
 from engine.folder import RUN_TOML, free_sibling, last_run, look_at, proposed_output, source_of_run, write_run_toml
-from engine.lock import locked
+from engine.lock import ask_to_stop, is_held, locked, stop_asked
 
 
 def test_a_held_folder_is_refused_and_its_holder_named(tmp_path: Path) -> None:
@@ -34,6 +36,47 @@ def test_somebody_who_only_looks_whether_a_folder_is_held_does_not_make_it_busy(
     threading.Timer(0.05, os.close, [looking]).start()
     with locked(tmp_path):
         pass
+
+
+@pytest.mark.parametrize(
+    ("note", "held"),
+    [
+        ({}, True),
+        ({"started": 1.0}, False),
+        ({"pid": 2**22 + 1}, False),
+        ({"pid": 2**22 + 1, "launcher": os.getpid()}, True),
+        ({"pid": 2**22 + 1, "launcher": os.getpid(), "started": 1.0}, False),
+        ({"pid": 2**22 + 1, "host": "another-machine"}, True),
+        ({"pid": "no number"}, False),
+        ({"started": "1e999", "pid": 2**22 + 1}, False),
+    ],
+    ids=["there", "its number given out again", "gone", "started again", "by another process", "elsewhere", "damaged", "endless"],
+)  # fmt: skip
+def test_where_there_are_no_locks_a_folder_is_held_as_long_as_the_process_of_the_note_is_there(
+    note: dict[str, object], held: bool, tmp_path: Path
+) -> None:
+    whole = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.time()}
+    (tmp_path / ".lock.holder").write_text(json.dumps({**whole, **note}))
+    assert is_held(tmp_path) is held
+
+
+def test_a_folder_made_for_a_run_that_left_nothing_in_it_goes_with_it_and_no_other(tmp_path: Path) -> None:
+    for name, before, left in (("new", False, False), ("used", False, True), ("old", True, False)):
+        folder = tmp_path / name
+        if before:
+            folder.mkdir()
+        with locked(folder):
+            if left:
+                (folder / "run.toml").touch()
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["old", "used"]
+
+
+def test_whoever_is_refused_a_held_folder_takes_nothing_of_its_run_away(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        ask_to_stop(tmp_path, "TERM")
+        with contextlib.suppress(OutputError), locked(tmp_path):
+            pass
+        assert (is_held(tmp_path), stop_asked(tmp_path)) == (True, "TERM")
 
 
 def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
