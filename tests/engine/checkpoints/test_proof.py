@@ -131,6 +131,27 @@ def test_a_manifest_of_a_newer_version_is_told_as_one(proven: Path) -> None:
     assert any("newer version" in problem.message for problem in found.problems)
 
 
+@pytest.mark.parametrize(("where", "value"), [("schema_version", 0), ("geometry", 10**12)])
+def test_a_manifest_with_another_number_beyond_its_bounds_is_of_no_newer_version(
+    where: str, value: int, proven: Path
+) -> None:
+    told = undigested(proven / "manifest.json")
+    told[where] = {**told["geometry"], "batch_size": value} if where == "geometry" else value
+    (proven / "manifest.json").write_text(json.dumps(told))
+    assert any(f"manifest.json cannot be read: {where}" in one.message for one in inspect_folder(proven).problems)
+
+
+def test_a_manifest_that_is_not_what_was_written_is_told_as_that(proven: Path) -> None:
+    whole = (proven / "manifest.json").read_text()
+    (proven / "manifest.json").write_text(whole.replace('"step": 327', '"step": 328'))
+    assert any("its own digest differs" in one.message for one in inspect_folder(proven).problems)
+
+
+def test_a_manifest_that_git_has_not_fetched_is_told_as_that(proven: Path) -> None:
+    (proven / "manifest.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    assert "lfs_pointer" in codes(inspect_folder(proven))
+
+
 def test_a_manifest_with_an_endless_epoch_is_no_manifest(proven: Path) -> None:
     text = json.dumps(undigested(proven / "manifest.json"))
     (proven / "manifest.json").write_text(text.replace('"epoch": 2.9', '"epoch": 1e999'))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import shutil
@@ -166,8 +167,9 @@ def test_one_that_may_not_be_entered_hides_no_other(tmp_path: Path, look: Callab
 def test_no_such_folder_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "nowhere", tmp_path / "file"):
-        with pytest.raises(ConfigError):
+        with pytest.raises(ConfigError) as refused:
             scan(path)
+        assert refused.value.detail == os.strerror(errno.ENOENT if path.name == "nowhere" else errno.ENOTDIR)
 
 
 def test_a_checkpoint_folder_itself_holds_no_checkpoints(whole: Path) -> None:
