@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -60,6 +61,29 @@ def test_where_there_are_no_locks_a_folder_is_held_as_long_as_the_process_of_the
     assert is_held(tmp_path) is held
 
 
+@pytest.mark.parametrize("note", [{}, {"host": "another-machine", "launcher": os.getpid()}, {"pid": "no number"}])
+def test_a_free_lock_is_believed_whatever_the_note_beside_it_says(note: dict[str, object], tmp_path: Path) -> None:
+    whole = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.time()}
+    (tmp_path / ".lock.holder").write_text(json.dumps({**whole, **note}))
+    (tmp_path / ".lock").touch()
+    assert is_held(tmp_path) is False
+
+
+def test_what_ends_a_run_is_passed_on_and_leaves_no_note_behind(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="lost"), locked(tmp_path):
+        raise RuntimeError("lost")
+    with locked(tmp_path) as notes:
+        assert not notes
+
+
+@pytest.mark.parametrize("name", [".lock.holder", ".stop"])
+def test_a_folder_in_the_place_of_a_note_is_named(name: str, tmp_path: Path) -> None:
+    (tmp_path / name / "full").mkdir(parents=True)
+    with pytest.raises(OutputError) as refused:
+        ask_to_stop(tmp_path) if name == ".stop" else locked(tmp_path).__enter__()
+    assert str(tmp_path) in refused.value.title
+
+
 def test_a_folder_made_for_a_run_that_left_nothing_in_it_goes_with_it_and_no_other(tmp_path: Path) -> None:
     for name, before, left in (("new", False, False), ("used", False, True), ("old", True, False)):
         folder = tmp_path / name
@@ -69,6 +93,7 @@ def test_a_folder_made_for_a_run_that_left_nothing_in_it_goes_with_it_and_no_oth
             if left:
                 (folder / "run.toml").touch()
     assert sorted(one.name for one in tmp_path.iterdir()) == ["old", "used"]
+    assert (tmp_path / "used" / ".lock").exists(), "another may be waiting for it"
 
 
 def test_whoever_is_refused_a_held_folder_takes_nothing_of_its_run_away(tmp_path: Path) -> None:
@@ -81,8 +106,9 @@ def test_whoever_is_refused_a_held_folder_takes_nothing_of_its_run_away(tmp_path
 
 def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(OutputError), locked(tmp_path / "file"):
+    with pytest.raises(OutputError) as refused, locked(tmp_path / "file"):
         pass
+    assert (str(tmp_path / "file") in refused.value.title, refused.value.detail) == (True, os.strerror(errno.ENOTDIR))
 
 
 def test_of_a_folder_that_may_not_be_listed_no_run_is_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
