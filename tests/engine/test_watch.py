@@ -17,7 +17,18 @@ import psutil
 import pytest
 
 from engine.errors import OutputError
-from engine.events import Event, RunFailed, RunFinished, RunStarted, RunStopped, Step, Warned, as_record
+from engine.events import (
+    Event,
+    LossJumped,
+    ResumeChecked,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    RunStopped,
+    Step,
+    Warned,
+    as_record,
+)
 from engine.journal import JOURNAL_NAME, Journal, read_journal
 from engine.lock import ask_to_stop, is_held, locked, stop_asked
 from engine.training.ranks import PeerLost
@@ -220,6 +231,24 @@ def told(folder: Path, *events: Event, at: float = 0.0, attempt: int = 1) -> Pat
 
 def started(step: int, checkpoint: str | None = None, run_id: str = "run-of-ours") -> RunStarted:
     return RunStarted(run_id, "out", checkpoint, step, step / 100, 40, 0.4, 100, 1000, {}, {})
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        ResumeChecked("checkpoint-3", ({"item": "rng", "expected": "a", "found": "a", "verdict": "ok", "detail": ""},)),
+        LossJumped(3, "spike", 1.0, 2.0, 2.0, False),
+        RunStopped(3, 0.5, "SIGTERM", None, advice={"state": "reached", "message": "good"}),
+        RunStopped(3, 0.5, "SIGTERM", None),
+    ],
+    ids=["receipt", "jump", "stopped", "stopped at once"],
+)
+def test_what_a_screen_looks_words_up_for_is_read_back(event: Event) -> None:
+    assert event_of(json.loads(json.dumps(as_record(event, 1, 0.0)))) == event
+
+
+def test_a_run_that_stopped_with_no_words_for_it_is_no_event() -> None:
+    assert event_of(as_record(RunStopped(3, 0.5, "SIGTERM", None, advice={"state": "reached"}), 1, 0.0)) is None
 
 
 def test_of_several_runs_the_one_that_spoke_last_comes_first_and_no_link_is_one(tmp_path: Path) -> None:
