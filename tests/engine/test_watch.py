@@ -310,6 +310,18 @@ def test_a_journal_that_is_cut_and_grows_again_is_read_from_its_beginning(tmp_pa
     tail.close()
 
 
+def test_a_journal_that_is_out_of_reach_for_a_moment_is_not_told_again(tmp_path: Path) -> None:
+    tail = Tail(told(tmp_path, Warned("a", "one")))
+    assert len(list(tail.new())) == 1
+    path = tmp_path / JOURNAL_NAME
+    path.rename(tmp_path / "elsewhere")
+    assert list(tail.new()) == []
+    (tmp_path / "elsewhere").rename(path)
+    told(tmp_path, Warned("a", "two"))
+    assert [record["message"] for record in tail.new()] == ["two"]
+    tail.close()
+
+
 @pytest.mark.parametrize("named", [True, False], ids=["by the journal", "by the run"])
 def test_what_was_logged_before_the_journal_begins_is_told_up_to_there(named: bool, tmp_path: Path) -> None:
     for step in (2, 4):
