@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from engine.config import RunConfig
 from engine.errors import OutputError
 from engine.events import (
     Event,
@@ -29,6 +30,7 @@ from engine.events import (
     Warned,
     as_record,
 )
+from engine.folder import write_run_toml
 from engine.journal import JOURNAL_NAME, Journal, read_journal
 from engine.lock import ask_to_stop, is_held, locked, stop_asked
 from engine.training.ranks import PeerLost
@@ -256,7 +258,9 @@ def test_of_several_runs_the_one_that_spoke_last_comes_first_and_no_link_is_one(
         told(tmp_path / name, Step(3, 0.5, 1.0, 1e-4, None, 10, 1.0), at=at)
     (tmp_path / "d").mkdir()
     (tmp_path / "e").symlink_to(tmp_path / "a")
-    assert [one.folder.name for one in runs_under(tmp_path)] == ["b", "a", "c"]
+    write_run_toml(told(tmp_path / "f"), RunConfig(), "a")
+    with locked(tmp_path / "g"):
+        assert [one.folder.name for one in runs_under(tmp_path)] == ["b", "a", "c", "f", "g"]
     assert [one.folder.name for one in runs_under(tmp_path / "a")] == ["a"]
 
 
@@ -270,6 +274,24 @@ def test_how_a_run_stands_is_what_its_last_attempt_told(tmp_path: Path) -> None:
     assert (found.state, found.why, found.exit_code, found.attempts) == ("failed", "the disk is full", 5, 2)
     assert (found.run_id, found.step, found.total_steps, found.epoch, found.loss) == ("run-of-ours", 4, 40, 0.04, 1.25)
     assert (found.began, found.told) == (2.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("last", "state"),
+    [
+        (RunFinished(4, 1.0, 0.2, None, 1.0, "final", {"state": "reached", "message": "good"}), "finished"),
+        (RunStopped(4, 1.0, "SIGTERM", "checkpoint-4"), "stopped"),
+        (RunFailed(4, "the disk is full", "", "", 5), "failed"),
+        (Step(4, 0.04, 1.25, 1e-4, None, 10, 1.0), "died"),
+    ],
+)
+def test_a_last_word_is_the_last_whatever_is_warned_of_behind_it(last: Event, state: str, tmp_path: Path) -> None:
+    told(tmp_path, started(0), last, Warned("a", "behind it"))
+    with locked(tmp_path):
+        assert (standing(tmp_path).state, standing(tmp_path).attempts) == ("running", 1)
+    assert (standing(tmp_path).state, standing(tmp_path).attempts) == (state, 1)
+    ended = follow(tmp_path, lambda batch: None, lambda: False)
+    assert ended == last or (state == "died" and isinstance(ended, RunFailed))
 
 
 def test_a_run_that_began_again_and_went_without_a_word_has_not_stopped(tmp_path: Path) -> None:
@@ -310,6 +332,18 @@ def test_a_journal_that_is_cut_and_grows_again_is_read_from_its_beginning(tmp_pa
     tail.close()
 
 
+def test_a_journal_longer_than_a_look_is_told_to_its_end_past_a_line_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.watch.MAX_LINE", 256)
+    told(tmp_path, *(Warned("a", str(number)) for number in range(9)))
+    with open(tmp_path / JOURNAL_NAME, "a") as file:
+        file.write("x" * 700 + "\n")
+    tail = Tail(told(tmp_path, Warned("a", "last")))
+    assert [record["message"] for record in tail.new()] == [*map(str, range(9)), "last"]
+    tail.close()
+
+
 def test_a_journal_that_is_out_of_reach_for_a_moment_is_not_told_again(tmp_path: Path) -> None:
     tail = Tail(told(tmp_path, Warned("a", "one")))
     assert len(list(tail.new())) == 1
@@ -322,11 +356,20 @@ def test_a_journal_that_is_out_of_reach_for_a_moment_is_not_told_again(tmp_path:
     tail.close()
 
 
-@pytest.mark.parametrize("named", [True, False], ids=["by the journal", "by the run"])
-def test_what_was_logged_before_the_journal_begins_is_told_up_to_there(named: bool, tmp_path: Path) -> None:
-    for step in (2, 4):
-        seal(write_checkpoint(tmp_path / f"checkpoint-{step}", step, step / 100, [4.0, 3.0, 2.0, 1.0][:step]))
-    joined = started(3, "/elsewhere/checkpoint-4" if named else None)
-    assert [(row.step, row.loss) for row in logged_before(tmp_path, joined)] == [(1, 4.0), (2, 3.0), (3, 2.0)]
-    assert logged_before(tmp_path, started(0)) == () == logged_before(tmp_path, started(5))
+@pytest.mark.parametrize("named", ["by the journal", "by the run", "by what it was asked to go on from"])
+@pytest.mark.parametrize("step", [3, 4], ids=["before it", "there"])
+def test_what_was_logged_before_the_journal_begins_is_told_up_to_there(named: str, step: int, tmp_path: Path) -> None:
+    folder, kept = tmp_path / "run", tmp_path / ("other" if named == "by what it was asked to go on from" else "run")
+    folder.mkdir()
+    for saved in (2, 4):
+        seal(write_checkpoint(kept / f"checkpoint-{saved}", saved, saved / 100, [4.0, 3.0, 2.0, 1.0][:saved]))
+    if kept != folder:
+        write_run_toml(folder, RunConfig(resume=str(kept / "checkpoint-4")), "run-of-ours")
+    joined = started(step, "/elsewhere/checkpoint-4" if named == "by the journal" else None)
+    assert [row.loss for row in logged_before(folder, joined)] == [4.0, 3.0, 2.0, 1.0][:step]
+    assert logged_before(folder, started(0)) == () == logged_before(folder, started(5))
+
+
+def test_what_another_run_logged_is_not_told_of_this_one(tmp_path: Path) -> None:
+    seal(write_checkpoint(tmp_path / "checkpoint-4", 4, 0.04, [4.0, 3.0, 2.0, 1.0]))
     assert logged_before(tmp_path, started(3, None, "another run")) == ()
