@@ -232,3 +232,74 @@ def test_what_a_turn_calls_is_shown_where_no_model_says_how_it_is_written(tmp_pa
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "Yes.", "tool_calls": calls}]
     found = dataset_report(str(write_jsonl(tmp_path / "a.jsonl", [{"messages": turns}])), Reading(), None, "auto", 64)
     assert found.preview[0].pieces[-1] == ('Yes.\nlamp({"at": "灯塔"})\nfog({})', True)
+
+
+def test_lengths_and_padding_are_those_of_the_rows(tmp_path: Path, tiny_model: Path) -> None:
+    file, tokenizer = write_jsonl(tmp_path / "rows.jsonl", chats(16)), load_tokenizer(tiny_model)
+    one, all_, of_six = (
+        dataset_report(str(file), Reading(), tokenizer, "auto", 1024, batch=batch) for batch in ((1, 1), (99, 1), (2, 3))
+    )
+    assert one.tokens is not None and one.table is not None and one.epoch and all_.epoch and of_six.epoch
+    lengths = [int(length) for length in one.table.uncut]
+    assert (one.tokens.total, one.tokens.min, one.tokens.max) == (sum(lengths), min(lengths), max(lengths))
+    bins = one.tokens.histogram
+    assert [rows for low, high, rows in bins] == [
+        sum(low <= length <= high for length in lengths) for low, high, _rows in bins
+    ]
+    assert sum(rows for _low, _high, rows in bins) == 16 and all(high == 2 * (low - 1) for low, high, _rows in bins)
+    assert (one.epoch.padding_grouped, one.epoch.padding_random) == (1.0, 1.0)
+    assert all_.epoch.padding_grouped == all_.epoch.padding_random == round(16 * max(lengths) / sum(lengths), 4)
+    assert (of_six.epoch.batch_size, of_six.epoch.rows_a_step, of_six.epoch.steps) == (2, 6, 3)
+
+
+SAID: dict[str, tuple[dict[str, Any], list[str], list[bool]]] = {
+    "pair": ({"prompt": "Who?", "completion": "We."}, ["Who?", "We."], [False, True]),
+    "turns": (GOOD[1], ["user: ", "Who keeps watch?", "\n", "assistant: ", "We do."], [False, False, False, False, True]),
+    "text": ({"text": "We."}, ["We."], [True]),
+}
+
+
+@pytest.mark.parametrize("train_on", ["auto", "all"])
+@pytest.mark.parametrize("kind", SAID)
+def test_what_is_learned_is_shown_where_no_model_says_how_it_is_written(kind: str, train_on: str, tmp_path: Path) -> None:
+    row, words, learned = SAID[kind]
+    found = dataset_report(str(write_jsonl(tmp_path / "rows.jsonl", [row] * 4)), Reading(), None, train_on, 64)
+    assert [one.row for one in found.preview] == [1, 2, 3]
+    pieces = found.preview[0].pieces
+    assert [text for text, _trained in pieces] == words
+    assert [trained for _text, trained in pieces] == ([text != "\n" for text in words] if train_on == "all" else learned)
+
+
+def test_a_report_says_where_what_and_how_many_also_where_a_run_would_stop(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "rows.jsonl", [{"text": "We."}] * 2)
+    found = dataset_report("rows.jsonl", Reading(), load_tokenizer(tiny_model), "assistant", 64)
+    assert (found.path, found.format, found.rows) == (str(tmp_path / "rows.jsonl"), "text", 2)
+    assert found.stopped is not None and found.counts["setting_unusable"] == 1 and len(found.preview) == 2
+    assert dataset_report("nobody/nowhere.jsonl", Reading(), None, "auto", 64).path == "nobody/nowhere.jsonl"
+
+
+def test_rows_that_one_model_refuses_are_told_from_those_that_cannot_be_read(tmp_path: Path, tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.chat_template = "{{ raise_exception('no') }}"
+    refused = dataset_report(str(write_jsonl(tmp_path / "rows.jsonl", GOOD)), Reading(), tokenizer, "auto", 64)
+    assert refused.stopped is not None and refused.refused_by_model
+    unread = report(tmp_path, {"messages": 3})
+    assert unread.stopped is not None and not unread.refused_by_model
+
+
+def test_what_stops_a_run_beside_the_dataset_is_counted_beside_what_was_found(tmp_path: Path) -> None:
+    found = report(tmp_path, GOOD[0])
+    stopped = found.stopped_by(ConfigError("no", "because", "yes"))
+    assert [one.code for one in stopped.problems] == ["setting_unusable", "duplicate"]
+    assert stopped.counts == {"setting_unusable": 1, "duplicate": 1} and stopped.to_json()["counts"] == stopped.counts
+    assert stopped.problems[0].message == "no: because"
+
+
+def test_rows_left_out_are_those_of_what_is_trained_on_and_of_no_other_split(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "train.jsonl", GOOD)
+    write_jsonl(tmp_path / "test.jsonl", [GOOD[1]])
+    found = dataset_report(str(tmp_path), Reading(skip_rows="1"), None, "auto", 1024)
+    assert [(one.row, one.code) for one in found.problems] == [(2, "eval_contaminated")]
