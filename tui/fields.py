@@ -19,6 +19,8 @@ from tui.plain import visible
 
 _SAID = re.compile(r"lora-tui --help\b|lora-tui [^\n·]*|--[a-z][a-z0-9-]*")
 """A flag; a whole command, which is there to be copied, comes before the flags in it."""
+_BESIDE = re.compile("(?<=[\u3000-\u9fff]) (?=\u201c)|(?<=\u201d) (?=[\u3000-\u9fff])")
+"""The space that Chinese puts between its own words and a flag, and not before its quotes."""
 
 
 LABELS = {
@@ -55,7 +57,7 @@ def in_fields(words: str) -> str:
     """`words` for somebody in the wizard."""
     fields = {flag(name): _('"{field}"').format(field=label(name)) for name in LABELS}
     fields["lora-tui --help"] = "F1"
-    return _SAID.sub(lambda found: fields.get(found.group(), found.group()), words)
+    return _BESIDE.sub("", _SAID.sub(lambda found: fields.get(found.group(), found.group()), words))
 
 
 def lines_text(lines: Iterable[tuple[str, str]]) -> Text:

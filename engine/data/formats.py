@@ -51,6 +51,8 @@ SHAPES = {
 }
 
 
+CONVERSATIONS = ("messages", "sharegpt", "alpaca")
+"""Formats whose rows become turns, which a chat template writes."""
 OWN = {
     "messages": "assistant",
     "sharegpt": "assistant",

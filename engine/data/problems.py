@@ -132,9 +132,7 @@ def also(others: Sequence[Problem], count: int) -> str:
         return ""
     rows = ", ".join(str(problem.row) for problem in others[:NUMBERED] if problem.row is not None)
     rows += ", ..." if count > NUMBERED else ""
-    return " " + n_("(and {count} more row: {rows})", "(and {count} more rows: {rows})", count).format(
-        count=count, rows=rows
-    )
+    return n_(" (and {count} more row: {rows})", " (and {count} more rows: {rows})", count).format(count=count, rows=rows)
 
 
 def _without_row(problem: Problem) -> str:

@@ -47,11 +47,7 @@ class Writer:
     def template(self) -> str:
         """The template's source, of several the one that fits. Raises ModelError where the tokenizer has none."""
         if not self.tokenizer.chat_template:
-            raise ModelError(
-                _("this model's tokenizer has no chat template, and the dataset is conversations"),
-                _("Without it nobody knows how turns are to be written for this model."),
-                _("Take its instruct or chat version, or have turns written as plain text: --chat-template plain."),
-            )
+            raise without_template()
         try:
             return str(self.tokenizer.get_chat_template(None, self.tools))
         except ValueError as error:
@@ -89,6 +85,15 @@ class Writer:
             return self.write(turns, prompt)
         except DatasetError:
             return None
+
+
+def without_template() -> ModelError:
+    """The error of conversations for a model that has no chat template."""
+    return ModelError(
+        _("this model's tokenizer has no chat template, and the dataset is conversations"),
+        _("Without it nobody knows how turns are to be written for this model."),
+        _("Take its instruct or chat version, or have turns written as plain text: --chat-template plain."),
+    )
 
 
 def runaway(number: int, endless: Endless) -> ModelError:

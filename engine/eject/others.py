@@ -12,11 +12,10 @@ from typing import Any
 
 import engine
 from engine.course.steps import warmup_steps
+from engine.data.formats import CONVERSATIONS
 from engine.data.normal import ROLES, SYSTEM, input_of
 from engine.eject.run import READERS, Ejected
 
-CONVERSATIONS = ("messages", "sharegpt", "alpaca")
-"""Formats whose rows may hold several answers."""
 FACTORY_READS = (".jsonl", ".json", ".csv", ".parquet")
 AXOLOTL_READS = (*FACTORY_READS, ".ndjson", ".jsonl.gz", ".ndjson.gz", ".json.gz", ".csv.gz")
 """Ends of file names whose files are read there."""

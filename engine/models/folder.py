@@ -15,7 +15,7 @@ from typing import Any
 from engine.durable import open_plain_file
 from engine.errors import ModelError, first_line
 from engine.hub import hub
-from engine.i18n import _
+from engine.i18n import _, n_
 from engine.models.templates import MODELS_OWN, put_template
 from engine.paths import is_folder, is_there, lost_link, path_of
 
@@ -45,14 +45,7 @@ def model_folder(model: str) -> Path:
     path = path_of(model)
     if is_folder(path):
         if not (path / "config.json").is_file():
-            adapter = (path / "adapter_config.json").is_file()
-            raise ModelError(
-                _("{path}: is no model folder, it has no config.json").format(path=path),
-                _("It holds an adapter, not a whole model.") if adapter else "",
-                _("Give the base model it was made for as --model.")
-                if adapter
-                else _("A model folder holds config.json, *.safetensors and the tokenizer's files."),
-            )
+            raise _no_model(path)
         return path
     if is_there(path):
         raise ModelError(
@@ -66,6 +59,19 @@ def model_folder(model: str) -> Path:
             _("Give a folder with config.json, or a hub id such as Qwen/Qwen3-0.6B."),
         )
     return _snapshot(model)
+
+
+def _no_model(folder: Path) -> ModelError:
+    """The error of a folder without a config.json; one that lies in it, as the hub's cache has them, is named."""
+    title = _("{path}: is no model folder, it has no config.json").format(path=folder)
+    if (folder / "adapter_config.json").is_file():
+        detail = _("It holds an adapter, not a whole model.")
+        return ModelError(title, detail, _("Give the base model it was made for as --model."))
+    inside = sorted(path.parent for depth in ("*", "snapshots/*") for path in folder.glob(f"{depth}/config.json"))
+    if inside:
+        detail = n_("A model lies in a folder of it.", "{count} models lie in folders of it.", len(inside))
+        return ModelError(title, detail.format(count=len(inside)), _("Name it: {path}").format(path=inside[0]))
+    return ModelError(title, fix=_("A model folder holds config.json, *.safetensors and the tokenizer's files."))
 
 
 def _snapshot(repo: str) -> Path:
@@ -143,6 +149,20 @@ def _foreign_kernel(config: Any) -> str | None:
     return None
 
 
+def need_tokenizer_files(folder: Path) -> None:
+    """Raise ModelError where `folder` has nothing that a tokenizer could be loaded from."""
+    if not any(path for pattern in TOKENIZER_FILES if not pattern.startswith("chat") for path in folder.glob(pattern)):
+        raise _no_tokenizer(folder, _("None of a tokenizer's files is there."))
+
+
+def _no_tokenizer(folder: Path, why: str) -> ModelError:
+    return ModelError(
+        _("{path}: the tokenizer cannot be loaded").format(path=folder),
+        why,
+        _("The folder needs tokenizer.json and tokenizer_config.json of this model."),
+    )
+
+
 def load_tokenizer(folder: Path, chat_template: str = MODELS_OWN) -> Any:
     """The tokenizer of a model folder, with a pad token, writing turns as --chat-template says. Raises ModelError, or ConfigError for
     a template that cannot be read."""
@@ -152,11 +172,7 @@ def load_tokenizer(folder: Path, chat_template: str = MODELS_OWN) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
         # transformers raises anything here, from OSError to KeyError, for a folder with a damaged or missing tokenizer.
-        raise ModelError(
-            _("{path}: the tokenizer cannot be loaded").format(path=folder),
-            f"{type(error).__name__}: {first_line(error)}",
-            _("The folder needs tokenizer.json and tokenizer_config.json of this model."),
-        ) from error
+        raise _no_tokenizer(folder, f"{type(error).__name__}: {first_line(error)}") from error
     if tokenizer.eos_token_id is None:
         raise ModelError(
             _("{path}: the tokenizer has no end token").format(path=folder),

@@ -6,14 +6,17 @@ from __future__ import annotations
 
 from engine.checkpoints.commit import need_room_to_begin
 from engine.data.dataset import eval_rows, held_back_notes, read_dataset, skipped_notes
-from engine.data.formats import Rows, read_rows
+from engine.data.formats import CONVERSATIONS, Rows, read_rows
 from engine.data.read import Reading, is_hub_id
 from engine.data.table import row_digests
+from engine.data.turns import without_template
 from engine.extras import need_extras
 from engine.folder import look_at
 from engine.i18n import _, n_
 from engine.lock import busy, is_held
-from engine.models.report import model_report, to_be_fetched
+from engine.models.folder import need_tokenizer_files
+from engine.models.report import ModelReport, model_report, to_be_fetched
+from engine.models.templates import MODELS_OWN
 from engine.paths import is_folder
 from engine.resume.plan import ResumePlan
 
@@ -37,13 +40,16 @@ def look_ahead(plan: ResumePlan) -> tuple[str, ...]:
     model = model_report(config.model)
     if model.stopped is not None and not to_be_fetched(model):
         raise model.stopped
-    notes, fetched = _rows(plan)
+    if model.folder is not None and not is_hub_id(config.model):  # of the hub's, more may be fetched
+        need_tokenizer_files(model.folder)
+    notes, fetched = _rows(plan, model)
     fetched = [config.model, *fetched] if to_be_fetched(model) else fetched
     return (*notes, *(_("{name}: is fetched from the hub when the run begins").format(name=name) for name in fetched))
 
 
-def _rows(plan: ResumePlan) -> tuple[list[str], list[str]]:
-    """(what there is to know of the rows, datasets that are to be fetched). Raises DatasetError."""
+def _rows(plan: ResumePlan, model: ModelReport) -> tuple[list[str], list[str]]:
+    """(what there is to know of the rows, datasets that are to be fetched). Raises DatasetError, ModelError for rows that it has no
+    template for."""
     config, notes, fetched = plan.config, [], []
     splits: tuple[str, ...] = ()
     assert config.dataset is not None
@@ -51,6 +57,9 @@ def _rows(plan: ResumePlan) -> tuple[list[str], list[str]]:
         fetched.append(config.dataset)
     else:
         rows = read_rows(config.dataset, Reading.of(config))
+        written = to_be_fetched(model) or model.chat_template or config.chat_template != MODELS_OWN
+        if rows.format in CONVERSATIONS and not written:
+            raise without_template()
         dataset = plan.dataset or read_dataset(config, rows)
         splits = rows.raw.splits
         notes += [_counted(rows, len(dataset.numbers)), *rows.notes]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import OutputError
+from engine.errors import ModelError, OutputError
 from engine.lock import locked
 from engine.resume.ahead import look_ahead
 from tests.conftest import chats, write_jsonl
@@ -116,6 +116,23 @@ def test_a_disk_without_room_for_two_checkpoints_is_told_before_a_run_goes_on(
     monkeypatch.setattr("engine.checkpoints.commit.free_bytes", lambda folder: 100_000)
     with pytest.raises(OutputError, match="too full"):
         look_ahead(plan(output=tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("gone", "told"), [("chat_template.jinja", "no chat template"), ("token*", "tokenizer cannot be loaded")]
+)
+def test_a_model_that_lacks_what_its_rows_need_is_told(
+    gone: str, told: str, tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    for path in model.glob(gone):
+        path.unlink()
+    asked = {"dataset": chat_file, "model": model, "output": tmp_path / "out"}
+    with pytest.raises(ModelError, match=told):
+        look_ahead(plan(**asked))
+    if gone.startswith("chat"):
+        look_ahead(plan(**asked, chat_template="plain"))
+        look_ahead(plan(**asked | {"dataset": write_jsonl(tmp_path / "texts.jsonl", [{"text": "we keep watch"}])}))
 
 
 def test_other_rows_to_measure_on_are_told_before_a_run_goes_on(

@@ -71,6 +71,13 @@ def test_a_flag_is_told_as_its_field_but_for_commands_to_be_copied(words: str, t
     assert in_fields(words) == told
 
 
+def test_in_chinese_no_space_stands_before_the_quotes_that_a_flag_becomes() -> None:
+    i18n.install("zh_CN")
+    assert in_fields("\u66f4\u5927\u7684 --epochs \u6216 --epochs, b") == (
+        "\u66f4\u5927\u7684\u201c\u8bad\u7ec3\u8f6e\u6570\u201d\u6216\u201c\u8bad\u7ec3\u8f6e\u6570\u201d, b"
+    )
+
+
 async def test_values_of_settings_stand_in_one_column_however_long_their_names() -> None:
     app = Form()
     async with app.run_test(size=(80, 24)) as pilot:
@@ -79,7 +86,7 @@ async def test_values_of_settings_stand_in_one_column_however_long_their_names()
 
 
 def test_every_field_of_the_wizard_has_a_name_that_can_be_translated() -> None:
-    assert set(LABELS) == {"dataset", "model", "output", *READING, *SETTINGS}
+    assert set(LABELS) == {"dataset", "model", "output", "chat_template", *READING, *SETTINGS}
     i18n.install("zh_CN")
     assert label("learning_rate") == "学习率" and in_fields("--learning-rate") == "“学习率”"
 

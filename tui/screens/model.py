@@ -21,7 +21,7 @@ from engine.paths import is_file, path_of
 from engine.sizes import size_words
 from engine.training.expect import Fit
 from tui.dataset_text import preview_texts, problem_lines, rows_words, summary_lines
-from tui.fields import in_fields, lines_text, told
+from tui.fields import lines_text, told
 from tui.i18n import N_
 from tui.lookups import fit_of, report_with_model
 from tui.messages import Found, Progressed
@@ -167,9 +167,7 @@ class ModelScreen(PathStep):
     def _show(self, report: ModelReport) -> None:
         self._report = report
         self._offer_template(report)
-        self.query_one("#summary", Static).update(
-            lines_text((in_fields(words), style) for words, style in model_lines(report))
-        )
+        self.query_one("#summary", Static).update(lines_text(model_lines(report)))
         self.close(told(report.stopped) if report.stopped is not None and not to_be_fetched(report) else "")
         if report.folder is not None and report.stopped is None:
             so_far = self.wizard.so_far()

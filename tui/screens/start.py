@@ -333,7 +333,8 @@ def facts(one: Checkpoint, choice: Choice | None) -> Text:
     text.append("\n" + " · ".join(parts), style="not bold")
     can = _("It can be continued.") if one.continuable else _("It cannot be continued here.")
     style = "not bold" if one.continuable else "not bold yellow"
-    text.append(f"\n{one.grade}: {sentences(grade_words(one.grade), can)}", style=style)
+    words = _("{grade}: {words}").format(grade=one.grade, words=sentences(grade_words(one.grade), can))
+    text.append("\n" + words, style=style)
     if choice is not None and choice.checkpoint is not None and choice.checkpoint.name == one.name:
         text.append("\n" + visible(choice.reason), style="not bold green")
     for problem in one.problems:

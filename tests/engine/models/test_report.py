@@ -227,3 +227,12 @@ def test_a_model_that_fits_by_a_smaller_batch_is_told_with_the_batch_a_run_would
     found = expect_of(MODEL, None, RunConfig(precision="float32"))
     assert found.fitted.batch_size == 4 and found.fitted.memory is not None and found.otherwise is not None
     assert found.otherwise.total < found.fitted.memory.total < found.free
+
+
+@pytest.mark.parametrize("inside", ["Qwen3", "snapshots/0123abc"])
+def test_a_model_that_lies_in_a_folder_of_the_one_that_was_named_is_named(
+    inside: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / inside)
+    found = model_report(str(tmp_path)).stopped
+    assert found is not None and str(tmp_path / inside) in (found.fix or "")
