@@ -1,8 +1,7 @@
-"""LoraTui: the wizard as a straight line of screens, and the owner of the run.
+"""LoraTui: the wizard as a straight line of screens, and the owner of what must outlive one.
 
-The app owns three things that must outlive a screen: the answers (Wizard), the run's thread with its snapshot (Live), and the way
-out. Screens come and go; a run goes on. Engine events arrive as messages and are folded here; the training screen looks at the
-snapshot at its own pace.
+The app owns three things: the answers (Wizard), the run that is shown (at_work.py), and the way out. Screens come and go; a run goes
+on.
 
 The terminal is left as it was found whatever happens: on the normal way out, on a signal (which saves first), and after a fault.
 """
@@ -15,7 +14,6 @@ import os
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -31,30 +29,24 @@ from textual.dom import DOMNode
 from textual.filter import LineFilter
 from textual.screen import Screen
 from textual.theme import ThemeProvider
-from textual.worker import Worker
 
-from engine.errors import LoraTuiError
 from engine.events import RunStopped
 from engine.i18n import _
-from engine.journal import last_join
 from engine.paths import as_argument
 from engine.remembered import Remembered, load_remembered, save_remembered
-from engine.runner import LEFT
 from tui.ascii import AsciiFilter, ascii_drawn
+from tui.at_work import RunAtWork, Shown
 from tui.breaking import break_between_characters
 from tui.i18n import N_
 from tui.keys import DEFAULT, bound, own_keys
-from tui.live import Live, begun, fold, known_before
-from tui.messages import Followed, RunEnded
+from tui.messages import RunEnded
 from tui.plain import visible
 from tui.signals import heeded, is_echo
 from tui.wizard import Wizard
 
 if TYPE_CHECKING:
-    from engine.events import Event
     from engine.resume.plan import ResumePlan
     from engine.runner import Runner
-    from engine.training.attempt import Outcome
 
 RARELY = (10_000, 4, 100)
 """Python's collector, told to go through everything less often: each time it does, keys wait for a tenth of a second. What a screen
@@ -70,10 +62,6 @@ class LoraTui(App[int]):
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide"), (132, "-very-wide")]  # noqa: RUF012 - declared so by Textual
     VERTICAL_BREAKPOINTS = [(0, "-short"), (32, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [bound("quit", "leave", N_("Quit"), priority=True, show=True)]
-    may_stop = True
-    """Whether the run may be stopped from here."""
-    watches = False
-    """Whether the run is another process's, looked at from outside."""
 
     def __init__(
         self,
@@ -96,27 +84,13 @@ class LoraTui(App[int]):
         known = remembered if remembered is not None else load_remembered()
         self.wizard = Wizard(demo=demo, answers=dict(flags or {}), remembered=known)
         self._runner = runner
-        self.live: Live = begun()
-        self.plan: ResumePlan | None = None
-        self.error: LoraTuiError | None = None
-        self.outcome: Outcome | None = None
+        self.shown = Shown()
         self.log_path = log
         self.ascii_only = ascii_only
         self._ascii = [AsciiFilter()] if ascii_only else []
-        self._stop: str | None = None
-        self._told: deque[tuple[Event, float]] = deque()
-        """What the run's thread has told and nobody has taken in yet, with the seconds of the monotonic clock."""
-        self._run: Worker[None] | None = None
-        self._joined: int | None = None
-        """Of a run with nothing left to train, the step at which its last attempt took over: nothing tells of it again."""
         self._exit_after: int | None = None
         self._signal = ("", 0.0)
         """The first signal that came, and when."""
-        self._then: str = "result"
-        self._asking = threading.RLock()
-        """Held by who asks something of the run, or answers it by moving it: neither may come in the middle of the other."""
-        self.detached = False
-        """Whether the run has moved to a process of its own and goes on without this one."""
         self.theme = (
             known.look.get("theme", "textual-dark") if known.look.get("theme") in self.available_themes else "textual-dark"
         )
@@ -191,132 +165,47 @@ class LoraTui(App[int]):
 
     # -- the run -------------------------------------------------------------------------------------------------------
 
-    @property
-    def running(self) -> bool:
-        """Whether a run's thread is at work."""
-        return self._run is not None and self._run.is_running
-
     def start_run(self, plan: ResumePlan) -> None:
         """Carry out `plan` in a thread and show the training screen."""
-        assert not self.running, "one run at a time"
-        history = plan.checkpoint.history if plan.checkpoint is not None and plan.mode != "weights" else ()
-        self.plan, self.error, self.outcome, self._joined = plan, None, None, None
-        self._stop, self._then, self.detached = None, "result", False
-        self._told.clear()
-        self.live = known_before(history)
+        assert not self.shown.running, "one run at a time"
+        run = self.shown = RunAtWork(plan, self._runner)
         self.wizard.remember(plan)
-        self._run = self.run_worker(
-            partial(self._carry_out, plan), name="run", group="run", thread=True, exit_on_error=False
-        )
+        self.run_worker(partial(self._carry_out, run), name="run", group="run", thread=True, exit_on_error=False)
         self.go_to(5)
 
-    def _carry_out(self, plan: ResumePlan) -> None:
-        """The body of the run's thread. Its only ways out are what it tells, and the message that it has ended."""
-        from engine.hardware import load_libraries
-
-        outcome, failed = None, None
-        try:
-            load_libraries()  # the head start may still be under way
-            if plan.mode == "complete":
-                self._joined = last_join(plan.output_dir)
-            outcome = self._runner_of_choice(plan).run(plan, self._tell, lambda: self._stop)
-            if self._then == "process" and outcome.state == "stopped":
-                outcome = self._go_on_in_a_process(plan, outcome)
-        except LoraTuiError as error:
-            failed = error
-        except BaseException as error:
-            logging.getLogger(__name__).exception("the run failed")
-            failed = LoraTuiError(f"{type(error).__name__}: {error}")
-        self._post(RunEnded(outcome, failed))
-
-    def _go_on_in_a_process(self, plan: ResumePlan, outcome: Outcome) -> Outcome:
-        """The run has stopped and saved: continue it where it outlives this terminal, and show it as before."""
-        from engine.detached import InItsOwnProcess, moved
-
-        plan = moved(plan, outcome)
-        with self._asking:
-            if self._then != "process":  # a signal or a key has meanwhile asked for something else
-                return outcome
-            self._stop, self._then, self.detached = None, "result", True
-        return InItsOwnProcess().run(plan, self._tell, lambda: self._stop)
-
-    def _tell(self, event: Event, record: Mapping[str, Any]) -> None:
-        self._told.append((event, time.monotonic()))
-
-    def take_in(self) -> None:
-        """Fold what the run has told since the last time. Whoever shows the run asks a few times a second: a message for each event
-        would wake this thread a hundred times a second where steps are short, and take from them what it costs."""
-        while self._told:
-            event, at = self._told.popleft()
-            self.live = fold(self.live, event, at)
-            if self.detached and event.type == "run_started":
-                self.live = replace(self.live, stopping=self._stop is not None)
-
-    def _runner_of_choice(self, plan: ResumePlan) -> Runner:
-        from engine.launch import runner_of
-
-        return self._runner if self._runner is not None else runner_of(plan)
-
-    def _post(self, message: RunEnded | Followed) -> None:
-        with contextlib.suppress(Exception):  # the app has gone: the run ends by itself, there is nobody to tell
-            self.post_message(message)
-
-    def stop_run(self, reason: str, then: str = "result") -> None:
-        """Ask the run to stop after this step and save. `then`: result, start (choose a checkpoint), process (go on in one of its
-        own) or exit."""
-        self.take_in()  # what was told before the key counts before it
-        with self._asking:
-            if self._stop is None:
-                self._stop = reason
-            self._then = then
-        self.live = replace(self.live, stopping=True, moving=then == "process")
-
-    def _leave_at_work(self) -> None:
-        """Go away from a detached run. One that was asked to stop before is seen to its end, since it does not go on."""
-        with self._asking:
-            if self._stop is None:
-                self._stop = LEFT
-            else:
-                self._then = "exit"
-
-    @property
-    def folder(self) -> Path | None:
-        """The folder of the run that is shown."""
-        return self.plan.output_dir if self.plan is not None else None
-
-    def answer_jump(self) -> None:
-        """The person has seen the warning and goes on."""
-        self.live = replace(self.live, jump=None)
+    def _carry_out(self, run: RunAtWork) -> None:
+        run.carry_out()
+        with contextlib.suppress(Exception):  # the app has gone: there is nobody to tell
+            self.post_message(RunEnded(run))
 
     def leave_with_result(self) -> None:
         """The end of the line: 0, or the code of what went wrong (C1)."""
-        code = self.error.exit_code if self.error is not None else 0
+        code = self.shown.error.exit_code if self.shown.error is not None else 0
         self.exit(code, return_code=code, message=self._farewell())
 
     def on_run_ended(self, message: RunEnded) -> None:
         message.stop()
-        self.take_in()
-        self.outcome, self.error, self._run = message.outcome, message.error, None
-        if self._joined is not None:
-            self.live = replace(self.live, join=self._joined)
-        if self._stop == LEFT:
+        run = message.run
+        run.take_in()
+        if run.left:
             self.exit(self._exit_after or 0, return_code=self._exit_after or 0, message=self._goes_on())
             return
-        self._announce(self.outcome.state if self.outcome is not None else "failed")
-        if self._exit_after is not None or self._then == "exit":
-            code = self.error.exit_code if self.error is not None else self._exit_after or 0
+        self._announce(run)
+        if self._exit_after is not None or run.then == "exit":
+            code = run.error.exit_code if run.error is not None else self._exit_after or 0
             self.exit(code, return_code=code, message=self._farewell())
             return
         while len(self.screen_stack) > 2:
             self.pop_screen()
-        if self._then == "start" and self.plan is not None and self.live.jump is not None:
-            self.wizard.back_from_jump(self.plan)
-        self.go_to(3 if self._then == "start" and self.error is None else 6)
+        if run.then == "start" and run.live.jump is not None:
+            self.wizard.back_from_jump(run.plan)
+        self.go_to(3 if run.then == "start" and run.error is None else 6)
 
-    def _announce(self, state: str) -> None:
+    def _announce(self, run: RunAtWork) -> None:
         """The end of a run, for who has turned to something else: the bell, and OSC 9, which terminals show as a notification."""
-        saved = isinstance(self.live.ended, RunStopped) and self.live.ended.checkpoint is not None
+        saved = isinstance(run.live.ended, RunStopped) and run.live.ended.checkpoint is not None
         stopped = _("the run was stopped and saved") if saved else _("the run was stopped")
+        state = run.outcome.state if run.outcome is not None else "failed"
         words = {"finished": _("the run has finished"), "stopped": stopped}.get(state, _("the run has failed"))
         self.bell()
         if self._driver is not None:
@@ -343,16 +232,16 @@ class LoraTui(App[int]):
         from tui.screens.base import WizardScreen
         from tui.screens.dialogs import QuitScreen
 
-        if self.running and self.detached:
-            self._leave_at_work()
-        elif not self.running and not any(isinstance(one, WizardScreen) and one.at_work for one in self.screen_stack):
+        if self.shown.running and self.shown.detached:
+            self.shown.leave("user")
+        elif not self.shown.running and not any(isinstance(one, WizardScreen) and one.at_work for one in self.screen_stack):
             self.leave_with_result()
         elif not isinstance(self.screen, QuitScreen):
-            self.push_screen(QuitScreen(self.running), self._quit_answered)
+            self.push_screen(QuitScreen(self.shown.running), self._quit_answered)
 
     def _quit_answered(self, answer: str | None) -> None:
-        if answer == "stop" and self.running:
-            self.stop_run("user", then="exit")
+        if answer == "stop" and self.shown.running:
+            self.shown.stop("user", then="exit")
         elif answer == "stop":
             self.leave_with_result()
 
@@ -378,28 +267,25 @@ class LoraTui(App[int]):
                     driver.stop_application_mode()
             os._exit(code)
         self._exit_after, self._signal = code, (name, time.monotonic())
-        if not self.running:
+        if self.shown.running:
+            self.shown.leave(name)
+        else:
             self.exit(code, return_code=code)
-            return
-        with self._asking:
-            if self.detached:
-                self._leave_at_work()
-            else:
-                self.stop_run(name, then="exit")
 
     def _goes_on(self) -> Text | None:
         """What stays on the terminal of who leaves a detached run at work."""
         from tui.headless import goes_on_words
 
-        return Text(visible("\n".join(goes_on_words(self.folder)), keep_lines=True)) if self.folder is not None else None
+        folder = self.shown.folder
+        return Text(visible("\n".join(goes_on_words(folder)), keep_lines=True)) if folder is not None else None
 
     def _farewell(self) -> Text | None:
         """What stays on the terminal once the wizard is gone."""
-        if self.plan is None or not (self.outcome or self.error):
+        if not (self.shown.outcome or self.shown.error):
             return None
         from tui.screens.result import farewell
 
-        return farewell(self)
+        return farewell(self.shown)
 
     def _fatal_error(self) -> None:
         """A fault of the wizard: the traceback belongs to the log; the person reads what to do. Called by Textual."""
@@ -409,13 +295,13 @@ class LoraTui(App[int]):
         words = [_("lora-tui failed: {error}").format(error=self._exception or "")]
         if self.log_path is not None:
             words.append(_("The details are in {path}.").format(path=self.log_path))
-        if self.plan is not None:
+        if self.shown.plan is not None:
             words.append(
                 _("Continue the run with: lora-tui --yes --output {folder} --resume auto").format(
-                    folder=as_argument(self.plan.output_dir)
+                    folder=as_argument(self.shown.plan.output_dir)
                 )
             )
-        self._stop = self._stop or "fault"
+        self.shown.abandon()
         if not self._exit_renderables:
             self._exit_renderables.append(Text(visible("\n".join(words), keep_lines=True)))
             self._close_messages_no_wait()

@@ -1,4 +1,4 @@
-"""The messages of the wizard: what comes from a thread, in the past tense. (What a run tells is fetched: `App.take_in`.)"""
+"""The messages of the wizard: what comes from a thread, in the past tense. (What a run tells is fetched: `at_work.Shown.take_in`.)"""
 
 from __future__ import annotations
 
@@ -7,27 +7,16 @@ from typing import TYPE_CHECKING, Any
 from textual.message import Message
 
 if TYPE_CHECKING:
-    from engine.errors import LoraTuiError
     from engine.export.chat import Side
-    from engine.training.attempt import Outcome
-    from tui.live import Live
-
-
-class Followed(Message):
-    """A run that is another process's was looked at: this is how it stands."""
-
-    def __init__(self, live: Live) -> None:
-        super().__init__()
-        self.live = live
+    from tui.at_work import RunAtWork
 
 
 class RunEnded(Message):
-    """The run's thread came back."""
+    """The thread of `run` came back."""
 
-    def __init__(self, outcome: Outcome | None, error: LoraTuiError | None) -> None:
+    def __init__(self, run: RunAtWork) -> None:
         super().__init__()
-        self.outcome = outcome
-        self.error = error
+        self.run = run
 
 
 class Found(Message):

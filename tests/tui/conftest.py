@@ -17,6 +17,7 @@ from engine.remembered import Remembered
 from tests.engine.runs import train
 from tui import i18n
 from tui.app import LoraTui
+from tui.at_work import RunAtWork
 from tui.screens.review import ReviewScreen
 from tui.widgets.setting import Setting
 
@@ -125,6 +126,12 @@ async def driven(app: LoraTui, size: tuple[int, int] = (80, 24)) -> AsyncIterato
     """The app at work on a terminal of that size (columns, lines), and a hand on its keys."""
     async with app.run_test(size=size) as pilot:
         yield Hand(app, pilot)
+
+
+def at_work(app: LoraTui) -> RunAtWork:
+    """The run that `app` has started."""
+    assert isinstance(app.shown, RunAtWork)
+    return app.shown
 
 
 @pytest.fixture

@@ -151,10 +151,10 @@ async def test_whoever_watches_a_run_that_branched_off_sees_the_loss_before_it(
     async with app.run_test(size=(80, 24)) as pilot:
         for _look in range(1200):
             await pilot.pause(0.05)
-            if app.live.ended is not None:
+            if app.shown.live.ended is not None:
                 break
-        assert [step for step, _loss in app.live.history.points] == [1, 2]
-        assert [step for step, _loss in app.live.loss_curve.points] == [3, 4] and app.live.join == 2
+        assert [step for step, _loss in app.shown.live.history.points] == [1, 2]
+        assert [step for step, _loss in app.shown.live.loss_curve.points] == [3, 4] and app.shown.live.join == 2
 
 
 async def test_whoever_watched_a_run_to_its_end_is_offered_the_way_out(tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ from engine.errors import LoraTuiError, OutputError
 from engine.events import LossJumped, ResumeChecked, RunFailed, RunFinished, RunStopped
 from engine.journal import read_journal
 from engine.resume.plan import ResumePlan
-from engine.runner import LEFT
 from engine.training.attempt import Outcome
 from tests.engine.runs import train
-from tests.tui.conftest import driven
+from tests.tui.conftest import at_work, driven
 from tests.tui.scripted import Scripted, started, step, training
 from tui.app import LoraTui
+from tui.at_work import RunAtWork
 from tui.widgets.chart import LossChart
 
 Make = Callable[..., LoraTui]
@@ -29,11 +29,11 @@ async def test_stop_and_save_keeps_the_step_and_can_be_continued(wizard: Make, f
     app = wizard({**flags, "epochs": "400"})
     async with training(app) as hand:
         await hand.arrive("TrainingScreen")
-        await hand.until(lambda: app.live.step is not None and app.live.step.step >= 4)
+        await hand.until(lambda: app.shown.live.step is not None and app.shown.live.step.step >= 4)
         await hand.press("s")
         await hand.arrive("ResultScreen")
         assert hand.shows("stopped at step")
-        stopped = app.live.ended.step  # type: ignore[union-attr]
+        stopped = app.shown.live.ended.step  # type: ignore[union-attr]
         await hand.press("enter")
     assert app.return_code == 0
     assert Path(f"out/w/checkpoint-{stopped}/manifest.json").is_file()
@@ -43,16 +43,16 @@ async def test_quitting_while_it_trains_asks_and_saves(wizard: Make, flags: dict
     app = wizard({**flags, "epochs": "400"})
     async with training(app) as hand:
         await hand.arrive("TrainingScreen")
-        await hand.until(lambda: app.live.step is not None)
+        await hand.until(lambda: app.shown.live.step is not None)
         await hand.press("ctrl+q")
         await hand.arrive("QuitScreen")
         await hand.press("escape")
         await hand.arrive("TrainingScreen")
-        assert app.running
+        assert app.shown.running
         await hand.press("ctrl+q")
         await hand.arrive("QuitScreen")
         await hand.press("right", "left", "down", "enter")
-        await hand.until(lambda: not app.running)
+        await hand.until(lambda: not app.shown.running)
     assert app.return_code == 0
     (last,) = [record for record in read_journal(Path("out/w")) if record["type"] == "run_stopped"]
     assert Path(f"out/w/checkpoint-{last['step']}").is_dir()
@@ -68,7 +68,7 @@ async def test_a_jump_of_the_loss_is_a_warning_with_ways_on(wizard: Make, flags:
         assert hand.shows("b back to the last good checkpoint")
         await hand.press("g")
         await hand.until(lambda: not hand.shows("The learning rate is too high"))
-        assert app.running
+        assert app.shown.running
         await hand.press("s")
         await hand.arrive("ResultScreen")
 
@@ -78,13 +78,13 @@ async def test_one_enter_too_many_does_not_stop_a_run(wizard: Make, flags: dict[
     async with training(app) as hand:
         await hand.arrive("TrainingScreen")
         await hand.press("enter")
-        await hand.until(lambda: app.live.step is not None)
+        await hand.until(lambda: app.shown.live.step is not None)
         await hand.press("l")
         await hand.arrive("LogScreen")
         await hand.press("escape")
         await hand.arrive("TrainingScreen")
         await hand.press("enter")
-        assert app.running and not app.live.stopping
+        assert app.shown.running and not app.shown.live.stopping
         await hand.pilot.click("#main")
         await hand.arrive("ResultScreen")
 
@@ -122,7 +122,7 @@ async def test_the_result_offers_only_what_works_and_going_on_does_not_leave(
     app = wizard(flags, runner=Scripted(started(), *([end] if failed else []), then=None if failed else end))
     async with training(app) as hand:
         if not failed:
-            await hand.until(lambda: app.live.started is not None)
+            await hand.until(lambda: app.shown.live.started is not None)
             await hand.press("s")
         await hand.arrive("ResultScreen")
         titles = {command.title for command in app.get_system_commands(hand.screen)}
@@ -137,7 +137,7 @@ async def test_a_failed_event_is_shown_too(wizard: Make, flags: dict[str, Any]) 
     app = wizard(flags, runner=Scripted(started(), RunFailed(1, "disk full", "", "", 5), error))
     async with training(app) as hand:
         await hand.arrive("ResultScreen")
-        assert app.live.phase == "failed"
+        assert app.shown.live.phase == "failed"
 
 
 async def test_a_small_terminal_shows_a_sparkline_with_the_numbers(wizard: Make, flags: dict[str, Any]) -> None:
@@ -202,7 +202,7 @@ async def test_a_step_repaints_its_numbers_and_lays_out_nothing(
             type(screen), "_refresh_layout", lambda *all, **more: (done.append("layout"), layout(*all, **more))
         )
         for number in (2, 3, 4):
-            app._tell(step(number, 0.5), {})
+            at_work(app).tell(step(number, 0.5), {})
             await hand.until(lambda number=number: hand.shows(f"{number}/100"))  # type: ignore[misc]
         monkeypatch.undo()
         await hand.press("s")
@@ -214,9 +214,9 @@ async def test_a_bar_of_progress_in_the_log_is_shown_as_it_was_left(wizard: Make
     app = wizard(flags, runner=Scripted(started(), step(1, 1.0)))
     async with training(app) as hand:
         await hand.arrive("TrainingScreen")
-        assert app.folder is not None
-        app.folder.mkdir(parents=True, exist_ok=True)
-        (app.folder / "run.log").write_bytes(b"\rLoading: 0%\rLoading: 100%\r\nwritten on Windows\r\n")
+        assert app.shown.folder is not None
+        app.shown.folder.mkdir(parents=True, exist_ok=True)
+        (app.shown.folder / "run.log").write_bytes(b"\rLoading: 0%\rLoading: 100%\r\nwritten on Windows\r\n")
         await hand.press("l")
         await hand.until(lambda: hand.shows("Loading: 100%"))
         assert hand.shows("written on Windows") and not hand.shows("Loading: 0%") and not hand.shows("^M")
@@ -232,7 +232,7 @@ async def test_the_numbers_take_two_lines_again_when_the_terminal_was_made_narro
         await hand.arrive("TrainingScreen")
         await hand.until(lambda: hand.shows("1/100"))
         await hand.pilot.resize_terminal(80, 24)
-        app._tell(step(2, 0.5), {})
+        at_work(app).tell(step(2, 0.5), {})
         await hand.until(lambda: hand.shows("2/100"))
         assert app.screen.query_one("#tiles").size.height == 2
         await hand.press("s")
@@ -254,7 +254,7 @@ async def test_a_signal_that_comes_while_the_run_is_moved_is_heeded(
     monkeypatch.setattr(detached, "moved", meanwhile)
     monkeypatch.setattr(detached.InItsOwnProcess, "run", lambda *given: pytest.fail("a process was begun"))
     async with training(app) as hand:
-        await hand.until(lambda: app.live.started is not None)  # before that the key does nothing
+        await hand.until(lambda: app.shown.live.started is not None)  # before that the key does nothing
         await hand.press("d")
         await hand.until(lambda: app.return_code is not None)
     assert app.return_code == 143
@@ -269,7 +269,7 @@ async def test_a_signal_that_comes_at_the_moment_of_moving_is_not_lost(
     asked: list[str] = []
     kept = {"then": "result"}
 
-    def then(self: LoraTui) -> str:
+    def then(self: RunAtWork) -> str:
         """When the run's own thread looks for the second time, what it is asked is about to be decided."""
         found = kept["then"]
         if threading.current_thread() is not threading.main_thread() and found == "process":
@@ -287,14 +287,14 @@ async def test_a_signal_that_comes_at_the_moment_of_moving_is_not_lost(
         return Outcome("stopped", 5, 1.0)
 
     setting = property(then, lambda self, value: kept.update(then=value))
-    monkeypatch.setattr(LoraTui, "_then", setting, raising=False)
+    monkeypatch.setattr(RunAtWork, "then", setting, raising=False)
     monkeypatch.setattr(detached, "moved", lambda plan, outcome: plan)
     monkeypatch.setattr(detached.InItsOwnProcess, "run", runs)
     async with training(app) as hand:
-        await hand.until(lambda: app.live.started is not None)  # before that the key does nothing
+        await hand.until(lambda: app.shown.live.started is not None)  # before that the key does nothing
         await hand.press("d")
         await hand.until(lambda: app.return_code is not None)
-    assert app.return_code == 143 and app._stop == LEFT, "the run goes on, and the wizard has gone"
+    assert app.return_code == 143 and at_work(app).left, "the run goes on, and the wizard has gone"
 
 
 async def test_who_leaves_a_detached_run_that_was_asked_to_stop_is_not_told_that_it_goes_on(
@@ -302,13 +302,13 @@ async def test_who_leaves_a_detached_run_that_was_asked_to_stop_is_not_told_that
 ) -> None:
     app = wizard(flags, runner=Scripted(started(), step(1, 1.0), then=RunStopped("user", 1, 0.1, "checkpoint-1")))
     async with training(app) as hand:
-        await hand.until(lambda: app.live.step is not None)
-        app.detached = True
+        await hand.until(lambda: app.shown.live.step is not None)
+        at_work(app).detached = True
         asked: list[str | None] = []
-        with app._asking:  # before the run's thread looks
-            app.stop_run("user")
+        with at_work(app)._asking:  # before the run's thread looks
+            app.shown.stop("user")
             app.action_leave()
-            asked.append(app._stop)
+            asked.append(at_work(app)._stop)
         await hand.until(lambda: app.return_code is not None)
     assert asked == ["user"] and app.return_code == 0
     told = capfd.readouterr().err
@@ -417,7 +417,7 @@ async def test_a_terminal_that_hangs_up_twice_at_once_still_lets_the_run_save(
     monkeypatch.setattr(os, "_exit", left.append)
     app = wizard(flags, runner=Scripted(started()))
     async with training(app) as hand:
-        await hand.until(lambda: app.live.started is not None)
+        await hand.until(lambda: app.shown.live.started is not None)
         app._signalled("SIGHUP", 129)
         app._signalled("SIGHUP", 129)
         await hand.until(lambda: app.return_code is not None)

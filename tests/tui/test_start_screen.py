@@ -79,7 +79,7 @@ async def test_new_run_from_weights(wizard: Make, flags: dict[str, Any], trained
         await hand.to_review()
         assert hand.shows("from the weights of")
         await hand.run_to_end()
-        assert app.live.join is None
+        assert app.shown.live.join is None
     assert Path("out/w-2/final").is_dir()
 
 

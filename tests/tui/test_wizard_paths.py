@@ -16,7 +16,7 @@ from engine.errors import OutputError
 from engine.events import RunStopped, Warned
 from engine.folder import write_run_toml
 from engine.remembered import load_remembered
-from tests.tui.conftest import driven
+from tests.tui.conftest import at_work, driven
 from tests.tui.scripted import Scripted, started, training
 from tui.app import LoraTui
 from tui.cli import run_parser
@@ -72,10 +72,10 @@ async def test_continuing_takes_the_furthest_and_shows_the_receipt(
         await hand.run_to_end()
         assert hand.shows("done · step 14")
         assert hand.shows("items restored as saved")
-        assert app.live.receipt is not None
-        assert all(item["verdict"] == "ok" for item in app.live.receipt.items)
-        assert app.live.join == 8
-        assert [step for step, _loss in app.live.history.points] == list(range(1, 9))
+        assert app.shown.live.receipt is not None
+        assert all(item["verdict"] == "ok" for item in app.shown.live.receipt.items)
+        assert app.shown.live.join == 8
+        assert [step for step, _loss in app.shown.live.history.points] == list(range(1, 9))
 
 
 async def test_back_and_forth_keeps_the_answers(wizard: Make, flags: dict[str, Any]) -> None:
@@ -240,12 +240,12 @@ async def test_what_is_longer_than_the_screen_is_scrolled_from_anywhere(
         await hand.press("pageup")
         assert not hand.shows("word 99.")
         for number in range(100, 105):  # it is not pulled away from who reads
-            app._tell(Warned("x", f"word {number}."), {})
-        await hand.until(lambda: len(app.live.happenings) == 106)
+            at_work(app).tell(Warned("x", f"word {number}."), {})
+        await hand.until(lambda: len(app.shown.live.happenings) == 106)
         assert not hand.shows("word 104.")
         await hand.press("ctrl+end")
         await hand.until(lambda: hand.shows("word 104."))
-        app._tell(Warned("x", "word 105."), {})
+        at_work(app).tell(Warned("x", "word 105."), {})
         await hand.until(lambda: hand.shows("word 105."))
         await hand.press("l")
         await hand.until(lambda: hand.shows("line 199."))
@@ -337,7 +337,7 @@ async def test_a_stopped_run_says_where_its_loss_stands_and_what_is_left(wizard:
         await hand.press("ctrl+n")
         await hand.to_review()
         await hand.press("ctrl+n")
-        await hand.until(lambda: app.live.started is not None)
+        await hand.until(lambda: app.shown.live.started is not None)
         await hand.press("s")
         await hand.arrive("ResultScreen")
         assert hand.shows("loss 0.75 · 1.00 epochs left") and hand.shows("keep going then")

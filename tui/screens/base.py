@@ -204,8 +204,8 @@ class StepScreen(WizardScreen):
         """The whole receipt of the run that is shown, for the steps that have a key for it."""
         from tui.screens.dialogs import ReceiptScreen
 
-        if self.owner.live.receipt is not None:
-            self.owner.push_screen(ReceiptScreen(self.owner.live.receipt))
+        if self.owner.shown.live.receipt is not None:
+            self.owner.push_screen(ReceiptScreen(self.owner.shown.live.receipt))
 
     def on_rail_step_chosen(self, event: RailStep.Chosen) -> None:
         event.stop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from rich.text import Text
 from textual.app import ComposeResult
@@ -17,6 +17,7 @@ from engine.folder import RUN_LOG, RUN_TOML
 from engine.i18n import _
 from engine.paths import is_file, is_folder
 from engine.sizes import loss_words
+from tui.at_work import Shown
 from tui.event_text import stopped_standing
 from tui.i18n import N_
 from tui.keys import bound
@@ -25,10 +26,6 @@ from tui.screens.base import SHORT, StepScreen
 from tui.training_text import jump_text, picture, receipt_text
 from tui.widgets.chart import LossChart
 from tui.wizard import Start
-
-if TYPE_CHECKING:
-    from tui.app import LoraTui
-
 
 TRAIN_ON = ("keep_going", "reached")
 """Advice that training longer does not go against."""
@@ -76,8 +73,8 @@ class ResultScreen(StepScreen):
 
     def fill(self) -> None:
         self.query_one("#back").display = False
-        live, error = self.owner.live, self.owner.error
-        self.query_one("#outcome", Static).update(outcome_text(self.owner))
+        live, error = self.owner.shown.live, self.owner.shown.error
+        self.query_one("#outcome", Static).update(outcome_text(self.owner.shown))
         self.query_one("#chart", LossChart).show(picture(live))
         self.query_one("#chart").display = bool(live.loss_curve.points or live.history.points)
         told = [live.reset] if live.reset is not None else []
@@ -95,7 +92,7 @@ class ResultScreen(StepScreen):
         if isinstance(error, CannotContinue):
             self.query_one("#again", Button).label = _("Choose another checkpoint")
             self.query_one("#again", Button).refresh(layout=True)
-        plan = self.owner.plan
+        plan = self.owner.shown.plan
         # A complete run's result comes at once: one Enter too many must not leave before it was read.
         self.set_timer(READ if plan is not None and plan.mode == "complete" else 0.001, self.focus_main)
 
@@ -112,29 +109,29 @@ class ResultScreen(StepScreen):
         if action in ("talk", "export"):
             return self._adapter_is_there()
         if action == "receipt":
-            return self.owner.live.receipt is not None
+            return self.owner.shown.live.receipt is not None
         return action != "finish"  # there is none, and a key that went on so far must not end the program
 
     def _adapter_is_there(self) -> bool:
         """Whether this run left something that can be talked to."""
-        ended = self.owner.live.ended
+        ended = self.owner.shown.live.ended
         return isinstance(ended, RunFinished) or (isinstance(ended, RunStopped) and ended.checkpoint is not None)
 
     def action_talk(self) -> None:
-        if self.owner.plan is not None:
+        if self.owner.shown.plan is not None:
             from tui.screens.chat import ChatScreen
 
-            self.owner.push_screen(ChatScreen(self.owner.plan.output_dir))
+            self.owner.push_screen(ChatScreen(self.owner.shown.plan.output_dir))
 
     def action_export(self) -> None:
-        if self.owner.plan is not None:
+        if self.owner.shown.plan is not None:
             from tui.screens.export import ExportScreen
 
-            self.owner.push_screen(ExportScreen(self.owner.plan.output_dir))
+            self.owner.push_screen(ExportScreen(self.owner.shown.plan.output_dir))
 
     def action_copy(self) -> None:
         """What is written here, for a message to somebody who can help."""
-        self.owner.copy_to_clipboard(farewell(self.owner).plain)
+        self.owner.copy_to_clipboard(farewell(self.owner.shown).plain)
         self.notify(_("It is in the clipboard."), timeout=SHORT, markup=False)
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
@@ -152,14 +149,14 @@ class ResultScreen(StepScreen):
         if name != "settings":  # the same run, asked for otherwise
             self.wizard.start = Start("fresh") if name == "fresh" else Start("auto")
         self.wizard.planned = None
-        if self.owner.plan is not None and name == "again":
-            self.wizard.answer("output", str(self.owner.plan.output_dir))
+        if self.owner.shown.plan is not None and name == "again":
+            self.wizard.answer("output", str(self.owner.shown.plan.output_dir))
         self.owner.go_to(STEPS[name])
 
 
-def outcome_text(app: LoraTui) -> Text:
+def outcome_text(run: Shown) -> Text:
     """How the run ended, in words."""
-    ended, error, folder = app.live.ended, app.error, app.folder
+    ended, error, folder = run.live.ended, run.error, run.folder
     if error is not None:
         text = Text(visible(error.title), style="bold red")
         for more in (error.detail, error.fix):
@@ -182,8 +179,8 @@ def outcome_text(app: LoraTui) -> Text:
             if ended.advice["state"] in TRAIN_ON:
                 more = str(max(2, 2 * math.ceil(ended.epoch)))
                 asked = []
-                if app.plan is not None and not is_file(folder / RUN_TOML):  # another tool's, which says nothing of them
-                    asked = ["--dataset", str(app.plan.config.dataset), "--model", str(app.plan.config.model)]
+                if run.plan is not None and not is_file(folder / RUN_TOML):  # another tool's, which says nothing of them
+                    asked = ["--dataset", str(run.plan.config.dataset), "--model", str(run.plan.config.model)]
                 command = shlex.join(["lora-tui", "--yes", "--output", str(folder), *asked, "--epochs", more])
                 text.append("\n" + _("longer: {command}").format(command=visible(command)), style="not bold")
         return text
@@ -201,10 +198,10 @@ def outcome_text(app: LoraTui) -> Text:
     return Text(_("nothing was trained yet"))
 
 
-def farewell(app: LoraTui) -> Text:
+def farewell(run: Shown) -> Text:
     """What stays on the terminal: the outcome and how to go on."""
-    text = outcome_text(app)
-    if app.folder is not None and is_folder(app.folder) and not isinstance(app.live.ended, RunFinished):
-        command = shlex.join(["lora-tui", "--yes", "--output", str(app.folder), "--resume", "auto"])
+    text = outcome_text(run)
+    if run.folder is not None and is_folder(run.folder) and not isinstance(run.live.ended, RunFinished):
+        command = shlex.join(["lora-tui", "--yes", "--output", str(run.folder), "--resume", "auto"])
         text.append("\n" + visible(command), style="not bold")
     return text

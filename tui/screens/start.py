@@ -174,7 +174,7 @@ class StartScreen(StepScreen):
 
     def _preferred(self, found: Scan) -> str | None:
         """After a jump: the last checkpoint from before the loss left its path."""
-        jump, plan = self.owner.live.jump, self.owner.plan
+        jump, plan = self.owner.shown.live.jump, self.owner.shown.plan
         if jump is None or plan is None or plan.output_dir != found.output_dir:
             return None
         until = jump.good_until if jump.good_until is not None else jump.step - 1
@@ -191,7 +191,7 @@ class StartScreen(StepScreen):
         return lines_text([*held, (visible(words), "")])
 
     def _back_from_jump(self, found: Scan | None) -> list[tuple[str, str]]:
-        good, jump = self._preferred(found) if found is not None else None, self.owner.live.jump
+        good, jump = self._preferred(found) if found is not None else None, self.owner.shown.live.jump
         if good is None or jump is None or self.wizard.halved is None:
             return []
         words = _("Back from the jump at step {step}: {name} is the last good one; the learning rate is halved to {rate}.")

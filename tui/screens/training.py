@@ -1,4 +1,4 @@
-"""Step 6: the run, live. It looks at the app's snapshot twice a second and paints what differs; it computes nothing.
+"""Step 6: the run, live. It looks at the run's snapshot twice a second and paints what differs; it computes nothing.
 
 The chart is painted at most once a second: what the screen costs is time taken from the training.
 """
@@ -17,10 +17,12 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Button, Sparkline, Static
 
+from engine.errors import LoraTuiError
 from engine.events import LossJumped, RunFailed
 from engine.folder import RUN_LOG
 from engine.i18n import _, sentences
 from engine.sizes import size_words
+from tui.at_work import Shown, Then
 from tui.i18n import N_
 from tui.keys import bound
 from tui.live import Live
@@ -76,6 +78,11 @@ class TrainingScreen(StepScreen):
         self._written: dict[str, Text] = {}
         self._weighed = (-CHART, "")
 
+    @property
+    def run(self) -> Shown:
+        """The run that is shown."""
+        return self.owner.shown
+
     def compose_body(self) -> ComposeResult:
         yield Static("", id="jump", markup=False)
         yield Static("", id="tiles", markup=False)
@@ -99,14 +106,14 @@ class TrainingScreen(StepScreen):
     def on_resize(self) -> None:
         self._painted = 0.0
         self._written.clear()  # what stands there was made for another width, and may have been wrapped
-        self._paint_numbers(self.owner.live)
-        self._paint_receipt(self.owner.live)
+        self._paint_numbers(self.run.live)
+        self._paint_receipt(self.run.live)
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        self.owner.take_in()
-        live, now = self.owner.live, time.monotonic()
+        self.run.take_in()
+        live, now = self.run.live, time.monotonic()
         if live is not self._shown:
             before, self._shown = self._shown, live
             self._paint(live, before)
@@ -124,12 +131,12 @@ class TrainingScreen(StepScreen):
         if before is None or live.jump is not before.jump or live.ended is not before.ended:
             self._warn(live.jump, new=before is None or live.jump is not before.jump)
         main, over = self.query_one("#main", Button), self._watched_to_its_end(live)
-        main.disabled = not over and (live.stopping or live.ended is not None or not self.owner.may_stop)
+        main.disabled = not over and (live.stopping or live.ended is not None or not self.run.may_stop)
         if over and (before is None or before.ended is None):
             main.label = _("Leave")
             main.refresh(layout=True)
             main.focus()
-        if self.owner.watches and isinstance(live.ended, RunFailed):
+        if self.run.watched and isinstance(live.ended, RunFailed):
             self.close(visible(sentences(live.ended.detail, live.ended.fix)))
         offered = tuple(bool(self.check_action(one.action, ())) for one in self.BINDINGS if isinstance(one, Binding))
         if offered != self._offered:  # a footer is built anew for it
@@ -138,10 +145,10 @@ class TrainingScreen(StepScreen):
 
     def _watched_to_its_end(self, live: Live) -> bool:
         """Whether somebody watched and there is nothing more to see: no other step follows as in the wizard."""
-        return self.owner.watches and live.ended is not None
+        return self.run.watched and live.ended is not None
 
     def _paint_numbers(self, live: Live) -> None:
-        self._write("heading", status_text(live, self.owner.detached))
+        self._write("heading", status_text(live, self.run.detached))
         self._write("tiles", tiles_text(live, self.size.width - 5, self._memory_words()))
 
     def _paint_receipt(self, live: Live) -> None:
@@ -152,7 +159,7 @@ class TrainingScreen(StepScreen):
 
     def _memory_words(self) -> str | None:
         """What this process takes, looked up once a second; None where the run is elsewhere."""
-        if self.owner.watches or self.owner.detached:
+        if self.run.watched or self.run.detached:
             return None
         now = time.monotonic()
         if now - self._weighed[0] >= CHART:
@@ -198,49 +205,55 @@ class TrainingScreen(StepScreen):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "back_to_good":
-            here = not self.owner.watches and not self.owner.detached
-            return self.owner.live.jump is not None and self.owner.live.ended is None and here
+            here = not self.run.watched and not self.run.detached
+            return self.run.live.jump is not None and self.run.live.ended is None and here
         if action == "go_on_after_jump":
-            return self.owner.live.jump is not None and self.owner.live.ended is None
+            return self.run.live.jump is not None and self.run.live.ended is None
         if action == "receipt":
-            return self.owner.live.receipt is not None
+            return self.run.live.receipt is not None
         if action == "stop":
-            return self.owner.may_stop and self.owner.live.ended is None
+            return self.run.may_stop and self.run.live.ended is None
         if action == "detach":
-            live = self.owner.live
-            moves = not self.owner.watches and not self.owner.detached and os.name == "posix"
+            live = self.run.live
+            moves = not self.run.watched and not self.run.detached and os.name == "posix"
             return moves and live.started is not None and live.ended is None and not live.stopping
         return action not in ("finish", "back")
 
     def may_leave(self) -> bool:
-        return not self.owner.running and not self.owner.watches
+        return not self.run.running and not self.run.watched
 
     def action_next(self) -> None:
-        if self._watched_to_its_end(self.owner.live):
+        if self._watched_to_its_end(self.run.live):
             self.owner.action_leave()
         else:
             self.action_stop()
 
+    def _stop(self, reason: str, then: Then = "result") -> None:
+        try:
+            self.run.stop(reason, then)
+        except LoraTuiError as error:
+            self.notify(visible(str(error)), severity="error", markup=False)
+
     def action_stop(self) -> None:
-        if self.owner.running and self.owner.may_stop:
-            self.owner.stop_run("user")
+        if self.run.running and self.run.may_stop:
+            self._stop("user")
 
     def action_detach(self) -> None:
-        if self.owner.running:
-            self.owner.stop_run("detach", then="process")
+        if self.run.running:
+            self._stop("detach", then="process")
 
     def action_back_to_good(self) -> None:
-        if self.owner.running and self.owner.live.jump is not None:
-            self.owner.stop_run("user", then="start")
+        if self.run.running and self.run.live.jump is not None:
+            self._stop("user", then="start")
 
     def action_go_on_after_jump(self) -> None:
-        self.owner.answer_jump()
+        self.run.answer_jump()
 
     def action_log(self) -> None:
         from tui.screens.dialogs import LogScreen
 
-        if self.owner.folder is not None:
-            self.owner.push_screen(LogScreen(self.owner.folder / RUN_LOG))
+        if self.run.folder is not None:
+            self.owner.push_screen(LogScreen(self.run.folder / RUN_LOG))
 
 
 def _memory() -> str:
