@@ -54,7 +54,7 @@ def test_an_ejected_script_is_not_written_with_the_template(
     endless: Any, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(dataset=write_jsonl(tmp_path / "rows.jsonl", chats(2)), model=tiny_model, output=tmp_path / "out", max_steps=1)
-    monkeypatch.setattr(script, "load_tokenizer", lambda folder: endless)
+    monkeypatch.setattr(script, "load_tokenizer", lambda folder, template: endless)
     with pytest.raises(ModelError, match="does not come to an end"):
         eject(tmp_path / "out", "script")
 
