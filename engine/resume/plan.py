@@ -20,10 +20,7 @@ from engine.checkpoints.lora_fields import why_not_trained
 from engine.checkpoints.manifest import Manifest
 from engine.checkpoints.scan import EXACT, Scan, glance
 from engine.config import RunConfig
-from engine.course.steps import (
-    Length,
-    Position,
-)
+from engine.course.steps import Length, Position
 from engine.data.dataset import Dataset
 from engine.devices import placed
 from engine.errors import CannotContinue, ConfigError
@@ -32,10 +29,7 @@ from engine.i18n import _
 from engine.models.templates import is_named
 from engine.paths import as_argument, is_folder, is_there, rooted
 from engine.resume.asked import asked_for, inspected, need_checkpoint, need_continuable, problems_of, ways_on
-from engine.resume.differences import (
-    Difference,
-    contradiction,
-)
+from engine.resume.differences import Difference, contradiction
 from engine.resume.needs import need_answers, need_no_output_layer, need_what_is_named
 from engine.resume.off_path import off_path_words
 from engine.resume.onwards import onwards
@@ -109,7 +103,29 @@ def plan_run(resolved: Resolved, found: Scan | None = None) -> ResumePlan:
 def _planned(resolved: Resolved, found: Scan | None) -> ResumePlan:
     resolved = replace(resolved, config=placed(_rooted(resolved.config)))
     config = resolved.config
-    named = config.resume if config.resume not in ("auto", "never") else None
+    named = Path(config.resume) if config.resume not in ("auto", "never") else None
+    _need_one_beginning(config, named)
+    if config.dataset is None or config.model is None:
+        need_answers(config, _begun_in(config, named, found))
+    if resolved.asked("target_modules"):
+        need_no_output_layer(config)
+    assert config.dataset is not None and config.model is not None
+    asked = Path(config.output) if config.output else None
+    if named is not None:
+        if asked is not None:  # else it goes where the checkpoint lies, or beside that
+            need_own_folder(asked, config)
+        return _from_path(resolved, asked, named)
+    output_dir = asked or proposed_output(config.dataset, config.model)
+    need_own_folder(output_dir, config)
+    if config.init_from is not None:
+        return _weights_plan(config, free_sibling(output_dir), Path(config.init_from), new_run_id())
+    if config.resume == "never":
+        return _fresh(config, free_sibling(output_dir), _("as asked"))
+    return _from_folder(resolved, output_dir, found)
+
+
+def _need_one_beginning(config: RunConfig, named: Path | None) -> None:
+    """Raise ConfigError where two are named, CannotContinue where what is `named` is no checkpoint."""
     if config.init_from is not None and named is not None:
         raise ConfigError(
             _("--resume PATH and --init-from exclude each other"),
@@ -118,30 +134,25 @@ def _planned(resolved: Resolved, found: Scan | None) -> ResumePlan:
     for path in (config.init_from, named):
         if path is not None:
             need_checkpoint(Path(path), config.output)
-    there: Path | None = None
-    if config.dataset is None or config.model is None:  # what is wrong there is told first: what is sound may have told them
-        if config.init_from is not None:
-            _weights_of(Path(config.init_from))
-        elif named is not None:
-            need_continuable(inspected(Path(named)))
-        elif config.resume == "auto" and config.output is not None and is_folder(Path(config.output)):
-            found = found or glance(Path(config.output))
-            _need_one_to_continue(found)
-            there = found.output_dir if any(one.manifest is not None for one in found.checkpoints) else None
-    need_answers(config, there)
-    if resolved.asked("target_modules"):
-        need_no_output_layer(config)
-    assert config.dataset is not None and config.model is not None
-    asked = Path(config.output) if config.output else None
-    if asked is not None or named is None:  # else it goes where the checkpoint lies, or beside that
-        need_own_folder(asked or proposed_output(config.dataset, config.model), config)
+
+
+def _begun_in(config: RunConfig, named: Path | None, found: Scan | None) -> Path | None:
+    """Of answers without a dataset or model: the folder of the run of ours that would go on, if one would. Raises CannotContinue where
+    nothing can: that is told before what is missing, since a sound run may have told it."""
     if config.init_from is not None:
-        return _from_weights(config, asked or proposed_output(config.dataset, config.model), Path(config.init_from))
-    if config.resume == "never":
-        return _fresh(config, free_sibling(asked or proposed_output(config.dataset, config.model)), _("as asked"))
-    if named is not None:
-        return _from_path(resolved, asked, Path(named))
-    output_dir = asked or proposed_output(config.dataset, config.model)
+        _weights_of(Path(config.init_from))
+    elif named is not None:
+        need_continuable(inspected(named))
+    elif config.resume == "auto" and config.output is not None and is_folder(Path(config.output)):
+        found = found or glance(Path(config.output))
+        _need_one_to_continue(found)
+        return found.output_dir if any(one.manifest is not None for one in found.checkpoints) else None
+    return None
+
+
+def _from_folder(resolved: Resolved, output_dir: Path, found: Scan | None) -> ResumePlan:
+    """The plan of `auto`: the run in `output_dir` goes on, or begins there."""
+    config = resolved.config
     if not is_folder(output_dir):
         return _fresh(config, output_dir, _("nothing is there yet"))
     found = found if found is not None and found.output_dir == output_dir else glance(output_dir)
@@ -228,10 +239,10 @@ def _begun_from(resolved: Resolved, output_dir: Path) -> ResumePlan | None:
         return _weights_plan(resolved.config, output_dir, Path(own.init_from), run_id)
     if own.resume not in ("auto", "never") and Path(own.resume).parent.resolve() != output_dir.resolve():
         _need_source(output_dir, Path(own.resume))
-        placed, _furthest = asked_for(resolved.config, Path(own.resume))
+        began_at, _furthest = asked_for(resolved.config, Path(own.resume))
         reason = _("the run in {folder} began from it and had saved nothing yet").format(folder=output_dir)
         resolved = replace(resolved, config=resolved.config.model_copy(update={"resume": own.resume}))
-        return _continue(resolved, output_dir, run_id, f"{placed.run}/{placed.name}", _as_asked(placed, reason))
+        return _continue(resolved, output_dir, run_id, f"{began_at.run}/{began_at.name}", _as_asked(began_at, reason))
     return None
 
 
@@ -253,10 +264,6 @@ def _need_source(output_dir: Path, path: Path) -> None:
         )
 
 
-def _from_weights(config: RunConfig, output_dir: Path, path: Path) -> ResumePlan:
-    return _weights_plan(config, free_sibling(output_dir), path, new_run_id())
-
-
 def _weights_of(path: Path) -> tuple[Checkpoint, AdapterShape]:
     """The checkpoint at `path` and its adapter. Raises CannotContinue where that is not sound."""
     checkpoint = inspected(path)
@@ -276,48 +283,50 @@ def _weights_plan(config: RunConfig, output_dir: Path, path: Path, run_id: str) 
     if against:
         raise CannotContinue(_("{path}: cannot start this run from its weights").format(path=path), against)
     return ResumePlan(
-        "weights",
-        _at(config, output_dir).model_copy(update={"init_from": str(rooted(checkpoint.path))}),
-        output_dir,
-        run_id,
-        f"{checkpoint.run}/{checkpoint.name}",
-        checkpoint,
-        _("a new run from these weights, as asked"),
+        mode="weights",
+        config=_at(config, output_dir).model_copy(update={"init_from": str(rooted(checkpoint.path))}),
+        output_dir=output_dir,
+        run_id=run_id,
+        parent=f"{checkpoint.run}/{checkpoint.name}",
+        checkpoint=checkpoint,
+        reason=_("a new run from these weights, as asked"),
     )
 
 
 def _from_path(resolved: Resolved, asked: Path | None, path: Path) -> ResumePlan:
-    placed, furthest = asked_for(resolved.config, path)
-    here = placed.path.parent
+    checkpoint, furthest = asked_for(resolved.config, path)
+    here = checkpoint.path.parent
     # A copy under another name lies anywhere; beside that no run has its place.
     beside = (
-        here if EXACT.fullmatch(placed.name) else proposed_output(str(resolved.config.dataset), str(resolved.config.model))
+        here
+        if EXACT.fullmatch(checkpoint.name)
+        else proposed_output(str(resolved.config.dataset), str(resolved.config.model))
     )
-    resolved = replace(resolved, config=resolved.config.model_copy(update={"resume": str(rooted(placed.path))}))
-    own = is_of_run_beside(placed)
+    resolved = replace(resolved, config=resolved.config.model_copy(update={"resume": str(rooted(checkpoint.path))}))
+    own = is_of_run_beside(checkpoint)
     if furthest and own and (asked is None or asked.resolve() == here.resolve()):
-        choice = _as_asked(placed, _("as asked; it is the furthest of its run"))
+        choice = _as_asked(checkpoint, _("as asked; it is the furthest of its run"))
         output_dir = asked or here
-        return _continue(resolved, output_dir, run_id_of(output_dir) or _id_of(placed), None, choice)
+        return _continue(resolved, output_dir, run_id_of(output_dir) or _id_of(checkpoint), None, choice)
     output_dir = free_sibling(asked or beside)
     words = _("as asked; the run branches off here into {folder}")
     if furthest and not own:
         words = _("as asked; the folder it lies in is another run's, so it goes on in {folder}")
-    choice = _as_asked(placed, words.format(folder=output_dir))
-    branch = _continue(resolved, output_dir, new_run_id(), f"{placed.run}/{placed.name}", choice)
+    choice = _as_asked(checkpoint, words.format(folder=output_dir))
+    branch = _continue(resolved, output_dir, new_run_id(), f"{checkpoint.run}/{checkpoint.name}", choice)
     if branch.mode == "complete":  # its folder would hold a result and no run
         raise CannotContinue(
-            _("{path}: nothing is left to train from it").format(path=placed.path),
+            _("{path}: nothing is left to train from it").format(path=checkpoint.path),
             _("It stands at epoch {epoch:.2f}, step {step}, and that is all that is asked for.").format(
-                epoch=placed.epoch or 0.0, step=placed.step
+                epoch=checkpoint.epoch or 0.0, step=checkpoint.step
             ),
             _("Name a larger --epochs (or --max-steps) to go on from it."),
         )
     return branch
 
 
-def _as_asked(placed: Checkpoint, reason: str) -> Choice:
-    return Choice(placed, " · ".join(filter(None, (reason, off_path_words(placed)))), ())
+def _as_asked(checkpoint: Checkpoint, reason: str) -> Choice:
+    return Choice(checkpoint, " · ".join(filter(None, (reason, off_path_words(checkpoint)))), ())
 
 
 def _continue(resolved: Resolved, output_dir: Path, run_id: str, parent: str | None, choice: Choice) -> ResumePlan:
@@ -327,22 +336,22 @@ def _continue(resolved: Resolved, output_dir: Path, run_id: str, parent: str | N
     if ahead.complete:
         _need_same(output_dir, ahead.differences)
     return ResumePlan(
-        "complete" if ahead.complete else "continue",
-        ahead.config,
-        output_dir,
-        run_id,
-        parent,
-        checkpoint,
-        choice.reason,
-        choice.passed_over,
-        ahead.differences,
-        ahead.position,
-        ahead.length,
-        ahead.epochs_left,
-        ahead.saved_learning_rate,
-        ahead.next_learning_rate,
-        ahead.dataset,
-        ahead.reached,
+        mode="complete" if ahead.complete else "continue",
+        config=ahead.config,
+        output_dir=output_dir,
+        run_id=run_id,
+        parent=parent,
+        checkpoint=checkpoint,
+        reason=choice.reason,
+        passed_over=choice.passed_over,
+        differences=ahead.differences,
+        position=ahead.position,
+        length=ahead.length,
+        epochs_left=ahead.epochs_left,
+        saved_learning_rate=ahead.saved_learning_rate,
+        next_learning_rate=ahead.next_learning_rate,
+        dataset=ahead.dataset,
+        reached=ahead.reached,
     )
 
 
@@ -379,8 +388,8 @@ def resumed(plan: ResumePlan) -> ResumePlan:
     saved = [one for one in glance(plan.output_dir).checkpoints if one.manifest is not None and one.run == plan.run_id]
     if not saved:
         return plan
-    onwards = plan.config.model_copy(update={"resume": "auto", "init_from": None, "output": str(plan.output_dir)})
-    return plan_run(Resolved(onwards, {}))
+    config = plan.config.model_copy(update={"resume": "auto", "init_from": None, "output": str(plan.output_dir)})
+    return plan_run(Resolved(config, {}))
 
 
 def _at(config: RunConfig, output_dir: Path) -> RunConfig:
