@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import cast
 
 from engine.checkpoints.commit import sweep
+from engine.config import RunConfig
 from engine.course.steps import warmup_note
 from engine.errors import ConfigError, DatasetError, LoraTuiError, ModelError, first_line
 from engine.events import LOSS_JUMPED, RolledBack, RowsTokenised, RunStarted, RunStopped, Warned
@@ -49,7 +50,8 @@ class Trainer:
     def __init__(self, plan: ResumePlan) -> None:
         """`plan`: fresh, continue or weights; a complete one has nothing to run."""
         assert plan.mode != "complete", "a finished run has nothing left to train"
-        self.plan, self.config = plan, plan.config
+        self.plan = plan
+        """As it stands: another attempt is planned anew."""
         self.ranks = Ranks.of_environment(self.config.world)
         self._tell = Telling(lambda event, record: None)
         self._attempt: Attempt | None = None
@@ -57,6 +59,11 @@ class Trainer:
         self._notes: list[Warned] = []
         """What is to be told once there is a Journal."""
         self._automatic = plan.config.batch_size == "auto"
+
+    @property
+    def config(self) -> RunConfig:
+        """What the plan of now says."""
+        return self.plan.config
 
     def run(self, emit: Emit, should_stop: ShouldStop) -> Outcome:
         """Train. Blocks until all steps are done or `should_stop` gives a reason, and a checkpoint is saved then.
@@ -86,7 +93,7 @@ class Trainer:
             if self.plan.mode == "complete":  # only its end was lost
                 return self._conclude(out)
             swept = sweep(out)
-            material = load_material(self.config, self.plan.dataset, lambda *done: self._tell(RowsTokenised(*done)))
+            material = self._material()
             self.ranks.said("material")
             self._tell.journal = Journal(out)
             try:
@@ -122,6 +129,10 @@ class Trainer:
                     logging.getLogger(__name__).exception("process %d failed", self.ranks.rank)
                     raise
 
+    def _material(self) -> Material:
+        """The rows as tokens; how far they have come is told."""
+        return load_material(self.config, self.plan.dataset, lambda *done: self._tell(RowsTokenised(*done)))
+
     def _agree_on_the_plan(self) -> None:
         """Every machine has planned; what rank 0 has planned is done, once it is known that all were asked for the same."""
         if not self.ranks.alone:
@@ -130,7 +141,6 @@ class Trainer:
         self.plan = replace(
             self.ranks.share(replace(plan, dataset=None)), dataset=plan.dataset if self.ranks.first else None
         )
-        self.config = self.plan.config
 
     def _planned_anew(self) -> ResumePlan:
         """The plan after a restart: from the furthest that was saved, with fewer rows at a time where one could not hold them."""
@@ -174,7 +184,6 @@ class Trainer:
             let_go()
             self._tell(_fewer(size, *found))
             self.plan = replanned(self.plan, *found)
-            self.config = self.plan.config
 
     def _attempt_as_trained(self, material: Material, should_stop: ShouldStop) -> tuple[Outcome, Material]:
         """One attempt, on the tokens that another tool's run was trained on: which those are shows only once the model is loaded. With
@@ -187,9 +196,8 @@ class Trainer:
         let_go()
         words = _("{why} It goes on with --train-on {train_on}, as it was trained.").format(why=why, train_on=train_on)
         self._tell(Warned("train_on", words))
-        self.config = self.config.model_copy(update={"train_on": train_on})
-        self.plan = replace(self.plan, config=self.config)
-        material = load_material(self.config, self.plan.dataset, lambda *done: self._tell(RowsTokenised(*done)))
+        self.plan = replace(self.plan, config=self.config.model_copy(update={"train_on": train_on}))
+        material = self._material()
         return self._attempt_what_fits(material, should_stop), material
 
     def _train(self, material: Material, should_stop: ShouldStop) -> Outcome:
@@ -217,7 +225,6 @@ class Trainer:
     def _go_back(self, outcome: Outcome, number: int) -> None:
         """Plan the next attempt: from the last good checkpoint, or from where this one began, at half the rate."""
         self.plan = self.ranks.share(roll_back(self.plan, outcome.good) if self.ranks.first else None)
-        self.config = self.plan.config
         if self.ranks.first:  # a run that is killed now goes on at the rate that is told
             write_run_toml(self.plan.output_dir, self.config, self.plan.run_id)
         checkpoint = self.plan.checkpoint if self.plan.mode in ("continue", "complete") else None
