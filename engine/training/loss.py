@@ -22,11 +22,11 @@ from typing import Any
 import torch
 
 from engine.config import RunConfig
+from engine.data.tokens import IGNORED
 from engine.hardware import Hardware
 from engine.i18n import _
 from engine.training.estimate import logit_rows
 
-IGNORED = -100
 TRIED = 8
 """Tokens of the trial that a model must pass."""
 
@@ -63,7 +63,7 @@ class LossAtLabels:
         causal.at_labels = self
 
     def summed(self, labels: torch.Tensor, **inputs: Any) -> torch.Tensor:
-        """The loss summed over `labels` (batch, seq) that are not -100; the label at i is predicted at i - 1, as always."""
+        """The loss summed over `labels` (batch, seq) that are not IGNORED; the label at i is predicted at i - 1, as always."""
         hidden = self.backbone(**inputs, use_cache=False).last_hidden_state[:, :-1]
         wanted = labels[:, 1:] != IGNORED
         return summed_at(hidden[wanted], labels[:, 1:][wanted], self.head, self.rows, self.trained)

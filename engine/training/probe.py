@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from engine.data.tokens import IGNORED
+
 MAX_ROWS = 3
 MAX_TOKENS = 256
 MIN_TOKENS = 8
@@ -38,13 +40,13 @@ class ProbeRow:
     def written(self) -> str:
         """What `score` looks at, for the manifest: the ids, with * before those that are trained on."""
         seen = zip(self.input_ids[:MAX_TOKENS], self.labels[:MAX_TOKENS], strict=True)
-        return " ".join(f"{'' if label == -100 else '*'}{token}" for token, label in seen)
+        return " ".join(f"{'' if label == IGNORED else '*'}{token}" for token, label in seen)
 
     @classmethod
     def read(cls, digest: str, written: str, tokens: int | None) -> ProbeRow:
         """The row of which `written` was kept, cut to `tokens` then."""
         ids = [int(word.removeprefix("*")) for word in written.split()]
-        labels = [token if word.startswith("*") else -100 for token, word in zip(ids, written.split(), strict=True)]
+        labels = [token if word.startswith("*") else IGNORED for token, word in zip(ids, written.split(), strict=True)]
         return cls(digest, ids, labels, tokens)
 
     def cut(self, tokens: int | None) -> ProbeRow:
@@ -52,14 +54,14 @@ class ProbeRow:
         if tokens is None:
             return self
         seen = self.labels[:MAX_TOKENS]
-        end = 1 + max((index for index, label in enumerate(seen) if label != -100), default=len(seen) - 1)
+        end = 1 + max((index for index, label in enumerate(seen) if label != IGNORED), default=len(seen) - 1)
         window = slice(max(0, end - tokens), end)
         return replace(self, input_ids=self.input_ids[window], labels=self.labels[window], tokens=tokens)
 
 
 def choose_rows(rows: Sequence[ProbeRow], count: int = MAX_ROWS) -> tuple[ProbeRow, ...]:
     """Up to `count` of the shorter half of `rows` that have something to learn, those with the smallest digests."""
-    usable = [row for row in rows if any(label != -100 for label in row.labels[1:MAX_TOKENS])]
+    usable = [row for row in rows if any(label != IGNORED for label in row.labels[1:MAX_TOKENS])]
     if not usable:
         return ()
     median = sorted(len(row.input_ids) for row in usable)[len(usable) // 2]
@@ -95,7 +97,7 @@ def score(model: Any, rows: Sequence[ProbeRow]) -> float:
             ids = torch.tensor([list(row.input_ids[:MAX_TOKENS])], device=device)
             labels = torch.tensor([list(row.labels[:MAX_TOKENS])], device=device)
             total += total_loss(model, ids, labels)
-            count += sum(label != -100 for label in row.labels[1:MAX_TOKENS])
+            count += sum(label != IGNORED for label in row.labels[1:MAX_TOKENS])
     return total / max(count, 1)
 
 

@@ -22,6 +22,7 @@ from engine.checkpoints.verified import private_copy
 from engine.course.advice import advise_by
 from engine.course.jumps import monitor_of
 from engine.course.monitor import LossMonitor
+from engine.data.tokens import IGNORED
 from engine.durable import STAGING_PREFIX
 from engine.errors import ConfigError, ModelError, first_line
 from engine.events import Event, RunFinished, RunStopped, Warned
@@ -333,4 +334,4 @@ class _Rows:
 
     def __getitem__(self, index: int) -> dict[str, list[int]]:
         row: dict[str, list[int]] = self.table.row(max(index, ~index))
-        return row if index >= 0 else {**row, "labels": [-100] * len(row["labels"])}
+        return row if index >= 0 else {**row, "labels": [IGNORED] * len(row["labels"])}

@@ -35,11 +35,12 @@ from trl import SFTTrainer
 
 from engine.checkpoints.files import number
 from engine.course.steps import Length, Position
+from engine.data.tokens import IGNORED
 from engine.errors import first_line
 from engine.i18n import _
 from engine.training.batches import RowBatches, in_order
 from engine.training.fitting import is_out_of_memory
-from engine.training.loss import IGNORED, LossAtLabels
+from engine.training.loss import LossAtLabels
 
 OLD_NUMPY: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
