@@ -52,8 +52,9 @@ from engine.training.ranks import Ranks
 from engine.training.sft import ExactTrainer
 
 MIB = 1 << 20
-SAVING_FAILS = (OSError, RuntimeError, SafetensorError)
-"""What the thread's writers raise: the system's error, torch's of its zip writer, or safetensors' of its own."""
+SAVING_FAILS = (OSError, RuntimeError, SafetensorError, MemoryError)
+"""What those who write raise: the system's error, torch's of its zip writer, safetensors' own, or no memory. All mean: not saved.
+Anything else is a fault, which going on would only repeat."""
 
 
 class WeightsNotFinite(LoraTuiError):
@@ -109,10 +110,7 @@ class Saver:
             self._random = {name: states for one in own for name, states in one[0].items()}
         try:
             self._save(trainer, adapter, probe)
-        except LoraTuiError:
-            raise
-        except Exception as error:
-            # Writers of three libraries: OSError, RuntimeError (torch's zip writer), SafetensorError. All mean: not saved.
+        except SAVING_FAILS as error:
             self.failed(trainer.state.global_step, error)
 
     def settle(self) -> None:

@@ -304,14 +304,14 @@ class Session:
 
     def _write_final(self, adapter: Mapping[str, Any]) -> Path:
         from engine.training.hf_files import write_adapter
+        from engine.training.saving import SAVING_FAILS
 
         out = self.plan.output_dir
         try:
             with made_in(out / f"{STAGING_PREFIX}final-{os.getpid()}", out / FINAL) as staging:
                 write_adapter(staging, self.saver.constants, self.saver.copies.adapter(adapter))
             return out / FINAL
-        except Exception as error:
-            # As with checkpoints: three libraries write here, and each has its own word for a full disk.
+        except SAVING_FAILS as error:
             raise self.saver.unsaved(_("the final adapter could not be saved"), error) from error
 
 
