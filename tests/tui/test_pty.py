@@ -289,7 +289,7 @@ def test_the_wizard_in_chinese_with_own_keys_and_terminated_before_a_run(
     seen = one.until("26 行").replace(" ", "")
     assert "数据集" in seen and "f2下一步" in seen
     one.child.kill(signal.SIGTERM)
-    assert one.end(10) == 143
+    assert one.end() == 143
     assert one.restored()
 
 
