@@ -266,7 +266,7 @@ def test_the_warning_of_a_batch_system_leaves_the_terminal_as_it_was(tmp_path: P
     one = Terminal([], tmp_path)
     one.until("What should the model learn from?")
     one.child.kill(signal.SIGUSR1)
-    assert one.end(10) == 138
+    assert one.end() == 138
     assert one.restored()
 
 
