@@ -39,6 +39,16 @@ def sentences(*parts: str) -> str:
     return text
 
 
+def with_detail(what: str, detail: str) -> str:
+    """Both in one line, for where more follows: without what ends `detail`."""
+    return _("{what}: {detail}").format(what=what, detail=detail.rstrip(".。")) if detail else what
+
+
+def with_fix(what: str, fix: str) -> str:
+    """What there is to know, and what to do, in one line."""
+    return _("{what}. {fix}").format(what=what.rstrip(".。"), fix=fix).rstrip()
+
+
 def words() -> dict[Any, str]:
     """The installed catalogue as plain data, for a process of ours that is to speak the same language (`install_words`)."""
     return dict(getattr(_catalogue, "_catalog", {}))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from engine.data.problems import also
-from engine.i18n import _, n_
+from engine.i18n import _, n_, with_fix
 from tui.plain import visible
 from tui.words import duration
 
@@ -58,7 +58,7 @@ def problem_lines(report: DatasetReport, stops_too: bool = False) -> Iterator[tu
         style = {"stops": "bold red", "costs": "yellow"}.get(first.severity, "")
         severity = {"stops": _("stops"), "costs": _("costs"), "info": _("info")}[first.severity]
         what = visible(first.message + also(found[1:], count - 1))
-        yield f"{severity:5} " + _("{what}. {fix}").format(what=what, fix=visible(first.fix)).rstrip(), style
+        yield f"{severity:5} " + with_fix(what, visible(first.fix)), style
 
 
 def rows_words(done: int, total: int | None, seconds: float) -> str:

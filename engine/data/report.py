@@ -29,6 +29,7 @@ from engine.data.table import Tell, token_table
 from engine.data.token_table import TokenTable
 from engine.data.tokens import IGNORED
 from engine.errors import ConfigError, DatasetError, LoraTuiError, ModelError
+from engine.i18n import with_detail
 from engine.paths import is_there, path_of
 
 SCHEMA = 1
@@ -283,7 +284,7 @@ def _call(call: Any) -> str:
 def _of_error(error: LoraTuiError) -> tuple[Problem, ...]:
     if isinstance(error, BadRows):
         return error.problems
-    message = f"{error.title}: {error.detail}" if error.detail else error.title
+    message = with_detail(error.title, error.detail)
     codes: dict[type, str] = {ModelError: "model_unusable", ConfigError: "setting_unusable"}
     code = codes.get(type(error), "dataset_unusable")
     row = error.row if isinstance(error, DatasetError) else None

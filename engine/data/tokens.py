@@ -27,7 +27,7 @@ from engine.data.rendering import writes_date
 from engine.data.token_table import Ids, TokenTable, schema
 from engine.data.workers import in_order
 from engine.errors import DatasetError
-from engine.i18n import _
+from engine.i18n import _, with_detail
 
 IGNORED = -100
 """The label of a token that the loss does not count (torch's cross_entropy default)."""
@@ -238,8 +238,7 @@ def _fit(ids: Ids, labels: Ids, max_length: int, number: int, notes: Notes) -> t
 
 
 def _refused(error: DatasetError, number: int) -> Problem:
-    message = f"{error.title}: {error.detail}" if error.detail else error.title
-    return Problem(number, "refused_by_template", "stops", message, error.fix)
+    return Problem(number, "refused_by_template", "stops", with_detail(error.title, error.detail), error.fix)
 
 
 def end_marks(tokenizer: Any) -> frozenset[int]:

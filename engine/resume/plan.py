@@ -25,7 +25,7 @@ from engine.data.dataset import Dataset
 from engine.devices import placed
 from engine.errors import CannotContinue, ConfigError
 from engine.folder import free_sibling, own_start, proposed_output, run_id_of
-from engine.i18n import _
+from engine.i18n import _, with_fix
 from engine.models.templates import is_named
 from engine.paths import as_argument, is_folder, is_there, rooted
 from engine.resume.asked import asked_for, inspected, need_checkpoint, need_continuable, problems_of, ways_on
@@ -361,7 +361,7 @@ def _need_same(output_dir: Path, differences: tuple[Difference, ...]) -> None:
     if against:
         raise CannotContinue(
             _("{folder}: its run is complete, and was another one").format(folder=output_dir),
-            "\n".join(f"{one.item}: {one.saved} → {one.asked}. {one.reason}" for one in against),
+            "\n".join(with_fix(f"{one.item}: {one.saved} → {one.asked}", one.reason) for one in against),
             _("Leave the setting out to see what the run came to, or begin a new one with --resume never."),
         )
 

@@ -25,7 +25,7 @@ from engine.data.token_table import TokenTable
 from engine.data.tokens import tokenize
 from engine.errors import DatasetError, LoraTuiError
 from engine.hardware import load_libraries
-from engine.i18n import _, n_
+from engine.i18n import _, n_, with_fix
 from engine.models.folder import base_digests, load_tokenizer, model_folder, tokenizer_files_digest
 from engine.models.templates import with_template
 from engine.training.probe import ProbeRow
@@ -168,7 +168,7 @@ def _contaminated(measured: TokenTable, trained: Digests, name: str) -> tuple[st
 
 def _beyond(table: TokenTable, folder: Path, max_length: int) -> tuple[str, ...]:
     found = beyond(table, folder, max_length)
-    return (f"{found.message}. {found.fix}",) if found is not None else ()
+    return (with_fix(found.message, found.fix),) if found is not None else ()
 
 
 def _notes(notes: Notes) -> tuple[str, ...]:
@@ -177,5 +177,5 @@ def _notes(notes: Notes) -> tuple[str, ...]:
     for code, count in notes.counts.items():
         first = next(problem for problem in notes.problems if problem.code == code)
         more = n_(" (and {count} more row)", " (and {count} more rows)", count - 1).format(count=count - 1)
-        told.append(f"{first.message}{more if count > 1 else ''}. {first.fix}")
+        told.append(with_fix(f"{first.message}{more if count > 1 else ''}", first.fix))
     return tuple(told)

@@ -39,7 +39,7 @@ from engine.course.steps import warmup_steps
 from engine.data.order import next_batch_digest
 from engine.errors import LoraTuiError, OutputError, first_line
 from engine.events import CheckpointSaved, Event, Warned
-from engine.i18n import _, sentences
+from engine.i18n import _, sentences, with_detail
 from engine.paths import as_argument, is_folder
 from engine.training.attempt import Attempt
 from engine.training.digests import all_finite, rng_digest, state_digest, tensors_digest
@@ -137,7 +137,7 @@ class Saver:
         known = self.unsaved(title, error)
         if self.attempt.config.on_save_error != "continue":
             raise known from error
-        self.tell(Warned("save_failed", f"{title}: {known.detail}"))
+        self.tell(Warned("save_failed", with_detail(title, known.detail)))
 
     def unsaved(self, title: str, error: Exception) -> OutputError:
         """The error for something that could not be written: the system's words, what is safe, how much room there is."""

@@ -23,7 +23,7 @@ from engine.errors import LoraTuiError
 from engine.export.chat import SIDES, Chat, Messages, Sampling, Side, continued_words, open_chat, question, system_words
 from engine.export.samples import TEXT, AskedRow, row_after
 from engine.export.source import ExportSource, find_source
-from engine.i18n import _
+from engine.i18n import _, with_detail
 from tui.i18n import N_
 from tui.keys import bound
 from tui.messages import Progressed, Said
@@ -136,7 +136,7 @@ class ChatScreen(WizardScreen):
                 self._refuse(one, _("{value!r} is no number").format(value=one.value))
                 return None
             except LoraTuiError as error:
-                self._refuse(one, f"{error.title}: {error.fix}")
+                self._refuse(one, with_detail(error.title, error.fix))
                 return None
         return usable
 
