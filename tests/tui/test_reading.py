@@ -334,9 +334,8 @@ async def test_a_model_without_a_template_is_taken_with_one_that_is_named(
         await hand.press("ctrl+n")
         await hand.until(lambda: hand.shows('"chat template" plain') and hand.screen.query_one("#closed").display)
         setting = hand.screen.query_one(Setting)
-        setting.focus_field()
-        setting.raw = "plain"
-        await hand.press("enter")
+        await hand.until(lambda: hand.screen.focused is setting.query_one(Input))
+        await hand.press("ctrl+u", *"plain", "enter")
         await hand.until(lambda: app.wizard.counted_for == str(base) and not hand.screen.query_one("#closed").display)
         hand.screen.query_one("#model Input", Input).value = str(flags["model"])
         await hand.until(lambda: hand.shows("has a chat template"))

@@ -21,7 +21,7 @@ from engine.paths import is_file, path_of
 from engine.sizes import size_words
 from engine.training.expect import Fit
 from tui.dataset_text import preview_texts, problem_lines, rows_words, summary_lines
-from tui.fields import lines_text, told
+from tui.fields import lines_text, named_in, told
 from tui.i18n import N_
 from tui.lookups import fit_of, report_with_model
 from tui.messages import Found, Progressed
@@ -203,7 +203,10 @@ class ModelScreen(PathStep):
             if value.refused_by_model:
                 self._refused = value.stopped
                 self.close(told(value.stopped))
-                self.back_to(self.query_one("#model", PathInput))
+                if TEMPLATE in named_in(value.stopped.fix):  # the way on is in that field
+                    self.query_one(Setting).focus_field()
+                else:
+                    self.back_to(self.query_one("#model", PathInput))
             if self._report is not None:  # now the length of the rows is known
                 self.ask("fit", self._report.model, partial(fit_of, self._report, value, self.wizard.so_far()))
             plain = self.owner.no_color or self.owner.ascii_only
