@@ -72,6 +72,14 @@ class Writer:
         except Endless as error:
             raise runaway(self.number, error) from None
         except Exception as error:
+            from jinja2 import TemplateSyntaxError  # which is imported by now, as it raised this
+
+            if isinstance(error, TemplateSyntaxError):
+                raise ModelError(
+                    _("the chat template is no Jinja that can be read"),
+                    _("Line {line}: {what}").format(line=error.lineno, what=first_line(error)),
+                    _("Mend it, or name another with --chat-template."),
+                ) from None
             # A template may raise anything: jinja's errors, its own raise_exception, or a TypeError over an odd message.
             raise DatasetError(
                 _("row {row}: the model's chat template refuses it").format(row=self.number),

@@ -33,6 +33,7 @@ from engine.export.vocabulary import provide_sentencepiece, tokens_lost
 from engine.hardware import Hardware
 from engine.i18n import _
 from engine.models.report import model_report
+from engine.models.templates import TEMPLATE_FILE
 
 PLAIN = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 """The kind that loses nothing of what a base is stored in."""
@@ -274,7 +275,7 @@ def _make_plain(folder: Path, base: Path, bos: bool) -> None:
             if name == "tokenizer_config.json":
                 content["add_bos_token"], content["add_eos_token"] = bos, False
             path.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
-    template = folder / "chat_template.jinja"
+    template = folder / TEMPLATE_FILE
     if template.is_file():
         template.write_text(_unmarked(template.read_text(encoding="utf-8")), encoding="utf-8")
     if not provide_sentencepiece(folder, base):

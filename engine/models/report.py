@@ -17,6 +17,7 @@ from engine.checkpoints.safetensors_header import Tensor, read_header
 from engine.errors import LoraTuiError, ModelError
 from engine.i18n import _
 from engine.models.folder import TEMPLATES, is_hub_id, model_folder, read_model_config, weight_files
+from engine.models.templates import TEMPLATE_FILE
 
 NOT_LINEAR = ("embed", "lm_head", "wte", "wpe", "norm", "output_layer")
 """Parts of the names of two-dimensional weights that `all-linear` leaves alone (PEFT excludes the output layer)."""
@@ -194,7 +195,7 @@ def _torn(folder: Path, error: Exception) -> ModelError:
 
 
 def _has_template(folder: Path) -> bool:
-    if (folder / "chat_template.jinja").is_file() or any((folder / TEMPLATES).glob("*.jinja")):
+    if (folder / TEMPLATE_FILE).is_file() or any((folder / TEMPLATES).glob("*.jinja")):
         return True
     try:
         return bool(json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template"))

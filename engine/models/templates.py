@@ -45,6 +45,8 @@ NAMED = {"plain": PLAIN, "chatml": CHATML}
 TOKENS = {"chatml": ("<|im_start|>", "<|im_end|>")}
 """What a tokenizer must have as tokens: spelled out in pieces they would end no answer."""
 MAX_BYTES = 1_000_000
+TEMPLATE_FILE = "chat_template.jinja"
+"""Where it lies in the folder of a model, an adapter or a checkpoint."""
 
 
 def template_source(setting: str) -> str | None:

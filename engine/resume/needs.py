@@ -15,8 +15,8 @@ from engine.folder import RUN_TOML
 from engine.i18n import _
 from engine.journal import last_settings
 from engine.models.report import model_report
-from engine.models.templates import template_source
-from engine.paths import as_argument, is_there
+from engine.models.templates import TEMPLATE_FILE, template_source
+from engine.paths import as_argument, is_file, is_there
 from engine.resume.layers import need_layers
 
 
@@ -54,6 +54,18 @@ def need_no_output_layer(config: RunConfig) -> None:
             _("lm_head is the output layer. TRL trains no adapter on it: it takes the layer's own weights for the loss."),
             _("all-linear takes every linear layer but the output layer."),
         )
+
+
+def need_template(config: RunConfig, checkpoint: Path) -> None:
+    """Raise ConfigError where the file of --chat-template cannot be read; it tells of the copy that `checkpoint` has of it."""
+    try:
+        template_source(config.chat_template)
+    except ConfigError as error:
+        kept = checkpoint / TEMPLATE_FILE
+        if not is_file(kept):
+            raise
+        words = _("The checkpoint has it as it was: put {path} back in its place.").format(path=kept)
+        raise ConfigError(error.title, error.detail, words) from None
 
 
 def need_what_is_named(config: RunConfig, mode: str) -> None:

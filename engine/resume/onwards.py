@@ -39,6 +39,7 @@ from engine.resume.differences import (
     weight_decay_difference,
 )
 from engine.resume.logged import logged_accumulation
+from engine.resume.needs import need_template
 from engine.sources import Resolved
 
 READ_BY = ("columns", "encoding", "skip_rows")
@@ -98,6 +99,7 @@ def _as_saved(resolved: Resolved, checkpoint: Checkpoint, saved: Manifest) -> On
         _need_named_model(resolved)
     # That it is done is an answer about its own rows: others that are named are held against them.
     if not complete or any(map(resolved.asked, ("dataset", "model", "chat_template", *READ_BY, *DATA_SETTINGS))):
+        need_template(config, checkpoint.path)
         config = in_saved_words(config, saved.identities.data_settings)
         dataset = read_dataset(config)
         material = material_differences(checkpoint, config, dataset)

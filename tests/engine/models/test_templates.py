@@ -101,6 +101,27 @@ def test_a_template_of_a_file_holds_from_any_folder_and_one_that_was_edited_is_t
     assert told.winner == "neither" and "--accept chat_template" in told.reason
 
 
+def test_who_lost_the_file_is_told_where_the_checkpoint_has_it(base: Path, rows: Path, tmp_path: Path) -> None:
+    own, run = tmp_path / "own.jinja", tmp_path / "run"
+    own.write_text(NAMED["chatml"], encoding="utf-8")
+    train(dataset=rows, model=base, output=run, chat_template=own, stop_at=2, **SETTINGS)
+    own.unlink()
+    with pytest.raises(ConfigError, match=r"own\.jinja") as caught:
+        plan(output=run)
+    kept = run / "checkpoint-2" / "chat_template.jinja"
+    assert str(kept) in caught.value.fix
+    shutil.copy(kept, own)
+    assert not [one for one in plan(output=run).differences if one.item == "chat_template"]
+
+
+@pytest.mark.parametrize("fault", ["{% for", "{{ message | shout }}"])
+def test_a_file_that_jinja_cannot_read_is_no_fault_of_a_row(fault: str, base: Path, rows: Path, tmp_path: Path) -> None:
+    file = tmp_path / "own.jinja"
+    file.write_text("{# messages #}\n" + fault, encoding="utf-8")
+    report = dataset_report(str(rows), Reading(), load_tokenizer(base, str(file)), "auto", 256)
+    assert isinstance(report.stopped, ModelError) and "Line 2: " in report.stopped.detail
+
+
 WRONG: dict[str, bytes | None] = {
     "not there": None,
     "no text": b"\xff\xfe messages",
