@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.data.read import Reading
+from engine.errors import ModelError
 from engine.i18n import _
 from engine.sources import Source, resolve
 from tui.dataset_text import batch_of
@@ -57,13 +58,19 @@ def report_with_model(
     from engine.data.places import with_places
     from engine.data.report import dataset_report
     from engine.hardware import load_libraries
-    from engine.models.folder import load_tokenizer
+    from engine.models.folder import is_hub_id, load_tokenizer
     from engine.models.report import cached_snapshot, model_folder_here
 
     load_libraries()
     config = resolve(answers).config
     folder = cached_snapshot(model) or model_folder_here(model)
-    tokenizer = load_tokenizer(folder, config.chat_template)
+    try:
+        tokenizer = load_tokenizer(folder, config.chat_template)
+    except ModelError as error:
+        if is_hub_id(model):  # more of it may be fetched
+            raise
+        unread = dataset_report(dataset, Reading.of(config), None, config.train_on, config.max_length)
+        return unread if unread.stopped is not None else unread.stopped_by(error)
     report = dataset_report(
         dataset, Reading.of(config), tokenizer, config.train_on, config.max_length, tell, batch_of(config)
     )

@@ -127,8 +127,13 @@ class ModelScreen(PathStep):
             return False
         if setting.raw != str(self.wizard.answers.get(TEMPLATE, MODELS_OWN)):
             self.wizard.answer(TEMPLATE, None if setting.raw == MODELS_OWN else setting.raw)
+            self.wizard.counted_for = None  # what was counted are tokens of other texts
             self._begin_anew(None)
         return True
+
+    def _written(self) -> tuple[str | None, Any]:
+        """The model that is looked at, and how turns are written for it."""
+        return self._asked, self.wizard.answers.get(TEMPLATE)
 
     def _knows(self, value: str) -> bool:
         return self._report is not None and self._asked == value
@@ -152,7 +157,7 @@ class ModelScreen(PathStep):
         event.stop()
         if event.what == "cache":
             self._offer(event.value if not isinstance(event.value, LoraTuiError) else ())
-        elif event.asked != self._asked:
+        elif event.asked not in (self._asked, self._written()):
             return
         elif isinstance(event.value, LoraTuiError) and event.what == "report":
             self.close(told(event.value))
@@ -177,7 +182,7 @@ class ModelScreen(PathStep):
             if dataset:
                 self.query_one("#seen", Static).update(_("Counting tokens"))
                 counted = partial(self._counted, report.model)
-                self.ask("tokens", report.model, partial(report_with_model, dataset, report.model, so_far, counted))
+                self.ask("tokens", self._written(), partial(report_with_model, dataset, report.model, so_far, counted))
         going, self._going = self._going, False
         if report.stopped is not None and not to_be_fetched(report):
             self.back_to(self.query_one("#model", PathInput))
