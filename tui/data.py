@@ -75,7 +75,10 @@ def run_data(config: RunConfig, as_json: bool, measure: bool) -> int:
         }
         sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
         return USABLE if report.stopped is None else UNUSABLE
-    _print(report, [*(_told(model) if model is not None else ()), *(fit_lines(fit) if fit is not None else ())])
+    _print(
+        report,
+        [*(_told(model, config.chat_template) if model is not None else ()), *(fit_lines(fit) if fit is not None else ())],
+    )
     if trial is not None:
         words = _(
             "measured: an epoch takes about {time} in batches of {rows} rows · {rate:.0f} tokens/s on {device}"
@@ -96,11 +99,11 @@ def _tokenizer(model: str, chat_template: str) -> Any:
     return load_tokenizer(model_folder(model), chat_template)
 
 
-def _told(model: ModelReport) -> list[tuple[str, str]]:
+def _told(model: ModelReport, chat_template: str) -> list[tuple[str, str]]:
     """What the model is, and what a run with it would end with."""
     stopped = model.stopped
     wrong = [stopped.title, stopped.detail, stopped.fix] if stopped is not None else []
-    return [*model_lines(model), *((words, "bold red") for words in wrong if words)]
+    return [*model_lines(model, chat_template), *((words, "bold red") for words in wrong if words)]
 
 
 def _print(report: DatasetReport, model: list[tuple[str, str]]) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from engine.config import RunConfig
 from engine.i18n import _
 from engine.models.report import ModelReport, to_be_fetched
+from engine.models.templates import MODELS_OWN
 from engine.sizes import size_words
 from engine.training.estimate import TIGHT
 from engine.training.expect import Fit
 from tui.plain import visible
 
 
-def model_lines(report: ModelReport) -> list[tuple[str, str]]:
-    """What its files say of it."""
+def model_lines(report: ModelReport, chat_template: str = MODELS_OWN) -> list[tuple[str, str]]:
+    """What its files say of it. `chat_template`: how turns are to be written for it."""
     if report.stopped is not None and to_be_fetched(report):
         error = report.stopped  # of no start: the run fetches it
         return [(error.title, "bold"), (error.detail, ""), (error.fix, "dim")]
@@ -25,7 +26,9 @@ def model_lines(report: ModelReport) -> list[tuple[str, str]]:
     lines = [(kind, "bold")]
     if report.context:
         lines.append((_("context {count} tokens").format(count=report.context), ""))
-    if report.chat_template:
+    if chat_template != MODELS_OWN:
+        lines.append((_("turns are written by --chat-template {name}").format(name=chat_template), ""))
+    elif report.chat_template:
         lines.append((_("has a chat template"), ""))
     else:
         lines.append(

@@ -68,6 +68,11 @@ def _said(code: str) -> tuple[str, str]:
                 _("row {row}: the model's chat template leaves out the system turn ({words})"),
                 _("Put its words into the first user turn, or take a model that knows system turns."),
             )
+        case "tools_dropped":
+            return (
+                _("row {row}: the model's chat template leaves out the tools ({names})"),
+                _("The model learns these rows as if no tool were offered. Take a model or a template that knows tools."),
+            )
         case "words_dropped":
             return (
                 _("row {row}: the model's chat template leaves out words of the {role} ({words})"),

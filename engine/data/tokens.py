@@ -132,6 +132,8 @@ def tokenize_chunk(chunk: Sequence[tuple[int, dict[str, Any]]], tokenizer: Any, 
             notes.add(remark("date_written", number))
         if dropped := _dropped_system(row, rendered[place].text):
             notes.add(remark("system_dropped", number, words=repr(dropped[:40])))
+        if tools := _dropped_tools(row, rendered[place].text):
+            notes.add(remark("tools_dropped", number, names=tools[:40]))
         if thought := _dropped_thought(row, rendered[place].text):
             notes.add(remark("thoughts_dropped", number, words=repr(thought[:40])))
         if left_out := _dropped_words(row, rendered[place].text):
@@ -261,6 +263,14 @@ def _dropped_system(row: dict[str, Any], text: str) -> str | None:
     turns = row.get("messages") or (row["prompt"] if isinstance(row.get("prompt"), list) else ())
     words = (turn["content"].strip() for turn in turns if turn["role"] in ("system", "developer"))
     return next((one for one in words if one and one not in text), None)
+
+
+def _dropped_tools(row: dict[str, Any], text: str) -> str | None:
+    """The names of a row's tools, where the template left out every one."""
+    tools = row.get("tools")
+    offered = [tool.get("function", tool) for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
+    names = [str(one["name"]) for one in offered if isinstance(one, dict) and one.get("name")]
+    return ", ".join(names) if names and not any(name in text for name in names) else None
 
 
 def _dropped_thought(row: dict[str, Any], text: str) -> str | None:

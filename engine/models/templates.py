@@ -89,8 +89,7 @@ def put_template(tokenizer: Any, setting: str) -> None:
             _("Written in pieces it would end no answer."),
             _("Take --chat-template plain, which needs no such token."),
         )
-    begins = tokenizer("").get("input_ids") or [None]
-    if setting in NAMED and tokenizer.bos_token_id is not None and begins[0] == tokenizer.bos_token_id:
+    if setting in NAMED and list(tokenizer("a")["input_ids"])[:1] == [tokenizer.bos_token_id]:
         source = "{{- bos_token -}}\n" + source  # as it writes it before any other text
     tokenizer.chat_template = source
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -385,6 +386,15 @@ def test_data_with_a_model_tells_what_that_is_and_whether_it_fits(lora_tui: Any,
     code, out, _err = lora_tui("data", chat_file, "--model", tiny_model)
     assert code == 0
     assert "has a chat template" in out and "fits · about" in out and "libraries 570 MB" in out
+
+
+def test_data_does_not_advise_a_template_that_was_named(
+    lora_tui: Any, chat_file: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(tiny_model, tmp_path / "base")
+    (base / "chat_template.jinja").unlink()
+    out = lora_tui("data", chat_file, "--model", base, "--chat-template", "plain")[1]
+    assert "turns are written by --chat-template plain" in out and "has no chat template" not in out
 
 
 def test_whether_a_model_fits_is_looked_at_before_it_is_loaded_to_be_timed(

@@ -106,7 +106,7 @@ class ModelScreen(PathStep):
         setting = self.query_one(Setting)
         lacking = report is not None and report.folder is not None and not report.chat_template
         setting.display = lacking or TEMPLATE in self.wizard.answers
-        setting.raw = str(self.wizard.answers.get(TEMPLATE, MODELS_OWN))
+        setting.raw = self._template()
 
     def action_next(self) -> None:
         if self._take_template():
@@ -125,15 +125,18 @@ class ModelScreen(PathStep):
         if setting.check() is not None:
             setting.focus_field()
             return False
-        if setting.raw != str(self.wizard.answers.get(TEMPLATE, MODELS_OWN)):
+        if setting.raw != self._template():
             self.wizard.answer(TEMPLATE, None if setting.raw == MODELS_OWN else setting.raw)
             self.wizard.counted_for = None  # what was counted are tokens of other texts
             self._begin_anew(None)
         return True
 
-    def _written(self) -> tuple[str | None, Any]:
+    def _template(self) -> str:
+        return str(self.wizard.answers.get(TEMPLATE, MODELS_OWN))
+
+    def _written(self) -> tuple[str | None, str]:
         """The model that is looked at, and how turns are written for it."""
-        return self._asked, self.wizard.answers.get(TEMPLATE)
+        return self._asked, self._template()
 
     def _knows(self, value: str) -> bool:
         return self._report is not None and self._asked == value
@@ -172,7 +175,7 @@ class ModelScreen(PathStep):
     def _show(self, report: ModelReport) -> None:
         self._report = report
         self._offer_template(report)
-        self.query_one("#summary", Static).update(lines_text(model_lines(report)))
+        self.query_one("#summary", Static).update(lines_text(model_lines(report, self._template())))
         self.close(told(report.stopped) if report.stopped is not None and not to_be_fetched(report) else "")
         if report.folder is not None and report.stopped is None:
             so_far = self.wizard.so_far()

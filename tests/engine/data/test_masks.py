@@ -183,6 +183,14 @@ def test_a_developers_turn_that_the_template_leaves_out_is_told(name: str, told:
     assert ("system_dropped" in table.notes.counts) == told
 
 
+@pytest.mark.parametrize(("name", "told"), [("qwen3", False), ("deepseek_r1_distill", True)])
+def test_tools_that_the_template_leaves_out_are_told(name: str, told: bool) -> None:
+    weather = {"type": "function", "function": {"name": "weather_at", "parameters": {"type": "object", "properties": {}}}}
+    tokenizer = tokenizer_of(["<bos>", "<|im_end|>"], (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8"))
+    table = tokenize(enumerate([{"messages": CHAT, "tools": [weather]}], 1), tokenizer, "auto", 1 << 20)
+    assert ("tools_dropped" in table.notes.counts) == told
+
+
 @pytest.mark.parametrize(("name", "told"), [("qwen3", False), ("qwen2_5", True)])
 def test_thoughts_that_the_template_leaves_out_are_told(name: str, told: bool) -> None:
     chat = [CHAT[0], {**CHAT[1], "reasoning_content": "hm"}]

@@ -67,6 +67,18 @@ def test_a_token_that_begins_every_text_begins_a_conversation_once(base: Path, r
     assert pieces(rows, base, "plain")[0][0].count("<|endoftext|>") == 1
 
 
+def test_a_token_that_ends_every_text_begins_no_conversation(base: Path, rows: Path) -> None:
+    from tokenizers import processors
+
+    tokenizer = load_tokenizer(base)
+    tokenizer.bos_token = tokenizer.eos_token
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A <|im_end|>", special_tokens=[("<|im_end|>", tokenizer.eos_token_id)]
+    )
+    tokenizer.save_pretrained(base)
+    assert pieces(rows, base, "plain")[0][0].startswith("### User:")
+
+
 def test_a_template_whose_tokens_the_model_has_not_is_refused(base: Path, rows: Path) -> None:
     tokenizer = (base / "tokenizer.json").read_text(encoding="utf-8").replace("<|im_start|>", "<|begin|>")
     (base / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
