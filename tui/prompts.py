@@ -11,8 +11,11 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from engine.errors import LoraTuiError
+from engine.config import RunConfig
+from engine.data.formats import CONVERSATIONS
+from engine.errors import ConfigError, LoraTuiError
 from engine.i18n import _
+from engine.models.templates import MODELS_OWN, template_source
 from engine.paths import pasted, path_of
 from engine.remembered import load_remembered
 from engine.resume.plan import ResumePlan
@@ -141,12 +144,33 @@ class Questions:
                 continue
             report = model_report(word)
             if report.stopped is None or to_be_fetched(report):
+                self.wizard.written_as_before(word)
                 self.wizard.choose("model", word)
                 if report.architecture is not None:
                     self.show.line(report.architecture)
+                if report.folder is not None and not report.chat_template:
+                    self.template()
                 return
             self.told(report.stopped)
             kept = ""
+
+    def template(self) -> None:
+        """How turns are written for a model that has no template."""
+        data, given = self.wizard.report, MODELS_OWN
+        with contextlib.suppress(LoraTuiError):  # told where it is planned
+            given = self.wizard.base().chat_template
+        kept = "plain" if given == MODELS_OWN and data is not None and data.format in CONVERSATIONS else given
+        self.show.line(_(str(RunConfig.model_fields["chat_template"].description)))
+        while True:
+            word = pasted(self.ask(label("chat_template"), kept))
+            try:
+                template_source(word)
+            except ConfigError as error:
+                self.told(error)
+                continue
+            if word != given:
+                self.wizard.answer("chat_template", word)
+            return
 
     def output(self) -> None:
         kept = str(self.wizard.answers.get("output") or self.wizard.proposed_output())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pexpect
 import pytest
 
 from engine.journal import read_journal
+from engine.models.templates import NAMED
 from engine.remembered import Remembered
 from tests.engine.runs import train
 from tui.prompts import LEFT, Questions
@@ -124,6 +126,30 @@ def test_columns_of_other_names_are_asked_for(flags: dict[str, Any], tmp_path: P
     questions.run()
     assert "9 rows · alpaca" in words.getvalue()
     assert questions.wizard.answers["columns"] == "instruction=ask,output=say"
+
+
+@pytest.fixture
+def base(flags: dict[str, Any], tmp_path: Path) -> Path:
+    """A model without a template."""
+    folder = shutil.copytree(flags["model"], tmp_path / "base")
+    (folder / "chat_template.jinja").unlink()
+    return folder
+
+
+def test_how_turns_are_written_is_asked_where_the_model_has_no_template(flags: dict[str, Any], base: Path) -> None:
+    questions, words = talk(flags, "", str(base), "no.jinja", "", "", "n", "n")
+    assert questions.run() == 0
+    assert "There is no such file." in words.getvalue()
+    assert questions.wizard.answers["chat_template"] == "plain"
+
+
+def test_the_template_of_a_run_that_goes_on_is_kept(flags: dict[str, Any], base: Path, tmp_path: Path) -> None:
+    (tmp_path / "own.jinja").write_text(NAMED["chatml"], encoding="utf-8")
+    train(**{**flags, "model": base, "epochs": 1}, chat_template=tmp_path / "own.jinja")
+    questions, _words = talk({**flags, "model": str(base)}, "", "", "", "", "", "n", "n")
+    assert questions.run() == 0
+    assert questions.wizard.planned is not None and questions.wizard.planned.plan.mode == "continue"
+    assert "chat_template" not in questions.wizard.answers
 
 
 def test_what_the_run_will_take_is_told_before_it_is_agreed_to(flags: dict[str, Any]) -> None:
