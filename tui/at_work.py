@@ -150,10 +150,10 @@ class RunAtWork(Shown):
             self.live, self._joined = replace(self.live, join=self._joined), None
 
     def stop(self, reason: str, then: Then = "result") -> None:
-        """The first reason counts, and the last `then`."""
+        """The first reason counts, and the last `then`. That it moves is no reason any more once something else is to follow."""
         self.take_in()  # what was told before the key counts before it
         with self._asking:
-            if self._stop is None:
+            if self._stop is None or self.then == "process":
                 self._stop = reason
             self.then = then
         self.live = replace(self.live, stopping=True, moving=then == "process")

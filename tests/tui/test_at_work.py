@@ -44,6 +44,16 @@ def test_the_first_reason_to_stop_counts_and_the_last_word_on_what_follows(run: 
     assert reasons == ["user"] and at_work.then == "exit"
 
 
+def test_a_run_that_was_to_move_and_is_stopped_after_all_has_not_moved(run: Make) -> None:
+    at_work = run(started())
+    at_work.stop("detach", then="process")
+    at_work.stop("user")
+    reasons: list[Any] = []
+    at_work._runner.run = lambda plan, emit, should_stop: reasons.append(should_stop())  # type: ignore[method-assign, union-attr]
+    at_work.carry_out()
+    assert reasons == ["user"]
+
+
 def test_whoever_leaves_stops_a_run_that_is_here_and_leaves_a_detached_one_at_work(run: Make) -> None:
     here, elsewhere = run(), run()
     elsewhere.detached = True
