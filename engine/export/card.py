@@ -12,6 +12,7 @@ import engine
 from engine.events import ResumeChecked, RunFinished
 from engine.export.source import ExportSource
 from engine.journal import begun_at, fold, read_journal, standing_attempts
+from engine.models.templates import MODELS_OWN
 from engine.paths import is_folder, path_of
 
 SETTINGS = (
@@ -48,6 +49,8 @@ def model_card(source: ExportSource, merged: bool) -> str:
     if source.config.dataset is not None:
         settings = {name: told.settings.get(name, getattr(source.config, name)) for name in ("dataset", *SETTINGS)}
         facts.append(f"| dataset | {_cell(Path(str(settings['dataset'])).name)} |")
+        template = str(told.settings.get("chat_template", source.config.chat_template))
+        facts += [f"| chat_template | {_cell(Path(template).name)} |"] if template != MODELS_OWN else []
         unused = "max_steps" if settings["max_steps"] is None else "epochs"  # the one is there instead of the other
         facts += [f"| {name} | {_cell(str(settings[name]))} |" for name in SETTINGS if name != unused]
     facts += [f"| {name} | {value:.6g} |" for name, value in told.reached.items()]

@@ -13,6 +13,8 @@ from engine.data.read import Reading
 from engine.data.report import dataset_report
 from engine.eject import eject
 from engine.errors import ConfigError, ModelError
+from engine.export.card import model_card
+from engine.export.source import find_source
 from engine.models.folder import load_tokenizer
 from engine.models.templates import MAX_BYTES, NAMED, template_source
 from tests.conftest import chats, write_jsonl
@@ -134,6 +136,16 @@ def test_a_file_that_jinja_cannot_read_is_no_fault_of_a_row(fault: str, base: Pa
     assert isinstance(report.stopped, ModelError) and "Line 2: " in report.stopped.detail
 
 
+def test_the_card_of_an_export_names_the_template_and_no_folder_of_this_machine(
+    base: Path, rows: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.jinja"
+    own.write_text(NAMED["chatml"], encoding="utf-8")
+    train(dataset=rows, model=base, output=tmp_path / "run", chat_template=own, **{**SETTINGS, "max_steps": 1})
+    card = model_card(find_source(tmp_path / "run"), merged=False)
+    assert "| chat_template | own.jinja |" in card and str(tmp_path) not in card
+
+
 WRONG: dict[str, bytes | None] = {
     "not there": None,
     "no text": b"\xff\xfe messages",
@@ -158,5 +170,6 @@ def test_a_file_that_is_no_template_ends_the_run_before_it_begins(
 def test_the_template_goes_along_when_the_run_is_ejected(base: Path, rows: Path, tmp_path: Path) -> None:
     train(dataset=rows, model=base, output=tmp_path / "run", chat_template="plain", **{**SETTINGS, "max_steps": 1})
     assert "tokenizer.chat_template = " in eject(tmp_path / "run", "script")  # which compares its tokens with the run's
+    assert "register one that does" in eject(tmp_path / "run", "llamafactory")
     settings = yaml.safe_load(eject(tmp_path / "run", "axolotl"))
     assert (settings["chat_template"], settings["chat_template_jinja"]) == ("jinja", NAMED["plain"])
