@@ -23,7 +23,7 @@ demo: $(VENV)/.installed
 	@if [ -t 0 ] && [ -t 2 ]; then $(BIN)/lora-tui --demo; else $(BIN)/lora-tui --demo --yes --resume auto; fi
 
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest -q -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest -q -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/pytest -q -m slow --timeout 3600 --ignore tests/cluster
