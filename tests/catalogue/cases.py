@@ -87,7 +87,7 @@ CASES = (
     Case("control: the monitor's state is not in the manifest", "26", monitor_forgotten, "-", True),
     Case("control: the best checkpoint is old, one is to be kept", "24", best_was_early, "plan", True, after=best_is_there,
          arguments={"save_strategy": "steps", "save_total_limit": 1}),
-    Case("control: a folder of TRL's trainer, random states of NumPy's", "31", made_by_trl, "-", True),
+    Case("control: a folder of TRL's trainer, random states of NumPy's", "31", made_by_trl, "plan", True),
     Case("control: batch size auto, and less memory than before", "15", automatic, "-", True, faults.little_memory,
          arguments={"auto_find_batch_size": True}),
     Case("resume_from_checkpoint does nothing", "2", nothing, "receipt", fault=faults.argument_ignored),
