@@ -237,14 +237,16 @@ def _as_its_run(answers: dict[str, Any]) -> dict[str, Any]:
     if "output" not in answers and "init_from" not in answers and answers.get("resume", "auto") in ("auto", "never"):
         return answers
     from engine.answers import gather
-    from tui.wizard import READING
+    from tui.wizard import READING, TEMPLATE
 
     try:
         found = gather(answers, environ={}).resolved
     except LoraTuiError:  # told at the step that it belongs to
         return answers
     of_run = {
-        name: getattr(found.config, name) for name in ("dataset", "model", *READING) if found.origin.get(name) == "run"
+        name: getattr(found.config, name)
+        for name in ("dataset", "model", *READING, TEMPLATE)
+        if found.origin.get(name) == "run"
     }
     return {name: value for name, value in of_run.items() if value != RunConfig.model_fields[name].default} | answers
 

@@ -30,7 +30,7 @@ from tui.plain import visible
 from tui.plan_text import plan_lines
 from tui.show import Show
 from tui.streams import duplicate
-from tui.wizard import FIRST_SETTINGS, Start, Wizard
+from tui.wizard import FIRST_SETTINGS, TEMPLATE, Start, Wizard
 
 LEFT = 130
 """Exit code where a person leaves in the middle (Ctrl-C, or the end of the input)."""
@@ -160,16 +160,16 @@ class Questions:
         with contextlib.suppress(LoraTuiError):  # told where it is planned
             given = self.wizard.base().chat_template
         kept = "plain" if given == MODELS_OWN and data is not None and data.format in CONVERSATIONS else given
-        self.show.line(_(str(RunConfig.model_fields["chat_template"].description)))
+        self.show.line(_(str(RunConfig.model_fields[TEMPLATE].description)))
         while True:
-            word = pasted(self.ask(label("chat_template"), kept))
+            word = pasted(self.ask(label(TEMPLATE), kept))
             try:
                 template_source(word)
             except ConfigError as error:
                 self.told(error)
                 continue
             if word != given:
-                self.wizard.answer("chat_template", word)
+                self.wizard.answer(TEMPLATE, word)
             return
 
     def output(self) -> None:

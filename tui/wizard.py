@@ -28,6 +28,8 @@ SETTINGS = tuple(name for name in RunConfig.model_fields if field_meta(name)["gr
 """Fields of the settings step."""
 READING = ("format", "columns", "encoding", "skip_rows")
 """How the dataset is read, where that should not be found out (engine.data.read.Reading)."""
+TEMPLATE = "chat_template"
+"""How turns are written, which is an answer about the model."""
 FIRST_SETTINGS = ("epochs", "learning_rate", "batch_size", "lora_r", "max_length", "save_steps")
 """Those that matter; the rest stands behind "more"."""
 
@@ -129,11 +131,11 @@ class Wizard:
         if model == self.written_for:
             return
         if self.written_for is not None:
-            self.answer("chat_template", None)
+            self.answer(TEMPLATE, None)
         self.written_for = model
         last = self.remembered.answers
-        if "chat_template" not in self.answers and model == last.get("model"):
-            self.answer("chat_template", usable({"chat_template": last.get("chat_template")}).get("chat_template"))
+        if TEMPLATE not in self.answers and model == last.get("model"):
+            self.answer(TEMPLATE, usable({TEMPLATE: last.get(TEMPLATE)}).get(TEMPLATE))
 
     def is_demo(self) -> bool:
         """Whether the demo's own settings apply: they suit its tiny model and no other."""
@@ -237,7 +239,7 @@ class Wizard:
     def take_up_last(self) -> None:
         """Answer as last time, to go on with that run; its settings stand in its folder."""
         last = usable(self.remembered.answers)
-        for name in ("dataset", "model", "output", *READING, "chat_template"):
+        for name in ("dataset", "model", "output", *READING, TEMPLATE):
             self.answer(name, last.get(name))
         self.read_for, self.written_for = self.answers.get("dataset"), self.answers.get("model")
         self.start = Start()

@@ -29,8 +29,7 @@ from tui.model_text import fit_lines, model_lines
 from tui.screens.base import PathStep
 from tui.widgets.path_input import PathInput
 from tui.widgets.setting import Setting
-
-TEMPLATE = "chat_template"
+from tui.wizard import TEMPLATE
 
 
 class ModelScreen(PathStep):

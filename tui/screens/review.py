@@ -27,7 +27,7 @@ from tui.plain import visible
 from tui.plan_text import plan_lines
 from tui.screens.base import SHORT, StepScreen
 from tui.widgets.setting import Setting
-from tui.wizard import READING, SETTINGS, Planned, Start
+from tui.wizard import READING, SETTINGS, TEMPLATE, Planned, Start
 
 
 class ReviewScreen(StepScreen):
@@ -143,7 +143,7 @@ def _settings_text(config: RunConfig, answers: dict[str, Any]) -> Text:
     """Every setting, those that a person chose here apart from the rest."""
     text = Text(_("settings"), style="bold")
     read = [name for name in READING if getattr(config, name) != RunConfig.model_fields[name].default]
-    written = ["chat_template"] if config.chat_template != MODELS_OWN else []
+    written = [TEMPLATE] if config.chat_template != MODELS_OWN else []
     names = [
         name for name in ("dataset", *read, "model", *written, "output", *SETTINGS) if getattr(config, name) is not None
     ]
