@@ -30,10 +30,12 @@ UNKNOWN_RUN = "unknown"
 """The run of a checkpoint looked at alone, without a manifest; `scan` puts in what lineage finds."""
 
 OPTIMIZER, SCHEDULER, SCALER, RNG = "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth"
-MOMENTS = {"exp_avg", "exp_avg_sq"}
+MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW keeps of each parameter (torch.optim.AdamW), which is what is trained with here."""
-OF_ADAMW = MOMENTS | {"step", "max_exp_avg_sq", "lr", "initial_lr"}
-"""All tensors that an optimizer.pt of it may hold: amsgrad's too, and a learning rate that was given as one."""
+HIGHEST = "max_exp_avg_sq"
+"""What it keeps besides where it is amsgrad."""
+OF_ADAMW = {*MOMENTS, HIGHEST, "step", "lr", "initial_lr"}
+"""All tensors that an optimizer.pt of it may hold: a learning rate that was given as one, too."""
 SAID_BY_ADAMW = {"amsgrad", "correct_bias"}
 """One of these stands in its groups: in torch's always, and in that of older versions of transformers."""
 RNG_OF_RANK = re.compile(r"rng_state_(0|[1-9][0-9]*)\.pth", re.ASCII)
@@ -185,7 +187,7 @@ def _training_state(
 def _not_adamw(path: Path, found: Listing) -> str | None:
     """What shows that the optimizer in the file `path` is another one than AdamW; None where nothing does. Its kin keep the same
     moments: NAdam one tensor more, RAdam other settings, and Adam says that its weight decay goes into the gradient."""
-    if not MOMENTS <= found.tensors.keys() <= OF_ADAMW:
+    if not {*MOMENTS} <= found.tensors.keys() <= OF_ADAMW:
         return ", ".join(sorted(name[:40] for name in found.tensors)[:5]) or "-"
     if not SAID_BY_ADAMW & found.flags.keys():
         return _("its groups have no {name}").format(name="amsgrad")
@@ -206,7 +208,7 @@ def _refuse_moments_of_others(found: Listing, shapes: Iterable[tuple[int, ...]])
     """Raise Unsound where moments have a shape that is left over when each of `shapes`, the adapter's, has been given its own: they
     are of other parameters. Which is whose is not said in the file; the receipt sees it. An adapter may hold more than was trained."""
     has = Counter(shapes)
-    for name in MOMENTS & found.tensors.keys():
+    for name in (one for one in MOMENTS if one in found.tensors):
         odd = next(iter(Counter(one.shape for one in found.tensors[name]) - has), None)
         if odd is not None:
             raise Unsound(

@@ -15,7 +15,6 @@ from engine.course.steps import warmup_steps
 from engine.data.formats import CONVERSATIONS
 from engine.data.normal import ROLES, SYSTEM, input_of
 from engine.eject.run import READERS, Ejected
-from engine.models.templates import MODELS_OWN
 
 FACTORY_READS = (".jsonl", ".json", ".csv", ".parquet")
 AXOLOTL_READS = (*FACTORY_READS, ".ndjson", ".jsonl.gz", ".ndjson.gz", ".json.gz", ".csv.gz")
@@ -154,15 +153,14 @@ def llamafactory(run: Ejected) -> str:
         "output_dir": f"{run.name}-llamafactory",
         "report_to": "none",
     }
+    template = run.template() if run.format in CONVERSATIONS else None
     notes = [
         f"dataset_info.json beside this file: {json.dumps(entry, ensure_ascii=False)}",
-        "template: name the one of your model here (qwen3, llama3, ...); LLaMA-Factory does not take the model's own.",
+        "template: name the one of your model here (qwen3, llama3, ...); LLaMA-Factory does not take the model's own."
+        if template is None
+        else "template: none of its names writes turns as they were written here; register one that does: "
+        + json.dumps(template, ensure_ascii=False),
     ]
-    if config.chat_template != MODELS_OWN and run.format in CONVERSATIONS:
-        notes[-1] = (
-            "template: none of its names writes turns as they were written here; register one that does: "
-            + json.dumps(run.template(), ensure_ascii=False)
-        )
     return _yaml(settings, run, "llamafactory-cli train FILE", [*notes, *_unlike(run, FACTORY_READS, FACTORY_SHAPE)])
 
 

@@ -35,8 +35,8 @@ LOOKED_AT = 256
 """Rows from which it is told what rows hold beside their words: not each of them has a system turn, tools or a weight."""
 ON_THE_WAY = (
     "dataset", "format", "columns", "encoding", "skip_rows", "chat_template", "eval_fraction", "train_on", "max_length", "epochs",
-    "max_steps",
-    "learning_rate", "scheduler", "warmup", "weight_decay", "max_grad_norm", "lora_dropout", "seed", "precision", "load_in_4bit",
+    "max_steps", "learning_rate", "scheduler", "warmup", "weight_decay", "max_grad_norm", "lora_dropout", "seed", "precision",
+    "load_in_4bit",
 )  # fmt: skip
 """Settings that decide what is learned, and that a run may go on with otherwise than before."""
 OF_THE_SETTINGS = ("r", "lora_alpha", "target_modules", "bias", "task_type")

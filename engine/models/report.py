@@ -162,9 +162,7 @@ def weight_headers(folder: Path) -> dict[str, Tensor]:
 
 def _need_shards(folder: Path) -> None:
     """Raise Unsound where a file of weights that the index names is not there: a copy or a download that was cut short."""
-    if (folder / WHOLE).is_file() or not (
-        folder / INDEX
-    ).is_file():  # beside the first transformers does not look at the index
+    if (folder / WHOLE).is_file() or not (folder / INDEX).is_file():  # beside the first transformers looks at no index
         return
     try:
         named = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()

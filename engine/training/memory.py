@@ -12,6 +12,7 @@ import torch
 
 from engine.checkpoints.adapter import BASE_LAYER, PAIRS
 from engine.checkpoints.checkpoint import Checkpoint
+from engine.checkpoints.inspect import HIGHEST, MOMENTS
 from engine.checkpoints.manifest import Manifest, Probe
 from engine.checkpoints.rates import saved_rates
 from engine.i18n import _, n_
@@ -142,11 +143,6 @@ def optimizer_item(
         return Item("optimizer", f"step {expected}", _("without {count} of them").format(count=len(lost)), "failed", words)
     digest = manifest.optimizer if manifest is not None else state_digest(saved)
     return same("optimizer", digest, optimizer_digest(optimizer), _("The moments are not those that were saved."))
-
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
-HIGHEST = "max_exp_avg_sq"
-"""What Adam keeps besides where it is amsgrad."""
 
 
 def impossible_moments(model: Any, optimizer: Any) -> tuple[str, str] | None:
