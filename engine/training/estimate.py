@@ -28,9 +28,9 @@ nonlinearity, what it gates, and their product. Counted in transformers' LlamaDe
 LAYERS_AT_ONCE = 5
 """Layers whose values are there at the peak with activation checkpointing: the one that is computed again, its gradients, and what the
 allocator has not yet given back. Measured there."""
-LOGIT_BYTES = 64 << 20
-"""Of float32 logits alive at a time where they are computed at labels only (loss.py). Fewer rows make the matrix product slower, more
-make nothing faster."""
+LOGIT_BYTES = {"cuda": 256 << 20, "mps": 64 << 20, "cpu": 64 << 20}
+"""Of float32 logits alive at a time where they are computed at labels only (loss.py), by device. Fewer rows make the matrix product
+slower, on a GPU the launches too; more make nothing faster."""
 OVERHEAD = 570_000_000
 """Python, torch, transformers and their buffers; measured there."""
 CUDA_LIBRARIES = 460_000_000
@@ -168,7 +168,7 @@ def estimate_memory(
     if checkpointing:
         layers = min(layers, model.layers * model.hidden + LAYERS_AT_ONCE * kept)
     at_labels = config.logits == "labels" and hardware.precision != "float16"
-    rows = min(tokens, logit_rows(model.vocabulary)) if at_labels else tokens
+    rows = min(tokens, logit_rows(model.vocabulary, hardware.device)) if at_labels else tokens
     return Memory(
         weights=weights,
         adapter=model.trainable(config.lora_r) * 16,
@@ -186,9 +186,9 @@ def _brings_cuda() -> bool:
     return found is not None and found.origin is not None and (Path(found.origin).parent / "lib/libtorch_cuda.so").exists()
 
 
-def logit_rows(vocabulary: int) -> int:
-    """Rows of logits that are alive at a time where they are computed at labels only."""
-    return max(1, LOGIT_BYTES // (4 * vocabulary))
+def logit_rows(vocabulary: int, device: str) -> int:
+    """Rows of logits that are alive at a time on `device` (cuda | mps | cpu) where they are computed at labels only."""
+    return max(1, LOGIT_BYTES[device] // (4 * vocabulary))
 
 
 def checkpoint_bytes(model: ModelReport, rank: int) -> int:

@@ -46,7 +46,9 @@ class LossAtLabels:
         self.causal, self.backbone, self.stock = causal, causal.base_model, causal.forward
 
         self.trained = self._trained()
-        self.rows = logit_rows(int(causal.config.get_text_config().vocab_size))
+        self.rows = logit_rows(
+            int(causal.config.get_text_config().vocab_size), causal.get_input_embeddings().weight.device.type
+        )
         """Of logits that may be alive at a time."""
 
         @functools.wraps(self.stock)  # generate() looks at the signature for what it may pass
@@ -64,9 +66,10 @@ class LossAtLabels:
 
     def summed(self, labels: torch.Tensor, **inputs: Any) -> torch.Tensor:
         """The loss summed over `labels` (batch, seq) that are not IGNORED; the label at i is predicted at i - 1, as always."""
-        hidden = self.backbone(**inputs, use_cache=False).last_hidden_state[:, :-1]
-        wanted = labels[:, 1:] != IGNORED
-        return summed_at(hidden[wanted], labels[:, 1:][wanted], self.head, self.rows, self.trained)
+        predicted = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED).flatten()
+        at = (predicted != IGNORED).nonzero().flatten()  # asked once: a GPU is waited for until it has counted them
+        hidden = self.backbone(**inputs, use_cache=False).last_hidden_state
+        return summed_at(hidden.flatten(0, 1).index_select(0, at), predicted[at], self.head, self.rows, self.trained)
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits (rows, vocabulary) of hidden states (rows, width): the model's own forward from its backbone on."""

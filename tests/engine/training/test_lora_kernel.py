@@ -70,25 +70,48 @@ def test_what_is_not_plain_stays_peft_s(shape: dict[str, Any]) -> None:
     assert fuse(model_of(8, 8, True, **shape)) == 0
 
 
+def errors(found: list[torch.Tensor], truth: list[torch.Tensor]) -> list[float]:
+    """As shares of the greatest number."""
+    return [float((a.detach().double() - b).abs().max() / b.detach().abs().max()) for a, b in zip(found, truth, strict=True)]
+
+
+@pytest.mark.parametrize(
+    "device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))]
+)
 @pytest.mark.parametrize("bias", [True, False])
-def test_over_a_base_in_bfloat16_it_is_as_near_the_truth_as_peft_is(bias: bool) -> None:
-    """The truth: the same numbers in float64. Errors are shares of the greatest number."""
-
-    def errors(found: list[torch.Tensor], truth: list[torch.Tensor]) -> list[float]:
-        return [
-            float((a.detach().double() - b).abs().max() / b.detach().abs().max()) for a, b in zip(found, truth, strict=True)
-        ]
-
-    model = model_of(64, 96, bias)
+def test_over_a_base_in_bfloat16_it_is_as_near_the_truth_as_peft_is(bias: bool, device: str) -> None:
+    """The truth: the same numbers in float64."""
+    model = model_of(64, 96, bias).to(device)
     for layer in (model.base_model.model[0], model.base_model.model[2]):
         layer.base_layer.to(torch.bfloat16)
-    x = torch.randn(40, 64).to(torch.bfloat16)
+    x = torch.randn(40, 64, device=device).to(torch.bfloat16)
     truth = numbers(copy.deepcopy(model).double(), x.double())
     with_peft = numbers(model, x)
     assert fuse(model) == 2
     fused = numbers(model, x)
     assert [one.dtype for one in fused] == [one.dtype for one in with_peft]
     assert max(errors(fused, truth)) < max(0.02, 2 * max(errors(with_peft, truth)))
+
+
+def test_over_a_base_in_4_bit_it_gives_the_numbers_of_peft() -> None:
+    bitsandbytes = pytest.importorskip("bitsandbytes", reason="the gpu extra is not installed")
+    torch.manual_seed(0)
+    kind = {"compute_dtype": torch.bfloat16, "quant_type": "nf4", "compress_statistics": True}
+    base = torch.nn.Sequential(
+        bitsandbytes.nn.Linear4bit(64, 128, bias=True, **kind),
+        torch.nn.Tanh(),
+        bitsandbytes.nn.Linear4bit(128, 64, bias=False, **kind),
+    )
+    base.is_loaded_in_4bit = True
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = get_peft_model(base, LoraConfig(target_modules=["0", "2"], r=3, lora_alpha=5)).to(device)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    x = torch.randn(40, 64, device=device).to(torch.bfloat16)
+    wanted = numbers(model, x)
+    assert fuse(model) == 2
+    assert max(errors(numbers(model, x), [one.double() for one in wanted])) < 0.02
 
 
 def test_a_layer_in_float16_stays_peft_s() -> None:
@@ -105,7 +128,9 @@ def test_a_layer_in_float16_stays_peft_s() -> None:
         ({"lora_kernel": "peft"}, "cpu", "float32", {}, False),
         ({"lora_dropout": 0.1}, "cpu", "float32", {}, False),
         ({}, "cpu", "bfloat16", {}, True),
-        ({"lora_kernel": "fused"}, "cuda", "bfloat16", {}, False),
+        ({}, "cuda", "bfloat16", {}, True),
+        ({"load_in_4bit": True}, "cuda", "bfloat16", {}, True),
+        ({"lora_kernel": "fused"}, "cuda", "float16", {}, False),
         ({}, "cpu", "float32", {"use_dora": True}, False),
         ({}, "mps", "float32", {}, False),
         ({"lora_kernel": "fused"}, "mps", "float32", {}, True),
