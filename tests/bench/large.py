@@ -1,4 +1,5 @@
-"""Models of 0.5B and 7B in the shape of Qwen2.5, made from a config: tokens a second and peak memory, ours beside TRL's trainer.
+"""Models of 0.5B and 7B in the shape of Qwen2.5, made from a config: tokens a second and peak memory, ours beside TRL's trainer and,
+on a CUDA device and where UNSLOTH names the python of an environment that has it, beside Unsloth.
 
 For a CUDA device: bf16, and 4 bit where bitsandbytes is. Without one a small model in float32 goes the same ways. LoRA r 16 on
 all linear layers, rows of one length whose second half is trained on, the same rows for all. Each way is a process of its own, so
@@ -21,7 +22,9 @@ from typing import Any
 
 WAYS = ("lora-tui", "TRL, no checkpointing", "TRL as it comes")
 """TRL's trainer has activation checkpointing on by itself; ours where it would not fit otherwise."""
-STEPS, WARM = 20, 5
+UNSLOTH = {"Unsloth, no checkpointing": False, "Unsloth as it comes": "unsloth"}
+"""The way and what Unsloth is told of activation checkpointing: its own kind of it is what it does by itself."""
+STEPS, WARM, LONGEST = 20, 5, 4096
 
 
 @dataclass(frozen=True)
@@ -74,40 +77,62 @@ def prepare(shape: Shape, folder: Path) -> None:
     model.save_pretrained(folder / "model")
 
 
-def ours(shape: Shape, folder: Path, bits: str) -> list[float]:
-    """When each step was told of."""
-    from tests.engine.runs import train
+@dataclass
+class Course:
+    """When each step ended, all work on the GPU done; the loss of the last one; the peak in bytes: of the GPU, or of its process."""
+
+    moments: list[float]
+    loss: float
+    peak: float
+
+
+def now() -> float:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def peak() -> float:
+    import torch
+
+    from tests.bench import memory
+
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else memory.peak()
+
+
+def ours(shape: Shape, folder: Path, bits: str) -> Course:
+    from tests.engine.runs import losses, train
 
     moments: list[float] = []
 
     def watch(event: Any) -> None:
         if event.type == "step":
-            moments.append(time.perf_counter())
+            moments.append(now())
 
     train(
         dataset=folder / "rows.jsonl", model=folder / "model", output=folder / "out", batch_size=shape.batch_size,
-        max_length=4096, max_steps=STEPS, save_steps=10 * STEPS, load_in_4bit=bits == "4 bit", watch=watch,
+        max_length=LONGEST, max_steps=STEPS, save_steps=10 * STEPS, load_in_4bit=bits == "4 bit", watch=watch,
     )  # fmt: skip
-    return moments
+    return Course(moments, losses(folder / "out")[-1][1], peak())
 
 
-def trl(shape: Shape, folder: Path, bits: str, checkpointing: bool) -> list[float]:
-    """When each step of TRL's trainer ended."""
+def trl(shape: Shape, folder: Path, bits: str, checkpointing: bool) -> Course:
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
     from engine.config import RunConfig
-    from engine.training.material import load_material
     from engine.training.peft_config import lora_config
 
     moments: list[float] = []
 
     class Clock(TrainerCallback):
         def on_step_end(self, *_arguments: Any, **_options: Any) -> None:
-            moments.append(time.perf_counter())
+            moments.append(now())
 
-    material = load_material(RunConfig(dataset=str(folder / "rows.jsonl"), model=str(folder / "model"), max_length=4096))
+    material = loaded(folder)
     cuda = torch.cuda.is_available()
     options: dict[str, Any] = {"dtype": torch.bfloat16 if cuda else torch.float32}
     if bits == "4 bit":
@@ -123,29 +148,52 @@ def trl(shape: Shape, folder: Path, bits: str, checkpointing: bool) -> list[floa
         save_strategy="no", logging_steps=1, bf16=cuda, use_cpu=not cuda, report_to=[], disable_tqdm=True, max_length=None,
         activation_checkpointing=checkpointing, dataset_kwargs={"skip_prepare_dataset": True},
     )  # fmt: skip
-    SFTTrainer(
+    trainer = SFTTrainer(
         model=AutoModelForCausalLM.from_pretrained(folder / "model", **options), args=arguments, callbacks=[Clock()],
         train_dataset=material.train.to_dataset(), processing_class=material.tokenizer, peft_config=lora_config(RunConfig()),
-    ).train()  # fmt: skip
-    return moments
+    )  # fmt: skip
+    trainer.train()
+    return Course(moments, [row["loss"] for row in trainer.state.log_history if "loss" in row][-1], peak())
+
+
+def unsloth(shape: Shape, folder: Path, bits: str, checkpointing: bool | str) -> Course:
+    """Through a script run by its own interpreter, whose packages are of other versions."""
+    from engine.config import RunConfig
+
+    config, rows = RunConfig(), loaded(folder).train.to_dataset()
+    work = {
+        "model": str(folder / "model"), "rows": rows.to_dict(), "bits": bits, "batch_size": shape.batch_size, "steps": STEPS,
+        "max_length": LONGEST, "lora_r": config.lora_r, "lora_alpha": config.lora_alpha, "checkpointing": checkpointing,
+    }  # fmt: skip
+    (folder / "work.json").write_text(json.dumps(work))
+    # -P: else the other files beside the script could be taken for modules of that environment.
+    command = [os.environ["UNSLOTH"], "-P", str(Path(__file__).with_name("unsloth_way.py")), str(folder / "work.json")]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "UNSLOTH_DISABLE_STATISTICS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment | offline, cwd=folder)
+    if done.returncode != 0:
+        raise SystemExit(done.stderr)
+    return Course(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def loaded(folder: Path) -> Any:
+    """Tokenizer and rows, the same for all."""
+    from engine.config import RunConfig
+    from engine.training.material import load_material
+
+    return load_material(RunConfig(dataset=str(folder / "rows.jsonl"), model=str(folder / "model"), max_length=LONGEST))
 
 
 def one(way: str, shape: Shape, folder: Path, bits: str) -> dict[str, float]:
-    """Tokens a second of a step (median, the first steps left out) and the peak in bytes: of the GPU, or of this process."""
-    import torch
-
-    from engine.config import RunConfig
-    from engine.training.material import load_material
-    from tests.bench.memory import peak
-
-    moments = ours(shape, folder, bits) if way == WAYS[0] else trl(shape, folder, bits, checkpointing=way == WAYS[2])
-    seconds = statistics.median(after - before for before, after in zip(moments[WARM:], moments[WARM + 1 :], strict=False))
-    rows = load_material(RunConfig(dataset=str(folder / "rows.jsonl"), model=str(folder / "model"), max_length=4096)).train
-    tokens = shape.batch_size * float(rows.lengths.mean())
-    return {
-        "tokens/s": tokens / seconds,
-        "peak": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak(),
-    }
+    """Tokens a second of a step (median, the first steps left out), the peak and the last loss."""
+    if way in UNSLOTH:
+        course = unsloth(shape, folder, bits, UNSLOTH[way])
+    else:
+        course = ours(shape, folder, bits) if way == WAYS[0] else trl(shape, folder, bits, checkpointing=way == WAYS[2])
+    steps = zip(course.moments[WARM:], course.moments[WARM + 1 :], strict=False)
+    seconds = statistics.median(after - before for before, after in steps)
+    tokens = shape.batch_size * float(loaded(folder).train.lengths.mean())
+    return {"tokens/s": tokens / seconds, "peak": course.peak, "loss": course.loss}
 
 
 def main() -> None:
@@ -154,25 +202,27 @@ def main() -> None:
 
     cuda = torch.cuda.is_available()
     where = torch.cuda.get_device_name() if cuda else "no CUDA device: a small model on the processor instead"
+    ways = (*WAYS, *(UNSLOTH if cuda and "UNSLOTH" in os.environ else ()))
     formats = ["bf16", *(["4 bit"] if importlib.util.find_spec("bitsandbytes") else [])] if cuda else ["float32"]
-    print(f"{where}\n\n| model | format | way | tokens/s | x ours | peak GB | x ours |\n|---|---|---|---|---|---|---|")
+    print(f"{where}\n\n| model | format | way | tokens/s | x ours | peak GB | x ours | last loss |\n"
+          "|---|---|---|---|---|---|---|---|")  # fmt: skip
     for name in LARGE if cuda else SMALL:
         with tempfile.TemporaryDirectory() as folder:
             if (made := _process(name, folder)).returncode != 0:
                 raise SystemExit(made.stderr)
             for bits in formats:
                 first: dict[str, float] | None = None
-                for way in WAYS:
+                for way in ways:
                     if (done := _process(name, folder, way, bits)).returncode != 0:
                         print(
-                            f"| {name} | {bits} | {way} | {done.stderr.strip().splitlines()[-1][:120]} | | | |", flush=True
+                            f"| {name} | {bits} | {way} | {done.stderr.strip().splitlines()[-1][:120]} | | | | |", flush=True
                         )
                         continue
                     found = json.loads(done.stdout.splitlines()[-1])
                     first = first or found
                     ratios = {key: found[key] / first[key] for key in found}
                     print(f"| {name} | {bits} | {way} | {found['tokens/s']:.0f} | {ratios['tokens/s']:.2f} | "
-                          f"{found['peak'] / 1e9:.2f} | {ratios['peak']:.2f} |", flush=True)  # fmt: skip
+                          f"{found['peak'] / 1e9:.2f} | {ratios['peak']:.2f} | {found['loss']:.4f} |", flush=True)  # fmt: skip
 
 
 def _process(*arguments: str) -> subprocess.CompletedProcess[str]:
