@@ -20,8 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-WAYS = ("lora-tui", "TRL, no checkpointing", "TRL as it comes")
-"""TRL's trainer has activation checkpointing on by itself; ours where it would not fit otherwise."""
+OURS = {"lora-tui": "auto", "lora-tui, PEFT's layers": "peft"}
+"""The way and its --lora-kernel."""
+TRL = {"TRL, no checkpointing": False, "TRL as it comes": True}
+"""The way and activation checkpointing, which TRL's trainer has on by itself; ours where it would not fit otherwise."""
 UNSLOTH = {"Unsloth, no checkpointing": False, "Unsloth as it comes": "unsloth"}
 """The way and what Unsloth is told of activation checkpointing: its own kind of it is what it does by itself."""
 STEPS, WARM, LONGEST = 20, 5, 4096
@@ -102,7 +104,7 @@ def peak() -> float:
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else memory.peak()
 
 
-def ours(shape: Shape, folder: Path, bits: str) -> Course:
+def ours(shape: Shape, folder: Path, bits: str, kernel: str) -> Course:
     from tests.engine.runs import losses, train
 
     moments: list[float] = []
@@ -111,11 +113,13 @@ def ours(shape: Shape, folder: Path, bits: str) -> Course:
         if event.type == "step":
             moments.append(now())
 
-    train(
-        dataset=folder / "rows.jsonl", model=folder / "model", output=folder / "out", batch_size=shape.batch_size,
-        max_length=LONGEST, max_steps=STEPS, save_steps=10 * STEPS, load_in_4bit=bits == "4 bit", watch=watch,
+    out = folder / f"{bits} {kernel}"
+    train(  # at TRL's schedule, so that the losses can be compared
+        dataset=folder / "rows.jsonl", model=folder / "model", output=out, batch_size=shape.batch_size, max_length=LONGEST,
+        max_steps=STEPS, save_steps=10 * STEPS, scheduler="linear", warmup=0, load_in_4bit=bits == "4 bit", lora_kernel=kernel,
+        watch=watch,
     )  # fmt: skip
-    return Course(moments, losses(folder / "out")[-1][1], peak())
+    return Course(moments, losses(out)[-1][1], peak())
 
 
 def trl(shape: Shape, folder: Path, bits: str, checkpointing: bool) -> Course:
@@ -188,8 +192,10 @@ def one(way: str, shape: Shape, folder: Path, bits: str) -> dict[str, float]:
     """Tokens a second of a step (median, the first steps left out), the peak and the last loss."""
     if way in UNSLOTH:
         course = unsloth(shape, folder, bits, UNSLOTH[way])
+    elif way in TRL:
+        course = trl(shape, folder, bits, TRL[way])
     else:
-        course = ours(shape, folder, bits) if way == WAYS[0] else trl(shape, folder, bits, checkpointing=way == WAYS[2])
+        course = ours(shape, folder, bits, OURS[way])
     steps = zip(course.moments[WARM:], course.moments[WARM + 1 :], strict=False)
     seconds = statistics.median(after - before for before, after in steps)
     tokens = shape.batch_size * float(loaded(folder).train.lengths.mean())
@@ -202,7 +208,7 @@ def main() -> None:
 
     cuda = torch.cuda.is_available()
     where = torch.cuda.get_device_name() if cuda else "no CUDA device: a small model on the processor instead"
-    ways = (*WAYS, *(UNSLOTH if cuda and "UNSLOTH" in os.environ else ()))
+    ways = (*OURS, *TRL, *(UNSLOTH if cuda and "UNSLOTH" in os.environ else ()))
     formats = ["bf16", *(["4 bit"] if importlib.util.find_spec("bitsandbytes") else [])] if cuda else ["float32"]
     print(f"{where}\n\n| model | format | way | tokens/s | x ours | peak GB | x ours | last loss |\n"
           "|---|---|---|---|---|---|---|---|")  # fmt: skip
