@@ -78,7 +78,6 @@ class PickledTensor:
 class Listing:
     """What a walk found."""
 
-    globals: set[str] = field(default_factory=set)
     storages: dict[str, Storage] = field(default_factory=dict)
     tensors: dict[str, list[PickledTensor]] = field(default_factory=dict)
     """Those that stand in a dict under a text key; a key stands once in each of several dicts, as exp_avg in an optimizer's."""
@@ -99,8 +98,8 @@ _VALUE, _MARK = _Value(), _Value()
 _TRUE, _FALSE = _Value(), _Value()
 """Not Python's, which would pass for numbers."""
 
-_PUSH = frozenset(["NONE", "EMPTY_DICT", "EMPTY_LIST", "EMPTY_SET", "BINFLOAT", "LONG1"])
-_PUSH_ARGUMENT = frozenset(["BININT", "BININT1", "BININT2", "BINUNICODE", "SHORT_BINSTRING"])
+_PUSH = frozenset(["NONE", "EMPTY_DICT", "EMPTY_LIST", "EMPTY_SET", "BINFLOAT"])
+_PUSH_ARGUMENT = frozenset(["BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE", "SHORT_BINSTRING"])
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
@@ -163,7 +162,7 @@ class _Machine:
         """Follow one opcode."""
         stack = self.stack
         if opcode in _PUSH:
-            stack.append(argument if opcode == "LONG1" else _VALUE)
+            stack.append(_VALUE)
         elif opcode in _PUSH_ARGUMENT:
             stack.append(argument)
         elif opcode in ("NEWTRUE", "NEWFALSE"):
@@ -224,7 +223,6 @@ class _Machine:
 
     def _global(self, argument: str) -> _Global:
         name = argument.replace(" ", ".", 1)
-        self.listing.globals.add(name)
         if name not in CALLABLES and name not in PLAIN:
             raise Unsound(
                 "pickle_unsafe",
@@ -239,7 +237,7 @@ class _Machine:
             raise _odd(self.name, _("it calls something that is no function"))
         if called.name in TENSORS:
             return self._tensor(called.name, arguments)
-        if called.name == "torch._utils._rebuild_parameter" and arguments and isinstance(arguments[0], PickledTensor):
+        if called.name == "torch._utils._rebuild_parameter":
             return arguments[0]
         return _VALUE
 
@@ -247,18 +245,15 @@ class _Machine:
         if len(arguments) < TENSORS[called]:
             raise ValueError("a tensor without all it is made of")
         storage, offset, shape, stride = arguments[:4]
-        whole = [item for part in ((offset,), shape, stride) if isinstance(part, tuple) for item in part]
         if (
             not isinstance(storage, Storage)
             or not isinstance(shape, tuple)
             or not isinstance(stride, tuple)
-            or len(shape) != len(stride)
-            or not all(isinstance(item, int) and 0 <= item < 2**63 for item in whole)
+            or not all(0 <= item < 2**63 for item in (offset, *shape, *stride))  # TypeError where one is no number
         ):
             raise ValueError("a tensor of impossible shape")
         last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
-        room = storage.numel if called != "torch._utils._rebuild_tensor_v3" else storage.bytes
-        if 0 not in shape and last >= room:
+        if 0 not in shape and last >= storage.numel:
             raise Unsound(
                 "storage_mismatch",
                 _("{name} describes a tensor that is larger than its data.").format(name=self.name),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import importlib
 import io
 import pickle
+import pickletools
 import shutil
 import struct
 import tarfile
@@ -17,9 +20,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.checkpoints import pickles
 from engine.checkpoints.files import Unsound
-from engine.checkpoints.pickles import list_pickle
+from engine.checkpoints.pickles import Listing, PickledTensor, Storage, list_pickle
 from engine.checkpoints.torch_file import check_torch_file
+
+DICT = b"\x80\x02ccollections\nOrderedDict\n"
+"""A pickle's beginning: the class is on the stack."""
 
 
 def code_of(path: Path) -> str | None:
@@ -38,6 +45,44 @@ class Runs:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (self.marker,)
+
+
+class Stored(tuple[Any, ...]):
+    """A storage, as a pickle of torch describes it."""
+
+
+class Built:
+    """What a pickle builds by a call."""
+
+    def __init__(self, *call: Any) -> None:
+        self.call = call
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.call[0], self.call[1:]
+
+
+def written(value: Any) -> bytes:
+    """The pickle of `value` as torch writes it."""
+
+    class Writer(pickle.Pickler):
+        def persistent_id(self, part: Any) -> Any:
+            return tuple(part) if isinstance(part, Stored) else None
+
+    file = io.BytesIO()
+    Writer(file, 2).dump(value)
+    return file.getvalue()
+
+
+def stored(numel: Any = 6, kind: str = "FloatStorage", word: str = "storage") -> Stored:
+    import torch
+
+    return Stored((word, getattr(torch, kind), "0", "cpu", numel))
+
+
+def tensor(storage: Any, offset: Any = 0, shape: Any = (2, 3), stride: Any = (3, 1), *more: Any) -> Built:
+    import torch
+
+    return Built(torch._utils._rebuild_tensor_v2, storage, offset, shape, stride, *(more or (False, {})))
 
 
 def rewrite(source: Path, target: Path, change: Callable[[str, bytes], bytes], method: int = zipfile.ZIP_STORED) -> Path:
@@ -88,6 +133,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path: Path) -> 
         "collections OrderedDict.update",
         "numpy load",
         "nt open",
+        "torch.nn parameter Parameter",
     ],
 )
 def test_a_name_that_is_not_on_the_list_is_refused(tmp_path: Path, hostile_zip: Callable[[str], bytes], name: str) -> None:
@@ -103,10 +149,12 @@ def test_steps_that_torch_never_writes_are_refused(protocol: int) -> None:
 
 @given(st.floats(), st.floats())
 def test_pickles_that_differ_in_a_float_alone_have_one_listing(one: float, other: float) -> None:
-    assert list_pickle(pickle.dumps([one, "x"], 2), "x") == list_pickle(pickle.dumps([other, "x"], 2), "y")
+    assert list_pickle(pickle.dumps([one, "x"], 2), "x") is list_pickle(pickle.dumps([other, "x"], 2), "y")
 
 
-@pytest.mark.parametrize("position", [0, *range(2, 30)])  # 1 is the protocol, which torch.load does not look at either
+@pytest.mark.parametrize(
+    "position", [0, *range(2, 30), 38, 39]
+)  # not in the float; 1 is the protocol, which torch.load does not look at either
 def test_a_pickle_that_differs_from_a_known_one_elsewhere_is_walked(position: int) -> None:
     known = b"\x80\x02ccollections\nOrderedDict\n)RG" + bytes(8) + b"\x86."
     list_pickle(known, "x")
@@ -116,8 +164,118 @@ def test_a_pickle_that_differs_from_a_known_one_elsewhere_is_walked(position: in
         list_pickle(bytes(changed), "x")
 
 
+def test_what_stands_in_dicts_under_text_is_listed() -> None:
+    import torch
+
+    inner = collections.OrderedDict(amsgrad=True, weight=tensor(stored(2**33), 2**32), other=True)
+    inner.of_its_own = "an attribute"  # type: ignore[attr-defined]
+    parameter = Built(torch._utils._rebuild_parameter, tensor(stored(2**33)), True, {})
+    value = {
+        "one": {"weight": parameter},
+        "two": inner,
+        7: tensor(stored(2**33)),
+        8: True,
+        "three": [{"amsgrad": False}, True, 0.5],
+    }
+    storage = Storage("FloatStorage", "0", 2**33)
+    found = PickledTensor(storage, (2, 3))
+    assert list_pickle(written(value), "x") == Listing(
+        {"0": storage}, {"weight": [found, found]}, {"amsgrad": {True, False}, "other": {True}}
+    )
+
+
+ODD: dict[str, Callable[[], Any]] = {
+    "a storage that is none": lambda: tensor("storage"),
+    "a shape of letters": lambda: tensor(stored(), 0, "", ()),
+    "a stride of letters": lambda: tensor(stored(), 0, (), ""),
+    "a shape that is a list": lambda: tensor(stored(), 0, [2, 3]),
+    "more sizes than strides": lambda: tensor(stored(), 0, (2, 3), (1,)),
+    "a size below zero": lambda: tensor(stored(), 0, (2, -3)),
+    "a place below zero": lambda: tensor(stored(), -1),
+    "more than torch can count": lambda: tensor(stored(), 0, (2**63, 0)),
+    "a size of letters": lambda: tensor(stored(), 0, (2, "3")),
+    "too few of its parts": lambda: tensor(stored(), 0, (2, 3), (3, 1), False),
+    "a parameter of nothing": lambda: Built(importlib.import_module("torch")._utils._rebuild_parameter),
+    "too few elements": lambda: tensor(stored(-1)),
+    "too many elements for their number": lambda: tensor(stored("6")),
+    "a storage of no such kind": lambda: tensor(stored(kind="Size")),
+    "something that is no storage": lambda: tensor(stored(word="module")),
+    "a storage described in two ways": lambda: [tensor(stored()), tensor(stored(7))],
+}
+
+
+@pytest.mark.parametrize("made", ODD.values(), ids=ODD.keys())
+def test_a_tensor_that_cannot_be_is_refused_as_damage(made: Callable[[], Any]) -> None:
+    with pytest.raises(Unsound) as wrong:
+        list_pickle(written(made()), "x")
+    assert wrong.value.problem.code == "pickle_invalid"
+
+
+@pytest.mark.parametrize(
+    ("offset", "shape", "stride", "fits"),
+    [(0, (2, 3), (3, 1), True), (1, (2, 3), (3, 1), False), (0, (1, 7), (1, 1), False), (9, (3, 0), (1, 1), True)],
+)
+def test_a_tensor_may_not_reach_beyond_its_data(
+    offset: int, shape: tuple[int, ...], stride: tuple[int, ...], fits: bool
+) -> None:
+    data = written(tensor(stored(), offset, shape, stride))
+    if fits:
+        list_pickle(data, "x")
+        return
+    with pytest.raises(Unsound) as wrong:
+        list_pickle(data, "x")
+    assert wrong.value.problem.code == "storage_mismatch"
+
+
+@pytest.mark.parametrize("steps", [b"}b.", b"Na.", b"(Ne.", b"NNs.", b"(NNu."])
+def test_a_pickle_that_would_change_a_class_is_refused(steps: bytes) -> None:
+    with pytest.raises(Unsound, match=r"it changes collections\.OrderedDict"):
+        list_pickle(DICT + steps, "x")
+
+
+def test_each_step_that_torch_does_not_know_is_refused_alone() -> None:
+    from torch import _weights_only_unpickler as of_torch
+
+    for opcode in pickletools.opcodes:
+        if getattr(of_torch, opcode.name, None) is None and opcode.arg is None:
+            with pytest.raises(Unsound, match=f"it uses the step {opcode.name}"):
+                list_pickle(b"\x80\x02((NN" + opcode.code.encode("latin-1") + b".", "x")
+
+
+@pytest.mark.parametrize("steps", [b"N(\x85.", b"}(X\x01\0\0\0au."], ids=["a mark for a value", "a key without its value"])
+def test_a_pickle_whose_steps_do_not_add_up_is_damaged(steps: bytes) -> None:
+    with pytest.raises(Unsound) as wrong:
+        list_pickle(b"\x80\x02" + steps, "x")
+    assert wrong.value.problem.code == "pickle_invalid"
+
+
+@pytest.mark.parametrize("data", [b"c" + b"a" * 10_000 + b"\nb\n.", b"I" + b"a" * 10_000 + b"\n."])
+def test_what_is_told_of_a_pickle_is_short(data: bytes) -> None:
+    with pytest.raises(Unsound) as wrong:
+        list_pickle(data, "x")
+    assert len(wrong.value.problem.message) < 300
+
+
+def test_a_pickle_of_endless_steps_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickles, "MAX_OPCODES", 3)
+    list_pickle(b"\x80\x02N.", "x")
+    with pytest.raises(Unsound, match="more than 3 steps"):
+        list_pickle(b"\x80\x02NN.", "x")
+
+
+def test_only_so_many_pickles_are_kept_and_none_that_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickles, "_walked", {})
+    monkeypatch.setattr(pickles, "MAX_WALKED", 2)
+    monkeypatch.setattr(pickles, "MAX_WALKED_BYTES", 60)
+    kept = []
+    for size in (10, 20, 30, 90):
+        list_pickle(pickle.dumps("x" * size, 2), "x")
+        kept.append(len(pickles._walked))
+    assert kept == [1, 2, 1, 1]
+
+
 def test_calling_what_was_computed_is_refused() -> None:
-    for data in (b"\x80\x02}(tR.", b"\x80\x02ccollections\nOrderedDict\n)R)R.", b"\x80\x02ctorch\nFloatStorage\n)R."):
+    for data in (b"\x80\x02}(tR.", DICT + b")R)R.", b"\x80\x02ctorch\nFloatStorage\n)R.", DICT + b"]R."):
         with pytest.raises(Unsound) as wrong:
             list_pickle(data, "x")
         assert wrong.value.problem.code == "pickle_unsafe"
