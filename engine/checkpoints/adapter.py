@@ -30,6 +30,8 @@ TRUSTED_PARENTS = ("transformers", "peft", "trl", "torch")
 
 NOT_CARRIED_ON = "adapter_not_carried_on"
 """The problem of a sound LoRA adapter that a run here would refuse."""
+NOT_TRAINED = ("prompt_tuning", "other_adapter", NOT_CARRIED_ON)
+"""Those of sound adapters that no run here starts from."""
 BASE_LAYER = ".base_layer."
 """In the names of base weights that an adapter is on, as PEFT wraps them."""
 PAIRS = ((".lora_A", ".lora_B"), (".lora_embedding_A", ".lora_embedding_B"))

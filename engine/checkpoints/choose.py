@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from engine.checkpoints.adapter import NOT_TRAINED
 from engine.checkpoints.checkpoint import Checkpoint, Grade
 from engine.i18n import _, n_, sentences
 from engine.sizes import loss_words
 
 WHOLE_MODEL = "whole_model"
 """The problem of a checkpoint that is no adapter's (adapter.py)."""
-FOREIGN = frozenset({WHOLE_MODEL, "prompt_tuning", "other_adapter", "adapter_not_carried_on", "sharded", "several_adapters"})
+FOREIGN = frozenset({WHOLE_MODEL, *NOT_TRAINED, "sharded", "several_adapters"})
 """Problems of a checkpoint that no mended file would make one to continue here."""
 
 

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from engine.checkpoints.adapter import NOT_CARRIED_ON
-from engine.checkpoints.checkpoint import AdapterShape, Checkpoint, Grade
+from engine.checkpoints.adapter import NOT_TRAINED
+from engine.checkpoints.checkpoint import Checkpoint, Grade
 from engine.checkpoints.choose import Choice, PassedOver
-from engine.checkpoints.lora_fields import why_not_trained
 from engine.checkpoints.manifest import Manifest
 from engine.checkpoints.scan import EXACT, Scan, glance
 from engine.config import RunConfig
@@ -264,8 +263,8 @@ def _need_source(output_dir: Path, path: Path) -> None:
         )
 
 
-def _weights_of(path: Path) -> tuple[Checkpoint, AdapterShape]:
-    """The checkpoint at `path` and its adapter. Raises CannotContinue where that is not sound."""
+def _weights_of(path: Path) -> Checkpoint:
+    """The checkpoint at `path`. Raises CannotContinue where its adapter is not sound."""
     checkpoint = inspected(path)
     if checkpoint.grade is Grade.BROKEN or checkpoint.adapter is None:
         raise CannotContinue(
@@ -273,13 +272,13 @@ def _weights_of(path: Path) -> tuple[Checkpoint, AdapterShape]:
             problems_of(checkpoint),
             _("Choose another checkpoint; lora-tui check {folder} lists them.").format(folder=as_argument(path.parent)),
         )
-    return checkpoint, checkpoint.adapter
+    return checkpoint
 
 
 def _weights_plan(config: RunConfig, output_dir: Path, path: Path, run_id: str) -> ResumePlan:
-    checkpoint, adapter = _weights_of(path)
-    unfit = (problem.message for problem in checkpoint.problems if problem.code == NOT_CARRIED_ON)
-    against = why_not_trained(adapter.raw) or next(unfit, None) or contradiction(checkpoint, config)
+    checkpoint = _weights_of(path)
+    unfit = (problem.message for problem in checkpoint.problems if problem.code in NOT_TRAINED)
+    against = next(unfit, None) or contradiction(checkpoint, config)
     if against:
         raise CannotContinue(_("{path}: cannot start this run from its weights").format(path=path), against)
     return ResumePlan(

@@ -14,6 +14,7 @@ from engine.checkpoints.proof import read_manifest
 from engine.checkpoints.scan import scan
 from engine.errors import CannotContinue
 from engine.events import RunStarted, Step
+from engine.folder import proposed_output, run_id_of
 from engine.training import probe
 from tests.conftest import build_tiny_model, chats, write_jsonl
 from tests.engine.checkpoints.folders import undigested
@@ -237,18 +238,20 @@ def test_a_run_from_anothers_checkpoint_that_ends_before_its_first_save_begins_t
         shutil.rmtree(path)
     text = (out / "run.toml").read_text()
     (out / "run.toml").write_text("\n".join(line for line in text.splitlines() if not line.startswith("run_id")))
-    assert plan(output=out).checkpoint is not None  # without its id it began there all the same
+    nameless = plan(output=out)
+    assert nameless.checkpoint is not None and nameless.run_id  # without its id it began there all the same
     (out / "run.toml").write_text(text)
     again = plan(output=out)
     assert again.checkpoint is not None and again.checkpoint.path == source
     assert again.mode == ("weights" if how == "init_from" else "continue") and again.output_dir == out
+    assert again.run_id == run_id_of(out)
     before = len([record for record in read_journal(out) if record["type"] == "run_started"])
     train(output=out)
     assert adapter_bytes(out) == adapter_bytes(whole)
     assert len([record for record in read_journal(out) if record["type"] == "run_started"]) == before + 1
     for path in [*out.glob("checkpoint-*"), out / "final", source]:
         shutil.rmtree(path)
-    with pytest.raises(CannotContinue, match="checkpoint-4"):
+    with pytest.raises(CannotContinue, match=r"out: its run began from .*checkpoint-4 and had saved nothing yet"):
         plan(output=out)
 
 
@@ -284,7 +287,7 @@ def test_a_copy_under_another_name_is_gone_on_with_where_runs_lie(
     copy = Path(shutil.copytree(run / "checkpoint-5", tmp_path / "backup" / "mine"))
     config = plan(output=run).config
     found = plan(resume=copy, dataset=config.dataset, model=config.model)
-    assert found.output_dir.parts[0] == "out"
+    assert found.output_dir == proposed_output(str(config.dataset), str(config.model))
 
 
 @pytest.mark.parametrize("output", [".", "./"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 from dataclasses import replace
@@ -13,15 +14,19 @@ from typing import Any
 import pytest
 
 from engine.answers import gather
-from engine.checkpoints.checkpoint import AdapterShape, Checkpoint
+from engine.checkpoints.adapter import NOT_CARRIED_ON
+from engine.checkpoints.checkpoint import AdapterShape, Checkpoint, Problem
+from engine.checkpoints.inspect import inspect_folder
 from engine.checkpoints.manifest import DatasetIdentity, Geometry, Identities
+from engine.checkpoints.scan import Scan, glance
 from engine.config import RunConfig
 from engine.data import formats
 from engine.errors import CannotContinue, ConfigError, ModelError
-from engine.folder import run_id_of, write_run_toml
+from engine.folder import proposed_output, run_id_of, write_run_toml
 from engine.resume.differences import changed_rows, contradiction, geometry_difference
-from engine.resume.plan import plan_run
+from engine.resume.plan import _misnamed, _rooted, plan_run
 from tests.conftest import chats, write_jsonl
+from tests.engine.checkpoints.folders import write_checkpoint
 from tests.engine.checkpoints.test_lineage import made
 from tests.engine.runs import plan, train
 
@@ -133,6 +138,7 @@ def test_of_a_run_whose_settings_are_lost_it_is_told_what_to_name(run: Path, tmp
     words = dict(zip(*[iter(shlex.split(command)[2:])] * 2, strict=True))
     found = plan(**{name.removeprefix("--"): value for name, value in words.items()})
     assert (found.mode, found.checkpoint and found.checkpoint.name) == ("continue", "checkpoint-5") and not found.refused
+    assert found.run_id == run_id_of(run)
     (copy / "events.jsonl").unlink()
     with pytest.raises(ConfigError, match="--dataset DATASET"):
         plan(output=copy)
@@ -158,7 +164,7 @@ def test_of_a_run_whose_settings_are_lost_its_steps_and_its_rate_are_what_they_w
 
 def test_every_contradiction_is_told_at_once(run: Path) -> None:
 
-    with pytest.raises(CannotContinue) as refused:
+    with pytest.raises(CannotContinue, match="these settings contradict") as refused:
         plan(output=run, lora_r=8, lora_alpha=7, target_modules="q_proj")
     assert all(word in refused.value.detail for word in ("rank", "alpha", "q_proj"))
 
@@ -276,6 +282,151 @@ def test_a_run_s_own_file_with_another_output_is_settings_and_no_more(run: Path,
     copy.write_text((run / "run.toml").read_text().replace('resume = "auto"', 'resume = "never"'))
     assert by_file(copy, output=tmp_path / "other").config == fresh.config
     assert by_file(run / "run.toml", resume="never").output_dir == run.with_name("run-2")
+
+
+def test_only_a_run_that_goes_on_has_a_format_and_a_batch_of_its_own(run: Path, tmp_path: Path) -> None:
+    ways = plan(output=run), plan(init_from=run / "checkpoint-5", output=tmp_path / "new")
+    assert [(one.saved_precision, one.saved_batch_size) for one in ways] == [("float32", 4), (None, None)]
+
+
+def test_an_answer_that_is_missing_is_told_where_no_run_would_have_given_it(run: Path, tmp_path: Path) -> None:
+    """Nor is a folder's lost run.toml told of where the run is none of ours, or not gone on with."""
+    lost = Path(shutil.copytree(run, tmp_path / "lost"))
+    (lost / "run.toml").unlink()
+    (tmp_path / "empty").mkdir()
+    write_checkpoint(tmp_path / "theirs" / "checkpoint-7", 7, 1.0)
+    nowhere: list[dict[str, Any]] = [
+        {}, {"output": tmp_path / "none"}, {"output": tmp_path / "empty"}, {"output": tmp_path / "theirs"},
+        {"output": lost, "resume": "never"}, {"model": tmp_path}, {"dataset": tmp_path},
+    ]  # fmt: skip
+    for flags in nowhere:
+        with pytest.raises(ConfigError, match=r"missing: --[a-z]") as refused:
+            plan_run(gather({name: str(value) for name, value in flags.items()}, environ={}).resolved)
+        assert refused.value.detail == "A run needs a dataset and a model."
+    with pytest.raises(ConfigError) as refused:
+        plan_run(gather({"output": str(lost)}, environ={}).resolved)
+    assert "run.toml is gone" in refused.value.detail
+
+
+def test_two_beginnings_are_refused(run: Path) -> None:
+    with pytest.raises(ConfigError, match="exclude each other"):
+        plan(resume=run / "checkpoint-5", init_from=run / "checkpoint-4", output=run)
+
+
+def test_a_scan_of_another_folder_is_not_taken_for_that_of_the_run_s(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    resolved = gather({"output": str(run)}, environ={}).resolved
+    assert plan_run(resolved, glance(tmp_path / "other")) == plan_run(resolved)
+
+
+def test_a_run_keeps_the_id_that_its_folder_has(run: Path, tmp_path: Path) -> None:
+    """Another tool's checkpoints bring none."""
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    config = plan(output=run).config
+    write_run_toml(copy, config, "its-own")
+    for path in copy.glob("checkpoint-*/manifest.json"):
+        path.unlink()
+    named: dict[str, Any] = {"dataset": config.dataset, "model": config.model, "accept": "dataset"}
+    ways: list[dict[str, Any]] = [{"output": copy}, {"resume": copy / "checkpoint-5"}]
+    assert {plan(**named, **way).run_id for way in ways} == {"its-own"}
+    (copy / "run.toml").unlink()
+    new = {plan(**named, **way).run_id for way in ways}
+    assert len(new) == 2 and all(re.fullmatch("[0-9a-f]{12}", one) for one in new)
+    for path in copy.glob("checkpoint-*"):
+        shutil.rmtree(path)
+    assert plan(output=copy, **named).mode == "fresh"
+    write_run_toml(copy, config, "its-own")
+    assert (plan(output=copy).mode, plan(output=copy).run_id) == ("fresh", "its-own")
+    write_run_toml(copy, config.model_copy(update={"resume": str(copy / "checkpoint-5")}), "its-own")
+    assert plan(output=copy).mode == "fresh", "what it had gone on from was its own"
+
+
+def test_only_what_is_here_is_named_by_its_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A split, a template of a name and a model of the hub are none, whatever lies here."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("rows", "base", "test", "chatml", "test.jsonl", "own.jinja"):
+        Path(name).touch()
+
+    def rooted(**settings: str) -> dict[str, str]:
+        made = _rooted(RunConfig(**settings))  # type: ignore[arg-type]
+        return {name: getattr(made, name).replace(f"{tmp_path}/", "/") for name in settings}
+
+    assert rooted(dataset="rows", model="base", eval_dataset="test", chat_template="chatml") == {
+        "dataset": "/rows", "model": "/base", "eval_dataset": "test", "chat_template": "chatml"
+    }  # fmt: skip
+    assert rooted(dataset="org/rows", model="chatml", eval_dataset="test.jsonl", chat_template="own.jinja") == {
+        "dataset": "org/rows", "model": "/chatml", "eval_dataset": "/test.jsonl", "chat_template": "/own.jinja"
+    }  # fmt: skip
+
+
+def test_a_run_without_a_folder_of_its_own_is_named_for_its_rows_and_its_model(
+    tiny_model: Path, chat_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert plan(dataset=chat_file, model=tiny_model).output_dir == proposed_output("chats", "tiny-llama")
+
+
+def test_names_that_promise_more_are_told_three_at_most_and_nothing_else_of_them() -> None:
+    def one(name: str, *codes: str) -> Checkpoint:
+        return replace(made(name, [1.0]), problems=tuple(Problem(code, f"{code} of {name}", "") for code in codes))
+
+    found = [
+        one("mine", "step_mismatch"),
+        one("a", "step_mismatch", "other"),
+        *(one(name, "step_mismatch") for name in "bcd"),
+    ]
+    told = _misnamed(Scan(Path("run"), tuple(found), ()), found[0])
+    assert told == " a: step_mismatch of a b: step_mismatch of b c: step_mismatch of c"
+
+
+@pytest.mark.parametrize("output", [None, "other", "run"])
+def test_a_named_checkpoint_that_is_the_furthest_goes_on_where_it_lies_unless_another_place_is_named(
+    output: str | None, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run.parent)
+    decided = plan(resume="run/checkpoint-5", **({"output": output} if output else {}))
+    assert decided.config.resume == str(run / "checkpoint-5")
+    branches = output == "other"
+    assert decided.output_dir.resolve() == (run.with_name("other") if branches else run)
+    assert (decided.run_id == run_id_of(run)) != branches
+    assert decided.reason.startswith(
+        "as asked; the run branches off" if branches else "as asked; it is the furthest of its run"
+    )
+    assert Path(decided.config.output or "").resolve() == decided.output_dir.resolve()
+
+
+def test_an_earlier_checkpoint_branches_off_even_into_the_folder_it_lies_in(run: Path) -> None:
+    decided = plan(resume=run / "checkpoint-4", output=run)
+    assert (decided.output_dir, decided.parent) == (run.with_name("run-2"), f"{run_id_of(run)}/checkpoint-4")
+    assert decided.reason == f"as asked; the run branches off here into {decided.output_dir}"
+
+
+def test_weights_that_no_run_can_have_are_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, config = tmp_path / "run" / "checkpoint-5", plan(output=run).config
+
+    def why(**flags: Any) -> str:
+        with pytest.raises(CannotContinue) as refused:
+            plan(init_from=source, output=tmp_path / "new", dataset=config.dataset, model=config.model, **flags)
+        return f"{refused.value.title} {refused.value.detail}"
+
+    shutil.copytree(run, tmp_path / "run")
+    assert "cannot start this run from its weights" in why(lora_r=3) and "rank" in why(lora_r=3)
+    sound = inspect_folder(source)
+    odd = replace(sound, problems=(Problem(NOT_CARRIED_ON, "it is odd", ""),))
+    with monkeypatch.context() as patch:
+        patch.setattr("engine.resume.plan.inspected", lambda path: odd)
+        assert "it is odd" in why()
+    weights = source / "adapter_model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert "holds no sound adapter" in why()
+    weights.write_bytes(whole)
+    (source / "manifest.json").unlink()
+    kind = source / "adapter_config.json"
+    kind.write_text(kind.read_text().replace('"LORA"', '"IA3"'))
+    assert "an adapter of type IA3, not LoRA" in why()
+    (source / "adapter_config.json").unlink()
+    assert "holds no sound adapter" in why()
 
 
 def stock(base: str | None = "Qwen/Qwen2.5-0.5B", **shape: Any) -> Checkpoint:

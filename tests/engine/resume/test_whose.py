@@ -80,4 +80,5 @@ def test_a_branch_with_nothing_left_to_train_is_no_run(two: Path, tmp_path: Path
     """Its folder would hold a result, and no checkpoint or settings to go on with."""
     with pytest.raises(CannotContinue, match="nothing is left to train") as refused:
         plan(resume=two / name, output=tmp_path / "branch", max_steps=steps)
+    assert f"It stands at epoch {steps * 4 / 26:.2f}, step {steps}," in refused.value.detail
     assert "--epochs" in refused.value.fix
