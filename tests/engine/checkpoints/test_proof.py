@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,8 +13,12 @@ from hypothesis import strategies as st
 
 from engine.checkpoints.checkpoint import Grade
 from engine.checkpoints.inspect import inspect_folder
-from tests.engine.checkpoints.folders import codes, seal, undigested
+from engine.checkpoints.manifest import Probe, Process, dump_manifest, parse_manifest
+from tests.engine.checkpoints.folders import HEX, codes, seal, undigested
 
+PROBE: dict[str, Any] = {"rows": [HEX, HEX], "loss": 1.5, "base_loss": 2.5, "precision": "float32"}
+GEOMETRY = {"batch_size": 3, "grad_accum": 4, "world_size": 2}
+OTHER: dict[str, Any] = {"rng": HEX, "loss_sum": None}
 STATE, ADAPTER, CONFIG = "trainer_state.json", "adapter_model.safetensors", "adapter_config.json"
 
 
@@ -145,6 +150,43 @@ def test_a_manifest_that_is_not_what_was_written_is_told_as_that(proven: Path) -
     whole = (proven / "manifest.json").read_text()
     (proven / "manifest.json").write_text(whole.replace('"step": 327', '"step": 328'))
     assert any("its own digest differs" in one.message for one in inspect_folder(proven).problems)
+
+
+def test_a_manifest_that_was_laid_out_anew_is_not_what_was_written(proven: Path) -> None:
+    told = json.loads((proven / "manifest.json").read_text())
+    (proven / "manifest.json").write_text(json.dumps(told))
+    assert any("its own digest differs" in one.message for one in inspect_folder(proven).problems)
+
+
+def test_a_manifest_comes_back_as_it_was_and_can_be_read_by_a_person(whole: Path) -> None:
+    probe = {**PROBE, "tokens": 64, "scored": ["1 *2", "*3 4"]}
+    sealed = (seal(whole, probe=probe, geometry=GEOMETRY, others=[OTHER]) / "manifest.json").read_bytes()
+    found = parse_manifest(sealed)
+    assert found.probe == Probe.model_validate_json(json.dumps(probe)) and found.others == (Process(**OTHER),)
+    assert dump_manifest(found) == sealed == json.dumps(json.loads(sealed), indent=1).encode()
+    assert (found.geometry.rows, found.steps_done) == (24, 327)
+    assert found.model_copy(update={"steps_taken": 320}).steps_done == 320
+    with pytest.raises(ValueError, match="JSON compliant"):
+        dump_manifest(found.model_copy(update={"loss": float("nan")}))
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"probe": {**PROBE, "scored": ["1 *2"]}}, "tokens of 1 rows, and 2 were scored"),
+        ({"others": [OTHER, OTHER]}, "tells of 2 other processes, and there were 0"),
+        ({"geometry": GEOMETRY}, "tells of 0 other processes, and there were 1"),
+    ],
+)
+def test_a_manifest_whose_parts_do_not_go_together_is_no_manifest(changed: dict[str, Any], told: str, proven: Path) -> None:
+    (proven / "manifest.json").write_text(json.dumps(undigested(proven / "manifest.json") | changed))
+    assert any(told in one.message for one in inspect_folder(proven).problems)
+
+
+def test_what_was_scored_need_not_be_told(proven: Path) -> None:
+    """As older versions wrote it."""
+    (proven / "manifest.json").write_text(json.dumps(undigested(proven / "manifest.json") | {"probe": PROBE}))
+    assert inspect_folder(proven).grade is Grade.PROVEN
 
 
 def test_a_manifest_that_git_has_not_fetched_is_told_as_that(proven: Path) -> None:
