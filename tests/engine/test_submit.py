@@ -22,7 +22,7 @@ from engine.errors import ConfigError
 from engine.events import RunFinished
 from engine.journal import Journal
 from engine.sources import Source, as_flags, resolve
-from engine.submit import Job, beside, minutes_of, skypilot_task, slurm_script
+from engine.submit import PORTS, Job, beside, minutes_of, skypilot_task, slurm_script
 from tests.engine.runs import losses
 from tests.faults.test_kill import journal_lines
 from tui.cli import run_parser
@@ -121,6 +121,57 @@ def test_what_is_asked_of_the_cluster_stands_in_the_head(tmp_path: Path) -> None
     assert subprocess.run(["bash", "-n"], input=text.encode()).returncode == 0
 
 
+def test_what_was_not_named_is_not_asked_for(tmp_path: Path) -> None:
+    text = slurm_script(Job(gpus="0"), Path("o" * 90), tmp_path / "log", tmp_path, ["lora-tui"])
+    assert [line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH")] == [
+        f"job-name=lora-{'o' * 55}", f"output={tmp_path}/log", "open-mode=append", "nodes=1", "ntasks-per-node=1", "cpus-per-task=4",
+        "time=24:00:00", "requeue", "signal=B:USR1@300",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("nodes", "begun"), [(1, False), (1, True), (2, False), (2, True)])
+def test_a_run_that_has_begun_is_gone_on_with_on_each_of_its_nodes(nodes: int, begun: bool, tmp_path: Path) -> None:
+    tools = {
+        "srun": '[ "$1" = --kill-on-bad-exit=0 ] && shift && exec "$@"',
+        "scontrol": '[ "$2" = hostnames ] && echo "a $3" && echo b || echo "$4: NodeAddr=10.0.0.7 x"',
+    }
+    for name, body in tools.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "o u t").mkdir()
+    if begun:
+        (tmp_path / "o u t" / "run.toml").touch()
+    first, again = (["sh", "-c", f'echo {word} "$@" > "g o t"', "x"] for word in ("first", "again"))
+    text = slurm_script(Job(gpus="0", nodes=nodes), Path("o u t"), tmp_path / "log", tmp_path, first, again)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    node = {"SLURM_JOB_ID": "7", "SLURM_NNODES": "2", "SLURM_NODEID": "1", "SLURM_JOB_NODELIST": "list", "PATH": path}
+    assert subprocess.run(["bash"], input=text.encode(), env=os.environ | node, timeout=20).returncode == 0
+    flags = f" --nnodes 2 --node-rank 1 --rendezvous 10.0.0.7:{PORTS.start + 7}" if nodes == 2 else ""
+    assert (tmp_path / "g o t").read_text() == ("again" if begun else "first") + flags + "\n"
+
+
+def test_the_task_for_skypilot_asks_for_what_was_named_and_no_more() -> None:
+    text = skypilot_task(Job(), Path("out/mine"), ["lora-tui", "a b"], [])
+    assert yaml.safe_load(text) == {
+        "name": "lora-mine", "resources": {"accelerators": "H100:1", "cpus": "4+", "use_spot": True}, "workdir": ".",
+        "file_mounts": {"~/sky_workdir/out/mine": {"name": "YOUR-BUCKET", "mode": "MOUNT_CACHED"}},
+        "setup": "pip install lora-tui\n", "run": "lora-tui 'a b'\n",
+    }  # fmt: skip
+    assert "H100 stands in" in text
+    job = Job(gpus="0", nodes=2, memory="8G", setup="module load x")
+    text = skypilot_task(job, Path("/data/mi\nne"), ["a"], ["x\ny"], ["b"])
+    several = (
+        ' --nnodes "$SKYPILOT_NUM_NODES" --node-rank "$SKYPILOT_NODE_RANK"'
+        f' --rendezvous "$(echo "$SKYPILOT_NODE_IPS" | head -n 1):{PORTS.start}"'
+    )
+    assert yaml.safe_load(text) == {
+        "name": "lora-mi-ne", "num_nodes": 2, "resources": {"cpus": "4+", "memory": "8+", "use_spot": True}, "workdir": ".",
+        "volumes": {"/data/mi\nne": "YOUR-VOLUME"}, "setup": "pip install lora-tui\nmodule load x\n",
+        "run": f"if [ -e '/data/mi\nne/run.toml' ]; then exec b{several}    # it has begun: go on\nelse exec a{several}\nfi\n",
+    }  # fmt: skip
+    assert "stands in" not in text and "or mounted here: x y\n" in text and "must see /data/mi ne at once" in text
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -145,11 +196,11 @@ def test_a_time_limit_is_read_as_sbatch_reads_it(time: str, minutes: float) -> N
     assert minutes_of(time) == minutes
 
 
-@pytest.mark.parametrize("time", ["5", "9:59", "0:09:00", "0-0:05"])
+@pytest.mark.parametrize("time", ["1", "5", "0:30", "9:59", "0:09:00", "0-0:05"])
 def test_a_job_that_would_be_warned_as_soon_as_it_begins_is_refused_at_its_flag(time: str) -> None:
     with pytest.raises(ConfigError, match="--time") as refused:
         Job(time=time)
-    assert "10" in refused.value.fix
+    assert "10" in refused.value.fix and "warned 5 minutes before" in refused.value.detail
 
 
 @pytest.mark.parametrize("time", ["10", "0", "0:10:00", "1-0"])
@@ -179,7 +230,7 @@ def test_the_script_of_a_run_in_this_very_folder_stands_beside_it(tmp_path: Path
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     assert beside(Path()) == tmp_path / "here.sbatch"
-    assert beside(Path("/")).parent == Path("/")
+    assert beside(Path("/")) == Path("/lora-tui.sbatch")
 
 
 def test_sbatch_is_called_where_it_is_and_its_refusal_is_told(
