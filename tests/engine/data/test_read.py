@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.data.files import CHATS
-from engine.data.read import read_raw
+from engine.data.read import Reading, is_hub_id, read_raw
 from engine.errors import DatasetError
 from tests.engine.data.rows import read_rows
 
@@ -102,6 +102,71 @@ def test_of_saved_splits_train_is_read_and_said(tmp_path: Path) -> None:
     datasets.DatasetDict(both).save_to_disk(str(tmp_path / "saved"))
     found = read_rows(str(tmp_path / "saved"))
     assert list(found) == ROWS and "train" in found.notes[0]
+    with pytest.raises(DatasetError, match="has no split train beside"):
+        read_raw(str(tmp_path / "saved"), None, "train")
+    raw = read_raw(str(tmp_path / "saved"), Reading(skip_rows="2"), "test")
+    assert list(raw) == [(1, ROWS[0])] and (raw.splits, raw.skipped) == (("test",), "2")
+    assert [number for number, _row in read_raw(str(tmp_path / "saved"), Reading(skip_rows="2"))] == [1, 3]
+
+
+def test_of_saved_splits_without_train_the_first_is_read_and_of_one_nothing_is_said(tmp_path: Path) -> None:
+    import datasets
+
+    one, two = datasets.Dataset.from_list(ROWS[:1]), datasets.Dataset.from_list(ROWS)
+    for name, splits in {"both": {"b": one, "a": two}, "alone": {"b": one}}.items():
+        datasets.DatasetDict(splits).save_to_disk(str(tmp_path / name))
+        found = read_raw(str(tmp_path / name))
+        assert [row for _number, row in found] == ROWS[:1] and bool(found.notes) == (name == "both")
+    one.save_to_disk(str(tmp_path / "none"))
+    with pytest.raises(DatasetError, match="has no split a beside") as refused:
+        read_raw(str(tmp_path / "none"), None, "a")
+    assert refused.value.detail == "There are: none."
+
+
+@pytest.mark.parametrize(
+    ("name", "of_the_hub"),
+    [("rows", True), ("org/rows", True), ("a/b/c", False), ("a\\b", False), ("./rows", False), ("/rows", False), ("~rows", False),
+     ("org/rows.jsonl", False), ("here", False), ("lost", False)],
+)  # fmt: skip
+def test_what_is_written_as_a_path_or_lies_here_is_no_id_of_the_hub(
+    name: str, of_the_hub: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "lost").symlink_to("nowhere")
+    assert is_hub_id(name) == of_the_hub
+
+
+def test_a_file_has_no_splits(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(GOOD)
+    with pytest.raises(DatasetError, match="rows.jsonl: has no split test beside"):
+        read_raw(str(tmp_path / "rows.jsonl"), None, "test")
+
+
+@pytest.mark.usefixtures("as_anybody")
+def test_a_folder_that_may_not_be_read_is_told_by_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir(mode=0)
+    with pytest.raises(DatasetError, match=f"{folder}: cannot be read") as refused:
+        read_raw(str(folder))
+    folder.chmod(0o700)
+    assert refused.value.detail == "Permission denied"
+
+
+def test_what_a_folder_s_files_are_read_for_is_told_of_five_at_most(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for number in range(7):
+            (tmp_path / f"{split}-{number}.jsonl").write_bytes(GOOD)
+    found = read_raw(str(tmp_path))
+    read, left = (", ".join(f"{split}-{number}.jsonl" for number in range(5)) for split in ("train", "test"))
+    assert found.notes == (f"{tmp_path.name}: 7 files read: {read}", f"not trained on: {left}")
+    rows = len(list(read_raw(str(tmp_path / "train-0.jsonl"))))
+    assert len(list(found)) == 7 * rows
+    assert [found.where(number) for number in (1, rows, rows + 1)] == [
+        "train-0.jsonl, row 1", f"train-0.jsonl, row {rows}", "train-1.jsonl, row 1"
+    ]  # fmt: skip
+    found = read_raw(str(tmp_path), None, "test")
+    assert [path.name[:4] for path in found.others] == ["trai"] * 7 and len(found.notes) == 1
 
 
 def test_a_folder_of_files_is_read_in_the_order_of_their_names_and_says_so(tmp_path: Path) -> None:

@@ -289,8 +289,11 @@ def test_only_a_run_that_goes_on_has_a_format_and_a_batch_of_its_own(run: Path, 
     assert [(one.saved_precision, one.saved_batch_size) for one in ways] == [("float32", 4), (None, None)]
 
 
-def test_an_answer_that_is_missing_is_told_where_no_run_would_have_given_it(run: Path, tmp_path: Path) -> None:
+def test_an_answer_that_is_missing_is_told_where_no_run_would_have_given_it(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nor is a folder's lost run.toml told of where the run is none of ours, or not gone on with."""
+    monkeypatch.chdir(tmp_path)  # no last run is there
     lost = Path(shutil.copytree(run, tmp_path / "lost"))
     (lost / "run.toml").unlink()
     (tmp_path / "empty").mkdir()
