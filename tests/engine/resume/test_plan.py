@@ -24,7 +24,7 @@ from engine.data import formats
 from engine.errors import CannotContinue, ConfigError, ModelError
 from engine.folder import proposed_output, run_id_of, write_run_toml
 from engine.resume.differences import changed_rows, contradiction, geometry_difference
-from engine.resume.plan import _misnamed, _rooted, plan_run
+from engine.resume.plan import _misnamed, _rooted, plan_run, resumed, roll_back
 from tests.conftest import chats, write_jsonl
 from tests.engine.checkpoints.folders import write_checkpoint
 from tests.engine.checkpoints.test_lineage import made
@@ -402,6 +402,39 @@ def test_an_earlier_checkpoint_branches_off_even_into_the_folder_it_lies_in(run:
     decided = plan(resume=run / "checkpoint-4", output=run)
     assert (decided.output_dir, decided.parent) == (run.with_name("run-2"), f"{run_id_of(run)}/checkpoint-4")
     assert decided.reason == f"as asked; the run branches off here into {decided.output_dir}"
+
+
+def test_a_run_goes_back_to_where_it_was_good_at_half_its_rate(
+    run: Path, tmp_path: Path, chat_file: Path, tiny_model: Path
+) -> None:
+    own, branch = plan(output=run), plan(resume=run / "checkpoint-4", output=tmp_path / "branch")
+    fresh = plan(dataset=chat_file, model=tiny_model, output=tmp_path / "new", learning_rate=1e-2)
+    for begun, good, name, parent in (
+        (own, "checkpoint-4", "checkpoint-4", None), (own, None, "checkpoint-5", None),
+        (branch, None, "checkpoint-4", branch.parent),
+    ):  # fmt: skip
+        back = roll_back(begun, good)
+        assert back.checkpoint is not None and back.checkpoint.path == run / name
+        assert back.checkpoint.run == run_id_of(run)
+        assert (back.mode, back.run_id, back.output_dir, back.parent) == ("continue", begun.run_id, begun.output_dir, parent)
+        assert (back.config.learning_rate, back.reason) == (5e-3, "the last good one before the loss left its path")
+    assert roll_back(fresh, None) == replace(fresh, config=fresh.config.model_copy(update={"learning_rate": 5e-3}))
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    (copy / "checkpoint-4" / "optimizer.pt").unlink()
+    with pytest.raises(CannotContinue, match="checkpoint-4: cannot be continued"):
+        roll_back(plan(output=copy), "checkpoint-4")
+
+
+def test_a_run_whose_processes_were_lost_goes_on_from_what_it_saved_since(run: Path, tmp_path: Path) -> None:
+    branch = plan(resume=run / "checkpoint-4", output=tmp_path / "branch", stop_at_loss=0.01)
+    copy = Path(shutil.copytree(run, tmp_path / "branch"))
+    assert resumed(branch) is branch, "what another run saved there is not its own"
+    again = resumed(replace(branch, run_id=run_id_of(run) or ""))
+    assert again == plan(output=copy, stop_at_loss=0.01) and again.checkpoint is not None
+    assert again.checkpoint.path == copy / "checkpoint-5"
+    for path in copy.glob("checkpoint-*"):
+        path.joinpath("manifest.json").unlink()
+    assert resumed(replace(branch, run_id="unknown")).run_id == "unknown"
 
 
 def test_weights_that_no_run_can_have_are_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

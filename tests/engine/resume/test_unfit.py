@@ -40,6 +40,12 @@ def test_a_checkpoint_is_no_place_for_a_run(run: Path, tiny_model: Path, chat_fi
     assert files(run) == before
 
 
+def test_a_checkpoint_is_no_place_for_a_run_that_goes_on_from_a_named_one(run: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        plan(resume=run / "checkpoint-2", output=run / "final", max_steps=9)
+    assert f"--output {run}" in refused.value.fix
+
+
 @pytest.mark.parametrize("below", [".trash/mine", ".staging-12-1"])
 def test_what_runs_clear_is_no_place_for_a_run(run: Path, tiny_model: Path, chat_file: Path, below: str) -> None:
     with pytest.raises(ConfigError, match="whose content runs remove"):
