@@ -157,7 +157,8 @@ def test_the_task_for_skypilot_asks_for_what_was_named_and_no_more() -> None:
         "file_mounts": {"~/sky_workdir/out/mine": {"name": "YOUR-BUCKET", "mode": "MOUNT_CACHED"}},
         "setup": "pip install lora-tui\n", "run": "lora-tui 'a b'\n",
     }  # fmt: skip
-    assert "H100 stands in" in text
+    assert "H100 stands in" in text and "stands in" not in skypilot_task(Job(gpus="L4:1"), Path("out/mine"), ["a"], [])
+    assert "\nrun: |\n  lora-tui 'a b'\n" in text and '  "~/sky_workdir/out/mine":\n' in text, "a person can read it"
     job = Job(gpus="0", nodes=2, memory="8G", setup="module load x")
     text = skypilot_task(job, Path("/data/mi\nne"), ["a"], ["x\ny"], ["b"])
     several = (
@@ -230,7 +231,7 @@ def test_the_script_of_a_run_in_this_very_folder_stands_beside_it(tmp_path: Path
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     assert beside(Path()) == tmp_path / "here.sbatch"
-    assert beside(Path("/")) == Path("/lora-tui.sbatch")
+    assert beside(Path("/")) == Path("/lora-tui.sbatch") and beside(Path("out/mine")) == Path("out/mine.sbatch")
 
 
 def test_sbatch_is_called_where_it_is_and_its_refusal_is_told(
