@@ -137,6 +137,19 @@ def test_what_is_written_as_a_path_or_lies_here_is_no_id_of_the_hub(
     assert is_hub_id(name) == of_the_hub
 
 
+def test_the_splits_of_a_folder_are_told_by_the_names_of_its_files_and_folders(tmp_path: Path) -> None:
+    files = ["a/train/x/rows.jsonl", "b/validation/rows.jsonl", "test.jsonl", "c/test-00.jsonl", "testing.jsonl"]
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(GOOD)
+    (tmp_path / "train.jsonl").mkdir()
+    found = read_raw(str(tmp_path))
+    assert found.files == (tmp_path / files[0],) and found.splits == ("validation", "test")
+    with pytest.raises(DatasetError, match="has no split dev beside") as refused:
+        read_raw(str(tmp_path), None, "dev")
+    assert refused.value.detail == "There are: validation, test."
+
+
 def test_a_file_has_no_splits(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(GOOD)
     with pytest.raises(DatasetError, match="rows.jsonl: has no split test beside"):
@@ -165,7 +178,9 @@ def test_what_a_folder_s_files_are_read_for_is_told_of_five_at_most(tmp_path: Pa
     assert [found.where(number) for number in (1, rows, rows + 1)] == [
         "train-0.jsonl, row 1", f"train-0.jsonl, row {rows}", "train-1.jsonl, row 1"
     ]  # fmt: skip
+    assert found.splits == ("test",) and found.name == tmp_path.name
     found = read_raw(str(tmp_path), None, "test")
+    assert [path.name[:4] for path in found.files] == ["test"] * 7
     assert [path.name[:4] for path in found.others] == ["trai"] * 7 and len(found.notes) == 1
 
 
@@ -209,13 +224,13 @@ def test_hidden_files_and_descriptions_in_a_folder_are_no_rows(tmp_path: Path) -
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="nowhere.jsonl"):
+    with pytest.raises(DatasetError, match="nowhere.jsonl: there is no such file or folder"):
         list(read_raw(str(tmp_path / "nowhere.jsonl")))
 
 
 @pytest.mark.parametrize("name", ["", " ", "~nobody-of-this-name/rows.jsonl", "a\0b.jsonl"])
 def test_a_name_that_can_be_no_file_is_an_error_of_the_dataset(name: str) -> None:
-    with pytest.raises(DatasetError):
+    with pytest.raises(DatasetError, match="there is no such file" if name.startswith("~") else "can be no file's name"):
         list(read_raw(name))
 
 
@@ -317,6 +332,10 @@ def test_a_bad_row_in_a_folder_is_told_with_its_own_file(tmp_path: Path) -> None
     (tmp_path / "b.jsonl").write_bytes(GOOD + b'{"text": 4}\n')
     with pytest.raises(DatasetError, match=r"b\.jsonl, row 2"):
         read_rows(str(tmp_path))
+    (tmp_path / "b.jsonl").write_bytes(GOOD + b"no row\n")
+    with pytest.raises(DatasetError, match=r"b\.jsonl, row 2") as refused:
+        list(read_raw(str(tmp_path)))
+    assert refused.value.row == 3 and "--skip-rows 3" in refused.value.fix
 
 
 def test_a_dataset_that_brings_code_is_refused_and_the_code_not_run(tmp_path: Path) -> None:

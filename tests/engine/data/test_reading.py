@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from engine.data.encoding import encoding_of
 from engine.data.formats import UnknownFormat
-from engine.data.read import Reading
+from engine.data.read import Reading, read_raw
 from engine.data.report import dataset_report
 from engine.errors import ConfigError, DatasetError
 from engine.named import parse_rows
@@ -49,6 +49,8 @@ def test_another_encoding_is_never_guessed_but_can_be_named(tmp_path: Path) -> N
     with pytest.raises(DatasetError, match="--encoding"):
         read_rows(str(file))
     assert read_rows(str(file), encoding="big5") == traditional
+    raw = read_raw(str(file), Reading(encoding="big5"))
+    assert (raw.notes, raw.encodings) == ((), ("big5",)), "what was asked for is not told"
 
 
 @pytest.mark.parametrize(

@@ -367,6 +367,14 @@ def test_a_run_without_a_folder_of_its_own_is_named_for_its_rows_and_its_model(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert plan(dataset=chat_file, model=tiny_model).output_dir == proposed_output("chats", "tiny-llama")
+    monkeypatch.chdir(chat_file.parent)
+    assert plan(dataset=chat_file.name, model=tiny_model, output=tmp_path / "new").config.dataset == str(chat_file)
+
+
+def test_layers_that_no_adapter_can_be_on_are_told_by_the_plan(tiny_model: Path, chat_file: Path, tmp_path: Path) -> None:
+    for layers, told in (("nosuch", "nosuch"), ("q_proj,lm_head", "lm_head: no adapter can be put there")):
+        with pytest.raises(ModelError, match=told):
+            plan(dataset=chat_file, model=tiny_model, output=tmp_path / "new", target_modules=layers)
 
 
 def test_names_that_promise_more_are_told_three_at_most_and_nothing_else_of_them() -> None:
@@ -389,6 +397,7 @@ def test_a_named_checkpoint_that_is_the_furthest_goes_on_where_it_lies_unless_an
     monkeypatch.chdir(run.parent)
     decided = plan(resume="run/checkpoint-5", **({"output": output} if output else {}))
     assert decided.config.resume == str(run / "checkpoint-5")
+    assert plan(init_from="run/checkpoint-5", output="other").config.init_from == str(run / "checkpoint-5")
     branches = output == "other"
     assert decided.output_dir.resolve() == (run.with_name("other") if branches else run)
     assert (decided.run_id == run_id_of(run)) != branches
