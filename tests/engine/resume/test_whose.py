@@ -35,6 +35,7 @@ def test_it_goes_on_in_a_folder_of_its_own_and_the_others_checkpoints_stay(
     before = {path: path.stat().st_mtime_ns for path in sorted(out.rglob("*"))}
     decided = plan(resume=out / "checkpoint-3", **named)
     assert (decided.mode, decided.output_dir.name) == ("continue", "one-2")
+    assert "the folder it lies in is another run's" in decided.reason
     assert decided.run_id != run_id_of(out) and decided.parent is not None and decided.parent.endswith("/checkpoint-3")
     train(resume=out / "checkpoint-3", **named)
     assert {path: path.stat().st_mtime_ns for path in sorted(out.rglob("*"))} == before
