@@ -289,6 +289,12 @@ def test_only_a_run_that_goes_on_has_a_format_and_a_batch_of_its_own(run: Path, 
     assert [(one.saved_precision, one.saved_batch_size) for one in ways] == [("float32", 4), (None, None)]
 
 
+def test_the_rate_that_would_have_come_next_is_told_beside_the_one_that_comes(run: Path) -> None:
+    as_it_was, faster = plan(output=run), plan(output=run, learning_rate=2e-2)
+    assert as_it_was.saved_learning_rate == faster.saved_learning_rate == as_it_was.next_learning_rate
+    assert faster.next_learning_rate == pytest.approx(2 * (faster.saved_learning_rate or 0.0)) != 0
+
+
 def test_an_answer_that_is_missing_is_told_where_no_run_would_have_given_it(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -427,7 +433,9 @@ def test_a_run_goes_back_to_where_it_was_good_at_half_its_rate(
         assert back.checkpoint.run == run_id_of(run)
         assert (back.mode, back.run_id, back.output_dir, back.parent) == ("continue", begun.run_id, begun.output_dir, parent)
         assert (back.config.learning_rate, back.reason) == (5e-3, "the last good one before the loss left its path")
-    assert roll_back(fresh, None) == replace(fresh, config=fresh.config.model_copy(update={"learning_rate": 5e-3}))
+    weights = plan(init_from=run / "checkpoint-4", output=tmp_path / "new", learning_rate=1e-2)
+    for begun in (fresh, weights):
+        assert roll_back(begun, None) == replace(begun, config=begun.config.model_copy(update={"learning_rate": 5e-3}))
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     (copy / "checkpoint-4" / "optimizer.pt").unlink()
     with pytest.raises(CannotContinue, match="checkpoint-4: cannot be continued"):
@@ -441,9 +449,6 @@ def test_a_run_whose_processes_were_lost_goes_on_from_what_it_saved_since(run: P
     again = resumed(replace(branch, run_id=run_id_of(run) or ""))
     assert again == plan(output=copy, stop_at_loss=0.01) and again.checkpoint is not None
     assert again.checkpoint.path == copy / "checkpoint-5"
-    for path in copy.glob("checkpoint-*"):
-        path.joinpath("manifest.json").unlink()
-    assert resumed(replace(branch, run_id="unknown")).run_id == "unknown"
 
 
 def test_weights_that_no_run_can_have_are_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
