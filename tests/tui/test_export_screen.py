@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual.events import Key
 from textual.widgets import Button, Input, Select
 
 from engine.errors import Cancelled
@@ -117,3 +118,25 @@ async def test_escape_ends_the_download_and_the_command_of_the_export_can_be_cop
         assert app.clipboard == "ollama create w -f out/w/Modelfile"
         hand.screen.query_one("#to", Select).value = "merged"
         await hand.until(lambda: not hand.shows("No Ollama answers here."))
+
+
+async def test_a_name_that_is_still_being_typed_counts_before_the_key_that_exports(
+    wizard: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def exported(_out: Path, _checkpoint: None, _model: None, wanted: Any, *_more: Any) -> Any:
+        asked.append(wanted.name)
+        return None, Told(fields={}, lines=["exported"])
+
+    monkeypatch.setattr(export_screen, "carry_out", exported)
+    app = wizard()
+    async with driven(app) as hand:
+        app.push_screen(export_screen.ExportScreen(Path("out/w")))
+        await hand.arrive("ExportScreen")
+        hand.screen.query_one("#name", Input).focus()
+        await hand.pilot.pause()
+        for key in (*(Key(one, one) for one in "mo"), Key("ctrl+n", None)):
+            app.post_message(key)
+        await hand.until(lambda: hand.shows("exported"))
+    assert asked == ["mo"]

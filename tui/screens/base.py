@@ -90,6 +90,18 @@ class WizardScreen(Screen[Any]):
         for one in longer:
             getattr(one, f"scroll_{way}")(animate=False)
 
+    def after_typing(self, then: Callable[[], Any]) -> None:
+        """Do `then` once what was typed before a key of the screen's has reached its field: such a key comes here at once, while that
+        may still be under way (all of it together, over a slow line)."""
+        if self.focused is None:
+            then()
+        else:
+            self.focused.call_later(self._if_here, then)
+
+    def _if_here(self, then: Callable[[], Any]) -> None:
+        if self.is_current:  # the key was pressed twice
+            then()
+
     @work(thread=True, group="ask")
     def ask(self, what: str, asked: Any, find: Callable[[], Any]) -> None:
         """Find something out in a thread; the answer comes as Found, an error as its value."""
@@ -171,16 +183,8 @@ class StepScreen(WizardScreen):
             self.go_on()
 
     def action_finish(self) -> None:
-        """The key for the next step. It comes here at once, while what was typed before it may still be under way to its field (all
-        of it together, over a slow line): that comes first."""
-        if self.focused is None:
-            self.action_next()
-        else:
-            self.focused.call_later(self._next_if_here)
-
-    def _next_if_here(self) -> None:
-        if self.is_current:  # the key was pressed twice
-            self.action_next()
+        """The key for the next step."""
+        self.after_typing(self.action_next)
 
     def go_on(self) -> None:
         """To the next step."""

@@ -115,6 +115,9 @@ class ChatScreen(WizardScreen):
             self._asked.put(Asked(asked, sampling, self._conversation))
 
     def action_row(self) -> None:
+        self.after_typing(self._ask_row)
+
+    def _ask_row(self) -> None:
         if self._talks and (sampling := self._sampling()) is not None:
             self._asked.put(Asked(None, sampling, self._conversation))
 

@@ -35,7 +35,7 @@ class ExportScreen(WizardScreen):
     """What for, in which number format, under which name."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        bound("next", "export", N_("Export"), priority=True),
+        bound("next", "finish", N_("Export"), priority=True),
         bound("back", "back", N_("Back")),
         bound("copy", "copy", N_("Copy command")),
         bound("help", "help", N_("Help")),
@@ -151,6 +151,10 @@ class ExportScreen(WizardScreen):
         fetched = self.query_one("#fetched", Static)
         fetched.update(" · ".join((words, _("Esc ends the download"))) if self.at_work else words)
         fetched.display = self._fetches(self._wanted if self.at_work and self._wanted is not None else self.wanted())
+
+    def action_finish(self) -> None:
+        """The key for it."""
+        self.after_typing(self.action_export)
 
     def action_export(self) -> None:
         if not self.at_work:
