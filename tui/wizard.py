@@ -62,6 +62,9 @@ class Wizard:
     answers: dict[str, Any] = field(default_factory=dict)
     """Field -> raw value, only what a person chose."""
     start: Start = Start()
+    done_by: str | None = None
+    """The setting (epochs, stop_at_loss) by which nothing is left of the run that is to go on; None where something is, as far as is
+    known. Who goes on with it is asked for that one first."""
     remembered: Remembered = field(default_factory=Remembered)
     planned: Planned | None = None
     report: DatasetReport | None = None

@@ -375,6 +375,22 @@ async def test_the_result_has_keys_for_going_on_and_for_another_dataset(wizard: 
         await hand.arrive("DatasetScreen")
 
 
+async def test_who_goes_on_with_a_finished_run_is_asked_for_more_epochs_first(
+    wizard: Make, flags: dict[str, Any], trained: Path
+) -> None:
+    app = wizard(flags | {"epochs": "1"})
+    app.wizard.start = Start("continue", trained / "checkpoint-8")
+    async with driven(app) as hand:
+        await hand.straight_to_review("already complete")
+        await hand.press("shift+tab", "enter")  # the button for it
+        await hand.arrive("SettingsScreen")
+        await hand.until(lambda: hand.shows("with more epochs it goes on"))
+        await hand.press("3", "enter", "enter")
+        await hand.arrive("ReviewScreen")
+        await hand.until(lambda: hand.shows("continuing from checkpoint-8"))
+        assert app.wizard.done_by is None
+
+
 async def test_the_note_of_the_field_one_is_in_is_whole(wizard: Make, flags: dict[str, Any]) -> None:
     app = wizard(flags)
     async with driven(app) as hand:

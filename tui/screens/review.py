@@ -57,10 +57,11 @@ class ReviewScreen(StepScreen):
 
     def compose_buttons(self) -> ComposeResult:
         yield Button(_("Copy command"), id="copy", compact=True)
+        yield Button(_("Train longer"), id="longer", compact=True)
         yield Button(_("Start fresh instead"), id="fresh", compact=True)
 
     def fill(self) -> None:
-        self.query_one("#fresh").display = False
+        self.query_one("#fresh").display = self.query_one("#longer").display = False
         self.query_one("#main", Button).disabled = True
         self.ask("plan", None, self.wizard.make_plan)
 
@@ -89,6 +90,8 @@ class ReviewScreen(StepScreen):
         self._planned = self.wizard.planned = value
         self.refresh_bindings()
         plan = value.plan
+        done_by = "stop_at_loss" if plan.reached else "epochs"
+        self.wizard.done_by = done_by if plan.mode == "complete" else None
         self.query_one("#plan", Static).update(lines_text(plan_lines(plan)))
         self.query_one("#settings", Static).update(_settings_text(plan.config, self.wizard.answers))
         self.query_one("#command", Static).update(
@@ -102,6 +105,7 @@ class ReviewScreen(StepScreen):
         main = self.query_one("#main", Button)
         main.disabled = False
         if plan.mode == "complete":
+            self.query_one("#longer").display = True
             main.label = _("Show the result")
             main.refresh(layout=True)
         self.focus_main()
@@ -133,9 +137,12 @@ class ReviewScreen(StepScreen):
         if event.button.id == "copy":
             event.stop()
             self.action_copy()
+        elif event.button.id == "longer":  # the field that it takes is the first there (Wizard.done_by)
+            event.stop()
+            self.action_back()
         elif event.button.id == "fresh":
             event.stop()
-            self.wizard.start = Start("fresh")
+            self.wizard.start, self.wizard.done_by = Start("fresh"), None
             self.owner.go_to(4)
 
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.events import DescendantBlur
+from textual.widget import Widget
 from textual.widgets import Collapsible, Input, Static
 
 from engine.config import RunConfig
@@ -55,15 +56,20 @@ class SettingsScreen(StepScreen):
             self.close(told(event.value))
             return
         self._base = event.value
+        asked_for = self.wizard.done_by
         summary = self.query_one("#summary", Static)
-        summary.display = False
+        summary.display = asked_for is not None
+        summary.update(_done_words(asked_for))
         await self._mount("#first", FIRST_SETTINGS)
         more = self.query_one("#more", Collapsible)
         more.display = True
-        if not self.wizard.answers.keys().isdisjoint(MORE):
+        if not {*self.wizard.answers, asked_for}.isdisjoint(MORE):
             await self._mount("#rest", MORE)
             more.collapsed = False
-        self.focus_main()
+        if asked_for is None:
+            self.focus_main()
+        else:
+            next(one for one in self.query(Setting) if one.setting == asked_for).focus_field()
 
     async def on_collapsible_expanded(self, event: Collapsible.Expanded) -> None:
         """The rest is made when it is looked at: its fields are most of the screen, and most people need none of them."""
@@ -76,7 +82,7 @@ class SettingsScreen(StepScreen):
 
     def on_descendant_blur(self, event: DescendantBlur) -> None:
         """A field was left."""
-        setting = next((node for node in event.widget.ancestors_with_self if isinstance(node, Setting)), None)
+        setting = _setting_of(event.widget)
         if setting is not None:
             setting.check()
 
@@ -88,7 +94,9 @@ class SettingsScreen(StepScreen):
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
-        self.focus_next()
+        setting = _setting_of(event.input)
+        asked_for = setting is not None and setting.setting == self.wizard.done_by
+        self.focus_main() if asked_for else self.focus_next()
 
     def take(self) -> str | None:
         if self._base is None:
@@ -112,3 +120,18 @@ class SettingsScreen(StepScreen):
         from tui.screens.review import ReviewScreen
 
         self.owner.show_screen(ReviewScreen())
+
+
+def _setting_of(widget: Widget) -> Setting | None:
+    """The line of the form that `widget` is in."""
+    return next((node for node in widget.ancestors_with_self if isinstance(node, Setting)), None)
+
+
+def _done_words(asked_for: str | None) -> str:
+    """What must be answered otherwise for a run of which nothing is left."""
+    match asked_for:
+        case None:
+            return ""
+        case "stop_at_loss":
+            return _("The loss of this run is where {name} wants it; 0 goes on with it.").format(name=label(asked_for))
+    return _("Nothing is left of this run; with more {name} it goes on.").format(name=label(asked_for))

@@ -27,6 +27,7 @@ from engine.i18n import _, n_, sentences
 from engine.paths import path_of
 from engine.resume.seen import Seen
 from engine.sizes import loss_words, size_words
+from engine.sources import as_written
 from tui.fields import in_fields, lines_text, told
 from tui.folder_text import choice_lines, held_words
 from tui.i18n import N_
@@ -262,7 +263,8 @@ class StartScreen(StepScreen):
             return
         choice = self._seen.choice if self._seen is not None else None
         recommended = choice is not None and choice.checkpoint is not None and choice.checkpoint.name == one.name
-        self._begin(Start("auto") if recommended else Start("continue", one.path))
+        done = one.remaining_epochs == 0 and self.wizard.answers.get("epochs") in (None, as_written(one.planned_epochs))
+        self._begin(Start("auto") if recommended else Start("continue", one.path), "epochs" if done else None)
 
     def action_weights(self) -> None:
         one = self.chosen
@@ -272,7 +274,8 @@ class StartScreen(StepScreen):
     def action_fresh(self) -> None:
         self._begin(Start("fresh"))
 
-    def _begin(self, start: Start) -> None:
+    def _begin(self, start: Start, done_by: str | None = None) -> None:
+        self.wizard.done_by = done_by
         if start != self.wizard.start:
             self.wizard.start = start
             self.wizard.planned = None
