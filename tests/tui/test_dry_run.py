@@ -106,6 +106,9 @@ def test_a_busy_folder_is_told(lora_tui: LoraTui, tmp_path: Path, tiny_model: Pa
     plan, failed = [json.loads(line) for line in out.splitlines()]
     assert (code, plan["type"], failed["type"], failed["exit_code"]) == (5, "plan", "run_failed", 5)
     assert "another run is using this folder" in told
+    with locked(tmp_path / "out"):  # a start has no plan to show then
+        code, _out, told = lora_tui(*(flag for flag in flags if flag not in ("--dry-run", "--json")))
+    assert code == 5 and "another run is using this folder" in told and "starting fresh" not in told
 
 
 def test_a_disk_without_room_for_two_checkpoints_is_told_before_a_run_goes_on(
