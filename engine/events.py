@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
@@ -52,6 +53,7 @@ class RunStarted(Event):
     """What was chosen automatically, each with its reason: device, precision, batch size, ..."""
     config: Mapping[str, Any]
     pid: int = field(default_factory=os.getpid)
+    host: str = field(default_factory=socket.gethostname)
 
 
 @dataclass(frozen=True)

@@ -162,6 +162,8 @@ class Standing:
     """Seconds of the Unix epoch at which the last attempt began."""
     told: float | None = None
     """... at which the journal spoke last."""
+    host: str | None = None
+    """The machine on which the last attempt began; journals of before do not tell."""
     why: str = ""
     """stopped: the reason; failed: the error."""
     exit_code: int | None = None
@@ -179,7 +181,7 @@ def standing(folder: Path) -> Standing:
     for record in read_journal(folder):
         if record["type"] == RunStarted.type:
             attempts += 1
-            known |= {"began": record.get("t"), "run_id": record.get("run_id"), "total_steps": record.get("total_steps")}
+            known |= {name: record.get(name) for name in ("run_id", "total_steps", "host")} | {"began": record.get("t")}
         if record["type"] in (RunStarted.type, Step.type, *ENDINGS):
             known |= {name: record[name] for name in ("step", "epoch", "loss") if record.get(name) is not None}
             last = record

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -116,9 +117,11 @@ def state_words(one: Standing) -> str:
 def _why(one: Standing) -> str:
     if one.holder is not None:
         return _("process {pid} on {host}").format(pid=one.holder.pid, host=one.holder.host)
+    how = stop_words(one.why)
     if one.state == "failed":
-        return _("exit code {code}").format(code=one.exit_code) + f" · {one.why}"
-    return stop_words(one.why)
+        how = _("exit code {code}").format(code=one.exit_code) + f" · {one.why}"
+    elsewhere = one.host is not None and one.host != socket.gethostname()
+    return " · ".join(part for part in (how, _("on {host}").format(host=one.host) if elsewhere else "") if part)
 
 
 def _moment(seconds: float | None) -> str:

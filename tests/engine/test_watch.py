@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -273,6 +274,7 @@ def test_how_a_run_stands_is_what_its_last_attempt_told(tmp_path: Path) -> None:
     found = standing(tmp_path)
     assert (found.state, found.why, found.exit_code, found.attempts) == ("failed", "the disk is full", 5, 2)
     assert (found.run_id, found.step, found.total_steps, found.epoch, found.loss) == ("run-of-ours", 4, 40, 0.04, 1.25)
+    assert found.host == socket.gethostname()
     assert (found.began, found.told) == (2.0, 3.0)
 
 

@@ -20,6 +20,7 @@ from engine.lock import holder_of, is_held
 from engine.watch import standing
 from tests.engine.runs import train
 from tests.tui.conftest import RUN
+from tui.runs import run_runs
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs setsid")
 
@@ -137,6 +138,19 @@ def test_a_run_whose_journal_is_lost_is_called_the_same_by_all(lora_tui: Tool, t
     assert code == 0 and "nothing told" in out
     code, out, _told = lora_tui("watch", "w")
     assert code == 2 and "nothing is told of a run here" in out and "killed" not in out
+
+
+def test_of_a_run_that_ended_on_another_machine_it_is_told_on_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = {"type": "run_started", "step": 0, "host": "node7"}
+    failed = {"type": "run_failed", "step": 3, "title": "too full", "detail": "", "fix": "", "exit_code": 5}
+    (tmp_path / "events.jsonl").write_text(f"{json.dumps(begun)}\n{json.dumps(failed)}\n")
+    run_runs(tmp_path, as_json=False)
+    assert "exit code 5 · too full · on node7" in capsys.readouterr().out
+    monkeypatch.setattr("socket.gethostname", lambda: "node7")
+    run_runs(tmp_path, as_json=False)
+    assert "node7" not in capsys.readouterr().out
 
 
 async def test_whoever_watches_a_run_that_branched_off_sees_the_loss_before_it(
