@@ -37,6 +37,15 @@ def last_run(folder: Path) -> tuple[str, bool] | None:
     return visible(words), found.state != "running"
 
 
+def model_with_template(model: str, template: str) -> ModelReport:
+    """The report on `model`, for which `template` writes the turns. Raises ConfigError for a template that cannot be read."""
+    from engine.models.report import model_report
+    from engine.models.templates import template_source
+
+    template_source(template)
+    return model_report(model)
+
+
 def report_of(dataset: str, reading: Reading) -> DatasetReport:
     """The report without tokens: at once, before any large library is loaded. Raises ConfigError for flags that are wrong."""
     from engine.data.read import is_hub_id

@@ -15,7 +15,7 @@ from engine.demo import demo_answers
 from engine.errors import LoraTuiError
 from engine.i18n import _
 from engine.models.local import WELL_KNOWN, LocalModel, cached_models
-from engine.models.report import ModelReport, model_report, to_be_fetched
+from engine.models.report import ModelReport, to_be_fetched
 from engine.models.templates import MODELS_OWN
 from engine.paths import is_file, path_of
 from engine.sizes import size_words
@@ -23,7 +23,7 @@ from engine.training.expect import Fit
 from tui.dataset_text import preview_texts, problem_lines, rows_words, summary_lines
 from tui.fields import lines_text, named_in, told
 from tui.i18n import N_
-from tui.lookups import fit_of, report_with_model
+from tui.lookups import fit_of, model_with_template, report_with_model
 from tui.messages import Found, Progressed
 from tui.model_text import fit_lines, model_lines
 from tui.screens.base import PathStep
@@ -146,7 +146,7 @@ class ModelScreen(PathStep):
 
     def _find_out(self, value: str) -> None:
         self.wizard.written_as_before(value)
-        self.ask("report", value, partial(model_report, value))
+        self.ask("report", self._written(), partial(model_with_template, value, self._template()))
 
     def _begin_anew(self, asked: str | None) -> None:
         """What was found out is of another model than the one that is named now."""
@@ -162,7 +162,7 @@ class ModelScreen(PathStep):
         elif event.asked not in (self._asked, self._written()):
             return
         elif isinstance(event.value, LoraTuiError) and event.what == "report":
-            self.close(told(event.value))
+            self._refuse(event.value)
         elif event.what == "report":
             self._show(event.value)
         elif event.what == "fit":
@@ -170,6 +170,13 @@ class ModelScreen(PathStep):
             self.query_one("#fit", Static).update(lines_text(fit_lines(fit)) if isinstance(fit, Fit) else "")
         elif event.what == "tokens":
             self._show_tokens(event.value)
+
+    def _refuse(self, error: LoraTuiError) -> None:
+        self._going = False
+        self.close(told(error))
+        if TEMPLATE in named_in(error.title):
+            self._offer_template(None)
+            self.query_one(Setting).focus_field()
 
     def _show(self, report: ModelReport) -> None:
         self._report = report
