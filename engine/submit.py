@@ -16,8 +16,10 @@ from pathlib import Path
 
 import engine
 from engine.errors import ConfigError
+from engine.events import RunStopped
 from engine.folder import RUN_TOML
 from engine.i18n import _
+from engine.paths import is_file
 
 WARNING_SECONDS = 300
 """Before the time limit; enough to end a step, save and sync."""
@@ -40,6 +42,13 @@ def beside(output: Path, ending: str = BATCH) -> Path:
     """Where the script of the run in the folder `output` is written, unless another place is named: beside that folder."""
     whole = output.resolve() if output.name in ("", "..") else output  # `.` has no name that a file beside it could have
     return whole.parent / ((whole.name or "lora-tui") + ending)
+
+
+def is_sent_again(output: Path, stopped: RunStopped, began_at: int | None) -> bool:
+    """Whether the batch script beside the folder `output` sends its job again after a run that `stopped` and began at this step: its
+    time was up, and it has come further. That the job still stands in the queue is not asked."""
+    further = stopped.checkpoint is not None and (began_at is None or stopped.step > began_at)
+    return stopped.reason == "SIGUSR1" and further and is_file(beside(output))
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from engine.events import (
     RunStarted,
     RunStopped,
     Step,
+    Warned,
     as_record,
 )
 from engine.folder import FINAL, RUN_TOML, own_start
@@ -39,6 +40,7 @@ from engine.i18n import _
 from engine.journal import JOURNAL_NAME, MAX_LINE, read_journal, record_of
 from engine.lock import Holder, holder_of, is_held
 from engine.paths import as_argument, is_file, is_folder
+from engine.submit import beside, is_sent_again
 
 LOOK = 0.5
 """Seconds between two looks at a journal."""
@@ -225,6 +227,12 @@ def died(step: int | None, holder: Holder | None) -> RunFailed:
     return RunFailed(step, _("the run died without a word"), detail, fix, 1)
 
 
+def sent_again(folder: Path) -> Warned:
+    """What is said where a run has ended that will go on by itself, and is waited for."""
+    words = _("its time was up; waiting for the job of {script}, which was sent again")
+    return Warned("sent_again", words.format(script=beside(folder)))
+
+
 def untold(folder: Path) -> RunFailed:
     """What is said of a run whose journal is lost, or tells nothing: whether it was begun, and how it ended, nobody knows."""
     fix = _("lora-tui check {folder} tells what is there.").format(folder=as_argument(folder))
@@ -262,11 +270,13 @@ def follow(
     """Tell what the journal in `folder` holds, then what is added, until the run has ended or `leave` says so (then None). Blocks.
 
     `emit` is given batches: the past in one, later ones as they come. A run that died without a word is told as `died`, one that never
-    said any as `untold`; neither stands in a journal.
+    said any as `untold`; neither stands in a journal. One whose job is sent again where its time was up is waited for.
     """
     tail = Tail(folder)
     last: Event | None = None
     step: int | None = None
+    began_at: int | None = None
+    waits = False
     try:
         while True:
             held, holder = is_held(folder), holder_of(folder)
@@ -274,9 +284,16 @@ def follow(
             for event, _record in batch:
                 if isinstance(event, RunStarted | Step | RunFinished | RunStopped | RunFailed):
                     last, step = event, event.step
+                if isinstance(event, RunStarted):
+                    began_at, waits = event.step, False
             if batch:
                 emit(batch)
-            if not held:
+            if not held and holder is None and isinstance(last, RunStopped) and is_sent_again(folder, last, began_at):
+                if not waits:
+                    notice = sent_again(folder)
+                    emit([(notice, as_record(notice, 0, time.time()))])
+                waits = True
+            elif not held:
                 if isinstance(last, RunFinished | RunStopped | RunFailed):
                     return last
                 empty = last is None and standing(folder).state == "empty"

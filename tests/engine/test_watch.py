@@ -34,6 +34,7 @@ from engine.events import (
 from engine.folder import write_run_toml
 from engine.journal import JOURNAL_NAME, Journal, read_journal
 from engine.lock import ask_to_stop, is_held, locked, stop_asked
+from engine.submit import beside
 from engine.training.ranks import PeerLost
 from engine.watch import Tail, event_of, follow, logged_before, runs_under, standing
 from tests.engine.checkpoints.folders import seal, write_checkpoint
@@ -263,6 +264,24 @@ def test_of_several_runs_the_one_that_spoke_last_comes_first_and_no_link_is_one(
     with locked(tmp_path / "g"):
         assert [one.folder.name for one in runs_under(tmp_path)] == ["b", "a", "c", "f", "g"]
     assert [one.folder.name for one in runs_under(tmp_path / "a")] == ["a"]
+
+
+@pytest.mark.parametrize(("began", "waits"), [(0, True), (3, False)], ids=["further", "no further"])
+def test_a_run_whose_job_is_sent_again_after_its_time_is_waited_for(
+    began: int, waits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.watch.LOOK", 0)
+    folder = told(tmp_path / "w", started(began), RunStopped(3, 0.3, "SIGUSR1", "checkpoint-3"))
+    beside(folder).touch()
+    seen: list[str] = []
+
+    def meanwhile() -> bool:
+        told(folder, started(3, "checkpoint-3"), RunStopped(9, 0.9, "SIGTERM", "checkpoint-9"), attempt=2)
+        return False
+
+    ended = follow(folder, lambda batch: seen.extend(event.type for event, _record in batch), meanwhile)
+    assert isinstance(ended, RunStopped) and ended.step == (9 if waits else 3)
+    assert seen.count("warned") == waits
 
 
 def test_how_a_run_stands_is_what_its_last_attempt_told(tmp_path: Path) -> None:

@@ -171,6 +171,40 @@ async def test_whoever_watches_a_run_that_branched_off_sees_the_loss_before_it(
         assert [step for step, _loss in app.shown.live.loss_curve.points] == [3, 4] and app.shown.live.join == 2
 
 
+async def test_whoever_watches_a_run_whose_job_is_sent_again_sees_it_go_on(tmp_path: Path) -> None:
+    from textual.widgets import Button
+
+    from engine.events import RunStopped
+    from engine.journal import Journal
+    from engine.lock import locked
+    from engine.submit import beside
+    from tests.tui.scripted import started
+    from tui.watcher import Watcher
+
+    folder = tmp_path / "w"
+    beside(folder).touch()
+    folder.mkdir()
+    journal = Journal(folder)
+    journal.write(RunStopped(4, 1.0, "SIGUSR1", "checkpoint-4"))
+    app = Watcher(folder, read_only=False)
+    async with app.run_test(size=(100, 30)) as pilot:
+        main = app.screen.query_one("#main", Button)
+
+        async def until(label: str) -> None:
+            for _look in range(200):
+                await pilot.pause(0.05)
+                if str(main.label) == label:
+                    return
+            raise AssertionError(f"it says {main.label}")
+
+        await until("Leave")
+        with locked(folder):
+            journal.write(started(step=4, checkpoint="checkpoint-4"))
+            await until("Stop and save")
+            assert app.screen.focused is None and not main.disabled  # one Enter too many must not stop it
+        journal.close()
+
+
 async def test_whoever_watched_a_run_to_its_end_is_offered_the_way_out(tmp_path: Path) -> None:
     from textual.widgets import Button
 

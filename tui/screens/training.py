@@ -136,6 +136,10 @@ class TrainingScreen(StepScreen):
             main.label = _("Leave")
             main.refresh(layout=True)
             main.focus()
+        elif not over and before is not None and self._watched_to_its_end(before):  # its job was sent again
+            main.label = _(self.MAIN)
+            main.refresh(layout=True)
+            self.set_focus(None)
         if self.run.watched and isinstance(live.ended, RunFailed):
             self.close(visible(sentences(live.ended.detail, live.ended.fix)))
         offered = tuple(bool(self.check_action(one.action, ())) for one in self.BINDINGS if isinstance(one, Binding))
