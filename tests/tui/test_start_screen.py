@@ -15,12 +15,14 @@ from textual.widgets import Button
 
 from engine.checkpoints.choose import choose
 from engine.checkpoints.scan import Scan
+from engine.resume.seen import Seen
 from tests.engine.checkpoints.test_lineage import made
 from tests.engine.runs import train
 from tests.tui.conftest import driven
 from tui.app import LoraTui
 from tui.screens.start import StartScreen
 from tui.widgets.checkpoint_table import CheckpointTable
+from tui.wizard import Wizard
 
 Make = Callable[..., LoraTui]
 
@@ -36,6 +38,28 @@ async def test_another_than_the_recommended_branches_off(wizard: Make, flags: di
         await hand.run_to_end()
     assert Path("out/w-2/checkpoint-14").is_dir()
     assert not Path("out/w/checkpoint-14").exists()
+
+
+async def test_while_the_folder_is_looked_at_nothing_is_offered_and_the_way_on_says_so(
+    wizard: Make, flags: dict[str, Any], trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on, look_at = threading.Event(), Wizard.look_at
+
+    def slow(self: Wizard, folder: Path) -> Seen:
+        goes_on.wait(30)
+        return look_at(self, folder)
+
+    monkeypatch.setattr(Wizard, "look_at", slow)
+    app = wizard(flags)
+    async with driven(app) as hand:
+        app.go_to(3)
+        await hand.arrive("StartScreen")
+        await hand.press("ctrl+n")
+        await hand.until(lambda: hand.shows("Still looking."))
+        assert not hand.shows("Trash") and hand.shows("Back")
+        goes_on.set()
+        await hand.until(lambda: hand.shows("Continue from checkpoint-8"))
+        assert hand.shows("Trash") and not hand.shows("Still looking.")
 
 
 async def test_the_cursor_is_never_on_the_line_of_a_run(wizard: Make, flags: dict[str, Any], trained: Path) -> None:

@@ -96,6 +96,8 @@ class StartScreen(StepScreen):
 
     def fill(self) -> None:
         self.query_one("#reason", Static).update(_("Looking"))
+        for one in self.query("#buttons Button").exclude("#back"):
+            one.display = False  # nobody knows yet what can be done
         self._look()
 
     @property
@@ -119,6 +121,8 @@ class StartScreen(StepScreen):
         if event.asked != self._looks:
             return
         if isinstance(event.value, LoraTuiError):
+            if event.what == "seen":
+                self.query_one("#reason", Static).update("")
             self.close(told(event.value))
             return
         if event.what == "judged":
@@ -155,6 +159,8 @@ class StartScreen(StepScreen):
 
     def _show(self, seen: Seen) -> None:
         self._seen = seen
+        self.close("")
+        self.query_one("#main").display = True
         table = self.query_one("#table", CheckpointTable)
         there = seen.found is not None and bool(seen.found.checkpoints)
         self.query_one("#browser").display = there
@@ -252,10 +258,12 @@ class StartScreen(StepScreen):
         one = self.chosen
         if one is not None and one.continuable:
             self.action_continue()
-        elif one is None and self._seen is not None:
-            self._begin(Start("weights", self.wizard.start.path) if self.wizard.start.how == "weights" else Start("auto"))
-        else:
+        elif one is not None:
             self.close(_("This one cannot be continued: choose another, start from its weights, or start fresh."))
+        elif self._seen is not None:
+            self._begin(Start("weights", self.wizard.start.path) if self.wizard.start.how == "weights" else Start("auto"))
+        elif not self.query_one("#closed").display:  # else it could not be looked at, and why stands there
+            self.close(_("Still looking."))
 
     def action_continue(self) -> None:
         one = self.chosen
