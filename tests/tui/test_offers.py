@@ -148,9 +148,9 @@ async def test_a_path_typed_faster_than_the_focus_moves_is_whole(wizard: Callabl
     async with driven(app) as hand:
         main = hand.screen.query_one("#main")
         await hand.until(lambda: hand.shows("5 rows · messages") and hand.screen.focused is main)
-        for character in "other.jsonl":
-            main.post_message(Key(character, character))
-        await hand.until(lambda: hand.screen.query_one("#dataset Input", Input).value == "other.jsonl")
+        for character in "my other.jsonl":
+            main.post_message(Key("space" if character == " " else character, character))
+        await hand.until(lambda: hand.screen.query_one("#dataset Input", Input).value == "my other.jsonl")
 
 
 async def test_a_path_pasted_beside_the_field_goes_into_it(wizard: Callable[..., LoraTui]) -> None:

@@ -311,7 +311,9 @@ class PathStep(StepScreen):
 
     def on_key(self, event: Key) -> None:
         """A path is typed at once, wherever the focus is: on the main button, where an answer is remembered."""
-        if event.is_printable and event.character != " " and event.key not in self.active_bindings:
+        # A space beside the field means what is focused there; one that comes after other letters is part of the path.
+        in_path = event.character != " " or self.focused is self.query_one("PathInput Input")
+        if event.is_printable and in_path and event.key not in self.active_bindings:
             self._typed_elsewhere(event)
 
     def on_paste(self, event: Paste) -> None:
