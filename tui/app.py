@@ -228,7 +228,7 @@ class LoraTui(App[int]):
         self.action_leave()
 
     def action_leave(self) -> None:
-        """Quit; while a run or an export is at work, ask first."""
+        """Quit; while a run or an export is at work, ask first. The same key again is the answer: stop, and quit."""
         from tui.screens.base import WizardScreen
         from tui.screens.dialogs import QuitScreen
 
@@ -236,7 +236,9 @@ class LoraTui(App[int]):
             self.shown.leave("user")
         elif not self.shown.running and not any(isinstance(one, WizardScreen) and one.at_work for one in self.screen_stack):
             self.leave_with_result()
-        elif not isinstance(self.screen, QuitScreen):
+        elif isinstance(self.screen, QuitScreen):
+            self.screen.dismiss("stop")
+        else:
             self.push_screen(QuitScreen(self.shown.running), self._quit_answered)
 
     def _quit_answered(self, answer: str | None) -> None:

@@ -39,7 +39,8 @@ async def test_stop_and_save_keeps_the_step_and_can_be_continued(wizard: Make, f
     assert Path(f"out/w/checkpoint-{stopped}/manifest.json").is_file()
 
 
-async def test_quitting_while_it_trains_asks_and_saves(wizard: Make, flags: dict[str, Any]) -> None:
+@pytest.mark.parametrize("answer", ["button", "again"])
+async def test_quitting_while_it_trains_asks_and_saves(answer: str, wizard: Make, flags: dict[str, Any]) -> None:
     app = wizard({**flags, "epochs": "400"})
     async with training(app) as hand:
         await hand.arrive("TrainingScreen")
@@ -51,7 +52,7 @@ async def test_quitting_while_it_trains_asks_and_saves(wizard: Make, flags: dict
         assert app.shown.running
         await hand.press("ctrl+q")
         await hand.arrive("QuitScreen")
-        await hand.press("right", "left", "down", "enter")
+        await hand.press("right", "left", "down", "enter" if answer == "button" else "ctrl+c")
         await hand.until(lambda: not app.shown.running)
     assert app.return_code == 0
     (last,) = [record for record in read_journal(Path("out/w")) if record["type"] == "run_stopped"]

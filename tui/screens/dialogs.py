@@ -76,6 +76,7 @@ class QuitScreen(ModalScreen[str | None]):
         Binding("escape", "dismiss_none", show=False),
         Binding("left,up", "app.focus_previous", show=False),
         Binding("right,down", "app.focus_next", show=False),
+        Binding("ctrl+c", "app.leave", show=False),  # a dialog keeps the app's own keys from it, but for ctrl+q
     ]
 
     def __init__(self, training: bool) -> None:
