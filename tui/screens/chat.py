@@ -109,7 +109,8 @@ class ChatScreen(WizardScreen):
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
         if event.input.id != "question":
-            self.query_one("#question").focus()
+            if self._sampling() is not None:
+                self.query_one("#question").focus()
         elif (asked := event.value.strip()) and (sampling := self._sampling()) is not None:
             event.input.value = ""
             self._asked.put(Asked(asked, sampling, self._conversation))
