@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from engine.config import RunConfig, choices, flag, is_switch
+from engine.config import ELSEWHERE, RunConfig, choices, flag, is_switch
 from engine.durable import open_plain_file
 from engine.errors import ConfigError
 from engine.i18n import _
@@ -112,7 +112,7 @@ def resolve(sources: Sequence[Source]) -> Resolved:
 def _no_such(source: Source, key: str) -> str:
     import difflib
 
-    near = difflib.get_close_matches(key, RunConfig.model_fields, 1)
+    near = [ELSEWHERE[key]] if key in ELSEWHERE else difflib.get_close_matches(key, RunConfig.model_fields, 1)
     text = _("{name}: there is no such setting").format(name=source.name(key))
     return text + (" · " + _("did you mean {near}?").format(near=source.name(near[0])) if near else "")
 

@@ -21,14 +21,24 @@ from pathlib import Path
 from typing import Any
 
 import engine
-from engine.config import RunConfig, choices, field_meta, flag, group_title, is_switch
+from engine.config import ELSEWHERE, RunConfig, choices, field_meta, flag, group_title, is_switch
 from engine.errors import ConfigError, LoraTuiError, OutputError
 from engine.i18n import _
+from engine.paths import is_file, path_of
 from engine.sources import Source, environment, resolve
 from tui import i18n
 from tui.commands import COMMANDS
 from tui.completion import SHELLS
 from tui.parser import NO_COLOR, Parser, help_of
+
+RUN_ELSEWHERE = ("train", "sft", "finetune", "fine-tune", "fit", "run", "start")
+"""Words for the run itself in other programs; here it needs none."""
+COMMANDS_ELSEWHERE = {
+    "list": "runs", "ls": "runs", "ps": "runs", "status": "runs", "stop": "watch", "kill": "watch", "attach": "watch",
+    "merge": "export", "convert": "export", "fuse": "export", "push": "export", "generate": "chat", "inference": "chat",
+    "infer": "chat", "inspect": "check", "verify": "check", "preprocess": "data", "tokenize": "data",
+}  # fmt: skip
+"""What commands are called in other programs -> here."""
 
 
 class _PrintCompletion(argparse.Action):
@@ -192,7 +202,7 @@ def _run(given: list[str]) -> int:
     parser = run_parser()
     options, rest = parser.parse_known_args(given)
     if rest:
-        parser.error(_misplaced(rest, given) or _unknown(rest[0], parser))
+        parser.error(_misplaced(rest, given) or _needless(rest, given) or _unknown(rest[0], parser))
     flags = {name: value for name, value in vars(options).items() if name in RunConfig.model_fields}
     if options.detach and not (options.yes or options.json):
         parser.error(_("--detach goes with --yes; in the wizard, the key d on the training screen does it"))
@@ -261,6 +271,15 @@ def _misplaced(rest: Sequence[str], given: Sequence[str]) -> str | None:
     return _("the command goes first: {words}").format(words=f"lora-tui {shlex.join(words)}")
 
 
+def _needless(rest: Sequence[str], given: Sequence[str]) -> str | None:
+    """What to say where the run itself is called by the word for it, as in other programs."""
+    if rest[0] not in RUN_ELSEWHERE:
+        return None
+    place = list(given).index(rest[0])
+    words = shlex.join(["lora-tui", *given[:place], *given[place + 1 :]])
+    return _("a run needs no command: {words}").format(words=words)
+
+
 def _known_to(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
     """Those flags of `words` that `parser` has too, with their values."""
     options = {option: action for action in parser._actions for option in action.option_strings}
@@ -277,7 +296,13 @@ def _unknown(word: str, parser: argparse.ArgumentParser) -> str:
 
     name = word.split("=")[0]
     known = [option for action in parser._actions for option in action.option_strings] + list(COMMANDS)
-    near = difflib.get_close_matches(name, known, 1)
+    setting = name.lstrip("-").replace("-", "_")
+    if setting in ELSEWHERE:
+        near = [flag(ELSEWHERE[setting])]
+    elif is_file(path_of(word)):
+        near = [shlex.join(["--config" if word.endswith(".toml") else "--dataset", word])]
+    else:
+        near = [COMMANDS_ELSEWHERE[name]] if name in COMMANDS_ELSEWHERE else difflib.get_close_matches(name, known, 1)
     text = (_("unknown flag {word}") if word.startswith("-") else _("unknown command or argument {word}")).format(word=name)
     return text + (" · " + _("did you mean {near}?").format(near=near[0]) if near else "")
 

@@ -143,6 +143,8 @@ def test_the_environment_is_read_by_the_names_of_the_settings_only() -> None:
 def test_a_misspelt_variable_is_refused_with_what_was_meant() -> None:
     with pytest.raises(ConfigError, match="LORA_TUI_EPOCH: there is no such setting · did you mean LORA_TUI_EPOCHS"):
         gather({}, environ={"LORA_TUI_EPOCH": "5"})
+    with pytest.raises(ConfigError, match="LORA_TUI_LR: there is no such setting · did you mean LORA_TUI_LEARNING_RATE"):
+        gather({}, environ={"LORA_TUI_LR": "5"})
     others = {"LORA_TUI_MEET": "here:1", "LORA_TUI_CACHE": "/tmp", "LORA_TUI_STATE": "/tmp", "LORA_TUI_ASCII": "1"}
     assert environment({**others, "LORA_TUI_BOGUS": ""}).values == {}
 

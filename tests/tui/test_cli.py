@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from engine.config import RunConfig
+from engine.config import ELSEWHERE, RunConfig
 from engine.errors import ConfigError
 from engine.folder import write_run_toml
 from engine.training.expect import expect_of
 from tests.conftest import chats, write_jsonl
-from tui.cli import _run, run_parser
+from tui.cli import COMMANDS_ELSEWHERE, _run, run_parser
 from tui.commands import COMMANDS
 from tui.data import run_data
 from tui.show import Show
@@ -222,6 +222,31 @@ def test_bad_input_ends_with_its_exit_code_and_one_clear_message(
     assert told in err
     assert err.count("error: ") == 1
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (["--lr", "1e-4"], "unknown flag --lr · did you mean --learning-rate?"),
+        (["--model_name_or_path=x"], "unknown flag --model_name_or_path · did you mean --model?"),
+        (["train", "--model", "a b"], "a run needs no command: lora-tui --model 'a b'"),
+        (["ls"], "unknown command or argument ls · did you mean runs?"),
+        (["my rows.csv"], "unknown command or argument my rows.csv · did you mean --dataset 'my rows.csv'?"),
+    ],
+)
+def test_what_other_programs_call_it_is_understood(
+    typed: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my rows.csv").touch()
+    with pytest.raises(ConfigError) as refused:
+        _run(typed)
+    assert refused.value.title == told
+
+
+def test_names_of_other_trainers_stand_for_settings_and_are_none_themselves() -> None:
+    assert {*ELSEWHERE.values()} <= RunConfig.model_fields.keys()
+    assert RunConfig.model_fields.keys().isdisjoint(ELSEWHERE) and COMMANDS.keys() >= {*COMMANDS_ELSEWHERE.values()}
 
 
 def test_a_start_that_failed_leaves_no_folder_that_looks_like_a_run(lora_tui: Any, tmp_path: Path, tiny_model: Path) -> None:
