@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import engine
-from engine.config import ELSEWHERE, RunConfig, choices, field_meta, flag, group_title, is_switch
+from engine.config import RunConfig, choices, field_meta, flag, group_title, is_switch
 from engine.errors import ConfigError, LoraTuiError, OutputError
 from engine.i18n import _
 from engine.paths import is_file, path_of
@@ -29,7 +29,7 @@ from engine.sources import Source, environment, resolve
 from tui import i18n
 from tui.commands import COMMANDS
 from tui.completion import SHELLS
-from tui.parser import NO_COLOR, Parser, help_of
+from tui.parser import NO_COLOR, Parser, help_of, unknown
 
 RUN_ELSEWHERE = ("train", "sft", "finetune", "fine-tune", "fit", "run", "start")
 """Words for the run itself in other programs; here it needs none."""
@@ -291,20 +291,13 @@ def _known_to(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str
     return found
 
 
-def _unknown(word: str, parser: argparse.ArgumentParser) -> str:
-    import difflib
-
-    name = word.split("=")[0]
-    known = [option for action in parser._actions for option in action.option_strings] + list(COMMANDS)
-    setting = name.lstrip("-").replace("-", "_")
-    if setting in ELSEWHERE:
-        near = [flag(ELSEWHERE[setting])]
-    elif is_file(path_of(word)):
-        near = [shlex.join(["--config" if word.endswith(".toml") else "--dataset", word])]
-    else:
-        near = [COMMANDS_ELSEWHERE[name]] if name in COMMANDS_ELSEWHERE else difflib.get_close_matches(name, known, 1)
-    text = (_("unknown flag {word}") if word.startswith("-") else _("unknown command or argument {word}")).format(word=name)
-    return text + (" · " + _("did you mean {near}?").format(near=near[0]) if near else "")
+def _unknown(word: str, parser: Parser) -> str:
+    """What to say of a flag or a command that there is not."""
+    if word in COMMANDS_ELSEWHERE:
+        return unknown(word, [COMMANDS_ELSEWHERE[word]])
+    if is_file(path_of(word)):
+        return unknown(word, [shlex.join(["--config" if word.endswith(".toml") else "--dataset", word])])
+    return unknown(word, parser.nearest(word, COMMANDS))
 
 
 if __name__ == "__main__":

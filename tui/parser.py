@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
-from engine.config import RunConfig
+from engine.config import ELSEWHERE, RunConfig, flag
 from engine.errors import ConfigError
 from engine.i18n import _
 from tui import i18n
@@ -23,8 +24,32 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--lang", choices=i18n.LANGUAGES, help=_("language (default: by locale)"))
         self.add_argument(NO_COLOR, action="store_true", help=_("no colours, as where NO_COLOR is set"))
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, but what is not known is told with what may have been meant."""
+        options, rest = self.parse_known_args(args, namespace)
+        if rest:
+            self.error(unknown(rest[0], self.nearest(rest[0])))
+        return options
+
+    def nearest(self, word: str, commands: Iterable[str] = ()) -> list[str]:
+        """Which of its flags, or of `commands`, may be meant by `word`; empty where none is like it."""
+        import difflib
+
+        name = word.split("=")[0]
+        known = [option for action in self._actions for option in action.option_strings] + list(commands)
+        setting = ELSEWHERE.get(name.lstrip("-").replace("-", "_"))
+        if setting is not None and flag(setting) in known:
+            return [flag(setting)]
+        return difflib.get_close_matches(name, known, 1)
+
     def error(self, message: str) -> NoReturn:
         raise ConfigError(message, fix=_("See {program} --help.").format(program=self.prog))
+
+
+def unknown(word: str, near: Sequence[str]) -> str:
+    """What is said of a word that no parser knows. `near`: what may be meant by it."""
+    text = _("unknown flag {word}") if word.startswith("-") else _("unknown command or argument {word}")
+    return text.format(word=word.split("=")[0]) + (" · " + _("did you mean {near}?").format(near=near[0]) if near else "")
 
 
 def help_of(name: str) -> str:

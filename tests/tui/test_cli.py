@@ -244,6 +244,13 @@ def test_what_other_programs_call_it_is_understood(
     assert refused.value.title == told
 
 
+def test_a_flag_that_a_command_does_not_know_is_told_with_the_one_that_is_meant() -> None:
+    for command, typed, meant in (("export", "--quantise", "--quantize"), ("data", "--base-model", "--model")):
+        with pytest.raises(ConfigError, match=f"unknown flag {typed} · did you mean {meant}") as refused:
+            COMMANDS[command].parser().parse_args(["x", *(["--to", "gguf"] if command == "export" else []), typed])
+        assert f"lora-tui {command} --help" in str(refused.value.fix)
+
+
 def test_names_of_other_trainers_stand_for_settings_and_are_none_themselves() -> None:
     assert {*ELSEWHERE.values()} <= RunConfig.model_fields.keys()
     assert RunConfig.model_fields.keys().isdisjoint(ELSEWHERE) and COMMANDS.keys() >= {*COMMANDS_ELSEWHERE.values()}
