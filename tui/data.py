@@ -17,7 +17,7 @@ from engine.config import RunConfig
 from engine.data.places import with_places
 from engine.data.read import Reading
 from engine.data.report import DatasetReport, dataset_report
-from engine.errors import ModelError
+from engine.errors import DatasetError, ModelError
 from engine.i18n import _
 from engine.models.report import ModelReport, model_report
 from engine.training.expect import expect_of
@@ -34,7 +34,8 @@ USABLE, UNUSABLE = 0, 4
 
 
 def run_data(config: RunConfig, as_json: bool, measure: bool) -> int:
-    """Print what the dataset of `config` is; the exit code. Raises DatasetError, ModelError or ConfigError, for people."""
+    """Print what the dataset of `config` is; the exit code. Raises, for people, DatasetError or ModelError for what stops a
+    run on it; ConfigError for a template that cannot be read."""
     assert config.dataset is not None
     show = Show(sys.stderr)
     tokenizer, no_model = None, None
@@ -86,8 +87,8 @@ def run_data(config: RunConfig, as_json: bool, measure: bool) -> int:
             time=duration(trial.seconds_per_epoch), rows=trial.batch_size, rate=trial.tokens_per_second, device=trial.device
         )
         sys.stdout.write("\n" + words + "\n")
-    if report.stopped is not None:
-        raise report.stopped
+    if report.stopped is not None:  # also of a setting that fits no such rows: the exit code is that of the document
+        raise DatasetError(report.stopped.title, report.stopped.detail, report.stopped.fix)
     return USABLE
 
 

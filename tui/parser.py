@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -12,6 +13,8 @@ from engine.i18n import _
 from tui import i18n
 
 NO_COLOR = "--no-color"
+_NEGATIVE = re.compile(r"-\.?\d")
+"""How a negative number begins. argparse's own pattern ends with the digits: to it, -1e-4 is a flag that nobody knows."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,6 +23,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, allow_abbrev=False, add_help=False, formatter_class=argparse.RawDescriptionHelpFormatter)
         self._optionals.title = _("Options")
+        self._negative_number_matcher = _NEGATIVE
         self.add_argument("-h", "--help", action="help", help=_("show this help and leave"))
         self.add_argument("--lang", choices=i18n.LANGUAGES, help=_("language (default: by locale)"))
         self.add_argument(NO_COLOR, action="store_true", help=_("no colours, as where NO_COLOR is set"))

@@ -84,7 +84,7 @@ _REMEDIES = {**dict.fromkeys((".xlsx", ".xls", ".ods", ".numbers"), _as_table), 
 
 
 def kind(value: Any) -> str:
-    """What a JSON value is, in a person's words."""
+    """What a value of a row is, in a person's words."""
     if value is None:
         return _("null")
     if isinstance(value, bool):
@@ -93,7 +93,10 @@ def kind(value: Any) -> str:
         return _("a number")
     if isinstance(value, str):
         return _("text")
-    return _("a list") if isinstance(value, list) else _("an object")
+    if isinstance(value, dict):
+        return _("an object")
+    # What parquet and save_to_disk hold beyond JSON's values: bytes, dates, decimals.
+    return _("a list") if isinstance(value, list) else _("a value of the type {name}").format(name=type(value).__name__)
 
 
 def _jsonl(path: Path, encoding: str, skip: Callable[[int], bool]) -> Numbered:

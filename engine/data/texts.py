@@ -20,7 +20,8 @@ LONGEST_LINE = 64 << 20
 LARGEST_TEXT = 1 << 30
 """Bytes of a JSON array or a table, which are read as a whole."""
 BOM = b"\xef\xbb\xbf"
-UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+WIDE = {"UTF-32": (b"\xff\xfe\0\0", b"\0\0\xfe\xff"), "UTF-16": (b"\xff\xfe", b"\xfe\xff")}
+"""What files of these encodings begin with; UTF-16's mark is the beginning of UTF-32's."""
 
 Place = tuple[int | None, int | None]
 """(row, line), each from 1 or None where it is not known."""
@@ -84,8 +85,15 @@ def decoded(data: bytes, path: Path, place: Place, encoding: str, cut_off: bool 
     def at(byte: int) -> Place:
         return place if place != (None, None) else (None, data.count(b"\n", 0, byte) + 1)
 
-    if data.startswith(UTF_16) and place[1] in (None, 1):
-        bad(path, (None, None), _("is UTF-16, not UTF-8"), _save_as_utf8(path, "utf-16"))
+    wide = next((name for name, marks in WIDE.items() if data.startswith(marks)), None)
+    if wide is not None and place[1] in (None, 1):
+        fix = _("Save the file as UTF-8: iconv -f {encoding} -t UTF-8 {path} > utf8-{path}")
+        bad(
+            path,
+            (None, None),
+            _("is {encoding}, not UTF-8").format(encoding=wide),
+            fix.format(encoding=wide, path=path.name),
+        )
     if b"\0" in data:
         bad(path, at(data.index(0)), _("holds a NUL character"), _("The file is damaged, or it is no text."))
     try:
@@ -98,14 +106,9 @@ def decoded(data: bytes, path: Path, place: Place, encoding: str, cut_off: bool 
         ):
             torn(path, place)
         what = _("is not {encoding} (byte 0x{byte:02x})").format(encoding=encoding.upper(), byte=data[error.start])
-        bad(path, at(error.start), what, _save_as_utf8(path, "gb18030"))
-
-
-def _save_as_utf8(path: Path, encoding: str) -> str:
-    if encoding == "utf-16":
-        return _("Save the file as UTF-8: iconv -f UTF-16 -t UTF-8 {path} > utf8-{path}").format(path=path.name)
-    return _("Say what it is with --encoding (gb18030 for most Chinese files), or save it as UTF-8 with iconv; a damaged row "
-             "can be left out with --skip-rows.")  # fmt: skip
+        fix = _("Say what it is with --encoding (gb18030 for most Chinese files), or save it as UTF-8 with iconv; a damaged row "
+                "can be left out with --skip-rows.")  # fmt: skip
+        bad(path, at(error.start), what, fix)
 
 
 def torn(path: Path, place: Place) -> NoReturn:

@@ -19,7 +19,7 @@ from engine.errors import ConfigError
 from engine.folder import write_run_toml
 from engine.training.expect import expect_of
 from tests.conftest import chats, write_jsonl
-from tui.cli import COMMANDS_ELSEWHERE, _run, run_parser
+from tui.cli import COMMANDS_ELSEWHERE, _run, main, run_parser
 from tui.commands import COMMANDS
 from tui.data import run_data
 from tui.show import Show
@@ -151,6 +151,7 @@ def bad(tmp_path: Path, tiny_model: Path, chat_file: Path) -> dict[str, list[obj
         "unwritable output": ["--yes", *good, "--output", "/proc/lora-tui"],
         "unknown flag": ["--yes", *good, "--epoch", 3],
         "out of range": ["--yes", *good, "--epochs", 0],
+        "a small negative rate": ["--yes", *good, "--learning-rate", "-1e-4"],
         "missing config file": ["--yes", *good, "--config", tmp_path / "no.toml"],
         "missing checkpoint": ["--yes", *good, "--resume", tmp_path / "checkpoint-9"],
         "no questions asked": good,
@@ -197,6 +198,7 @@ def bad(tmp_path: Path, tiny_model: Path, chat_file: Path) -> dict[str, list[obj
         ("unwritable output", 5, "cannot write"),
         ("unknown flag", 2, "did you mean --epochs?"),
         ("out of range", 2, "--epochs"),
+        ("a small negative rate", 2, "--learning-rate: '-1e-4' is out of range"),
         ("missing config file", 2, "no.toml"),
         ("missing checkpoint", 3, "checkpoint-9"),
         ("no questions asked", 2, "--yes"),
@@ -435,6 +437,15 @@ def test_data_does_not_advise_a_template_that_was_named(
     (base / "chat_template.jinja").unlink()
     out = lora_tui("data", chat_file, "--model", base, "--chat-template", "plain")[1]
     assert "turns are written by --chat-template plain" in out and "has no chat template" not in out
+
+
+def test_what_stops_a_run_ends_data_with_one_exit_code_for_scripts_and_people(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"text": "the lamp burns"}] * 3)
+    asked = ["data", str(rows), "--model", str(tiny_model), "--train-on", "completion"]
+    assert (main([*asked, "--json"]), main(asked)) == (4, 4)
+    assert "--train-on completion does not fit this dataset" in capsys.readouterr().err
 
 
 def test_whether_a_model_fits_is_looked_at_before_it_is_loaded_to_be_timed(

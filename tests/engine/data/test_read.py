@@ -258,6 +258,8 @@ BAD: dict[str, tuple[str, bytes, list[str]]] = {
     "not UTF-8": ("rows.jsonl", GOOD + '{"text": "é"}\n'.encode("latin-1"), ["rows.jsonl, row 2", "0xe9", "--encoding"]),
     "not UTF-8 in a table": ("rows.csv", b"text\nlamp\n\xb5\xc6\n", ["rows.csv, line 3", "0xb5"]),
     "UTF-16": ("rows.jsonl", GOOD.decode().encode("utf-16"), ["rows.jsonl", "UTF-16", "iconv"]),
+    "UTF-32": ("rows.jsonl", GOOD.decode().encode("utf-32"), ["rows.jsonl", "is UTF-32", "iconv -f UTF-32"]),
+    "UTF-32 of the other order": ("rows.json", b"\0\0\xfe\xff" + "[]".encode("utf-32-be"), ["rows.json", "is UTF-32"]),
     "NUL": ("rows.jsonl", GOOD + b'{"text": "a\0b"}\n', ["rows.jsonl, row 2", "NUL"]),
     "NUL in an array": ("rows.json", b'[{"text": "a"},\n{"text": "\0"}]', ["rows.json, line 2", "NUL"]),
     "half a character": ("rows.jsonl", GOOD + b'{"text": "\\ud83d"}\n', ["rows.jsonl, row 2", "U+D83D"]),
@@ -286,6 +288,12 @@ BAD: dict[str, tuple[str, bytes, list[str]]] = {
     "no parquet": ("rows.parquet", b"PAR1 nothing PAR1", ["rows.parquet"]),
     "parquet of no bytes": ("rows.parquet", b"", ["rows.parquet"]),
 }  # fmt: skip
+
+
+def test_bytes_in_a_column_of_text_are_called_so(tmp_path: Path) -> None:
+    (tmp_path / "rows.parquet").write_bytes(parquet([{"text": b"lamp"}]))
+    with pytest.raises(DatasetError, match=r'row 1: "text" is a value of the type bytes, not text'):
+        read_rows(str(tmp_path / "rows.parquet"))
 
 
 @pytest.mark.parametrize("fault", BAD)
