@@ -22,6 +22,7 @@ from typing import Any
 from engine.data.rendering import Endless, rendered
 from engine.errors import DatasetError, ModelError, first_line
 from engine.i18n import _
+from engine.models.templates import no_jinja
 
 Span = tuple[int, int]
 """Characters from the first, included, to the second, excluded."""
@@ -75,11 +76,7 @@ class Writer:
             from jinja2 import TemplateSyntaxError  # which is imported by now, as it raised this
 
             if isinstance(error, TemplateSyntaxError):
-                raise ModelError(
-                    _("the chat template is no Jinja that can be read"),
-                    _("Line {line}: {what}").format(line=error.lineno, what=first_line(error)),
-                    _("Mend it, or name another with --chat-template."),
-                ) from None
+                raise no_jinja(error) from None
             # A template may raise anything: jinja's errors, its own raise_exception, or a TypeError over an odd message.
             raise DatasetError(
                 _("row {row}: the model's chat template refuses it").format(row=self.number),

@@ -7,11 +7,14 @@ turns as they were trained. Like a model's own it is foreign code, and is run by
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from engine.errors import ConfigError, ModelError
+from engine.errors import ConfigError, ModelError, first_line
 from engine.i18n import _
 from engine.paths import is_file, path_of
+
+if TYPE_CHECKING:
+    from jinja2 import TemplateSyntaxError
 
 MODELS_OWN = "auto"
 """The model's own."""
@@ -72,6 +75,41 @@ def template_source(setting: str) -> str | None:
     if len(content) > MAX_BYTES or "messages" not in text:
         raise ConfigError(wrong, _("It is no chat template: none is that long, and each goes through `messages`."), known)
     return text
+
+
+def need_jinja(setting: str) -> None:
+    """Raise ModelError where Jinja cannot read the template that --chat-template names, as the first row that it is to write would.
+    The model's own is not looked at. Raises ConfigError as `template_source`."""
+    source = template_source(setting)
+    if source is None:
+        return
+    import jinja2.ext
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(jinja2.ext.Extension):
+        """The tag of transformers' own around what an assistant says."""
+
+        tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
+
+        def parse(self, parser: Any) -> Any:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    # All that transformers lets a template use. It is turned into Python and nothing of it run, not even what has one value only.
+    environment = ImmutableSandboxedEnvironment(extensions=[Generation, jinja2.ext.loopcontrols], optimized=False)
+    try:
+        environment.compile(source, raw=True)
+    except jinja2.TemplateSyntaxError as error:
+        raise no_jinja(error) from None
+
+
+def no_jinja(error: TemplateSyntaxError) -> ModelError:
+    """The error of a template that Jinja cannot read."""
+    return ModelError(
+        _("the chat template is no Jinja that can be read"),
+        _("Line {line}: {what}").format(line=error.lineno, what=first_line(error)),
+        _("Mend it, or name another with --chat-template."),
+    )
 
 
 def put_template(tokenizer: Any, setting: str) -> None:

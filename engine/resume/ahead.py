@@ -16,7 +16,7 @@ from engine.i18n import _, n_
 from engine.lock import busy, is_held
 from engine.models.folder import need_tokenizer_files
 from engine.models.report import ModelReport, model_report, to_be_fetched
-from engine.models.templates import MODELS_OWN
+from engine.models.templates import MODELS_OWN, need_jinja
 from engine.paths import is_folder
 from engine.resume.plan import ResumePlan
 
@@ -58,8 +58,10 @@ def _rows(plan: ResumePlan, model: ModelReport) -> tuple[list[str], list[str]]:
     else:
         rows = read_rows(config.dataset, Reading.of(config))
         written = to_be_fetched(model) or model.chat_template or config.chat_template != MODELS_OWN
-        if rows.format in CONVERSATIONS and not written:
-            raise without_template()
+        if rows.format in CONVERSATIONS:
+            if not written:
+                raise without_template()
+            need_jinja(config.chat_template)
         dataset = plan.dataset or read_dataset(config, rows)
         splits = rows.raw.splits
         notes += [_counted(rows, len(dataset.numbers)), *rows.notes]

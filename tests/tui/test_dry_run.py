@@ -138,6 +138,24 @@ def test_a_model_that_lacks_what_its_rows_need_is_told(
         look_ahead(plan(**asked | {"dataset": write_jsonl(tmp_path / "texts.jsonl", [{"text": "we keep watch"}])}))
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("{% for m in messages %}{{ m.content }}", "endfor"), ("{{ messages | shout }}", "shout")],
+)
+def test_a_template_that_jinja_cannot_read_is_told(
+    text: str, told: str, tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    (tmp_path / "own.jinja").write_text(text)
+    asked = {"dataset": chat_file, "model": tiny_model, "output": tmp_path / "out", "chat_template": tmp_path / "own.jinja"}
+    with pytest.raises(ModelError, match="no Jinja that can be read") as caught:
+        look_ahead(plan(**asked))
+    assert told in caught.value.detail
+    (tmp_path / "own.jinja").write_text(
+        "{% for m in messages %}{% generation %}{{ m | tojson }}{% endgeneration %}{% break %}{% endfor %}"
+    )
+    look_ahead(plan(**asked))
+
+
 def test_other_rows_to_measure_on_are_told_before_a_run_goes_on(
     lora_tui: LoraTui, tmp_path: Path, tiny_model: Path, chat_file: Path
 ) -> None:
