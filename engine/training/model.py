@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from engine.config import RunConfig
 from engine.errors import LoraTuiError, ModelError, first_line
 from engine.hardware import Hardware
-from engine.i18n import _
+from engine.i18n import _, n_
 from engine.models.folder import read_model_config, weight_files
 from engine.models.report import torn
 
@@ -18,8 +19,19 @@ if TYPE_CHECKING:
     from engine.training.parts import Parts
 
 
-def load_base(folder: Path, hardware: Hardware, config: RunConfig, parts: Parts | None = None) -> Any:
-    """The base model on its device, in the chosen precision; with `parts`, this process's part of it.
+NAMED = 3
+"""Tensors whose names are told where some are not used."""
+
+
+def load_base(
+    folder: Path,
+    hardware: Hardware,
+    config: RunConfig,
+    parts: Parts | None = None,
+    tell: Callable[[str], None] = lambda words: None,
+) -> Any:
+    """The base model on its device, in the chosen precision; with `parts`, this process's part of it. `tell`: hears what of its files
+    is not taken.
 
     Raises ModelError, or LoraTuiError where the memory does not hold it.
     """
@@ -70,6 +82,15 @@ def load_base(folder: Path, hardware: Hardware, config: RunConfig, parts: Parts 
             ", ".join(missing[:5]),
             _("The weights are incomplete or of another model; fetch them again."),
         )
+    unused = sorted(loading["unexpected_keys"])
+    if unused:  # a config.json with fewer layers makes a smaller model of the same files without an error
+        words = n_(
+            "{count} tensor in the model's files is not used: {names}. Its config.json describes a model without it.",
+            "{count} tensors in the model's files are not used: {names}. Its config.json describes a model without them.",
+            len(unused),
+        )
+        names = ", ".join(unused[:NAMED]) + (", ..." if len(unused) > NAMED else "")
+        tell(words.format(count=len(unused), names=names))
     if parts:
         parts.finish(model, hardware.precision)
     return model

@@ -191,7 +191,13 @@ class Session:
         if attempt.parallel != "ddp":
             need_plain(adapter, attempt.parallel)
             parts = Parts(attempt.parallel, self.ranks.world)
-        base = load_base(self.material.folder, attempt.hardware, self.config, parts)
+        base = load_base(
+            self.material.folder,
+            attempt.hardware,
+            self.config,
+            parts,
+            lambda words: self.tell(Warned("weights_unused", words)),
+        )
         if checkpoint is None:
             need_targets(base, self.config)
         try:

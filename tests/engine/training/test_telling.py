@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import tempfile
@@ -13,7 +14,7 @@ import pytest
 
 from engine.config import RunConfig
 from engine.errors import LoraTuiError, ModelError
-from engine.events import Event
+from engine.events import Event, Warned
 from engine.journal import read_journal
 from engine.lock import is_held
 from engine.training.refused import refused
@@ -97,3 +98,15 @@ def test_a_file_of_the_model_that_cannot_be_read_while_it_trains_is_named(
     monkeypatch.setattr("engine.training.trainer.decide", fails)
     with pytest.raises(ModelError, match=r"config\.json: this file of the model"):
         train(dataset=chat_file, model=tiny_model, output=tmp_path / "run")
+
+
+def test_layers_of_the_base_model_that_its_config_leaves_out_are_told(
+    tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    cut = Path(shutil.copytree(tiny_model, tmp_path / "cut"))
+    settings = json.loads((cut / "config.json").read_text())
+    settings.pop("layer_types", None)
+    (cut / "config.json").write_text(json.dumps(settings | {"num_hidden_layers": 1}))
+    _outcome, events = train(dataset=chat_file, model=cut, output=tmp_path / "out", max_steps=1)
+    told = [event.message for event in events if isinstance(event, Warned) and event.code == "weights_unused"]
+    assert len(told) == 1 and "model.layers.1." in told[0]
