@@ -3,35 +3,37 @@
 from __future__ import annotations
 
 import shlex
-from itertools import chain
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from engine.checkpoints.lora_fields import OUTPUT_LAYER
 from engine.config import RunConfig, flag
 from engine.data.dataset import eval_rows, may_be_a_split
 from engine.data.read import is_hub_id
 from engine.errors import ConfigError, ModelError
-from engine.folder import RUN_TOML
+from engine.folder import NOT_INHERITED, RUN_TOML
 from engine.i18n import _
 from engine.journal import last_settings
 from engine.models.report import model_report
 from engine.models.templates import TEMPLATE_FILE, template_source
 from engine.paths import as_argument, is_file, is_there
 from engine.resume.layers import need_layers
+from engine.sources import Resolved, as_flags, problem_of
 
 
-def need_answers(config: RunConfig, begun: Path | None = None) -> None:
+def need_answers(resolved: Resolved, begun: Path | None = None) -> None:
     """Raise ConfigError where no dataset or no model is named. `begun`: the folder of a run that is gone on with, if one is."""
-    missing = [name for name in ("dataset", "model") if getattr(config, name) is None]
+    missing = [name for name in ("dataset", "model") if getattr(resolved.config, name) is None]
     title = _("missing: {flags}").format(flags=", ".join(map(flag, missing)))
     if missing and begun is not None and not is_there(begun / RUN_TOML):
         told = last_settings(begun)
-        words = ((flag(name), shlex.quote(str(told.get(name) or name.upper()))) for name in missing)
+        named = {name: told.get(name) or name.upper() for name in missing}
         raise ConfigError(
             title,
             _("{path} is gone, which kept what the run was started with.").format(path=begun / RUN_TOML),
             _("Put it back from a copy, or name them: lora-tui --yes --output {folder} {flags}").format(
-                folder=as_argument(begun), flags=" ".join(chain.from_iterable(words))
+                folder=as_argument(begun), flags=shlex.join(as_flags({**named, **_lost(resolved, told)}))
             ),
         )
     if missing:
@@ -42,6 +44,20 @@ def need_answers(config: RunConfig, begun: Path | None = None) -> None:
                 "Name them, for example: lora-tui --yes --dataset chat.jsonl --model ./Qwen3-0.6B · or try: lora-tui --demo --yes"
             ),
         )
+
+
+_DECIDED_ANEW = "activation_checkpointing"
+"""The Journal tells what came of `auto`."""
+
+
+def _lost(resolved: Resolved, told: Mapping[str, Any]) -> dict[str, Any]:
+    """What the run was started with besides, as its Journal has `told` it, where nobody says it now and the default is another: it
+    would silently be that."""
+    others = RunConfig.model_fields.keys() - {"dataset", "model", _DECIDED_ANEW, *NOT_INHERITED, *resolved.origin}
+    differ = {name: told[name] for name in others & told.keys() if told[name] != getattr(resolved.config, name)}
+    return {
+        name: differ[name] for name in RunConfig.model_fields if name in differ and problem_of(name, differ[name]) is None
+    }
 
 
 def need_no_output_layer(config: RunConfig) -> None:

@@ -105,7 +105,7 @@ def _planned(resolved: Resolved, found: Scan | None) -> ResumePlan:
     named = Path(config.resume) if config.resume not in ("auto", "never") else None
     _need_one_beginning(config, named)
     if config.dataset is None or config.model is None:
-        need_answers(config, _begun_in(config, named, found))
+        need_answers(resolved, _begun_in(config, named, found))
     if resolved.asked("target_modules"):
         need_no_output_layer(config)
     assert config.dataset is not None and config.model is not None

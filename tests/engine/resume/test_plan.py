@@ -134,9 +134,9 @@ def test_of_a_run_whose_settings_are_lost_it_is_told_what_to_name(run: Path, tmp
         plan(output=copy)
     assert "run.toml is gone" in refused.value.detail
     command = refused.value.fix.partition(": ")[2]
-    assert command == f"lora-tui --yes --output '{copy}' --dataset {chat_file}"
+    assert command == f"lora-tui --yes --output '{copy}' --dataset {chat_file} --save-steps 4"
     words = dict(zip(*[iter(shlex.split(command)[2:])] * 2, strict=True))
-    found = plan(**{name.removeprefix("--"): value for name, value in words.items()})
+    found = plan(**{name.removeprefix("--").replace("-", "_"): value for name, value in words.items()})
     assert (found.mode, found.checkpoint and found.checkpoint.name) == ("continue", "checkpoint-5") and not found.refused
     assert found.run_id == run_id_of(run)
     (copy / "events.jsonl").unlink()
@@ -160,6 +160,17 @@ def test_of_a_run_whose_settings_are_lost_its_steps_and_its_rate_are_what_they_w
         as_it_was.length,
         as_it_was.next_learning_rate,
     )
+
+
+def test_of_a_run_whose_settings_are_lost_those_that_would_be_others_are_named_too(
+    tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    out = tmp_path / "run"
+    train(dataset=chat_file, model=tiny_model, output=out, max_steps=2, keep=7, max_length=64, stop_at=1)
+    (out / "run.toml").unlink()
+    with pytest.raises(ConfigError) as refused:
+        plan(output=out, max_grad_norm=0.5)
+    assert refused.value.fix.endswith(f"--dataset {chat_file} --max-length 64 --keep 7")
 
 
 def test_every_contradiction_is_told_at_once(run: Path) -> None:
