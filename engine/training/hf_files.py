@@ -11,14 +11,14 @@ import copy
 import errno
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainerState
 
-from engine.checkpoints.files import count, read_json
+from engine.checkpoints.files import count, number, read_json
 from engine.checkpoints.state import STATE_NAME
 from engine.i18n import _
 from engine.models.folder import save_tokenizer
@@ -64,13 +64,26 @@ def write_small_files(trainer: ExactTrainer, folder: Path) -> None:
     trainer.state.save_to_json(str(folder / "trainer_state.json"))
 
 
+_READ: dict[str, Callable[[Any], bool]] = {
+    "total_flos": lambda value: number(value) is not None,
+    "num_input_tokens_seen": lambda value: count(value) is not None,
+    "best_metric": lambda value: value is None or number(value) is not None,
+    "best_global_step": lambda value: value is None or count(value) is not None,
+    "best_model_checkpoint": lambda value: value is None or isinstance(value, str),
+    "stateful_callbacks": lambda value: isinstance(value, dict),
+}
+"""What Trainer takes up of a state without asking whether it is what it should be; without it, it has a value of its own."""
+
+
 def make_readable(folder: Path, batch_size: int) -> None:
     """Put the trainer_state.json of a private copy into the words of the library that is installed: another version of it, or a fork,
-    writes fields that this one refuses, and may lack one that it computes with. Raises Unsound, OSError."""
+    writes fields that this one refuses, and may lack one that it computes with, or hold in it what cannot be computed with. Raises
+    Unsound, OSError."""
     path = folder / STATE_NAME
     raw = read_json(path)
-    kept = {name: value for name, value in raw.items() if name in TrainerState.__dataclass_fields__}
-    if count(kept.get("train_batch_size")) is None:
+    known = {name: value for name, value in raw.items() if name in TrainerState.__dataclass_fields__}
+    kept = {name: value for name, value in known.items() if name not in _READ or _READ[name](value)}
+    if not count(kept.get("train_batch_size")):
         kept["train_batch_size"] = batch_size
     if kept != raw:
         path.write_text(json.dumps(kept), encoding="utf-8")

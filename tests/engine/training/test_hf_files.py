@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from engine.export.adapter import export_adapter
 from engine.export.merged import export_merged
 from engine.export.source import find_source
 from engine.models.folder import TEMPLATES, tokenizer_files_digest
-from engine.training.hf_files import Copies, constant_files, write_adapter
+from engine.training.hf_files import Copies, constant_files, make_readable, write_adapter
 from engine.training.memory import adapter_in_memory
 from engine.training.peft_config import need_plain
 from tests.conftest import CHATML, build_tiny_model, chats, write_jsonl
@@ -94,6 +95,22 @@ def test_an_adapter_that_needs_whole_base_weights_is_not_trained_on_a_model_in_p
     need_plain(LoraConfig(target_modules=["q_proj"]), "fsdp2")
     with pytest.raises(ConfigError, match="fsdp2"):
         need_plain(LoraConfig(target_modules=["q_proj"], **shape), "fsdp2")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("stateful_callbacks", -1), ("stateful_callbacks", ["x"]), ("total_flos", "x"), ("num_input_tokens_seen", [1]),
+     ("best_metric", {}), ("best_model_checkpoint", 7), ("train_batch_size", 0)],
+)  # fmt: skip
+def test_what_trainer_cannot_compute_with_is_not_taken_up(name: str, value: Any, tmp_path: Path) -> None:
+    from transformers import TrainerState
+
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"global_step": 4, "epoch": 0.5, name: value}))
+    make_readable(tmp_path, 2)
+    found = TrainerState.load_from_json(str(tmp_path / "trainer_state.json"))
+    assert (found.global_step, found.epoch) == (4, 0.5)
+    expected = TrainerState(train_batch_size=2)
+    assert getattr(found, name) == getattr(expected, name)
 
 
 def test_a_copy_is_not_changed_by_the_next_step() -> None:
