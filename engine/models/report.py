@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engine.checkpoints.files import Unsound
+from engine.checkpoints.files import Unsound, count
 from engine.checkpoints.safetensors_header import Tensor, read_header
 from engine.errors import LoraTuiError, ModelError
 from engine.i18n import _
@@ -206,4 +206,5 @@ def _word(value: Any) -> str | None:
 
 
 def _count(config: dict[str, Any], *names: str) -> int | None:
-    return next((config[name] for name in names if isinstance(config.get(name), int)), None)
+    """The first of `names` that is a number something can have."""
+    return next((found for name in names if (found := count(config.get(name)))), None)

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from engine.config import RunConfig
+from engine.errors import ModelError
 from engine.hardware import Hardware
+from engine.models.folder import load_tokenizer
 from engine.models.report import ModelReport, model_report, torn
 from engine.training.estimate import TIGHT, Fitted, Memory, estimate_memory, fit_batch
 
@@ -88,6 +90,21 @@ def test_a_file_of_weights_that_only_the_index_knows_is_named_before_the_start_a
 def test_a_damaged_config_is_stopped(copy: Path, content: str) -> None:
     (copy / "config.json").write_text(content)
     assert model_report(str(copy)).stopped is not None
+
+
+@pytest.mark.parametrize("value", [0, -1, True, 10**30, "2"])
+def test_a_size_that_no_model_has_is_not_known(value: object, copy: Path) -> None:
+    settings = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(settings | {"vocab_size": value, "num_hidden_layers": value}))
+    found = model_report(str(copy))
+    assert (found.vocabulary, found.layers) == (None, None) and found.hidden == 32
+
+
+def test_a_tokenizer_whose_unknown_token_is_none_of_its_tokens_is_told(copy: Path) -> None:
+    settings = json.loads((copy / "tokenizer_config.json").read_text())
+    (copy / "tokenizer_config.json").write_text(json.dumps(settings | {"unk_token": ""}))
+    with pytest.raises(ModelError, match="tokenizer cannot be loaded"):
+        load_tokenizer(copy)
 
 
 def test_a_hub_id_that_is_not_here_is_not_fetched() -> None:
