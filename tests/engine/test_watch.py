@@ -297,6 +297,12 @@ def test_how_a_run_stands_is_what_its_last_attempt_told(tmp_path: Path) -> None:
     assert (found.began, found.told) == (2.0, 3.0)
 
 
+def test_a_run_whose_id_is_no_text_stands_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / JOURNAL_NAME).write_text('{"type": "run_started", "run_id": NaN, "step": 0}\n')
+    found = standing(tmp_path)
+    assert (found.state, found.run_id) == ("died", None)
+
+
 @pytest.mark.parametrize(
     ("last", "state"),
     [
