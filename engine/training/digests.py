@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from engine.checkpoints.files import number
+
 
 def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 over name, dtype, shape and bytes of each tensor, sorted by name. Tensors may lie on any device."""
@@ -34,7 +36,7 @@ def state_digest(state: Mapping[Any, Mapping[str, Any]]) -> str:
     for index in sorted(state):
         for key in sorted(state[index]):
             value = state[index][key]
-            _add(digest, f"{index}.{key}", value if isinstance(value, torch.Tensor) else torch.tensor(float(value)))
+            _add(digest, f"{index}.{key}", value if isinstance(value, torch.Tensor) else torch.tensor(number(value) or 0.0))
     return digest.hexdigest()
 
 
@@ -44,9 +46,16 @@ def optimizer_steps(optimizer: torch.optim.Optimizer) -> set[int]:
 
 
 def steps_of(state: Mapping[Any, Mapping[str, Any]]) -> set[int]:
-    """The step counts Adam keeps for its parameters, in a state_dict's "state" part: one number, that of the run, if all is well."""
-    steps = [entry["step"] for entry in state.values() if "step" in entry]
-    return {int(step) for step in steps if torch.as_tensor(step).numel() == 1}
+    """The step counts Adam keeps for its parameters, in a state_dict's "state" part: one number, that of the run, if all is well; -1
+    for what is none."""
+    counts = [step_of(entry["step"]) for entry in state.values() if "step" in entry]
+    return {-1 if count is None else count for count in counts}
+
+
+def step_of(value: Any) -> int | None:
+    """The step count that an optimizer keeps as a tensor of one number, or as the number itself; None where it is neither."""
+    one = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
+    return int(one) if number(one) is not None else None
 
 
 def rng_digest() -> str:

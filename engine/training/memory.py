@@ -19,7 +19,15 @@ from engine.i18n import _, n_
 from engine.resume.differences import Difference, geometry_words
 from engine.resume.logged import schedule_words
 from engine.resume.receipt import Item, same, unknown
-from engine.training.digests import optimizer_digest, optimizer_steps, rng_digest, state_digest, steps_of, tensors_digest
+from engine.training.digests import (
+    optimizer_digest,
+    optimizer_steps,
+    rng_digest,
+    state_digest,
+    step_of,
+    steps_of,
+    tensors_digest,
+)
 from engine.training.probe import TOLERANCE, agrees
 from engine.training.ranks import Ranks
 
@@ -163,7 +171,7 @@ def impossible_moments(model: Any, optimizer: Any) -> tuple[str, str] | None:
         if bool((state["exp_avg_sq"] < 0).any()):
             words = _("exp_avg_sq of {name} is negative, which the mean of squares never is.").format(name=name)
             return _("negative exp_avg_sq"), words
-        if not isinstance(state.get("step"), torch.Tensor | float | int) or torch.as_tensor(state["step"]).numel() != 1:
+        if step_of(state.get("step")) is None:
             return _("no {key}").format(key="step"), _("{name} has no {key}.").format(name=name, key="step")
     return None
 

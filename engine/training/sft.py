@@ -241,7 +241,7 @@ class ExactTrainer(SFTTrainer):
         fresh = [{key: value for key, value in group.items() if key != "params"} for group in self.optimizer.param_groups]
         try:
             super()._load_optimizer_and_scheduler(checkpoint)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+        except (ArithmeticError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
             if is_out_of_memory(error):  # for whoever makes the batch smaller; the checkpoint is not to blame
                 raise
             self.not_loaded = first_line(error)

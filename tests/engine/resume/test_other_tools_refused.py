@@ -85,9 +85,24 @@ def no_step(state: dict[int, dict[str, Any]]) -> None:
     del state[3]["step"]
 
 
+def a_list_as_step(state: dict[int, dict[str, Any]]) -> None:
+    state[3]["step"] = [1]
+
+
+def a_step_beyond_counting(state: dict[int, dict[str, Any]]) -> None:
+    state[0]["step"] = 10**400
+
+
 @pytest.mark.parametrize(
     "change",
-    [moments_of_the_next_parameter, one_number_for_all, negative_moments, half_of_the_moments, no_step],
+    [
+        moments_of_the_next_parameter,
+        one_number_for_all,
+        negative_moments,
+        half_of_the_moments,
+        no_step,
+        a_list_as_step,
+    ],
     ids=lambda one: one.__name__,
 )
 def test_moments_that_no_step_can_be_computed_from_are_refused_whatever_is_accepted(
@@ -99,6 +114,15 @@ def test_moments_that_no_step_can_be_computed_from_are_refused_whatever_is_accep
         go_on(run, trainers, taught_model, accept=("optimizer",))
     assert "optimizer: " in refused.value.detail and ".layers.0.self_attn.v_proj.lora_B.weight" in refused.value.detail
     assert "--accept" not in refused.value.fix
+
+
+def test_a_step_that_the_library_cannot_hold_is_the_checkpoint_s_fault(
+    run: Path, trainers: Path, taught_model: Path
+) -> None:
+    change_moments(run, a_step_beyond_counting)
+    with pytest.raises(CannotContinue) as refused:
+        go_on(run, trainers, taught_model)
+    assert "optimizer: " in refused.value.detail
 
 
 def test_moments_that_one_parameter_lacks_start_anew_where_that_is_accepted(
