@@ -33,7 +33,7 @@ from numpy._core import multiarray
 from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
-from engine.checkpoints.files import number
+from engine.checkpoints.files import count, number
 from engine.course.steps import Length, Position
 from engine.data.tokens import IGNORED
 from engine.errors import first_line
@@ -247,7 +247,12 @@ class ExactTrainer(SFTTrainer):
             self.not_loaded = first_line(error)
         if checkpoint is None:
             return
+        # torch takes whatever stands there; the receipt tells of what is not the saved run's.
+        for one in [one for one, kept in self.optimizer.state.items() if not isinstance(kept, Mapping)]:
+            del self.optimizer.state[one]
         scheduler = self.lr_scheduler
+        if count(scheduler.last_epoch) is None or count(scheduler._step_count) is None:
+            scheduler.last_epoch, scheduler._step_count = 0, 1
         scheduler.base_lrs = [group["initial_lr"] for group in fresh]
         scheduler._last_lr = [
             base * multiplier(scheduler.last_epoch)

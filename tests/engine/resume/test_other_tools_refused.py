@@ -125,6 +125,25 @@ def test_a_step_that_the_library_cannot_hold_is_the_checkpoint_s_fault(
     assert "optimizer: " in refused.value.detail
 
 
+@pytest.mark.parametrize("name", ["last_epoch", "_step_count"])
+def test_a_scheduler_that_stands_at_no_step_is_the_checkpoint_s_fault(
+    name: str, run: Path, trainers: Path, taught_model: Path
+) -> None:
+    import torch
+
+    for path in run.glob("checkpoint-*/scheduler.pt"):
+        torch.save(torch.load(path) | {name: {}}, path)
+    with pytest.raises(CannotContinue) as refused:
+        go_on(run, trainers, taught_model)
+    assert "scheduler: " in refused.value.detail
+
+
+def test_moments_that_are_a_number_are_the_checkpoint_s_fault(run: Path, trainers: Path, taught_model: Path) -> None:
+    change_moments(run, lambda state: state.update({3: 1.5}))  # type: ignore[dict-item]
+    with pytest.raises(CannotContinue, match=r"v_proj\.lora_B\.weight was trained and has no moments"):
+        go_on(run, trainers, taught_model)
+
+
 def test_moments_that_one_parameter_lacks_start_anew_where_that_is_accepted(
     run: Path, trainers: Path, taught_model: Path
 ) -> None:
