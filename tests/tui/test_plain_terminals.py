@@ -175,6 +175,20 @@ async def test_no_key_is_cut_at_the_foot_of_a_narrow_terminal(wizard: Make, colu
         await hand.until(lambda: hand.shows("^q Quit"))
 
 
+async def test_the_keys_at_the_foot_are_made_anew_only_where_they_are_others(wizard: Make) -> None:
+    async with driven(wizard()) as hand:
+        await hand.until(lambda: hand.shows("^q Quit"))
+        made = list(hand.screen.query("FooterKey"))
+        hand.screen.refresh_bindings()
+        await hand.pilot.pause()
+        assert list(hand.screen.query("FooterKey")) == made
+        await hand.press("f1")
+        await hand.arrive("HelpScreen")
+        await hand.press("escape")
+        await hand.arrive("DatasetScreen")
+        assert list(hand.screen.query("FooterKey")) == made
+
+
 SENTENCE = "一个文件（.jsonl、.csv）、save_to_disk 写出的文件夹，或 Hub 上的 id；放得下：25.3 GB 中有 23.8 GB 可用（cpu）。"
 
 

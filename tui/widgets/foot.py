@@ -1,7 +1,14 @@
-"""The keys at the foot of a screen: whole ones only, where not all of them have room."""
+"""The keys at the foot of a screen: whole ones only, where not all of them have room, and made anew only where they are others.
+
+Textual makes its footer anew whenever the focus moves, which is most of what a screen has to do until it stands: a widget for each
+key, its styles, and the layout of the whole screen.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
+from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Footer
 
@@ -12,12 +19,28 @@ MENU = "-command-palette"
 class Foot(Footer):
     """Textual's footer, without a key that would be cut."""
 
+    _shown: tuple[Any, ...] | None = None
+    """What the keys were made of. None: there are none yet."""
+
     def on_resize(self) -> None:
         self._leave_out()
 
+    def bindings_changed(self, screen: Screen[Any]) -> None:
+        if self._shown is None or self._shown != self._to_show():
+            super().bindings_changed(screen)
+
     async def recompose(self) -> None:
+        wanted = self._to_show()
+        if wanted == self._shown:
+            return  # asked for twice before the screen was drawn
+        self._shown = wanted
         await super().recompose()
         self._leave_out()
+
+    def _to_show(self) -> tuple[Any, ...]:
+        return tuple(
+            (one.binding, one.enabled, one.tooltip) for one in self.screen.active_bindings.values() if one.binding.show
+        )
 
     def _leave_out(self) -> None:
         """Show the menu's key, the last one, which is the way out, and of the others as many as fit."""
