@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,8 @@ def chat_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_lora_tui(arguments: list[str], folder: str, environment: dict[str, str]) -> None:
-    """The body of a child process: the command line as a person starts it, with its output in files."""
+    """The body of a child process: the command line as a person starts it, with its output in files and what it reads in `stdin.txt`,
+    where there is one."""
     os.chdir(folder)
     os.environ.update(environment)
     for descriptor, name in ((1, "stdout.txt"), (2, "stderr.txt")):
@@ -175,6 +177,9 @@ def run_lora_tui(arguments: list[str], folder: str, environment: dict[str, str])
         os.dup2(target, descriptor)
     import sys
 
+    if Path("stdin.txt").exists():
+        os.dup2(os.open("stdin.txt", os.O_RDONLY), 0)
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
     if limit := environment.get("TEST_LARGEST_FILE"):
@@ -184,7 +189,9 @@ def run_lora_tui(arguments: list[str], folder: str, environment: dict[str, str])
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     from tui.cli import main
+    from tui.standard import see_to_streams
 
+    see_to_streams()
     code = main(arguments)
     sys.stdout.flush()
     os._exit(code)
@@ -212,9 +219,10 @@ Start = Callable[..., multiprocessing.Process]
 
 @pytest.fixture(scope="session")
 def processes() -> Any:
-    """Real processes that start in milliseconds: a server has imported torch and trl once, each child is forked from it."""
+    """Real processes that start in milliseconds: a server has imported everything once, each child is forked from it."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "trl", "peft", "transformers", "datasets", "trl.trainer.sft_trainer"])
+    context.set_forkserver_preload(["tests.preloaded"])
+    forkserver.ensure_running()  # from where `tests` is found: a test may stand in a folder of its own, with variables of its own
     return context
 
 
@@ -222,11 +230,11 @@ def processes() -> Any:
 def start(processes: Any, tmp_path: Path) -> Any:
     """Start `lora-tui` with arguments in tmp_path; returns the process. What still runs at the end is killed."""
     started = []
+    own = {"LORA_TUI_STATE": str(tmp_path / "state")}
 
     def begin(*arguments: object, **environment: str) -> multiprocessing.Process:
-        process = processes.Process(
-            target=run_lora_tui, args=([str(word) for word in arguments], str(tmp_path), environment)
-        )
+        words = [str(word) for word in arguments]
+        process = processes.Process(target=run_lora_tui, args=(words, str(tmp_path), own | environment))
         process.start()
         started.append(process)
         return process

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shlex
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,15 +41,11 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_name_that_is_too_long_is_told_and_not_a_fault(name: str, tmp_path: Path) -> None:
+def test_a_name_that_is_too_long_is_told_and_not_a_fault(name: str, lora_tui: Any) -> None:
     arguments, code = COMMANDS[name]
-    root = str(Path(__file__).parents[2])
-    done = subprocess.run(
-        [sys.executable, "-m", "tui", *arguments], cwd=tmp_path, env={"PYTHONPATH": root, "PATH": "", "LORA_TUI_STATE": str(tmp_path),
-        "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == code
-    assert "Traceback" not in done.stderr and done.stderr.startswith(("error:", "starting fresh"))
+    found, _out, err = lora_tui(*arguments)
+    assert found == code
+    assert "Traceback" not in err and err.startswith(("error:", "starting fresh"))
 
 
 def test_a_name_that_run_toml_could_not_hold_is_refused_at_its_setting() -> None:

@@ -18,7 +18,7 @@ from engine.config import ELSEWHERE, RunConfig
 from engine.errors import ConfigError
 from engine.folder import write_run_toml
 from engine.training.expect import expect_of
-from tests.conftest import chats, write_jsonl
+from tests.conftest import chats, run_lora_tui, write_jsonl
 from tui.cli import COMMANDS_ELSEWHERE, _run, main, run_parser
 from tui.commands import COMMANDS
 from tui.data import run_data
@@ -272,26 +272,36 @@ def test_json_is_events_and_nothing_else_on_stdout(lora_tui: Any, tmp_path: Path
     assert records == [json.loads(line) for line in (tmp_path / "out" / "events.jsonl").read_text().splitlines()]
 
 
+def telling_at_once(arguments: list[str], folder: str) -> None:
+    """The body of a child process: lora-tui, which tells of each row how far it is."""
+    import engine.data.table
+
+    engine.data.table.TELL_EVERY = 0
+    run_lora_tui(arguments, folder, {"LORA_TUI_CACHE": str(Path(folder) / "cache")})
+
+
 def test_how_far_reading_is_stays_out_of_the_json_that_scripts_read(
-    tmp_path: Path, tiny_model: Path, chat_file: Path
+    processes: Any, tmp_path: Path, tiny_model: Path, chat_file: Path
 ) -> None:
     """It is told while people look on, and is no event of C2."""
-    code = "import engine.data.table as t, sys; t.TELL_EVERY = 0; from tui.__main__ import main; sys.exit(main())"
     flags = [
         "--yes",
         "--json",
         "--dataset",
-        chat_file,
+        str(chat_file),
         "--model",
-        tiny_model,
+        str(tiny_model),
         "--output",
-        tmp_path / "out",
+        "out",
         "--max-steps",
         "1",
     ]
-    done = subprocess.run([sys.executable, "-c", code, *map(str, flags)], capture_output=True, text=True, check=True)
-    assert "reading" in done.stderr
-    assert json.loads(done.stdout.splitlines()[0])["type"] == "run_started"
+    process = processes.Process(target=telling_at_once, args=(flags, str(tmp_path)))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0
+    assert "rows tokenised" in (tmp_path / "stderr.txt").read_text()
+    assert json.loads((tmp_path / "stdout.txt").read_text().splitlines()[0])["type"] == "run_started"
 
 
 def test_a_failure_is_an_event_too(lora_tui: Any, bad: dict[str, list[object]]) -> None:
@@ -371,14 +381,16 @@ def test_a_run_may_go_on_although_it_cannot_save(lora_tui: Any, tmp_path: Path, 
     assert err.count("could not be saved") >= 4
 
 
-def test_a_reader_that_goes_away_does_not_end_the_training(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
-    command = [sys.executable, "-m", "tui", "--yes", "--json", "--dataset", chat_file, "--model", tiny_model, "--epochs", "1",
-               "--output", tmp_path / "out"]  # fmt: skip
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert process.stdout is not None
-    process.stdout.readline()
-    process.stdout.close()
-    assert process.wait(120) == 0
+@pytest.mark.skipif(sys.platform == "win32", reason="no named pipes")
+def test_a_reader_that_goes_away_does_not_end_the_training(
+    start: Any, tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    os.mkfifo(tmp_path / "stdout.txt")
+    process = start("--yes", "--json", "--dataset", chat_file, "--model", tiny_model, "--epochs", 1, "--output", "out")
+    with open(tmp_path / "stdout.txt", "rb") as reader:
+        assert b"run_started" in reader.readline()
+    process.join(120)
+    assert process.exitcode == 0
     assert (tmp_path / "out" / "final").is_dir()
 
 

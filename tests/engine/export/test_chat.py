@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -170,14 +168,13 @@ def test_a_system_turn_is_not_taken_where_no_template_could_write_it(lora_tui: A
     assert [lora_tui(*asked, *more)[0] for more in ((), ("--system", ""), ("--system", "Be brief."))] == [0, 0, 2]
 
 
-def test_lines_of_a_pipe_are_a_conversation_that_each_side_remembers(tmp_path: Path) -> None:
+def test_lines_of_a_pipe_are_a_conversation_that_each_side_remembers(lora_tui: Any, tmp_path: Path) -> None:
     base = build(tmp_path / "base", "llama")
     out = adapter_on(base, tmp_path / "out", lora_alpha=400)
-    command = [sys.executable, "-m", "tui", "chat", str(out), "--model", str(base), "--max-new-tokens", "6", "--json"]
-    lines = "question 1\n\nquestion 2\n/new\nquestion 2\n/quit\nnever\n"
-    done = subprocess.run(command, input=lines, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    told = [json.loads(line) for line in done.stdout.splitlines()]
+    (tmp_path / "stdin.txt").write_text("question 1\n\nquestion 2\n/new\nquestion 2\n/quit\nnever\n")
+    code, said, error = lora_tui("chat", out, "--model", base, "--max-new-tokens", 6, "--json")
+    assert code == 0, error
+    told = [json.loads(line) for line in said.splitlines()]
     assert [one["prompt"] for one in told] == ["question 1", "question 2", "question 2"]
     with open_chat(find_source(out, model=str(base))) as chat:
         for side in SIDES:
@@ -264,10 +261,10 @@ def test_what_is_no_utf_8_is_refused_with_words_and_the_lines_behind_it_are_answ
     out = adapter_on(base, tmp_path / "out")
     code, _said, error = lora_tui("chat", out, "--model", base, "--prompt", "bad \udcff")
     assert code == 2 and "not UTF-8" in error and "Traceback" not in error
-    command = [sys.executable, "-m", "tui", "chat", str(out), "--model", str(base), "--max-new-tokens", "2", "--json"]
-    done = subprocess.run(command, input=b"bad \xff\nquestion 1\n", capture_output=True)
-    assert done.returncode == 0 and b"not UTF-8" in done.stderr, done.stderr
-    assert [json.loads(line)["prompt"] for line in done.stdout.splitlines()] == ["question 1"]
+    (tmp_path / "stdin.txt").write_bytes(b"bad \xff\nquestion 1\n")
+    code, said, error = lora_tui("chat", out, "--model", base, "--max-new-tokens", 2, "--json")
+    assert code == 0 and "not UTF-8" in error, error
+    assert [json.loads(line)["prompt"] for line in said.splitlines()] == ["question 1"]
 
 
 def test_a_question_is_asked_behind_the_system_turn_that_all_rows_share(
