@@ -25,6 +25,7 @@ from tui.ascii import ascii_drawn
 from tui.breaking import console, words
 from tui.runs import run_runs
 from tui.show import Show
+from tui.widgets.foot import Foot
 
 Make = Callable[..., LoraTui]
 
@@ -187,6 +188,15 @@ async def test_the_keys_at_the_foot_are_made_anew_only_where_they_are_others(wiz
         await hand.press("escape")
         await hand.arrive("DatasetScreen")
         assert list(hand.screen.query("FooterKey")) == made
+
+
+async def test_keys_that_are_to_be_made_anew_when_their_screen_has_gone_are_not(wizard: Make) -> None:
+    async with driven(wizard()) as hand:
+        await hand.until(lambda: hand.shows("^q Quit"))
+        foot = hand.screen.query_one(Foot)
+        await foot.remove()
+        await foot.recompose()
+        assert not foot.children
 
 
 SENTENCE = "一个文件（.jsonl、.csv）、save_to_disk 写出的文件夹，或 Hub 上的 id；放得下：25.3 GB 中有 23.8 GB 可用（cpu）。"

@@ -26,21 +26,18 @@ class Foot(Footer):
         self._leave_out()
 
     def bindings_changed(self, screen: Screen[Any]) -> None:
-        if self._shown is None or self._shown != self._to_show():
+        if self._shown is None or self._shown != _to_show(screen):
             super().bindings_changed(screen)
 
     async def recompose(self) -> None:
-        wanted = self._to_show()
+        if not self.is_attached:
+            return  # its screen has gone meanwhile
+        wanted = _to_show(self.screen)
         if wanted == self._shown:
             return  # asked for twice before the screen was drawn
         self._shown = wanted
         await super().recompose()
         self._leave_out()
-
-    def _to_show(self) -> tuple[Any, ...]:
-        return tuple(
-            (one.binding, one.enabled, one.tooltip) for one in self.screen.active_bindings.values() if one.binding.show
-        )
 
     def _leave_out(self) -> None:
         """Show the menu's key, the last one, which is the way out, and of the others as many as fit."""
@@ -56,3 +53,8 @@ class Foot(Footer):
 
     def _width(self, key: Widget) -> int:
         return key.get_content_width(self.size, self.size) + key.gutter.width + key.styles.margin.width
+
+
+def _to_show(screen: Screen[Any]) -> tuple[Any, ...]:
+    """What the keys of `screen` are made of."""
+    return tuple((one.binding, one.enabled, one.tooltip) for one in screen.active_bindings.values() if one.binding.show)
