@@ -15,13 +15,17 @@ from huggingface_hub import constants
 
 from engine.data.read import Reading, read_raw
 from engine.errors import DatasetError, ModelError
-from engine.hub import HOLDS, PATIENCE, hub
+from engine.hub import HOLDS, hub
 from engine.models.folder import model_folder
+
+PATIENCE = 1.5
+"""Seconds that are waited here; more would be waited for nothing."""
 
 
 @pytest.fixture(autouse=True)
 def online(monkeypatch: pytest.MonkeyPatch) -> None:
     """As outside of the tests, which are offline."""
+    monkeypatch.setattr("engine.hub.PATIENCE", PATIENCE)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("engine.hub._answers", {})

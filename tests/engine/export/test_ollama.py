@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from engine.export.gguf import Gguf
 from engine.export.modelfile import Serving
 from engine.export.ollama import Server, absence, model_name
 from engine.folder import RUN_TOML
+from tui.export import Told, Wanted, _ollama
 
 
 class Speaking(ThreadingHTTPServer):
@@ -155,6 +157,18 @@ def test_a_server_that_stops_in_the_middle_has_nothing_by_that_name(ollama: Spea
         with pytest.raises(OutputError, match="did not take the model"):
             server.register(exported, "mine")
         assert not server.has("mine")
+
+
+def test_a_server_that_does_not_take_it_leaves_the_files_and_the_command_for_them(
+    ollama: Speaking, exported: Gguf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ollama.fault = "stops"
+    monkeypatch.setattr("tui.export._write_gguf", lambda *given: (Told(exported.path), exported))
+    source: Any = SimpleNamespace(adapter=SimpleNamespace(path=exported.path / "run" / "final"))
+    with pytest.raises(OutputError, match="did not take the model") as failed:
+        _ollama(source, Wanted("ollama", exported.path, name="other"), lambda text: None, lambda: False)
+    assert failed.value.exit_code == 5 and "ollama create other -f" in failed.value.fix
+    assert exported.file.is_file() and "other:latest" not in ollama.models
 
 
 def test_no_server_is_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
