@@ -1,4 +1,4 @@
-"""A run of another tool, to go on with."""
+"""Runs to go on with: one of ours, and one of another tool."""
 
 from __future__ import annotations
 
@@ -10,6 +10,17 @@ from typing import Any
 import pytest
 
 from tests.conftest import chats, write_jsonl
+from tests.engine.runs import train
+
+FLAGS: dict[str, Any] = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "save_steps": 4}
+
+
+@pytest.fixture(scope="session")
+def stopped(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, chat_file: Path) -> Path:
+    """A run stopped in the middle of its first epoch, at step 5 of 14. Copy it before continuing it."""
+    out = tmp_path_factory.mktemp("stopped") / "run"
+    train(stop_at=5, dataset=chat_file, model=tiny_model, output=out, **FLAGS)
+    return out
 
 
 @pytest.fixture(scope="session")
