@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -95,18 +96,25 @@ class Hand:
         await self.go_on("StartScreen", "are free there")
         await self.until(lambda: not self.shows("Looking"))
 
-    async def to_settings(self) -> None:
-        """From the first step to the fields of the fifth."""
-        await self.to_start()
-        await self.press("ctrl+n")
-        await self.arrive("SettingsScreen")
-        await self.until(lambda: self.screen.query(Setting))
-
     async def to_review(self) -> None:
         """From the fourth step, having chosen, to the review."""
         await self.arrive("SettingsScreen")
         await self.go_on("ReviewScreen", "learning rate")
         await self.until(lambda: self.shows("the same without the wizard") or self.screen.query_one("#closed").display)
+
+    async def straight_to_start(self) -> None:
+        """To the fourth step, with the answers given as flags; the steps before it have tests of their own."""
+        await self.arrive("DatasetScreen")
+        self.app.go_to(3)
+        await self.arrive("StartScreen")
+        await self.until(lambda: not self.shows("Looking"))
+
+    async def straight_to_settings(self) -> None:
+        """To the fields of the fifth step, likewise."""
+        await self.arrive("DatasetScreen")
+        self.app.go_to(4)
+        await self.arrive("SettingsScreen")
+        await self.until(lambda: self.screen.query(Setting))
 
     async def straight_to_review(self, seen: str = "the same without the wizard") -> None:
         """To the review of a run with the answers given as flags; the steps before it have tests of their own."""
@@ -134,10 +142,15 @@ def at_work(app: LoraTui) -> RunAtWork:
     return app.shown
 
 
+def answers(model: Path, dataset: Path) -> dict[str, Any]:
+    """As they stand on the command line."""
+    return {"dataset": str(dataset), "model": str(model), "output": "out/w", **{k: str(v) for k, v in RUN.items()}}
+
+
 @pytest.fixture
 def flags(tiny_model: Path, chat_file: Path) -> dict[str, Any]:
     """Answers as they stand on the command line."""
-    return {"dataset": str(chat_file), "model": str(tiny_model), "output": "out/w", **{k: str(v) for k, v in RUN.items()}}
+    return answers(tiny_model, chat_file)
 
 
 @pytest.fixture
@@ -151,8 +164,17 @@ def wizard() -> Callable[..., LoraTui]:
     return make
 
 
+@pytest.fixture(scope="session")
+def stopped(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, chat_file: Path) -> Path:
+    """A run in a folder out/w that was stopped at step 8 of 14: checkpoints 6 and 8 (and 3)."""
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        train(stop_at=8, **answers(tiny_model, chat_file))
+    return folder / "out" / "w"
+
+
 @pytest.fixture
-def trained(flags: dict[str, Any]) -> Path:
-    """A run in out/w that was stopped at step 8 of 14: checkpoints 6 and 8 (and 3)."""
-    train(stop_at=8, **flags)
-    return Path(flags["output"])
+def trained(stopped: Path) -> Path:
+    """That run in out/w of this test's folder."""
+    return Path(shutil.copytree(stopped, "out/w"))

@@ -200,7 +200,7 @@ async def test_the_next_start_offers_to_continue_where_the_last_run_really_went(
     app = wizard(flags)
     app.wizard.start = Start("fresh")
     async with driven(app) as hand:
-        await hand.to_start()
+        await hand.straight_to_start()
         await hand.press("f")
         await hand.to_review()
         assert hand.shows("starting fresh in out/w-2")
@@ -342,7 +342,7 @@ async def test_what_is_still_being_typed_counts_before_the_key_that_goes_on(wiza
     """Over a slow line both come at once."""
     app = wizard(flags)
     async with driven(app, (100, 40)) as hand:
-        await hand.to_settings()
+        await hand.straight_to_settings()
         (field,) = [one for one in hand.screen.query(Setting) if one.setting == "epochs"]
         field.focus_field()
         await hand.pilot.pause()

@@ -30,7 +30,7 @@ Make = Callable[..., LoraTui]
 async def test_another_than_the_recommended_branches_off(wizard: Make, flags: dict[str, Any], trained: Path) -> None:
     app = wizard(flags)
     async with driven(app) as hand:
-        await hand.to_start()
+        await hand.straight_to_start()
         await hand.until(lambda: hand.shows("checkpoint-6"))
         await hand.press("down", "c")
         await hand.to_review()
@@ -67,7 +67,7 @@ async def test_the_cursor_is_never_on_the_line_of_a_run(wizard: Make, flags: dic
     Path("out/other/checkpoint-5").rename(trained / "checkpoint-5")
     app = wizard(flags)
     async with driven(app, (140, 40)) as hand:
-        await hand.to_start()
+        await hand.straight_to_start()
         await hand.until(lambda: hand.shows("Continue from checkpoint-8"))
         table = hand.screen.query_one("#table", CheckpointTable)
         rows = [row.key.value or "" for row in table.ordered_rows]
@@ -90,14 +90,14 @@ async def test_the_main_button_says_what_it_does_with_weights_from_elsewhere(
 ) -> None:
     app = wizard({**flags, "output": "out/new", "init_from": str(trained / "checkpoint-8")})
     async with driven(app) as hand:
-        await hand.to_start()
+        await hand.straight_to_start()
         await hand.until(lambda: hand.shows("Start from these weights"))
 
 
 async def test_new_run_from_weights(wizard: Make, flags: dict[str, Any], trained: Path) -> None:
     app = wizard(flags)
     async with driven(app) as hand:
-        await hand.to_start()
+        await hand.straight_to_start()
         await hand.until(lambda: hand.shows("checkpoint-8"))
         await hand.press("w")
         await hand.to_review()
@@ -111,7 +111,7 @@ async def test_fresh_beside_a_run_goes_to_a_new_folder(wizard: Make, flags: dict
     before = sorted(path.name for path in trained.iterdir())
     app = wizard(flags)
     async with driven(app) as hand:
-        await hand.to_start()
+        await hand.straight_to_start()
         await hand.until(lambda: hand.shows("checkpoint-8"))
         await hand.press("f")
         await hand.to_review()
@@ -126,7 +126,7 @@ async def test_trash_and_undo_move_one_checkpoint_and_bring_it_back(
 ) -> None:
     app = wizard(flags)
     async with driven(app) as hand:
-        await hand.to_start()
+        await hand.straight_to_start()
         await hand.until(lambda: hand.shows("checkpoint-8 is the furthest"))
         whole = (trained / "checkpoint-8" / "manifest.json").read_bytes()
         await hand.press("d")
@@ -143,7 +143,7 @@ async def test_what_was_put_into_the_trash_can_be_taken_back_after_going_elsewhe
 ) -> None:
     app = wizard(flags)
     async with driven(app) as hand:
-        await hand.to_start()
+        await hand.straight_to_start()
         await hand.until(lambda: hand.shows("checkpoint-8 is the furthest"))
         await hand.press("d")
         await hand.until(lambda: hand.shows("checkpoint-6 is the furthest"))
@@ -164,7 +164,7 @@ async def test_what_an_earlier_look_found_does_not_take_the_place_of_a_later_one
 ) -> None:
     app = wizard(flags)
     async with driven(app) as hand:
-        await hand.to_start()
+        await hand.straight_to_start()
         await hand.until(lambda: hand.shows("checkpoint-8 is the furthest"))
         look_at, looked, may_answer = app.wizard.look_at, [], threading.Event()
 
@@ -192,7 +192,7 @@ async def test_a_broken_checkpoint_cannot_be_continued_and_says_why(
     weights.write_bytes(weights.read_bytes()[:-100])
     app = wizard(flags)
     async with driven(app, (140, 40)) as hand:
-        await hand.to_start()
+        await hand.straight_to_start()
         await hand.until(lambda: hand.shows("Continue from checkpoint-6"))
         assert hand.shows("Passed over checkpoint-8")
         await hand.press("up")
@@ -215,7 +215,7 @@ async def test_hundreds_of_checkpoints_are_listed_before_they_are_judged(
     monkeypatch.setattr(StartScreen, "_judge", lambda screen: judged.append(screen._folder))
     app = wizard(flags)
     async with driven(app) as hand:
-        await hand.to_start()
+        await hand.straight_to_start()
         table = hand.screen.query_one("#table", CheckpointTable)
         await hand.until(lambda: table.row_count > 300)
         assert isinstance(hand.screen, StartScreen) and hand.screen._seen is not None
@@ -231,7 +231,7 @@ async def test_the_detail_of_a_checkpoint_tells_its_files_and_whether_it_goes_on
     (trained / "checkpoint-6" / "optimizer.pt").unlink()
     app = wizard(flags)
     async with driven(app, (180, 50)) as hand:
-        await hand.to_start()
+        await hand.straight_to_start()
         await hand.until(lambda: hand.shows("It can be continued."))
         assert hand.shows("adapter_model.safetensors")
         await hand.press("down")
@@ -243,7 +243,7 @@ async def test_after_one_is_put_away_the_cursor_is_on_its_neighbour(
 ) -> None:
     app = wizard(flags)
     async with driven(app) as hand:
-        await hand.to_start()
+        await hand.straight_to_start()
         await hand.until(lambda: hand.shows("checkpoint-8 is the furthest"))
         await hand.press("down")
         await hand.until(lambda: hand.shows("Continue from checkpoint-6"))
@@ -263,7 +263,7 @@ async def test_what_is_recommended_is_what_the_plan_goes_on_from(wizard: Make, f
     )
     app = wizard(flags)
     async with driven(app) as hand:
-        await hand.to_start()
+        await hand.straight_to_start()
         await hand.until(lambda: hand.shows("Continue from checkpoint-8"))
         await hand.press("ctrl+n")
         await hand.to_review()
@@ -300,7 +300,7 @@ async def test_home_and_end_lead_to_the_first_and_the_last_checkpoint(
 ) -> None:
     app = wizard(flags)
     async with driven(app) as hand:
-        await hand.to_start()
+        await hand.straight_to_start()
         await hand.until(lambda: hand.shows("checkpoint-8 is the furthest"))
         screen = hand.screen
         assert isinstance(screen, StartScreen)
@@ -314,7 +314,7 @@ async def test_reasons_that_have_no_room_can_be_scrolled_to(wizard: Make, flags:
         (trained / f"checkpoint-{number}").mkdir()
     app = wizard(flags)
     async with driven(app) as hand:
-        await hand.to_start()
+        await hand.straight_to_start()
         await hand.until(lambda: hand.shows("Passed over checkpoint-60"))
         reasons = hand.screen.query_one("#reasons")
         assert reasons.show_vertical_scrollbar and not hand.shows("Passed over checkpoint-40")

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from textual.widgets import Button, Input, Static
+from textual.widgets import Input
 
-from engine.config import RunConfig
 from engine.errors import OutputError
 from engine.events import RunStopped, Warned
-from engine.folder import write_run_toml
 from engine.remembered import load_remembered
 from tests.tui.conftest import at_work, driven
 from tests.tui.scripted import Scripted, started, training
 from tui.app import LoraTui
-from tui.cli import run_parser
 from tui.widgets.checkpoint_table import CheckpointTable
 from tui.widgets.setting import Setting
-from tui.wizard import FIRST_SETTINGS, SETTINGS, Start, Wizard
 
 Make = Callable[..., LoraTui]
 
@@ -81,7 +75,7 @@ async def test_continuing_takes_the_furthest_and_shows_the_receipt(
 async def test_back_and_forth_keeps_the_answers(wizard: Make, flags: dict[str, Any]) -> None:
     app = wizard(flags)
     async with driven(app) as hand:
-        await hand.to_settings()
+        await hand.straight_to_settings()
         setting = next(one for one in hand.screen.query(Setting) if one.setting == "epochs")
         setting.query_one(Input).value = "5"
         for name in ("StartScreen", "OutputScreen", "ModelScreen", "DatasetScreen"):
@@ -103,38 +97,6 @@ async def test_the_rail_takes_back_to_a_finished_step(wizard: Make, flags: dict[
         await hand.arrive("DatasetScreen")
 
 
-async def test_a_bad_value_is_told_at_its_field_and_closes_the_way(wizard: Make, flags: dict[str, Any]) -> None:
-    app = wizard(flags)
-    async with driven(app) as hand:
-        await hand.to_settings()
-        setting = next(one for one in hand.screen.query(Setting) if one.setting == "learning_rate")
-        setting.query_one(Input).focus()
-        setting.query_one(Input).value = "fast"
-        await hand.press("tab")
-        await hand.until(lambda: hand.shows("'fast' is not a number"))
-        await hand.press("ctrl+n")
-        assert hand.at("SettingsScreen")
-        assert hand.shows("learning rate: this value cannot be used")
-        setting.query_one(Input).value = "1e-4"
-        await hand.until(lambda: not hand.shows("cannot be used") and not hand.shows("is not a number"))
-        await hand.press("ctrl+n")
-        await hand.arrive("ReviewScreen")
-
-
-async def test_settings_that_contradict_the_run_are_refused_in_the_review(
-    wizard: Make, flags: dict[str, Any], trained: Path
-) -> None:
-    app = wizard({**flags, "lora_r": "4"})
-    async with driven(app) as hand:
-        await hand.to_start()
-        await hand.until(lambda: hand.shows("checkpoint-8"))
-        await hand.press("enter")
-        await hand.to_review()
-        assert hand.shows("these settings contradict what was trained there")
-        assert hand.screen.query_one("#main", Button).disabled
-        assert hand.screen.query_one("#fresh").display
-
-
 async def test_the_theme_is_remembered(wizard: Make) -> None:
     app = wizard()
     async with app.run_test() as pilot:
@@ -149,7 +111,7 @@ async def test_every_size_can_be_resized_to_in_the_middle(
 ) -> None:
     app = wizard(flags)
     async with driven(app, (100, 30)) as hand:
-        await hand.to_start()
+        await hand.straight_to_start()
         await hand.until(lambda: hand.shows("checkpoint-8"))
         await hand.pilot.resize_terminal(*size)
         await hand.pilot.pause()
@@ -160,7 +122,7 @@ async def test_every_size_can_be_resized_to_in_the_middle(
 async def test_the_palette_reaches_every_key_of_the_screen(wizard: Make, flags: dict[str, Any], trained: Path) -> None:
     app = wizard(flags)
     async with driven(app) as hand:
-        await hand.to_start()
+        await hand.straight_to_start()
         await hand.until(lambda: hand.shows("checkpoint-8"))
         titles = {command.title for command in app.get_system_commands(hand.screen)}
         assert {"Next", "Back", "Help", "Go on", "Weights", "Fresh", "Trash", "Quit", "Theme"} <= titles
@@ -177,32 +139,6 @@ async def test_f1_explains_the_dialog_that_browses(wizard: Make) -> None:
         await hand.arrive("FileBrowser")
         await hand.press("escape")
         await hand.arrive("DatasetScreen")
-
-
-async def test_the_rest_of_the_settings_is_made_when_it_is_looked_at(wizard: Make, flags: dict[str, Any]) -> None:
-    app = wizard(flags)
-    async with driven(app, (100, 40)) as hand:
-        await hand.to_settings()
-        assert {one.setting for one in hand.screen.query(Setting)} == {*FIRST_SETTINGS}
-        hand.screen.query_one("CollapsibleTitle").focus()
-        await hand.press("enter")
-        await hand.until(lambda: {one.setting for one in hand.screen.query(Setting)} == {*SETTINGS})
-        seed = next(one for one in hand.screen.query(Setting) if one.setting == "seed")
-        await hand.until(lambda: seed.query(Input))
-        seed.raw = "11"
-        await hand.go_on("ReviewScreen", "learning rate")
-        assert app.wizard.answers["seed"] == "11"
-
-
-async def test_f1_explains_the_focused_field(wizard: Make, flags: dict[str, Any]) -> None:
-    app = wizard(flags)
-    async with driven(app, (100, 40)) as hand:
-        await hand.to_settings()
-        next(one for one in hand.screen.query(Setting) if one.setting == "lora_r").query_one(Input).focus()
-        await hand.press("f1")
-        await hand.until(lambda: hand.shows("The width of the adapter"))
-        await hand.press("escape")
-        await hand.arrive("SettingsScreen")
 
 
 async def test_what_is_longer_than_the_screen_is_scrolled_from_anywhere(
@@ -255,39 +191,6 @@ async def test_what_is_longer_than_the_screen_is_scrolled_from_anywhere(
         await hand.arrive("ResultScreen")
 
 
-async def test_the_command_line_of_the_review_means_the_same_run(wizard: Make, flags: dict[str, Any], trained: Path) -> None:
-    app = wizard({**flags, "seed": "7"})
-    app.wizard.start = Start("fresh")
-    planned = await asyncio.to_thread(app.wizard.make_plan)
-    words = shlex.split(app.wizard.command_line())
-    assert words[:2] == ["lora-tui", "--yes"]
-    from engine.answers import gather
-    from engine.resume.plan import plan_run
-
-    options = run_parser().parse_args(words[1:])
-    named = {name: value for name, value in vars(options).items() if name in RunConfig.model_fields}
-    again = gather(named, environ={})
-    assert plan_run(again.resolved, again.found).config == planned.config
-
-
-@pytest.mark.parametrize(
-    ("value", "word"),
-    [
-        (3.0, "3"),
-        (2e-05, "2e-05"),
-        (0.123456789, "0.123456789"),
-        (1.23456789e-05, "1.23456789e-05"),
-        (16, "16"),
-        ("1e-4", "1e-4"),
-    ],
-)
-def test_a_number_on_the_command_line_is_the_same_number(value: Any, word: str) -> None:
-    from tui.wizard import Wizard
-
-    words = shlex.split(Wizard(answers={"learning_rate": value}).command_line())
-    assert words[-2:] == ["--learning-rate", word]
-
-
 async def test_a_key_pressed_once_is_one_step(wizard: Make, flags: dict[str, Any]) -> None:
     app = wizard(flags, runner=Scripted(started(), OutputError("disk full")))
     entered, left = [], []
@@ -308,17 +211,6 @@ async def test_a_key_pressed_once_is_one_step(wizard: Make, flags: dict[str, Any
         assert len(left) == 1
 
 
-def test_the_demo_is_named_in_full_where_the_folder_is_another_runs(tmp_path: Path) -> None:
-    """Headless its run.toml would win over --demo."""
-    from engine.demo import demo_answers
-
-    answers = {**demo_answers(), "output": str(tmp_path)}
-    assert "--demo" in shlex.split(Wizard(demo=True, answers=answers).command_line())
-    write_run_toml(tmp_path, RunConfig(dataset="/other/rows.jsonl", model="/other/model"), "run-7")
-    words = shlex.split(Wizard(demo=True, answers=answers).command_line())
-    assert "--demo" not in words and {str(demo_answers()["dataset"]), str(demo_answers()["model"])} <= {*words}
-
-
 async def test_who_goes_back_can_type_another_answer_at_once(wizard: Make, flags: dict[str, Any]) -> None:
     app = wizard(flags)
     async with driven(app) as hand:
@@ -332,32 +224,11 @@ async def test_who_goes_back_can_type_another_answer_at_once(wizard: Make, flags
 async def test_a_stopped_run_says_where_its_loss_stands_and_what_is_left(wizard: Make, flags: dict[str, Any]) -> None:
     end = RunStopped(7, 1.0, "user", "checkpoint-7", 1.0, 0.75, {"state": "keep_going", "message": "keep going then"})
     app = wizard(flags, runner=Scripted(started(), then=end))
-    async with driven(app) as hand:
-        await hand.to_start()
-        await hand.press("ctrl+n")
-        await hand.to_review()
-        await hand.press("ctrl+n")
+    async with training(app) as hand:
         await hand.until(lambda: app.shown.live.started is not None)
         await hand.press("s")
         await hand.arrive("ResultScreen")
         assert hand.shows("loss 0.75 · 1.00 epochs left") and hand.shows("keep going then")
-
-
-async def test_the_arrows_scroll_what_is_longer_and_lead_from_field_to_field(wizard: Make, flags: dict[str, Any]) -> None:
-    app = wizard(flags)
-    async with driven(app) as hand:
-        await hand.until(lambda: hand.shows("26 rows") and hand.screen.query_one("#body").max_scroll_y > 0)
-        hand.screen.query_one("#main").focus()
-        await hand.press("down", "down", "up")
-        await hand.until(lambda: hand.screen.query_one("#body").scroll_y == 1)
-        await hand.to_settings()
-        await hand.until(lambda: hand.shows("learning rate"))
-        fields = [one for one in hand.screen.query(Setting) if one.setting in ("epochs", "learning_rate")]
-        fields[0].focus_field()
-        await hand.press("down")
-        await hand.until(lambda: fields[1] in hand.screen.focused.ancestors)
-        await hand.press("up")
-        await hand.until(lambda: fields[0] in hand.screen.focused.ancestors)
 
 
 async def test_the_result_has_keys_for_going_on_and_for_another_dataset(wizard: Make, flags: dict[str, Any]) -> None:
@@ -373,53 +244,3 @@ async def test_the_result_has_keys_for_going_on_and_for_another_dataset(wizard: 
         await hand.arrive("ResultScreen")
         await hand.press("n")
         await hand.arrive("DatasetScreen")
-
-
-async def test_who_goes_on_with_a_finished_run_is_asked_for_more_epochs_first(
-    wizard: Make, flags: dict[str, Any], trained: Path
-) -> None:
-    app = wizard(flags | {"epochs": "1"})
-    app.wizard.start = Start("continue", trained / "checkpoint-8")
-    async with driven(app) as hand:
-        await hand.straight_to_review("already complete")
-        await hand.press("shift+tab", "enter")  # the button for it
-        await hand.arrive("SettingsScreen")
-        await hand.until(lambda: hand.shows("with more epochs it goes on"))
-        await hand.press("3", "enter", "enter")
-        await hand.arrive("ReviewScreen")
-        await hand.until(lambda: hand.shows("continuing from checkpoint-8"))
-        assert app.wizard.done_by is None
-
-
-async def test_the_note_of_the_field_one_is_in_is_whole(wizard: Make, flags: dict[str, Any]) -> None:
-    app = wizard(flags)
-    async with driven(app) as hand:
-        await hand.to_settings()
-        await hand.until(lambda: hand.shows("learning rate") and hand.screen.query(Setting))
-        (setting,) = [one for one in hand.screen.query(Setting) if one.setting == "batch_size"]
-        note = setting.query_one(".note", Static)
-        assert note.size.height == 1 and "…" in hand.text()
-        setting.focus_field()
-        await hand.until(lambda: note.size.height > 1)
-        assert setting.query_one(".line").size.height == note.size.height
-
-
-def test_a_name_that_begins_with_a_dash_is_no_flag_on_the_command_line() -> None:
-    words = shlex.split(Wizard(answers={"dataset": "-rows.jsonl", "model": "m", "output": "-o"}).command_line())
-    options = vars(run_parser().parse_args(words[1:]))
-    assert (options["dataset"], options["output"]) == ("-rows.jsonl", "-o")
-
-
-def test_a_switch_that_is_left_to_the_program_is_no_flag_on_the_command_line() -> None:
-    words = shlex.split(Wizard(answers={"model": "m", "activation_checkpointing": "auto"}).command_line())
-    assert vars(run_parser().parse_args(words[1:])).keys().isdisjoint({"activation_checkpointing"})
-
-
-async def test_a_number_of_a_settings_file_goes_through_the_settings_as_it_is(wizard: Make, flags: dict[str, Any]) -> None:
-    """A form that shows six digits of it would answer with those."""
-    app = wizard({**flags, "learning_rate": 0.00123456789})
-    async with driven(app) as hand:
-        await hand.arrive("DatasetScreen")
-        app.go_to(4)
-        await hand.to_review()
-        assert app.wizard.planned is not None and app.wizard.planned.config.learning_rate == 0.00123456789
