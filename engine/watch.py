@@ -183,9 +183,9 @@ def standing(folder: Path) -> Standing:
     for record in read_journal(folder):
         if record["type"] == RunStarted.type:
             attempts += 1
-            known |= {name: record.get(name) for name in ("total_steps", "host")} | {"began": record.get("t")}
-            run_id = record.get("run_id")
-            known["run_id"] = run_id if isinstance(run_id, str) else None
+            known |= {"total_steps": record.get("total_steps"), "began": record.get("t")}
+            texts = {name: record.get(name) for name in ("run_id", "host")}
+            known |= {name: text if isinstance(text, str) else None for name, text in texts.items()}
         if record["type"] in (RunStarted.type, Step.type, *ENDINGS):
             known |= {name: record[name] for name in ("step", "epoch", "loss") if record.get(name) is not None}
             last = record
