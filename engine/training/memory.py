@@ -60,13 +60,13 @@ def without_base_weights(saved: Mapping[str, torch.Tensor], model: Any) -> dict[
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor | None) -> bool:
-    """Whether both are the same numbers, in whatever format."""
+    """Whether both are the same numbers in the format of one of them: a base model in float32 may be loaded in bfloat16."""
     from torch.distributed.tensor import DTensor
 
     if other is None or isinstance(other, DTensor) or one.shape != other.shape:
         return False
-    common = torch.promote_types(one.dtype, other.dtype)
-    return torch.equal(one.to(common), other.detach().cpu().to(common))
+    here = other.detach().cpu()
+    return torch.equal(one.to(here.dtype), here) or torch.equal(one, here.to(one.dtype))
 
 
 def keys_item(saved: Mapping[str, torch.Tensor], built: Mapping[str, torch.Tensor]) -> Item:

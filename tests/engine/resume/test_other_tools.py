@@ -142,9 +142,13 @@ def test_an_adam_that_is_amsgrad_or_climbs_goes_on_so(run: Path, trainers: Path,
     assert {(group["amsgrad"], group["maximize"]) for group in saved["param_groups"]} == {(True, True)}
 
 
-@pytest.mark.parametrize("trained", [0.0, 1e-3], ids=["as in the base model", "of another base model"])
+@pytest.mark.parametrize(
+    ("trained", "precision"),
+    [(0.0, "float32"), (0.0, "bfloat16"), (1e-3, "float32")],
+    ids=["as in the base model", "as in the base model, which is loaded in fewer bits", "of another base model"],
+)
 def test_embeddings_that_peft_saved_with_the_adapter_on_them_must_be_those_of_the_base_model(
-    trained: float, trainers: Path, taught_model: Path, tmp_path: Path
+    trained: float, precision: str, trainers: Path, taught_model: Path, tmp_path: Path
 ) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -161,7 +165,7 @@ def test_embeddings_that_peft_saved_with_the_adapter_on_them_must_be_those_of_th
         with pytest.raises(CannotContinue, match="base_layer"):
             train(**rows)
     else:
-        verdicts = receipt(train(**rows)[1])
+        verdicts = receipt(train(**rows, precision=precision)[1])
         assert verdicts["adapter_keys"] == verdicts["adapter_values"] == "ok"
 
 
