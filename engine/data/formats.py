@@ -104,7 +104,7 @@ class Rows:
             try:
                 normal = self._normalise(row)
             except Bad as error:
-                fix = _("Mend it, leave it out with --skip-rows {row}, or name another --format.").format(
+                fix = error.fix or _("Mend it, leave it out with --skip-rows {row}, or name another --format.").format(
                     row=with_rows(self.raw.skipped, str(number))
                 )
                 bad.add(Problem(number, error.code, "stops", f"{self.raw.where(number)}: {error}", fix))
@@ -143,7 +143,8 @@ def read_rows(dataset: str, reading: Reading | None = None, split: str | None = 
     if not columns and reading.format == "auto" and (columns := _meant(first[1])):
         by = f"({', '.join(f'{own} = {known}' for own, known in columns.items())})"
     example = renamed(first[1], columns)
-    found, reason, as_said = recognise(raw.name, example, reading.format)
+    found, reason, as_found = recognise(raw.name, example, reading.format)
+    as_said = as_found if found == "text" else _of_answers(as_found)
     any_words = "role" in columns.values()
     unused = unread(raw.name, as_said, _roles_known(example) if any_words else example, columns,
                     pair_of(example) if found == "prompt_completion" else None)  # fmt: skip
@@ -151,6 +152,16 @@ def read_rows(dataset: str, reading: Reading | None = None, split: str | None = 
     if not columns:
         return Rows(raw, found, reason, normalise, unused=unused)
     return Rows(raw, found, f"{reason} {by}", lambda row: normalise(renamed(row, columns)), columns, unused)
+
+
+def _of_answers(normalise: Callable[[Row], Row]) -> Callable[[Row], Row]:
+    """`normalise` for rows that hold an answer, which must be one to learn."""
+
+    def checked(row: Row) -> Row:
+        normal.answer_wanted(row)
+        return normalise(row)
+
+    return checked
 
 
 def _roles_known(row: Row) -> Row:

@@ -36,16 +36,42 @@ SYSTEM = ("system", "system_prompt")
 """Columns that hold the system turn of a conversation, the first that is there."""
 
 
+WANTED = ("label", "kto_tag")
+"""Columns that say whether an answer is wanted: KTO learns from both kinds, fine-tuning would learn to give the unwanted ones."""
 NAMED = 8
 """Columns of a row that are told where the one that is read is not among them."""
 
 
 class Bad(ValueError):
-    """One row is not of its shape; says what, and its kind for scripts."""
+    """One row is not of its shape, or not to be learned as one of it; says what, and its kind for scripts."""
 
-    def __init__(self, message: str, code: str = "wrong_type") -> None:
+    def __init__(self, message: str, code: str = "wrong_type", fix: str = "") -> None:
         super().__init__(message)
         self.code = code
+        self.fix = fix
+        """What to do about all rows of which this is said, where they need not be mended one by one."""
+
+
+def answer_wanted(row: Row) -> None:
+    """Raises Bad where a row says that its answer is not one to learn."""
+    for name in WANTED:
+        if truth(row.get(name)) is False:
+            raise Bad(
+                _('its answer is marked as not wanted ("{name}" is false), and fine-tuning would teach it').format(
+                    name=name
+                ),
+                "answer_not_wanted",
+                _('Keep the rows whose "{name}" is true; where it says something else, take that column out.').format(
+                    name=name
+                ),
+            )
+
+
+def truth(value: Any) -> bool | None:
+    """What a column of true and false says, which a table holds as text; None where it says something else."""
+    if isinstance(value, str):
+        return {"true": True, "false": False}.get(value.strip().lower())
+    return value if isinstance(value, bool) else None
 
 
 def messages(row: Row, column: str) -> Row:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from engine.data.normal import SYSTEM, Bad, Row
+from engine.data.normal import SYSTEM, WANTED, Bad, Row, truth
 from engine.i18n import _
 
 UNREAD_NAMED = 8
@@ -32,7 +32,9 @@ def unread(
         return ()
     own = {known: column for column, known in columns.items()}
     lost = [column for column in (*SYSTEM, "history", "tools") if plain and example.get(column)]
-    read = {*lost, *row.seen} - ({"history"} if isinstance(example.get("history"), str) else set())  # looked at is not read
+    looked_at = {column for column in WANTED if truth(example.get(column)) is None}  # which is not read
+    looked_at |= {"history"} if isinstance(example.get("history"), str) else set()
+    read = {*lost, *row.seen} - looked_at
     left_out = [column for column in example if column not in read and _holds_words(column, example[column])]
     notes = []
     if lost and pair is not None:
@@ -95,8 +97,8 @@ def _holds_words(column: str, value: Any) -> bool:
     objects with words of their own; a mark of wanted and unwanted answers."""
     if isinstance(value, list):
         return bool(value) and isinstance(value[0], dict)
-    if isinstance(value, bool):
-        return column == "label"
+    if isinstance(value, int):
+        return column in WANTED
     return (
         isinstance(value, str) and not value.strip().isdigit() and re.search(r"(^|_)(id|idx|uuid)$", column.lower()) is None
     )

@@ -207,6 +207,18 @@ def test_every_speaker_becomes_a_known_role(role: str) -> None:
     assert role in ROLES
 
 
+@pytest.mark.parametrize("mark", ["label", "kto_tag"])
+@pytest.mark.parametrize(
+    "row", [{"messages": TURNS}, {"instruction": "Who?", "output": "We."}, {"prompt": "Who?", "completion": "We."}]
+)
+def test_an_answer_that_is_not_wanted_is_not_taught(row: dict[str, Any], mark: str, tmp_path: Path) -> None:
+    """As KTO's datasets hold them, in a table as text."""
+    assert read(tmp_path, {**row, mark: True}).notes == ()
+    for value in (False, "False"):
+        error = refused(tmp_path, {**row, mark: True}, {**row, mark: value})
+        assert "row 2" in error.title and f'"{mark}" is false' in error.title and f'"{mark}" is true' in error.fix
+
+
 def test_an_asked_format_wins_over_the_recognised_one(tmp_path: Path) -> None:
     row = {"messages": TURNS, "text": "The lamp burns."}
     assert read(tmp_path, row).format == "messages"
