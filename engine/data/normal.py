@@ -32,6 +32,8 @@ THOUGHT_BEGIN, THOUGHT_END = "<think>", "</think>"
 """Around a thought that is written into the turn itself."""
 EXCHANGES = (("human", "assistant"), ("user", "assistant"), ("input", "output"), ("query", "response"))
 """What a question and its answer are called where they stand in one part of a conversation."""
+MASKS = ("training", "loss_weight", "loss_scale", "loss_mask", "mask")
+"""Parts of a turn by which others say that it is not learned, or only so much; 1 or true is learned, but of a mask nobody knows."""
 SYSTEM = ("system", "system_prompt")
 """Columns that hold the system turn of a conversation, the first that is there."""
 
@@ -173,6 +175,14 @@ def _weight(turn: Row, role: str, number: int) -> Row:
     if turn.get("train_detail"):
         raise Bad(_('turn {number}: "train_detail" says which of its words are learned, and a turn is learned whole').format(
             number=number))  # fmt: skip
+    for key in MASKS:
+        if turn.get(key) is not None and (key == "mask" or turn[key] != 1):
+            raise Bad(
+                _(
+                    'turn {number}: "{name}" is {value!r} and is not read; where it says that the answer is not learned, write '
+                    '"weight": 0 in its place, else take it out'
+                ).format(number=number, name=key, value=turn[key])
+            )
     weight = turn.get("weight")
     if weight is None or weight == 1:
         return {}
