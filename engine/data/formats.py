@@ -7,7 +7,7 @@ text. All bad rows are told together, with their numbers (from 1).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from engine.data import normal
@@ -35,6 +35,9 @@ PAIRS = (
 TEXTS = ("text", "content")
 ASKING = ("instruction", "prompt", "question", "query", "input")
 """Columns that make a column "content" an answer, and no text on its own."""
+QUESTIONS = (*ASKING, "problem", "ask", "user", "human", "inputs")
+ANSWERS = ("output", "response", "answer", "completion", "assistant", "bot", "solution", "target", "targets", "content")
+"""What columns of rows that no format fits may be guessed to be by their names, in any case: a question, and the answer to it."""
 MEANT = {
     "指令": "instruction", "问题": "instruction", "提问": "instruction", "输入": "input", "输出": "output", "回答": "output",
     "答案": "output", "回复": "output", "系统提示": "system", "文本": "text",
@@ -204,6 +207,8 @@ def recognise(name: str, first: Row, asked: str = "auto") -> tuple[str, str, Cal
     if text == "content" and asked == "auto" and not columns.isdisjoint(ASKING):
         text = None  # of these it is the answer
     turn = next((parts for parts in (("role", "content"), ("from", "value")) if set(parts) <= columns), None)
+    if turn is None and "text" in columns and str(first.get("role")).lower() in (*SPEAKERS, *ROLES, "prompter"):
+        turn = ("role", "text")  # as OpenAssistant's messages are
     if asked == "auto" and turn is not None and text == turn[1]:
         text = None
     found = asked if asked != "auto" else _found(first, chat, pair, output, text)
@@ -240,7 +245,7 @@ def _not_recognised(name: str, first: Row, asked: str, turn: tuple[str, str] | N
             _("{name}: has not the columns of {format}").format(name=name, format=asked),
             _("Found columns: {columns}. A row must be {shape}.").format(columns=shown, shape=SHAPES[asked]),
         )
-    if {"chosen", "rejected"} <= set(first):
+    if not {"rejected", "non_preferred_output"}.isdisjoint(first):
         return DatasetError(
             _("{name}: is a preference dataset (chosen, rejected)").format(name=name),
             _("Fine-tuning learns from one answer a row."),
@@ -253,9 +258,8 @@ def _not_recognised(name: str, first: Row, asked: str, turn: tuple[str, str] | N
             ),
             _("What was said before an answer stands in other rows, so none of them tells what is to be learned."),
             _(
-                "Put the turns of a conversation into one row: {shape}. To learn every word as plain text, the users' too: "
-                "--columns text={content}."
-            ).format(shape=SHAPES["messages"], content=turn[1]),
+                "Put the turns of a conversation into one row: {shape}. To learn every word as plain text, the users' too: {flag}."
+            ).format(shape=SHAPES["messages"], flag="--format text" if turn[1] in TEXTS else f"--columns text={turn[1]}"),
         )
     columns_flag = _could_be(first)
     return UnknownFormat(
@@ -283,18 +287,26 @@ def _in_turns(column: str, turns: Any) -> str:
 
 
 def _could_be(first: Row) -> str | None:
-    """What --columns could say of rows like this one: its first list of turns; else its first two columns of words are a question and
-    its answer; a single column of words is plain text."""
+    """What --columns could say of rows like this one: its first list of turns; else the columns of words that are called so, or the
+    first two, are a question and its answer; a single column of words is plain text."""
     for name, value in first.items():
         if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
             return _turns_could_be(str(name), value)
         if isinstance(value, list) and len(value) > 1 and all(isinstance(turn, str) for turn in value):
             return f"messages={name}"
     words = [str(name) for name, value in first.items() if isinstance(value, str) and not value.strip().isdigit()]
+    asked, answered = (_called(names, words) for names in (QUESTIONS, ANSWERS))
+    if asked and answered:
+        return f"instruction={asked},output={answered}"
     named = [*words, *(str(name) for name in first if str(name) not in words)]
     if len(named) > 1:
         return f"instruction={named[0]},output={named[1]}"
     return f"text={named[0]}" if words else None
+
+
+def _called(names: Sequence[str], columns: Sequence[str]) -> str | None:
+    """The first of `columns` that has one of `names`, in any case; the first name that is there."""
+    return next((column for name in names for column in columns if column.lower() == name), None)
 
 
 def _turns_could_be(column: str, turns: list[Row]) -> str:

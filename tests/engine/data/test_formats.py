@@ -238,13 +238,28 @@ def test_unknown_columns_are_told_with_the_nearest_format(tmp_path: Path) -> Non
 def test_preference_data_is_told_apart(tmp_path: Path) -> None:
     error = refused(tmp_path, {"prompt": "Who?", "chosen": "We.", "rejected": "Nobody."})
     assert "preference" in error.title and "chosen" in error.fix
+    assert "preference" in refused(tmp_path, {"prompt": "Who?", "rejected": "Nobody."}).title, (
+        "else it is offered as the answer"
+    )
 
 
-@pytest.mark.parametrize("parts", [("role", "content"), ("from", "value")])
+@pytest.mark.parametrize(
+    ("columns", "guess"),
+    [("Question Complex_CoT Response", "instruction=Question,output=Response"), ("system user assistant", "instruction=user,output=assistant"),
+     ("input reasoning_content content", "instruction=input,output=content"), ("title body", "instruction=title,output=body")],
+)  # fmt: skip
+def test_a_question_and_its_answer_are_guessed_by_their_names(columns: str, guess: str, tmp_path: Path) -> None:
+    """Else what was thought, or the system text, would be offered as one of them."""
+    assert f"for example {guess};" in refused(tmp_path, dict.fromkeys(columns.split(), "a")).fix
+
+
+@pytest.mark.parametrize("parts", [("role", "content"), ("from", "value"), ("role", "text")])
 def test_rows_of_one_turn_each_are_no_texts(parts: tuple[str, str], tmp_path: Path) -> None:
     """Else the users' words would be learned too."""
     error = refused(tmp_path, *(dict(zip(parts, turn.values(), strict=True)) for turn in TURNS))
     assert "one turn" in error.title and '{"messages": [' in error.fix
+    flag, _space, value = error.fix.rpartition("--")[2].rstrip(".").partition(" ")
+    assert [row["text"] for row in read_rows(str(tmp_path / "rows.jsonl"), **{flag: value})] == ["Who?", "We."]
 
 
 @pytest.mark.parametrize("asking", ["instruction", "prompt", "question", "query", "input"])
