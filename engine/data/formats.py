@@ -158,10 +158,11 @@ def read_rows(dataset: str, reading: Reading | None = None, split: str | None = 
 
 
 def _of_answers(normalise: Callable[[Row], Row]) -> Callable[[Row], Row]:
-    """`normalise` for rows that hold an answer, which must be one to learn."""
+    """`normalise` for rows that hold an answer, which must be one to learn, from text alone."""
 
     def checked(row: Row) -> Row:
         normal.answer_wanted(row)
+        normal.only_text(row)
         return normalise(row)
 
     return checked

@@ -40,6 +40,8 @@ SYSTEM = ("system", "system_prompt")
 
 WANTED = ("label", "kto_tag")
 """Columns that say whether an answer is wanted: KTO learns from both kinds, fine-tuning would learn to give the unwanted ones."""
+MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+"""Columns that hold what an answer is about and no text can say."""
 NAMED = 8
 """Columns of a row that are told where the one that is read is not among them."""
 
@@ -64,6 +66,24 @@ def answer_wanted(row: Row) -> None:
                 ),
                 "answer_not_wanted",
                 _('Keep the rows whose "{name}" is true; where it says something else, take that column out.').format(
+                    name=name
+                ),
+            )
+
+
+def only_text(row: Row) -> None:
+    """Raises Bad where a row's answer is about pictures or sounds: without them a model would learn to make up what is in them. A path
+    or an address beside words that do not point at it may be just that."""
+    for name in MEDIA:
+        held = row.get(name)
+        beside = isinstance(held, str) and not any(f"<{name}>" in str(value) for value in row.values())
+        if held and not beside:
+            raise Bad(
+                _('has "{name}", and only text is learned, so the model would learn to answer without seeing it').format(
+                    name=name
+                ),
+                "not_text",
+                _('Keep the rows without "{name}", or take that column out where the answers do not need it.').format(
                     name=name
                 ),
             )

@@ -219,6 +219,18 @@ def test_an_answer_that_is_not_wanted_is_not_taught(row: dict[str, Any], mark: s
         assert "row 2" in error.title and f'"{mark}" is false' in error.title and f'"{mark}" is true' in error.fix
 
 
+@pytest.mark.parametrize(
+    "beside", [{"images": ["a.png"]}, {"image": {"bytes": None, "path": "a.png"}}, {"audio": "a.wav", "input": "<audio>"}]
+)
+def test_an_answer_about_what_is_no_text_is_not_taught(beside: dict[str, Any], tmp_path: Path) -> None:
+    """Else a model would learn to make up what is in a picture."""
+    row = {"instruction": "What is there?", "output": "A lamp."}
+    error = refused(tmp_path, row, {**row, **beside})
+    assert f'row 2: has "{next(iter(beside))}"' in error.title and "without" in error.fix
+    assert read(tmp_path, {**row, "images": []}, {**row, "image": None}).notes == ()
+    assert "not read: image;" in read(tmp_path, {**row, "image": "https://example.com/a.png"}).notes[0]
+
+
 def test_an_asked_format_wins_over_the_recognised_one(tmp_path: Path) -> None:
     row = {"messages": TURNS, "text": "The lamp burns."}
     assert read(tmp_path, row).format == "messages"
