@@ -45,6 +45,10 @@ DAMAGE = re.compile("\ufffd|锟斤拷|烫烫烫|屯屯屯|ï»¿|â€[\x80-\xbf
 """Traces of text that was decoded wrongly: replacement characters, UTF-8 read as GBK, Latin-1 or Windows-1252."""
 
 
+MISSING = frozenset(("nan", "NaN", "<NA>", "#N/A", "<noinput>"))
+"""What programs write where there is nothing: pandas, spreadsheets, Alpaca's makers."""
+
+
 class Checker:
     """Looks at rows in their order. `notes` holds what was found."""
 
@@ -65,6 +69,7 @@ class Checker:
         if turns is not None:
             self._turns(number, turns)
         self._characters(number, texts)
+        self._missing(number, texts)
         if turns is not None:
             self._special_tokens(number, texts)
 
@@ -101,7 +106,7 @@ class Checker:
                            _("Fill it, or take the turn or the row out."))  # fmt: skip
                 break
         for place, (one, other) in enumerate(pairwise(turns), 2):
-            if one["role"] == other["role"] and one["role"] in ("user", "assistant"):
+            if one["role"] == other["role"] and one["role"] in ("system", "user", "assistant"):
                 self._tell(number, "same_role_twice", "costs",
                            _("row {row}: turns {first} and {second} are both of the {role}").format(
                                row=number, first=place - 1, second=place, role=one["role"]),
@@ -129,6 +134,13 @@ class Checker:
                            _("row {row} holds the control character {character}").format(row=number, character=shown),
                            _("Take it out: the model would learn to write it."))  # fmt: skip
                 return
+
+    def _missing(self, number: int, texts: list[str]) -> None:
+        last = (text.rpartition("\n\n")[2].strip() for text in texts)  # an Alpaca's input stands behind its instruction
+        if (word := next((one for one in last if one in MISSING), None)) is not None:
+            self._tell(number, "missing_value", "costs",
+                       _("row {row} says {text} where something seems to be missing").format(row=number, text=repr(word)),
+                       _("Leave it empty, as fillna('') in pandas does: the model takes it for a word."))  # fmt: skip
 
     def _special_tokens(self, number: int, texts: list[str]) -> None:
         mark = next((mark for mark in self._marks for text in texts if mark in text), None)

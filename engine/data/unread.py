@@ -94,11 +94,11 @@ class _Seen(dict[str, Any]):
 
 def _holds_words(column: str, value: Any) -> bool:
     """Whether a column may be meant to be learned, or says what is: text that is no number, under a name that does not only count;
-    objects with words of their own; a mark of wanted and unwanted answers."""
+    objects or pairs with words of their own; a mark of wanted and unwanted answers, or of what they weigh."""
     if isinstance(value, list):
-        return bool(value) and isinstance(value[0], dict)
-    if isinstance(value, int):
-        return column in WANTED
+        return bool(value) and isinstance(value[0], dict | list)
+    if isinstance(value, int | float):
+        return column in (*WANTED, "weight", "train")
     return (
         isinstance(value, str) and not value.strip().isdigit() and re.search(r"(^|_)(id|idx|uuid)$", column.lower()) is None
     )

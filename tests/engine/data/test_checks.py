@@ -47,6 +47,12 @@ ODD: dict[str, tuple[dict[str, Any], str, str]] = {
         "same_role_twice",
         "turns 1 and 2",
     ),
+    "two system turns": (
+        chat("Short.", "Long.", "Who?", "We.", roles=("system", "system", "user", "assistant")),
+        "same_role_twice",
+        "system",
+    ),
+    "nothing, as pandas writes it": (chat("Who keeps the lamp?\n\nnan", "All of us."), "missing_value", "'nan'"),
     "assistant first": (chat("Good morning!", "Hello.", "Hi.", roles=("assistant", "user")), "assistant_begins", "first"),
     "replacement character": (chat("What is this?", "A l\ufffdmp."), "encoding_damage", "\ufffd"),
     "UTF-8 read as Latin-1": (chat("Where?", "At the cafÃ© by the bay."), "encoding_damage", "Ã©"),

@@ -38,6 +38,8 @@ UNREAD: dict[str, tuple[dict[str, Any], str]] = {
     "other turns": ({"messages": TURNS, "conversation": TURNS}, "conversation"),
     "functions": ({"messages": TURNS, "functions": [{"name": "lamp"}], "flags": [], "ranks": [1]}, "functions"),
     "what may say whether an answer is wanted": ({"prompt": "Who?", "completion": "We.", "label": 0, "seen": True}, "label"),
+    "what a row weighs": ({"messages": TURNS, "weight": 0.0, "height": 2}, "weight"),
+    "what was said before beside turns": ({"messages": TURNS, "history": [["Hm?", "Yes."]]}, "history"),
     "of what kind a text is": ({"text": "We.", "label": False}, "label"),
     "the second of two system texts": ({"messages": TURNS, "system": "Short.", "system_prompt": "Long."}, "system_prompt"),
     "what was said before as text": ({"instruction": "Who?", "output": "We.", "history": "Hm?"}, "history"),
