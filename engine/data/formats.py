@@ -280,7 +280,7 @@ def pair_of(first: Row) -> tuple[str, str] | None:
 
 def _in_turns(column: str, turns: Any) -> str:
     """Why rows with this column are conversations."""
-    if normal.spoken(turns) == turns or isinstance(turns, str):
+    if normal.spoken(turns) == turns or not isinstance(turns, list):
         return _('the column "{name}" holds turns with role and content').format(name=column)
     if isinstance(turns[0], str):
         return _('the column "{name}" holds texts of the user and the assistant in turn').format(name=column)

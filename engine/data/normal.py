@@ -321,13 +321,20 @@ def pair(row: Row, prompt: str, completion: str) -> Row:
 
 def spoken(value: Any) -> Any:
     """The turns that a column of turns holds: also those written as JSON text, as pairs of question and answer (Capybara's,
-    firefly's), or as texts of the user and the assistant in turn (LIMA's). Another value stays, for whoever says what is wrong."""
+    firefly's), as texts of the user and the assistant in turn (LIMA's), or each part of all turns in a list of its own (datasets'
+    Sequence). Another value stays, for whoever says what is wrong."""
     if isinstance(value, str):
         try:
             found = json.loads(value)
         except (ValueError, RecursionError):
             return value
         value = found if isinstance(found, list) else value
+    if (
+        isinstance(value, dict)
+        and all(isinstance(part, list) for part in value.values())
+        and len({*map(len, value.values())}) == 1
+    ):
+        value = [dict(zip(value, parts, strict=True)) for parts in zip(*value.values(), strict=True)]
     if not isinstance(value, list):
         return value
     if len(value) > 1 and all(isinstance(turn, str) for turn in value):

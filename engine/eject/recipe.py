@@ -110,8 +110,10 @@ def beside(row, turns):
 
 
 def spoken(turns):
-    """Turns that may be written as JSON text, as pairs of question and answer, or as texts of user and assistant in turn."""
+    """Turns that may be written as JSON text, part by part, as pairs of question and answer, or as texts of both sides in turn."""
     turns = json.loads(turns) if isinstance(turns, str) else turns
+    if isinstance(turns, dict):
+        turns = [dict(zip(turns, parts, strict=True)) for parts in zip(*turns.values(), strict=True)]
     if all(isinstance(turn, str) for turn in turns):
         return [{"role": ("user", "assistant")[at % 2], "content": words} for at, words in enumerate(turns)]
     found = []

@@ -69,6 +69,9 @@ KNOWN: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     "capybara": ({"conversation": [{"input": "Who?", "output": "We."}] * 2}, "messages", {"messages": TURNS * 2}),
     "firefly's turns": ({"conversation": [{"human": "Who?", "assistant": "We."}] * 2}, "messages", {"messages": TURNS * 2}),
     "lima": ({"conversations": ["Who?", "We.", "Who?", "We."]}, "messages", {"messages": TURNS * 2}),
+    "turns part by part": ({"messages": {"role": ["user", "assistant"], "content": ["Who?", "We."]}}, "messages", {"messages": TURNS}),
+    "sharegpt part by part": (
+        {"conversations": {"from": ["human", "gpt"], "value": ["Who?", "We."]}}, "sharegpt", {"messages": TURNS}),
     "turns as JSON text": ({"messages": json.dumps(TURNS)}, "messages", {"messages": TURNS}),
     "sharegpt as JSON text": (
         {"conversations": json.dumps([{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "We."}])}, "sharegpt", {"messages": TURNS}),
