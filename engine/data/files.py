@@ -65,9 +65,9 @@ def read_file(path: Path, encoding: str = "utf-8", skip: Callable[[int], bool] =
     if suffix == ".parquet":
         return parquet_rows(path, skip)
     known = _("Known are {suffixes} (text ones also as .gz).").format(suffixes=", ".join(SUFFIXES))
-    remedy = _REMEDIES[suffix]() if suffix in _REMEDIES else ""
     raise DatasetError(
-        _("{path}: what this file holds is not known by its name").format(path=path.name), fix=sentences(remedy, known)
+        _("{path}: what this file holds is not known by its name").format(path=path.name),
+        fix=sentences(remedy_of(suffix), known),
     )
 
 
@@ -77,6 +77,11 @@ def _as_table() -> str:
 
 def _as_texts() -> str:
     return _('Make it JSON lines, {"text": "..."} for each text, or {"messages": [...]} for conversations.')
+
+
+def remedy_of(suffix: str) -> str:
+    """What to do with files of a `suffix` that is not read; empty where nothing is known."""
+    return _REMEDIES[suffix]() if suffix in _REMEDIES else ""
 
 
 _REMEDIES = {**dict.fromkeys((".xlsx", ".xls", ".ods", ".numbers"), _as_table), **dict.fromkeys((".txt", ".md"), _as_texts)}
@@ -105,6 +110,9 @@ def _jsonl(path: Path, encoding: str, skip: Callable[[int], bool]) -> Numbered:
         for number, line in enumerate(lines_of(file, path), 1):
             if line.strip():
                 row += 1
+                if row == 1 and not skip(row) and line.lstrip().startswith(b"["):
+                    what = _("is the beginning of an array, and here each line is one JSON object")
+                    bad(path, (row, number), what, _("Name the file .json: then it is read as an array of rows."))
                 if not skip(row):
                     yield row, _object(line, path, (row, number), encoding, cut_off=not line.endswith(b"\n"))
 

@@ -15,12 +15,12 @@ from typing import Any
 
 from engine.config import RunConfig
 from engine.data.encoding import find_encoding
-from engine.data.files import SUFFIXES, read_file
+from engine.data.files import SUFFIXES, read_file, remedy_of
 from engine.data.parquet import unpadded
 from engine.data.texts import Numbered, suffix_of
 from engine.errors import DatasetError, first_line
 from engine.hub import hub
-from engine.i18n import _, n_
+from engine.i18n import _, n_, sentences
 from engine.named import parse_columns, parse_rows, with_rows
 from engine.paths import is_file, is_folder, is_there, lost_link, path_of
 
@@ -209,8 +209,11 @@ def _folder(folder: Path, reading: Reading, split: str | None) -> Raw:
     if not chosen:
         raise DatasetError(
             _("{folder}: no data file in it").format(folder=folder),
-            fix=_("Known are {suffixes}, and folders written by datasets' save_to_disk.").format(
-                suffixes=", ".join(SUFFIXES)
+            fix=sentences(
+                next(filter(None, (remedy_of(suffix_of(Path(name))) for name in sorted(names))), ""),
+                _("Known are {suffixes}, and folders written by datasets' save_to_disk.").format(
+                    suffixes=", ".join(SUFFIXES)
+                ),
             ),
         )
     raw = _of_files(folder.name or str(folder), tuple(chosen), reading)

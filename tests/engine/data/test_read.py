@@ -80,6 +80,21 @@ def test_every_format_gives_the_same_rows(name: str, tmp_path: Path) -> None:
     assert list(read_rows(str(tmp_path / name))) == ROWS
 
 
+@pytest.mark.parametrize("indent", [None, 1])
+def test_an_array_that_is_named_as_lines_is_told_with_the_name_it_needs(indent: int | None, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps(ROWS, indent=indent))
+    with pytest.raises(DatasetError, match="beginning of an array") as caught:
+        read_rows(str(tmp_path / "rows.jsonl"))
+    assert ".json:" in caught.value.fix
+
+
+def test_of_a_folder_of_texts_it_is_told_what_to_make_of_them(tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("The lamp burns.")
+    with pytest.raises(DatasetError, match="no data file") as caught:
+        read_rows(str(tmp_path))
+    assert '{"text": "..."}' in caught.value.fix
+
+
 @pytest.mark.parametrize("column", CHATS)
 def test_an_object_with_a_list_of_turns_is_no_list_of_rows(column: str, tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "We."}]
