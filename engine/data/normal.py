@@ -118,17 +118,22 @@ def _conversation(messages: list[Row], row: Row) -> Row:
 
 def _tools(row: Row) -> Row:
     """{"tools"} where the row offers some; written as JSON text or as a list."""
-    tools = row.get("tools")
-    if isinstance(tools, str) and tools.strip():
-        try:
-            tools = json.loads(tools)
-        except (ValueError, RecursionError):
-            raise Bad(_('"tools" is text that is not JSON')) from None
+    tools = _from_json(row.get("tools"), "tools")
     if not tools:
         return {}
     if not isinstance(tools, list):
         raise Bad(_('"tools" is {what}, not a list').format(what=kind(tools)))
     return {"tools": _plain([_whole_tool(tool) for tool in tools], "tools")}
+
+
+def _from_json(value: Any, name: str) -> Any:
+    """What stands in `value`, which tables hold as JSON text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value) if value.strip() else None
+    except (ValueError, RecursionError):
+        raise Bad(_('"{name}" is text that is not JSON').format(name=name)) from None
 
 
 def _whole_tool(tool: Any) -> Any:
@@ -177,7 +182,11 @@ def _message(turn: Any, number: int) -> Row:
                 _('turn {number}: a "tool_call" is JSON with "name" and "arguments"').format(number=number), "tool_call"
             )
         message |= called
-    for key in ("tool_calls", "tool_call_id", "name", *THOUGHTS):
+    if calls := _from_json(turn.get("tool_calls"), "tool_calls"):
+        if not isinstance(calls, list):
+            raise Bad(_('turn {number}: "tool_calls" is {what}, not a list').format(number=number, what=kind(calls)))
+        message["tool_calls"] = _plain(calls, "tool_calls")
+    for key in ("tool_call_id", "name", *THOUGHTS):
         if turn.get(key):
             message[key] = _plain(turn[key], key)
     return message | _weight(turn, role, number)

@@ -85,6 +85,8 @@ def as_turn(turn, roles):
     content = turn.get("content") or ""
     if isinstance(content, list):
         content = "".join(part["text"] for part in content)
+    if isinstance(turn.get("tool_calls"), str):
+        turn = turn | {"tool_calls": json.loads(turn["tool_calls"].strip() or "[]")}
     kept = ("tool_calls", "tool_call_id", "name", "reasoning_content", "thinking")
     role = {"tool_call": "assistant", "tool_response": "tool"}.get(turn["role"], turn["role"].lower())
     found = {

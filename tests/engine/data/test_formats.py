@@ -189,6 +189,11 @@ KNOWN: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
         {"messages": [TURNS[0], {**TURNS[1], "thinking": "Hm."}]}, "messages", {"messages": [TURNS[0], {**TURNS[1], "thinking": "Hm."}]}),
     "text": ({"text": "The lamp burns.", "source": "log"}, "text", {"text": "The lamp burns."}),
     "content": ({"content": "The lamp burns."}, "text", {"text": "The lamp burns."}),
+    "calls as JSON text": (
+        {"messages": [TURNS[0], {"role": "assistant", "content": None, "tool_calls": json.dumps(CALL)}, {**TURNS[1], "tool_calls": "[]"}]},
+        "messages",
+        {"messages": [TURNS[0], {"role": "assistant", "content": "", "tool_calls": CALL}, TURNS[1]]},
+    ),
     "tools as JSON text": ({"messages": TURNS, "tools": json.dumps(TOOLS)}, "messages", {"messages": TURNS, "tools": TOOLS}),
     "a call without words": (
         {"messages": [TURNS[0], {"role": "assistant", "content": None, "tool_calls": CALL}]},
@@ -323,6 +328,8 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
     "nobody answers": ({"messages": TURNS}, {"messages": [TURN]}, ["no assistant turn"]),
     "tools are a number": ({"messages": TURNS}, {"messages": TURNS, "tools": 4}, ['"tools" is a number']),
     "tools hold half a character": ({"messages": TURNS}, {"messages": TURNS, "tools": ["\ud83d"]}, ['"tools"', "JSON"]),
+    "calls are no JSON": ({"messages": TURNS}, {"messages": [TURN, {**TURNS[1], "tool_calls": "lamp()"}]}, ['"tool_calls"', "JSON"]),
+    "a call is no list": ({"messages": TURNS}, {"messages": [TURN, {**TURNS[1], "tool_calls": CALL[0]}]}, ["turn 2", '"tool_calls" is an object']),
     "tools are no JSON": ({"messages": TURNS}, {"messages": TURNS, "tools": "lamp()"}, ['"tools"', "JSON"]),
     "a speaker is unknown": ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
                              {"conversations": [{"from": "alien", "value": "a"}]}, ["turn 1", "'alien'"]),
