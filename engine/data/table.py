@@ -34,7 +34,7 @@ from engine.durable import sha256_of, sync_file
 from engine.errors import DatasetError
 from engine.i18n import _
 
-VERSION = 9
+VERSION = 10
 """Of the recipe from rows to tokens; another one makes other tables."""
 UNUSED_DAYS = 30
 """Tables that nobody took up for so long are removed when another one is written."""
