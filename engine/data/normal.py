@@ -40,8 +40,8 @@ SYSTEM = ("system", "system_prompt")
 
 WANTED = ("label", "kto_tag")
 """Columns that say whether an answer is wanted: KTO learns from both kinds, fine-tuning would learn to give the unwanted ones."""
-MEDIA = ("image", "images", "video", "videos", "audio", "audios")
-"""Columns that hold what an answer is about and no text can say."""
+MEDIA = ("image", "video", "audio")
+"""What an answer may be about and no text can say: the columns that hold it begin so (image_path), and <image> points at it."""
 NAMED = 8
 """Columns of a row that are told where the one that is read is not among them."""
 
@@ -74,10 +74,13 @@ def answer_wanted(row: Row) -> None:
 def only_text(row: Row) -> None:
     """Raises Bad where a row's answer is about pictures or sounds: without them a model would learn to make up what is in them. A path
     or an address beside words that do not point at it may be just that."""
-    for name in MEDIA:
-        held = row.get(name)
-        beside = isinstance(held, str) and not any(f"<{name}>" in str(value) for value in row.values())
-        if held and not beside:
+    for name, held in row.items():
+        kind = next((kind for kind in MEDIA if name.startswith(kind)), None)
+        if kind is None or not held:
+            continue
+        if any(f"<{kind}>" in str(value) for value in row.values()) or (
+            name in (kind, f"{kind}s") and not isinstance(held, str)
+        ):
             raise Bad(
                 _('has "{name}", and only text is learned, so the model would learn to answer without seeing it').format(
                     name=name

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from engine.data.normal import MEDIA, SYSTEM, WANTED, Bad, Row, truth
+from engine.data.normal import SYSTEM, WANTED, Bad, Row, truth
 from engine.i18n import _
 
 UNREAD_NAMED = 8
@@ -33,7 +33,7 @@ def unread(
     own = {known: column for column, known in columns.items()}
     lost = [column for column in (*SYSTEM, "history", "tools") if plain and example.get(column)]
     looked_at = {column for column in WANTED if truth(example.get(column)) is None}  # which is not read
-    looked_at |= {*MEDIA, "history"} if isinstance(example.get("history"), str) else {*MEDIA}
+    looked_at |= {"history"} if isinstance(example.get("history"), str) else set()
     read = {*lost, *row.seen} - looked_at
     left_out = [column for column in example if column not in read and _holds_words(column, example[column])]
     notes = []

@@ -228,14 +228,16 @@ def test_an_answer_that_is_not_wanted_is_not_taught(row: dict[str, Any], mark: s
 
 
 @pytest.mark.parametrize(
-    "beside", [{"images": ["a.png"]}, {"image": {"bytes": None, "path": "a.png"}}, {"audio": "a.wav", "input": "<audio>"}]
-)
+    "beside",
+    [{"images": ["a.png"]}, {"image": {"bytes": None, "path": "a.png"}}, {"audio": "a.wav", "input": "<audio>"},
+     {"image_path": "a.png", "input": "<image>"}],
+)  # fmt: skip
 def test_an_answer_about_what_is_no_text_is_not_taught(beside: dict[str, Any], tmp_path: Path) -> None:
     """Else a model would learn to make up what is in a picture."""
     row = {"instruction": "What is there?", "output": "A lamp."}
     error = refused(tmp_path, row, {**row, **beside})
     assert f'row 2: has "{next(iter(beside))}"' in error.title and "without" in error.fix
-    assert read(tmp_path, {**row, "images": []}, {**row, "image": None}).notes == ()
+    assert read(tmp_path, {**row, "images": [], "image_id": 4}, {**row, "image": None}).notes == ()
     assert "not read: image;" in read(tmp_path, {**row, "image": "https://example.com/a.png"}).notes[0]
 
 
