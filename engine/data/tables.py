@@ -37,7 +37,8 @@ def table_rows(path: Path, encoding: str, skip: Callable[[int], bool], suffix: s
             reader = fields(spaced=True)
             header = next(reader)
         header = [name.strip() for name in header]
-        if len(set(header)) != len(header):
+        named = [name for name in header if name]
+        if len(set(named)) != len(named):
             raise DatasetError(
                 _("{path}: a column name stands twice").format(path=path.name), ", ".join(header), _("Rename one of them.")
             )
@@ -49,6 +50,9 @@ def table_rows(path: Path, encoding: str, skip: Callable[[int], bool], suffix: s
                 bad(
                     path, (number, reader.line_num), what, _("Fields with the delimiter or line breaks in them need quotes.")
                 )
+            # Spreadsheets write empty columns behind the last one; of several without a name a row could hold one only.
+            if len(header) - len(named) > 1 and any(field and not name for name, field in zip(header, found, strict=True)):
+                bad(path, (number, reader.line_num), _("has words in one of several columns without a name"))
             yield number, dict(zip(header, found, strict=True))
     except csv.Error as error:
         bad(path, (None, reader.line_num), str(error), _("Check the quotes around this line."))

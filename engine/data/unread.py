@@ -13,6 +13,8 @@ from typing import Any
 from engine.data.normal import SYSTEM, WANTED, Bad, Row, truth
 from engine.i18n import _
 
+JUDGED = re.compile(r"safe|correct|good|accept|valid|prefer|desir|wanted")
+"""In the name of a column of true and false: it may say that an answer is not one to learn."""
 UNREAD_NAMED = 8
 """Columns that are not read which are named."""
 
@@ -35,7 +37,8 @@ def unread(
     looked_at = {column for column in WANTED if truth(example.get(column)) is None}  # which is not read
     looked_at |= {"history"} if isinstance(example.get("history"), str) else set()
     read = {*lost, *row.seen} - looked_at
-    left_out = [column for column in example if column not in read and _holds_words(column, example[column])]
+    told_of = [column for column in example if column or example[column]]  # but an empty one without a name
+    left_out = [column for column in told_of if column not in read and _holds_words(column, example[column])]
     notes = []
     if lost and pair is not None:
         left, right = (own.get(side, side) for side in pair)
@@ -97,6 +100,8 @@ def _holds_words(column: str, value: Any) -> bool:
     objects or pairs with words of their own; a mark of wanted and unwanted answers, or of what they weigh."""
     if isinstance(value, list):
         return bool(value) and isinstance(value[0], dict | list)
+    if isinstance(value, bool) and JUDGED.search(column.lower()):
+        return True
     if isinstance(value, int | float):
         return column in (*WANTED, "weight", "train")
     return (

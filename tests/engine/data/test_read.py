@@ -80,6 +80,16 @@ def test_every_format_gives_the_same_rows(name: str, tmp_path: Path) -> None:
     assert list(read_rows(str(tmp_path / name))) == ROWS
 
 
+def test_empty_columns_without_a_name_are_none_and_words_in_them_are_not_lost(tmp_path: Path) -> None:
+    """As spreadsheets write them behind the last column."""
+    (tmp_path / "rows.csv").write_text("prompt,completion,,\nWho?,We.,,\n")
+    found = read_rows(str(tmp_path / "rows.csv"))
+    assert (list(found), found.notes) == ([{"prompt": "Who?", "completion": "We."}], ())
+    (tmp_path / "rows.csv").write_text("prompt,completion,,\nWho?,We.,hm,\n")
+    with pytest.raises(DatasetError, match=r"row 1 \(line 2\): has words"):
+        read_rows(str(tmp_path / "rows.csv"))
+
+
 @pytest.mark.parametrize("indent", [None, 1])
 def test_an_array_that_is_named_as_lines_is_told_with_the_name_it_needs(indent: int | None, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps(ROWS, indent=indent))

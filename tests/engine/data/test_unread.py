@@ -38,6 +38,10 @@ UNREAD: dict[str, tuple[dict[str, Any], str]] = {
     "other turns": ({"messages": TURNS, "conversation": TURNS}, "conversation"),
     "functions": ({"messages": TURNS, "functions": [{"name": "lamp"}], "flags": [], "ranks": [1]}, "functions"),
     "what may say whether an answer is wanted": ({"prompt": "Who?", "completion": "We.", "label": 0, "seen": True}, "label"),
+    "how an answer is judged": (
+        {"prompt": "Who?", "completion": "We.", "is_correct": False, "redacted": False},
+        "is_correct",
+    ),
     "what a row weighs": ({"messages": TURNS, "weight": 0.0, "height": 2}, "weight"),
     "what was said before beside turns": ({"messages": TURNS, "history": [["Hm?", "Yes."]]}, "history"),
     "of what kind a text is": ({"text": "We.", "label": False}, "label"),
