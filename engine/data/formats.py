@@ -7,7 +7,9 @@ text. All bad rows are told together, with their numbers (from 1).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from engine.data import normal
@@ -15,6 +17,7 @@ from engine.data.files import CHATS
 from engine.data.normal import ROLES, SPEAKERS, Bad, Row
 from engine.data.problems import Collected, Problem
 from engine.data.read import Raw, Reading, columns_of, read_raw, renamed
+from engine.data.texts import Numbered
 from engine.data.unread import unread
 from engine.errors import DatasetError
 from engine.i18n import _
@@ -54,6 +57,8 @@ SHAPES = {
 }
 
 
+LOOKED_AT = 32
+"""Rows behind the first whose columns and turns are looked at for what is not read."""
 CONVERSATIONS = ("messages", "sharegpt", "alpaca")
 """Formats whose rows become turns, which a chat template writes."""
 OWN = {
@@ -132,7 +137,8 @@ def read_rows(dataset: str, reading: Reading | None = None, split: str | None = 
     reading = reading or Reading()
     raw = read_raw(dataset, reading, split)
     columns = columns_of(reading)
-    first = next(iter(raw), None)
+    beginning = iter(raw)
+    first = next(beginning, None)
     if first is None:
         words = _("{name}: every row is left out by --skip-rows") if raw.skipped else _("{name}: the dataset is empty")
         raise DatasetError(words.format(name=raw.name), fix=_("It must hold at least one row."))
@@ -149,12 +155,34 @@ def read_rows(dataset: str, reading: Reading | None = None, split: str | None = 
     found, reason, as_found = recognise(raw.name, example, reading.format)
     as_said = as_found if found == "text" else _of_answers(as_found)
     any_words = "role" in columns.values()
-    unused = unread(raw.name, as_said, _roles_known(example) if any_words else example, columns,
+    seen = _together([example, *(renamed(row, columns) for row in _next_rows(beginning))])
+    unused = unread(raw.name, as_said, _roles_known(seen) if any_words else seen, columns,
                     pair_of(example) if found == "prompt_completion" else None)  # fmt: skip
     normalise = (lambda row: as_said(_roles_known(row))) if any_words else as_said
     if not columns:
         return Rows(raw, found, reason, normalise, unused=unused)
     return Rows(raw, found, f"{reason} {by}", lambda row: normalise(renamed(row, columns)), columns, unused)
+
+
+def _next_rows(rows: Numbered) -> list[Row]:
+    """Some rows more, up to one that is damaged: that is told when they are gone through."""
+    found: list[Row] = []
+    with contextlib.suppress(DatasetError):
+        found.extend(row for _number, row in islice(rows, LOOKED_AT))
+    return found
+
+
+def _together(rows: Iterable[Row]) -> Row:
+    """One row with the columns that any of `rows` has, each with what first stands in it, and the turns of all."""
+    whole: Row = {}
+    for row in rows:
+        for name, value in row.items():
+            held = whole.get(name)
+            if name in CHATS and isinstance(held, list) and isinstance(value, list):
+                whole[name] = held + value
+            elif held in (None, "", []):
+                whole[name] = value
+    return whole
 
 
 def _of_answers(normalise: Callable[[Row], Row]) -> Callable[[Row], Row]:

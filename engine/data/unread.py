@@ -1,7 +1,7 @@
 """What of a dataset's rows is not read: columns of words, and parts of turns, that no format has a place for. A person is told, since
 what is not read is not learned.
 
-Which parts are read is not listed anywhere: a first row that remembers what it is asked for goes through the reading itself.
+Which parts are read is not listed anywhere: a row that remembers what it is asked for goes through the reading itself.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ UNREAD_NAMED = 8
 def unread(
     name: str, normalise: Callable[[Row], Row], example: Row, columns: dict[str, str], pair: tuple[str, str] | None
 ) -> tuple[str, ...]:
-    """What is said of the dataset `name`, whose rows are like `example`.
+    """What is said of the dataset `name`, whose rows are like `example`, which has what its first rows have.
 
     `normalise`: what reads a row. `columns`: the dataset's own names -> the known ones that `example` has. `pair`: the columns of rows
     that are a prompt and its completion.

@@ -58,6 +58,13 @@ def test_columns_whose_words_are_not_read_are_told(where: str, tmp_path: Path) -
     assert f"columns that are not read: {columns};" in note
 
 
+def test_what_only_later_rows_have_is_told_too(tmp_path: Path) -> None:
+    """As of several datasets that were put into one file."""
+    answer = {**TURNS[1], "reasoning": "Hm."}
+    found = read(tmp_path, {"messages": TURNS}, {"messages": [TURNS[0], answer], "mood": "calm"})
+    assert [note.rpartition("read: ")[2] for note in found.notes] == ["mood; --columns chooses others", "reasoning"]
+
+
 def test_parts_of_turns_whose_words_are_not_read_are_told(tmp_path: Path) -> None:
     answer = {**TURNS[1], "reasoning": "Hm.", "id": "a", "toxic": False, "thinking": "Hm."}
     (note,) = read(tmp_path, {"messages": [TURNS[0], answer]}).notes
