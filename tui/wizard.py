@@ -63,8 +63,8 @@ class Wizard:
     """Field -> raw value, only what a person chose."""
     start: Start = Start()
     done_by: str | None = None
-    """The setting (epochs, stop_at_loss) by which nothing is left of the run that is to go on; None where something is, as far as is
-    known. Who goes on with it is asked for that one first."""
+    """The setting (epochs, max_steps, stop_at_loss) by which nothing is left of the run that is to go on; None where something is,
+    as far as is known. Who goes on with it is asked for that one first."""
     remembered: Remembered = field(default_factory=Remembered)
     planned: Planned | None = None
     report: DatasetReport | None = None

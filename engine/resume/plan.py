@@ -69,6 +69,15 @@ class ResumePlan:
     """Whether it is complete for its loss alone (--stop-at-loss)."""
 
     @property
+    def done_by(self) -> Literal["epochs", "max_steps", "stop_at_loss"] | None:
+        """The setting by which nothing is left: with another value it goes on. None where something is left."""
+        if self.mode != "complete":
+            return None
+        if self.reached:
+            return "stop_at_loss"
+        return "epochs" if self.config.max_steps is None else "max_steps"
+
+    @property
     def refused(self) -> bool:
         """Whether it is known already that the receipt will refuse this run as it is asked for."""
         return any(difference.winner == "neither" for difference in self.differences)

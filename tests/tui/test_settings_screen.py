@@ -8,6 +8,7 @@ from typing import Any
 
 from textual.widgets import Button, Input, Static
 
+from tests.engine.runs import train
 from tests.tui.conftest import driven
 from tui.app import LoraTui
 from tui.widgets.setting import Setting
@@ -105,6 +106,28 @@ async def test_who_goes_on_with_a_finished_run_is_asked_for_more_epochs_first(
         await hand.arrive("ReviewScreen")
         await hand.until(lambda: hand.shows("continuing from checkpoint-8"))
         assert app.wizard.done_by is None
+
+
+async def test_of_a_finished_run_whose_length_is_a_number_of_steps_more_of_them_are_asked_for(
+    wizard: Make, flags: dict[str, Any]
+) -> None:
+    train(**flags, max_steps=2)
+    app = wizard({name: value for name, value in flags.items() if name != "epochs"})
+    async with driven(app) as hand:
+        await hand.straight_to_start()
+        await hand.until(lambda: hand.shows("Continue from checkpoint-2"))
+        await hand.press("c")
+        for way in ("from the start", "from the review"):
+            await hand.arrive("SettingsScreen")
+            await hand.until(lambda: app.wizard.done_by == "max_steps" and isinstance(hand.screen.focused, Input))
+            if way == "from the start":
+                await hand.press("enter", "enter")
+                await hand.arrive("ReviewScreen")
+                await hand.until(lambda: hand.shows("already complete"))
+                await hand.press("shift+tab", "enter")
+        await hand.press("3", "enter", "enter")
+        await hand.arrive("ReviewScreen")
+        await hand.until(lambda: hand.shows("continuing from checkpoint-2"))
 
 
 async def test_the_note_of_the_field_one_is_in_is_whole(wizard: Make, flags: dict[str, Any]) -> None:

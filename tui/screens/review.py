@@ -90,8 +90,7 @@ class ReviewScreen(StepScreen):
         self._planned = self.wizard.planned = value
         self.refresh_bindings()
         plan = value.plan
-        done_by = "stop_at_loss" if plan.reached else "epochs"
-        self.wizard.done_by = done_by if plan.mode == "complete" else None
+        self.wizard.done_by = plan.done_by
         self.query_one("#plan", Static).update(lines_text(plan_lines(plan)))
         self.query_one("#settings", Static).update(_settings_text(plan.config, self.wizard.answers))
         self.query_one("#command", Static).update(

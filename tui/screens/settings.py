@@ -56,6 +56,8 @@ class SettingsScreen(StepScreen):
             self.close(told(event.value))
             return
         self._base = event.value
+        if self.wizard.done_by == "epochs" and self.wizard.answers.get("max_steps", self._base.max_steps) is not None:
+            self.wizard.done_by = "max_steps"  # the start step has not read by which of the two the run's length is given
         asked_for = self.wizard.done_by
         summary = self.query_one("#summary", Static)
         summary.display = asked_for is not None
@@ -134,4 +136,6 @@ def _done_words(asked_for: str | None) -> str:
             return ""
         case "stop_at_loss":
             return _("The loss of this run is where {name} wants it; 0 goes on with it.").format(name=label(asked_for))
+        case "max_steps":
+            return _("Nothing is left of this run; a higher number of {name} goes on with it.").format(name=label(asked_for))
     return _("Nothing is left of this run; with more {name} it goes on.").format(name=label(asked_for))

@@ -271,7 +271,9 @@ class StartScreen(StepScreen):
             return
         choice = self._seen.choice if self._seen is not None else None
         recommended = choice is not None and choice.checkpoint is not None and choice.checkpoint.name == one.name
-        done = one.remaining_epochs == 0 and self.wizard.answers.get("epochs") in (None, as_written(one.planned_epochs))
+        planned = {"epochs": one.planned_epochs, "max_steps": one.max_steps}
+        longer = any(self.wizard.answers.get(name) not in (None, as_written(value)) for name, value in planned.items())
+        done = one.remaining_epochs == 0 and not longer
         self._begin(Start("auto") if recommended else Start("continue", one.path), "epochs" if done else None)
 
     def action_weights(self) -> None:
