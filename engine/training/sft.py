@@ -239,6 +239,7 @@ class ExactTrainer(SFTTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         fresh = [{key: value for key, value in group.items() if key != "params"} for group in self.optimizer.param_groups]
+        scheduler, own = self.lr_scheduler, dict(vars(self.lr_scheduler))
         try:
             super()._load_optimizer_and_scheduler(checkpoint)
         except (ArithmeticError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
@@ -247,12 +248,11 @@ class ExactTrainer(SFTTrainer):
             self.not_loaded = first_line(error)
         if checkpoint is None:
             return
-        # torch takes whatever stands there; the receipt tells of what is not the saved run's.
+        # torch takes whatever stands there, methods too; the receipt tells of what is not the saved run's.
         for one in [one for one, kept in self.optimizer.state.items() if not isinstance(kept, Mapping)]:
             del self.optimizer.state[one]
-        scheduler = self.lr_scheduler
-        if count(scheduler.last_epoch) is None or count(scheduler._step_count) is None:
-            scheduler.last_epoch, scheduler._step_count = 0, 1
+        stands = {name: vars(scheduler)[name] for name in ("last_epoch", "_step_count")}
+        scheduler.__dict__ = own | (stands if all(count(one) is not None for one in stands.values()) else {})
         scheduler.base_lrs = [group["initial_lr"] for group in fresh]
         scheduler._last_lr = [
             base * multiplier(scheduler.last_epoch)

@@ -138,6 +138,15 @@ def test_a_scheduler_that_stands_at_no_step_is_the_checkpoint_s_fault(
     assert "scheduler: " in refused.value.detail
 
 
+def test_nothing_of_a_scheduler_but_where_it_stands_is_taken_up(run: Path, trainers: Path, taught_model: Path) -> None:
+    """torch puts whatever is in the file over the scheduler's own attributes, its methods too."""
+    import torch
+
+    for path in run.glob("checkpoint-*/scheduler.pt"):
+        torch.save(torch.load(path) | {"step": 7, "optimizer": "x"}, path)
+    assert receipt(go_on(run, trainers, taught_model))["scheduler"] == "ok"
+
+
 def test_moments_that_are_a_number_are_the_checkpoint_s_fault(run: Path, trainers: Path, taught_model: Path) -> None:
     change_moments(run, lambda state: state.update({3: 1.5}))  # type: ignore[dict-item]
     with pytest.raises(CannotContinue, match=r"v_proj\.lora_B\.weight was trained and has no moments"):
