@@ -202,7 +202,7 @@ def _run(given: list[str]) -> int:
     parser = run_parser()
     options, rest = parser.parse_known_args(given)
     if rest:
-        parser.error(_misplaced(rest, given) or _needless(rest, given) or _unknown(rest[0], parser))
+        parser.error(_misplaced(rest, given, parser) or _needless(rest, given, parser) or _unknown(rest[0], parser))
     flags = {name: value for name, value in vars(options).items() if name in RunConfig.model_fields}
     if options.detach and not (options.yes or options.json):
         parser.error(_("--detach goes with --yes; in the wizard, the key d on the training screen does it"))
@@ -261,33 +261,44 @@ def _as_its_run(answers: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in of_run.items() if value != RunConfig.model_fields[name].default} | answers
 
 
-def _misplaced(rest: Sequence[str], given: Sequence[str]) -> str | None:
+def _misplaced(rest: Sequence[str], given: Sequence[str], parser: Parser) -> str | None:
     """What to say where a command stands behind flags, as it may in other programs."""
     command = next((word for word in rest if word in COMMANDS), None)
     if command is None:
         return None
-    place = list(given).index(command)
+    place = _place(command, given, parser)
     words = [*given[place:], *_known_to(COMMANDS[command].parser(), given[:place])]
     return _("the command goes first: {words}").format(words=f"lora-tui {shlex.join(words)}")
 
 
-def _needless(rest: Sequence[str], given: Sequence[str]) -> str | None:
+def _needless(rest: Sequence[str], given: Sequence[str], parser: Parser) -> str | None:
     """What to say where the run itself is called by the word for it, as in other programs."""
     if rest[0] not in RUN_ELSEWHERE:
         return None
-    place = list(given).index(rest[0])
+    place = _place(rest[0], given, parser)
     words = shlex.join(["lora-tui", *given[:place], *given[place + 1 :]])
     return _("a run needs no command: {words}").format(words=words)
 
 
+def _place(word: str, given: Sequence[str], parser: argparse.ArgumentParser) -> int:
+    """Where `word`, which `parser` left over, stands: not where it is a flag's value."""
+    return next(
+        place for place, one in enumerate(given) if one == word and (place == 0 or not _wants_next(given[place - 1], parser))
+    )
+
+
+def _wants_next(word: str, parser: argparse.ArgumentParser) -> bool:
+    """Whether `word` is a flag of `parser` whose value is the next word."""
+    return any(word in action.option_strings and action.nargs is None for action in parser._actions)
+
+
 def _known_to(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
     """Those flags of `words` that `parser` has too, with their values."""
-    options = {option: action for action in parser._actions for option in action.option_strings}
+    known = {option for action in parser._actions for option in action.option_strings}
     found: list[str] = []
     for index, word in enumerate(words):
-        action = options.get(word.partition("=")[0])
-        if action is not None:
-            found += [word, *words[index + 1 : index + 2]] if action.nargs is None and "=" not in word else [word]
+        if word.partition("=")[0] in known:
+            found += [word, *words[index + 1 : index + 2]] if _wants_next(word, parser) else [word]
     return found
 
 

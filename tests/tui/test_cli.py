@@ -121,6 +121,8 @@ def test_bad_input_ends_with_its_exit_code_and_one_clear_message(
         (["--lr", "1e-4"], "unknown flag --lr · did you mean --learning-rate?"),
         (["--model_name_or_path=x"], "unknown flag --model_name_or_path · did you mean --model?"),
         (["train", "--model", "a b"], "a run needs no command: lora-tui --model 'a b'"),
+        (["--output", "run", "--lora-r", "4", "run"], "a run needs no command: lora-tui --output run --lora-r 4"),
+        (["--output", "data", "data", "x.jsonl"], "the command goes first: lora-tui data x.jsonl"),
         (["ls"], "unknown command or argument ls · did you mean runs?"),
         (["my rows.csv"], "unknown command or argument my rows.csv · did you mean --dataset 'my rows.csv'?"),
     ],
