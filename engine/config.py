@@ -185,7 +185,7 @@ class RunConfig(BaseModel):
 
     lora_kernel: Literal["auto", "fused", "peft"] = _field(
         "auto",
-        "How a layer with its adapter is computed: in one pass (fused), or as PEFT does; auto: fused, but on an Apple GPU",
+        "How a layer with its adapter is computed: in one pass (fused), or as PEFT does; auto: fused, except on an Apple GPU",
         "Hardware",
         more=True,
     )

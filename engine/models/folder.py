@@ -170,7 +170,8 @@ def load_tokenizer(folder: Path, chat_template: str = MODELS_OWN) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        _ids = tokenizer.all_special_ids  # asked for with each row; endless where the unknown token is none of its tokens
+        # Asked for with every row, and endless where its unknown token is none of its tokens.
+        _ids = tokenizer.all_special_ids
     except Exception as error:
         # transformers raises anything here, from OSError to KeyError, for a folder with a damaged or missing tokenizer.
         raise _no_tokenizer(folder, f"{type(error).__name__}: {first_line(error)}") from error

@@ -206,5 +206,5 @@ def _word(value: Any) -> str | None:
 
 
 def _count(config: dict[str, Any], *names: str) -> int | None:
-    """The first of `names` that is a number something can have."""
+    """The first of `names` that is a whole number above 0; None where none is."""
     return next((found for name in names if (found := count(config.get(name)))), None)

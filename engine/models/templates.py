@@ -101,13 +101,19 @@ def need_jinja(setting: str) -> None:
         environment.compile(source, raw=True)
     except jinja2.TemplateSyntaxError as error:
         raise no_jinja(error) from None
+    except Exception as error:  # it reads deep brackets by recursion, and numbers with int()
+        raise _unreadable(first_line(error)) from None
 
 
 def no_jinja(error: TemplateSyntaxError) -> ModelError:
     """The error of a template that Jinja cannot read."""
+    return _unreadable(_("Line {line}: {what}").format(line=error.lineno, what=first_line(error)))
+
+
+def _unreadable(detail: str) -> ModelError:
     return ModelError(
         _("the chat template is no Jinja that can be read"),
-        _("Line {line}: {what}").format(line=error.lineno, what=first_line(error)),
+        detail,
         _("Mend it, or name another with --chat-template."),
     )
 

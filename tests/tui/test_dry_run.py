@@ -140,7 +140,11 @@ def test_a_model_that_lacks_what_its_rows_need_is_told(
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [("{% for m in messages %}{{ m.content }}", "endfor"), ("{{ messages | shout }}", "shout")],
+    [
+        ("{% for m in messages %}{{ m.content }}", "endfor"),
+        ("{{ messages | shout }}", "shout"),
+        ("{{ " + "(" * 3000 + "messages" + ")" * 3000 + " }}", "recursion"),
+    ],
 )
 def test_a_template_that_jinja_cannot_read_is_told(
     text: str, told: str, tmp_path: Path, tiny_model: Path, chat_file: Path
