@@ -24,8 +24,7 @@ from engine.errors import LoraTuiError, OutputError
 from engine.events import Event, RowsTokenised, RunFailed, RunStarted, as_record
 from engine.i18n import _
 from engine.launch import runner_of
-from engine.lock import busy, is_held
-from engine.resume.ahead import look_ahead
+from engine.resume.ahead import look_ahead, need_free_folder
 from engine.resume.plan import ResumePlan, plan_run
 from engine.runner import InThisProcess
 from tui.plan_text import plan_lines
@@ -109,7 +108,7 @@ def run_headless(
             answers = gather(flags, config_file, _demo(show) if demo else None)
             plan = plan_run(answers.resolved, answers.found)
             if not dry_run:
-                _need_free_folder(plan)
+                need_free_folder(plan)
             show.lines(plan_lines(plan))
             if dry_run:
                 if as_json:
@@ -145,13 +144,6 @@ def _or_left(show: Show, work: Callable[[], int]) -> int:
     except Leave as signalled:
         show.line(_("{signal}: nothing was trained yet").format(signal=signalled))
         return SIGNALS[str(signalled)]
-
-
-def _need_free_folder(plan: ResumePlan) -> None:
-    """Raise OutputError where another run is at work in the plan's folder: a start would only find the same, and be another plan once
-    that run has ended. Of several machines the others find the first one's run there, which is their own."""
-    if plan.mode != "complete" and plan.config.node_rank == 0 and is_held(plan.output_dir):
-        raise busy(plan.output_dir)
 
 
 def _detach(plan: ResumePlan, emit: Callable[[Event, Mapping[str, Any]], None], show: Show) -> int:

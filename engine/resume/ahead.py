@@ -33,8 +33,7 @@ def look_ahead(plan: ResumePlan) -> tuple[str, ...]:
     place = look_at(plan.output_dir)
     if place.problem is not None:
         raise place.problem
-    if is_held(plan.output_dir):
-        raise busy(plan.output_dir)
+    need_free_folder(plan)
     if plan.mode == "continue" and plan.checkpoint is not None and is_folder(plan.output_dir):
         need_room_to_begin(plan.output_dir, plan.checkpoint.bytes)
     model = model_report(config.model)
@@ -45,6 +44,13 @@ def look_ahead(plan: ResumePlan) -> tuple[str, ...]:
     notes, fetched = _rows(plan, model)
     fetched = [config.model, *fetched] if to_be_fetched(model) else fetched
     return (*notes, *(_("{name}: is fetched from the hub when the run begins").format(name=name) for name in fetched))
+
+
+def need_free_folder(plan: ResumePlan) -> None:
+    """Raise OutputError where another run is at work in the plan's folder: a start would only find the same, and be another plan once
+    that run has ended. Of several machines the others find the first one's run there, which is their own."""
+    if plan.mode != "complete" and plan.config.node_rank == 0 and is_held(plan.output_dir):
+        raise busy(plan.output_dir)
 
 
 def _rows(plan: ResumePlan, model: ModelReport) -> tuple[list[str], list[str]]:
