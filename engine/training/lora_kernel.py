@@ -128,16 +128,16 @@ class _LinearWithLora(torch.autograd.Function):
         a, b = a.to(x.dtype), torch.mul(b, scale, out=b.new_empty(b.shape, dtype=x.dtype))
         down = rows @ a.t()
         # Not a view: some models change a layer's output in place, which autograd forbids of a view that a Function returns.
-        out: torch.Tensor
+        out = x.new_empty(*x.shape[:-1], b.shape[0])
+        flat = out.view(-1, b.shape[0])
         if _in_4_bit(base):
-            out = base(x)
+            torch.addmm(base(rows), down, b.t(), out=flat)
         else:
-            out = x.new_empty(*x.shape[:-1], b.shape[0])
             if base.bias is None:
-                torch.mm(rows, base.weight.t(), out=out.view(-1, b.shape[0]))
+                torch.mm(rows, base.weight.t(), out=flat)
             else:
-                torch.addmm(base.bias, rows, base.weight.t(), out=out.view(-1, b.shape[0]))
-        out.view(-1, b.shape[0]).addmm_(down, b.t())
+                torch.addmm(base.bias, rows, base.weight.t(), out=flat)
+            flat.addmm_(down, b.t())
         ctx.save_for_backward(rows, down, a, b)
         ctx.base, ctx.scale = base, scale
         return out

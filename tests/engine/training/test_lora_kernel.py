@@ -93,7 +93,7 @@ def test_over_a_base_in_bfloat16_it_is_as_near_the_truth_as_peft_is(bias: bool, 
     assert max(errors(fused, truth)) < max(0.02, 2 * max(errors(with_peft, truth)))
 
 
-def test_over_a_base_in_4_bit_it_gives_the_numbers_of_peft() -> None:
+def model_in_4_bit() -> Any:
     bitsandbytes = pytest.importorskip("bitsandbytes", reason="the gpu extra is not installed")
     torch.manual_seed(0)
     kind = {"compute_dtype": torch.bfloat16, "quant_type": "nf4", "compress_statistics": True}
@@ -103,12 +103,18 @@ def test_over_a_base_in_4_bit_it_gives_the_numbers_of_peft() -> None:
         bitsandbytes.nn.Linear4bit(128, 64, bias=False, **kind),
     )
     base.is_loaded_in_4bit = True
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = get_peft_model(base, LoraConfig(target_modules=["0", "2"], r=3, lora_alpha=5)).to(device)
-    for name, parameter in model.named_parameters():
+    found = get_peft_model(base, LoraConfig(target_modules=["0", "2"], r=3, lora_alpha=5))
+    for name, parameter in found.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
-    x = torch.randn(40, 64, device=device).to(torch.bfloat16)
+    return found.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("between", [torch.nn.Tanh(), torch.nn.ReLU(inplace=True)], ids=["left", "changed in place"])
+def test_over_a_base_in_4_bit_it_gives_the_numbers_of_peft(between: torch.nn.Module) -> None:
+    model = model_in_4_bit()
+    model.base_model.model[1] = between
+    x = torch.randn(5, 8, 64, device=next(model.parameters()).device).to(torch.bfloat16)
     wanted = numbers(model, x)
     assert fuse(model) == 2
     assert max(errors(numbers(model, x), [one.double() for one in wanted])) < 0.02
