@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,9 +12,8 @@ from engine.events import Step
 from engine.export.source import find_source
 from engine.training.complete import conclude
 from tests.conftest import chats, write_jsonl
+from tests.engine.resume.conftest import FLAGS
 from tests.engine.runs import adapter_bytes, losses, plan, receipt, train
-
-FLAGS: dict[str, Any] = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "save_steps": 4}
 
 
 @pytest.fixture(scope="module")

@@ -28,9 +28,8 @@ from engine.resume.plan import _misnamed, _rooted, plan_run, resumed, roll_back
 from tests.conftest import chats, write_jsonl
 from tests.engine.checkpoints.folders import write_checkpoint
 from tests.engine.checkpoints.test_lineage import made
+from tests.engine.resume.conftest import FLAGS
 from tests.engine.runs import plan, train
-
-FLAGS: dict[str, Any] = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "save_steps": 4}
 
 
 @pytest.fixture(scope="module")
