@@ -45,6 +45,10 @@ class Wanted:
     merged: bool = False
 
 
+class NameTaken(ConfigError):
+    """Ollama has a model of that name, and nobody said that its place is to be taken."""
+
+
 @dataclass
 class Told:
     """What is said of an export, as lines and as fields."""
@@ -215,7 +219,7 @@ def _ollama(source: ExportSource, wanted: Wanted, aside: Aside, stopped: Stopped
     with Server() as server:
         version = server.version()
         if version is not None and not wanted.replace and server.has(name):
-            raise ConfigError(
+            raise NameTaken(
                 _("Ollama has a model {name} already").format(name=name),
                 fix=_("Choose another name with --name, or take its place with --replace."),
             )

@@ -7,7 +7,8 @@ that field.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from rich.text import Text
 
@@ -53,9 +54,10 @@ def named_in(words: str | None) -> set[str]:
     return {name for name in LABELS if flag(name) in said}
 
 
-def in_fields(words: str) -> str:
-    """`words` for somebody in the wizard."""
-    fields = {flag(name): _('"{field}"').format(field=label(name)) for name in LABELS}
+def in_fields(words: str, more: Mapping[str, str] = MappingProxyType({})) -> str:
+    """`words` for somebody in the wizard. `more`: flag -> what the field is called, where a screen has others than those of a run."""
+    called = {flag(name): label(name) for name in LABELS} | dict(more)
+    fields = {one: _('"{field}"').format(field=name) for one, name in called.items()}
     fields["lora-tui --help"] = "F1"
     return _BESIDE.sub("", _SAID.sub(lambda found: fields.get(found.group(), found.group()), words))
 
@@ -65,7 +67,7 @@ def lines_text(lines: Iterable[tuple[str, str]]) -> Text:
     return Text("\n").join(Text(visible(in_fields(line), keep_lines=True), style=style) for line, style in lines)
 
 
-def told(error: LoraTuiError) -> str:
-    """An error as one paragraph: what, where, what to do. Where the engine names a flag, the field is named."""
+def told(error: LoraTuiError, more: Mapping[str, str] = MappingProxyType({})) -> str:
+    """An error as one paragraph: what, where, what to do. Where the engine names a flag, the field is named; `more` as `in_fields`."""
     words = "\n".join(part for part in (error.title, error.detail, error.fix) if part)
-    return visible(in_fields(words), keep_lines=True)
+    return visible(in_fields(words, more), keep_lines=True)

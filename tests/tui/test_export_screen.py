@@ -14,7 +14,7 @@ from textual.widgets import Button, Input, Select
 from engine.errors import Cancelled
 from tests.tui.conftest import Hand, driven
 from tui.app import LoraTui
-from tui.export import Told
+from tui.export import NameTaken, Told
 from tui.screens import export as export_screen
 
 Make = Callable[..., LoraTui]
@@ -118,6 +118,32 @@ async def test_escape_ends_the_download_and_the_command_of_the_export_can_be_cop
         assert app.clipboard == "ollama create w -f out/w/Modelfile"
         hand.screen.query_one("#to", Select).value = "merged"
         await hand.until(lambda: not hand.shows("No Ollama answers here."))
+
+
+async def test_a_name_that_ollama_has_can_be_taken_over_by_what_is_exported_now(
+    wizard: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def registered(_out: Path, _checkpoint: None, _model: None, wanted: Any, *_more: Any) -> Any:
+        if not wanted.replace:
+            raise NameTaken("Ollama has a model w already", fix="Choose another name with --name, or --replace.")
+        return None, Told(fields={}, lines=["exported"])
+
+    monkeypatch.setattr(export_screen, "carry_out", registered)
+    app = wizard()
+    async with driven(app) as hand:
+        app.push_screen(export_screen.ExportScreen(Path("out/w")))
+        await hand.arrive("ExportScreen")
+        assert not hand.shows("A model of that name")
+        await hand.press("ctrl+n")
+        await hand.until(lambda: hand.shows('with "Name in Ollama", or "A model of that name"'))
+        assert hand.screen.query_one("#taken", Select).has_focus
+        await hand.press("enter", "down", "enter")
+        await hand.until(lambda: hand.shows("--to ollama --replace"))
+        hand.screen.query_one("#name", Input).value = "other"
+        await hand.until(lambda: not hand.shows("--replace"))  # said of the name that was taken, not of this one
+        hand.screen.query_one("#name", Input).value = ""
+        await hand.press("ctrl+n")
+        await hand.until(lambda: hand.shows("exported"))
 
 
 async def test_a_name_that_is_still_being_typed_counts_before_the_key_that_exports(

@@ -19,7 +19,7 @@ from engine.export.llama_cpp import MEGABYTES, QUANTIZATIONS, to_be_fetched
 from engine.export.ollama import absence, model_name
 from engine.export.place import EXPORTS
 from engine.i18n import _
-from tui.export import Told, Wanted, carry_out
+from tui.export import NameTaken, Told, Wanted, carry_out
 from tui.fields import told
 from tui.i18n import N_
 from tui.keys import bound
@@ -57,6 +57,8 @@ class ExportScreen(WizardScreen):
         """What the export that is at work was asked for."""
         self._command = ""
         """What y copies."""
+        self._taken: str | None = None
+        """The name that Ollama was found to have already; None: it has none that was asked for."""
         self._absence = ""
         """Why nothing can be made known to Ollama now."""
 
@@ -85,6 +87,12 @@ class ExportScreen(WizardScreen):
             with Horizontal(classes="setting", id="name-field"):
                 yield Static(_("Name in Ollama"), classes="label", markup=False)
                 yield Input(placeholder=model_name(self._out, None), id="name", compact=True)
+            with Horizontal(classes="setting", id="taken-field"):
+                yield Static(_("A model of that name"), classes="label", markup=False)
+                yield Select(
+                    [(_("stays"), "stays"), (_("is replaced"), "replaced")],
+                    value="stays", allow_blank=False, id="taken", compact=True,
+                )  # fmt: skip
             yield Static("", id="absence", markup=False)
             yield Static("", id="command", classes="path", markup=False)
             yield Static("", id="fetched", markup=False)
@@ -118,13 +126,15 @@ class ExportScreen(WizardScreen):
 
     def wanted(self) -> Wanted:
         """What is asked for on the screen."""
+        name = self.query_one("#name", Input).value.strip()
         to, kind = str(self.query_one("#to", Select).value), str(self.query_one("#kind", Select).value)
         as_gguf = to in ("gguf", "ollama")
         return Wanted(
             to,
             self._out / EXPORTS,
             kind if as_gguf and kind != AS_STORED else None,
-            name=(self.query_one("#name", Input).value.strip() or None) if to == "ollama" else None,
+            name=(name or None) if to == "ollama" else None,
+            replace=to == "ollama" and name == self._taken and self.query_one("#taken", Select).value == "replaced",
             lora=as_gguf and self.query_one("#lora", Select).value == "apart",
         )
 
@@ -134,10 +144,12 @@ class ExportScreen(WizardScreen):
         self.query_one("#kind-field").display = as_gguf
         self.query_one("#lora-field").display = as_gguf
         self.query_one("#name-field").display = wanted.to == "ollama"
+        self.query_one("#taken-field").display = wanted.to == "ollama" and (wanted.name or "") == self._taken
         command = ["lora-tui", "export", str(self._out), "--to", wanted.to]
         command += ["--quantize", wanted.quantize] if wanted.quantize else []
         command += ["--lora"] if wanted.lora else []
         command += ["--name", wanted.name] if wanted.name else []
+        command += ["--replace"] if wanted.replace else []
         self._command = shlex.join(command)
         self.query_one("#command", Static).update(visible(self._command))
         self.query_one("#absence", Static).update(visible(self._absence))
@@ -203,14 +215,18 @@ class ExportScreen(WizardScreen):
             self._show()
             return
         self.at_work = False
+        taken = isinstance(event.value, NameTaken)
+        if taken and self._wanted is not None:
+            self._taken = self._wanted.name or ""
         self._show()  # the converters are here now
         self.query_one("#main", Button).disabled = False
         if isinstance(event.value, LoraTuiError):
-            self._say(told(event.value), "bold yellow" if isinstance(event.value, Cancelled) else "bold red")
+            fields = {"--name": _("Name in Ollama"), "--replace": _("A model of that name")}
+            self._say(told(event.value, fields), "bold yellow" if isinstance(event.value, Cancelled) else "bold red")
         else:
             self._say("\n".join(event.value.lines), "")
             self._command = event.value.fields.get("command", self._command)
-        self.query_one("#back").focus()
+        self.query_one("#taken" if taken else "#back").focus()
 
     def _say(self, text: str, style: str) -> None:
         self.query_one("#found", Static).update(Text(visible(text, keep_lines=True), style=style))
