@@ -61,8 +61,16 @@ def copy_plain_files(source: Path, target: Path, leave_out: tuple[str, ...] = NE
     """Copy the plain files of the folder `source`, links not followed, except those named. Raises Unsound or OSError."""
     for name, entry in sorted(list_folder(source).items()):
         if entry.kind == "file" and name not in leave_out:
-            with open_plain(source / name) as file, open(target / name, "xb") as written:
-                shutil.copyfileobj(file, written, 1 << 20)
+            with open(target / name, "xb") as written:
+                for piece in _pieces(source / name):
+                    written.write(piece)
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    """The content of `path`. What goes wrong where it is written to stays outside: `open_plain` would tell it of this file."""
+    with open_plain(path) as file:
+        while piece := file.read(1 << 20):
+            yield piece
 
 
 def _said(checkpoint: Checkpoint) -> tuple[object, ...]:

@@ -6,7 +6,7 @@ One model is in memory: the base is the same model with its adapter switched off
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +17,7 @@ from engine.config import RunConfig
 from engine.data.calls import as_taken
 from engine.data.masks import begun, ends_itself
 from engine.data.rendering import Endless, invited, rendered
-from engine.errors import ConfigError, DatasetError
+from engine.errors import ConfigError, DatasetError, OutputError
 from engine.export.loading import answer_ends, load_adapted, tokenizer_of
 from engine.export.samples import TEXT, trained_as
 from engine.export.source import ExportSource
@@ -152,12 +152,20 @@ def question(prompt: str, system: str | None = None) -> list[dict[str, str]]:
 
 @contextmanager
 def open_chat(source: ExportSource) -> Iterator[Chat]:
-    """The model of `source`, loaded. Raises ModelError, CannotContinue or OutputError."""
+    """The model of `source`, loaded. Raises ModelError, CannotContinue, or OutputError where there is no room for its private copy."""
     from engine.hardware import choose_hardware
     from engine.models.report import model_report
 
     hardware = choose_hardware(_to_be_asked(source.config), model_report(str(source.base)))
-    with TemporaryDirectory(prefix="lora-tui-chat-") as folder, private_copy(source.adapter, Path(folder)) as copy:
+    with ExitStack() as opened:
+        try:
+            folder = opened.enter_context(TemporaryDirectory(prefix="lora-tui-chat-"))
+            copy = opened.enter_context(private_copy(source.adapter, Path(folder)))
+        except OSError as error:
+            raise OutputError(
+                _("the adapter cannot be copied into the folder for temporary files"), str(error),
+                _("Make room there, or name another folder in TMPDIR."),
+            ) from error  # fmt: skip
         model = load_adapted(source, copy, hardware)
         tokenizer = tokenizer_of(source, copy)
     manner = trained_as(source, tokenizer)

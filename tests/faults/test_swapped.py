@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,17 @@ def test_one_that_a_run_at_work_removed_meanwhile_is_told_as_that_by_an_export(t
     shutil.rmtree(judged)
     with pytest.raises(CannotContinue, match="it was removed"):
         export_adapter(source, tmp_path / "to")
+
+
+def test_a_copy_that_finds_no_room_is_not_told_as_a_checkpoint_that_somebody_changed(tmp_path: Path) -> None:
+    judged = inspect_folder(write_checkpoint(tmp_path / "checkpoint-2", 2, 0.2))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"), private_copy(judged, tmp_path):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_the_copy_is_private_whatever_the_umask_and_is_gone_afterwards(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shlex
 import shutil
@@ -13,7 +14,7 @@ import pytest
 
 from engine.config import RunConfig
 from engine.data.tokens import tokenize
-from engine.errors import ConfigError
+from engine.errors import ConfigError, OutputError
 from engine.export.chat import SIDES, Chat, Sampling, open_chat, question
 from engine.export.loading import answer_ends
 from engine.export.samples import row_after, row_of
@@ -23,6 +24,16 @@ from engine.models.folder import load_tokenizer
 from tests.conftest import write_jsonl
 from tests.engine.export.families import adapter_on, build
 from tests.engine.runs import train
+
+
+def test_a_folder_for_temporary_files_without_room_is_told_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_folder: Path, _size: int) -> None:
+        raise OSError(errno.ENOSPC, "no space left for another 1 MB")
+
+    source = find_source(adapter_on(build(tmp_path / "base", "llama"), tmp_path / "out"), model=str(tmp_path / "base"))
+    monkeypatch.setattr("engine.checkpoints.verified.need_room", full)
+    with pytest.raises(OutputError, match=r"(?s)temporary files.*no space left.*TMPDIR"), open_chat(source):
+        pass
 
 
 def test_each_side_answers_as_its_model_does_alone_and_again_with_the_same_seed(tmp_path: Path) -> None:
