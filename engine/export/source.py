@@ -16,12 +16,15 @@ from engine.checkpoints.manifest import Manifest
 from engine.checkpoints.scan import EXACT, glance, scan
 from engine.config import RunConfig
 from engine.errors import CannotContinue, ConfigError, ModelError
-from engine.folder import FINAL, run_id_of, source_of_run
+from engine.folder import FINAL, RUN_TOML, run_id_of, source_of_run
 from engine.i18n import _, sentences
 from engine.journal import last_finish
 from engine.models.folder import base_digests, model_folder
-from engine.paths import as_argument, is_folder
+from engine.paths import as_argument, is_file, is_folder
 from engine.sources import Source, resolve
+
+NAMED = 5
+"""As many runs are named where one of them is meant."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +96,20 @@ def _last(out: Path) -> Checkpoint:
     there = scan(out).checkpoints
     found = weights_fallback([one for one in there if one.run == own] or there)
     if found is None:
-        raise CannotContinue(
-            _("{folder}: there is no sound adapter in it").format(folder=out),
-            fix=_("lora-tui check {folder} says what is there and what is wrong with it.").format(folder=as_argument(out)),
-        )
+        raise CannotContinue(_("{folder}: there is no sound adapter in it").format(folder=out), fix=_meant(out))
     return found
+
+
+def _meant(out: Path) -> str:
+    """What to do where `out` holds no adapter: one may have named a checkpoint in place of its run's folder, or what runs lie in."""
+    if out.name == FINAL or EXACT.fullmatch(out.name):
+        return _("That is a checkpoint. Name the folder it lies in: {folder} --checkpoint {name}").format(
+            folder=as_argument(out.parent), name=out.name)  # fmt: skip
+    runs = sorted(one for one in out.iterdir() if is_file(one / RUN_TOML))
+    if runs and not is_file(out / RUN_TOML):
+        named = ", ".join(as_argument(one) for one in runs[:NAMED])
+        return _("Runs lie in it. Name one of them: {runs}").format(runs=named if len(runs) <= NAMED else f"{named}, ...")
+    return _("lora-tui check {folder} says what is there and what is wrong with it.").format(folder=as_argument(out))
 
 
 def _went_on(out: Path, own: str | None) -> bool:

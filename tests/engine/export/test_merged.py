@@ -18,6 +18,7 @@ from engine.export.lora_gguf import fold
 from engine.export.merged import export_merged
 from engine.export.place import disk_error
 from engine.export.source import find_source
+from engine.folder import RUN_TOML
 from engine.models.folder import load_tokenizer
 from tests.engine.export.families import FAMILIES, adapter_on, build, logits
 from tests.engine.runs import train
@@ -187,6 +188,16 @@ def test_memory_too_small_is_told_before_anything_is_loaded(tmp_path: Path, monk
     with pytest.raises(ModelError, match="too large to be merged"):
         export_merged(source, tmp_path / "to")
     assert not (tmp_path / "to").exists()
+
+
+def test_who_names_a_checkpoint_or_a_folder_of_runs_is_told_what_to_name(tmp_path: Path) -> None:
+    for run in ("one", "two"):
+        (tmp_path / run / "final").mkdir(parents=True)
+        (tmp_path / run / RUN_TOML).touch()
+    with pytest.raises(CannotContinue, match=rf"{tmp_path}/one --checkpoint final"):
+        find_source(tmp_path / "one" / "final")
+    with pytest.raises(CannotContinue, match=rf"Name one of them: {tmp_path}/one, {tmp_path}/two$"):
+        find_source(tmp_path)
 
 
 def test_a_copy_that_cannot_be_read_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
