@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,9 +72,47 @@ async def test_rows_of_the_dataset_are_asked_and_leaving_in_the_middle_is_at_onc
         await hand.until(lambda: hand.shows("in the dataset"), 60)
         await hand.press("ctrl+l")
         assert not hand.shows("in the dataset")
-        await hand.press(*"again", "enter", "escape")
+        await hand.press(*"again", "enter", "escape", "escape")
         await hand.arrive("ResultScreen")
         await hand.until(lambda: not [one for one in app.workers if one.name == "chat" and one.is_running], 20)
+
+
+async def test_escape_ends_an_answer_and_the_question_can_be_brought_back(
+    wizard: Make, flags: dict[str, Any], trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[list[str]] = []
+
+    def endless(_chat: Chat, said: Any, side: str, _sampling: Any, tell: Callable[[str], None], *_more: Any) -> str:
+        heard.append([turn["content"] for turn in said])
+        while said[-1]["content"] == "long":
+            tell("on and ")
+            time.sleep(0.01)
+        return "so"
+
+    monkeypatch.setattr(Chat, "answer", endless)
+    app = wizard(flags)
+    async with driven(app) as hand:
+        await app.push_screen(ChatScreen(trained))
+        await hand.until(lambda: hand.shows("ready"))
+        await hand.press(*"long", "enter", *"never", "enter")
+        await hand.until(lambda: hand.shows("on and on") and hand.shows("Esc ends it"))
+        await hand.press("escape")
+        await hand.until(lambda: hand.shows("(ended, and forgotten)") and hand.shows("ready"))
+        await hand.press(*"draft", "up", "up")
+        question = hand.screen.query_one("#question", Input)
+        assert question.value == "long"
+        await hand.press("down", "down")
+        assert question.value == "draft"
+        await hand.press("enter")
+        await hand.until(lambda: len(heard) == 3)
+        await hand.until(lambda: hand.screen._answered == 3)  # type: ignore[attr-defined]
+        await hand.press("up", "up", "up", "enter")
+        await hand.until(lambda: len(heard) == 4)
+        await hand.press("ctrl+l", *"other", "enter")
+        await hand.until(lambda: len(heard) == 6 and hand.screen._answered == 5)  # type: ignore[attr-defined]
+        await hand.press("escape")
+        await hand.until(lambda: not isinstance(hand.screen, ChatScreen))
+    assert heard == [["long"], ["draft"], ["draft"], ["draft", "so", "long"], ["other"], ["other"]]
 
 
 async def test_an_answer_that_fails_ends_neither_the_wizard_nor_the_conversation(

@@ -1,7 +1,7 @@
 """After the result: talk to the adapter, with the bare base beside it on the same question.
 
-One thread holds the model and answers; the screen only sends it questions and shows the pieces that come. Leaving ends the answer
-that is under way at its next token.
+One thread holds the model and answers; the screen only sends it questions and shows the pieces that come. An answer that is under way
+can be ended at its next token, and leaving ends it too.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any, ClassVar
 
 from rich.text import Text
 from textual import work
+from textual.actions import SkipAction
 from textual.app import ComposeResult
-from textual.binding import BindingType
+from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Input, Static
 
@@ -37,9 +38,16 @@ class _Left(BaseException):
     """The person has left in the middle of an answer. No Exception: what catches those must let it through."""
 
 
+class _Ended(BaseException):
+    """The person has had enough of an answer. No Exception: as `_Left`."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """A question."""
+
+    number: int
+    """From 1, in the order of asking."""
 
     words: str | None
     """None asks what the next row of the dataset asks."""
@@ -47,6 +55,39 @@ class Asked:
     """How its answers are drawn."""
     conversation: int
     """Which it belongs to; another one has forgotten what was said before."""
+
+
+class Question(Input):
+    """The line to ask with; up and down bring back what was asked before, as in a shell."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up", "turn_to(-1)", show=False),
+        Binding("down", "turn_to(1)", show=False),
+    ]
+
+    def __init__(self, placeholder: str, id: str) -> None:
+        super().__init__(placeholder=placeholder, id=id)
+        self._asked: list[str] = []
+        self._at = 0
+        """Which of them stands in the line; one further: what is being typed."""
+        self._draft = ""
+
+    def keep(self, words: str) -> None:
+        """`words` were asked, and can be brought back."""
+        if self._asked[-1:] != [words]:
+            self._asked.append(words)
+        self._at, self._draft = len(self._asked), ""
+
+    def action_turn_to(self, way: int) -> None:
+        """The question before or after the one that stands there."""
+        at = self._at + way
+        if not 0 <= at <= len(self._asked):
+            raise SkipAction
+        if self._at == len(self._asked):
+            self._draft = self.value
+        self._at = at
+        self.value = [*self._asked, self._draft][at]
+        self.cursor_position = len(self.value)
 
 
 class ChatScreen(WizardScreen):
@@ -62,7 +103,8 @@ class ChatScreen(WizardScreen):
     SCROLLED: ClassVar[str] = "Growing"
     HELP_TEXT: ClassVar[str] = N_(
         "What you ask goes to the trained adapter and to the bare base, with the same settings: where the answers differ is what was "
-        "learned.\n\nctrl+r asks what the next row of the dataset asks, and shows the row's own answer too. ctrl+l makes both sides "
+        "learned. Up brings back what you asked before; Esc ends an answer that is too long, and a second Esc leaves."
+        "\n\nctrl+r asks what the next row of the dataset asks, and shows the row's own answer too. ctrl+l makes both sides "
         "forget what was said. ctrl+t shows how answers are drawn; with temperature 0 the likeliest token is always taken."
     )
 
@@ -77,6 +119,9 @@ class ChatScreen(WizardScreen):
         self._row = 0
         """The last one that was asked; the model's thread counts."""
         self._conversation = 0
+        self._number = self._answered = self._given_up = 0
+        """Numbers of questions: of the last one that was asked, of the last one that the model's thread is done with, and of the last
+        one that nobody waits for any more."""
         self._shown = {side: Text() for side in SIDES}
         self._titles: dict[str, str] = {}
         """What the settings are called on the screen."""
@@ -99,7 +144,7 @@ class ChatScreen(WizardScreen):
                 yield Static(title, markup=False)
                 yield Input(f"{value:g}", id=name, compact=True)
         yield Static(_("loading the model"), id="chat-state", markup=False)
-        yield Input(placeholder=_("Ask something"), id="question")
+        yield Question(placeholder=_("Ask something"), id="question")
         yield Foot(compact=True)
 
     def on_mount(self) -> None:
@@ -113,14 +158,19 @@ class ChatScreen(WizardScreen):
                 self.query_one("#question").focus()
         elif (asked := event.value.strip()) and (sampling := self._sampling()) is not None:
             event.input.value = ""
-            self._asked.put(Asked(asked, sampling, self._conversation))
+            self.query_one(Question).keep(asked)
+            self._ask(asked, sampling)
+
+    def _ask(self, words: str | None, sampling: Sampling) -> None:
+        self._number += 1
+        self._asked.put(Asked(self._number, words, sampling, self._conversation))
 
     def action_row(self) -> None:
         self.after_typing(self._ask_row)
 
     def _ask_row(self) -> None:
         if self._talks and (sampling := self._sampling()) is not None:
-            self._asked.put(Asked(None, sampling, self._conversation))
+            self._ask(None, sampling)
 
     def action_sampling(self) -> None:
         """Show or hide the settings of how answers are drawn: the same for both sides, the seed too."""
@@ -150,14 +200,20 @@ class ChatScreen(WizardScreen):
         self._state(f"{self._titles[str(field.id)]}: {reason}")
 
     def action_again(self) -> None:
-        """Both sides forget what was said."""
+        """Both sides forget what was said, and what is being said is ended."""
         self._conversation += 1
+        self._given_up = self._number
         for side in SIDES:
             self._shown[side] = Text()
             self.query_one(f"#{side}", Static).update("")
 
     def action_back(self) -> None:
-        self.dismiss()
+        """End what is being answered; where nothing is, or it was ended already, leave."""
+        if self._talks and max(self._answered, self._given_up) < self._number:
+            self._given_up = self._number
+            self._state(_("being ended"))
+        else:
+            self.dismiss()
 
     def on_unmount(self) -> None:
         """Left, or the app ends: the thread that holds the model must not keep the process."""
@@ -188,39 +244,56 @@ class ChatScreen(WizardScreen):
             while (asked := self._asked.get()) is not None:
                 if asked.conversation != conversation:
                     conversation, said = asked.conversation, _nothing_said()
-                # What one question cannot have, memory for a long answer perhaps, the next may.
-                failed = self.tried("answer", partial(self._answer, chat, source, asked, said))
-                if isinstance(failed, LoraTuiError):
-                    self.post_message(Progressed(failed.title))
+                try:
+                    # What one question cannot have, memory for a long answer perhaps, the next may.
+                    failed = self.tried("answer", partial(self._answer, chat, source, asked, said))
+                    if isinstance(failed, LoraTuiError):
+                        self.post_message(Progressed(failed.title))
+                except _Ended:
+                    self.post_message(Progressed(ready))
+                self._answered = asked.number
 
     def _answer(self, chat: Chat, source: ExportSource, asked: Asked, said: dict[Side, list[dict[str, Any]]]) -> None:
-        """Answer on both sides, and keep it in `said`. Raises LoraTuiError."""
+        """Answer on both sides, and keep it in `said`. Raises LoraTuiError, or _Ended where nobody waits for it: neither side
+        remembers the question then, since one may not have heard it."""
+        if asked.number <= self._given_up:
+            raise _Ended
         sampling = asked.sampling
         if asked.words is None:
             self._row, row = row_after(source, self._row)
         else:
             row = AskedRow(question(asked.words), "")
         words, wanted = row.said, row.wanted
-        self.post_message(Progressed(_("answering")))
+        self.post_message(Progressed(" · ".join((_("answering"), _("Esc ends it")))))
+        answered: dict[Side, list[dict[str, Any]]] = {}
         for side in SIDES:
             before: Messages = [] if asked.words is None else said[side] or chat.beginning
             heard = [*before, *words]
-            tell = partial(self._piece, asked.conversation, side)
+            tell = partial(self._piece, asked, side)
             tell(f"> {words[-1]['content']}\n", "bold")
-            answer = chat.answer(heard, side, sampling, tell, row.tools)
+            try:
+                answer = chat.answer(heard, side, sampling, tell, row.tools)
+            except _Ended:
+                self.post_message(Said(asked.conversation, side, "\n" + _("(ended, and forgotten)") + "\n\n", "dim"))
+                raise
             # A row of plain text is no part of a conversation, and tools are a row's own.
-            said[side] = [] if words[-1]["role"] == TEXT or row.tools else [*heard, {"role": "assistant", "content": answer}]
+            answered[side] = (
+                [] if words[-1]["role"] == TEXT or row.tools else [*heard, {"role": "assistant", "content": answer}]
+            )
             there = "(" + _("in the dataset") + f": {wanted})\n" if wanted else ""
             tell(f"\n{there}\n", "dim")
+        said.update(answered)
         drawn = _("the likeliest tokens") if not sampling.temperature else _(
             "temperature {temperature:g}, top-p {top_p:g}, seed {seed}, on both sides").format(
                 temperature=sampling.temperature, top_p=sampling.top_p, seed=sampling.seed)  # fmt: skip
         self.post_message(Progressed(_("ready · {drawn}").format(drawn=drawn)))
 
-    def _piece(self, conversation: int, side: Side, piece: str, style: str = "") -> None:
+    def _piece(self, asked: Asked, side: Side, piece: str, style: str = "") -> None:
         if self._left:
             raise _Left
-        self.post_message(Said(conversation, side, piece, style))
+        if asked.number <= self._given_up:
+            raise _Ended
+        self.post_message(Said(asked.conversation, side, piece, style))
 
     # -- in the app's thread ---------------------------------------------------------------------------------------------
 
