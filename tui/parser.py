@@ -11,10 +11,23 @@ from engine.config import ELSEWHERE, RunConfig, flag
 from engine.errors import ConfigError
 from engine.i18n import _
 from tui import i18n
+from tui.i18n import N_
 
 NO_COLOR = "--no-color"
 _NEGATIVE = re.compile(r"-\.?\d")
 """How a negative number begins. argparse's own pattern ends with the digits: to it, -1e-4 is a flag that nobody knows."""
+
+
+_SAID = (
+    (re.compile(r"argument (?P<flag>\S+): expected (one|at least one) argument"), N_("{flag} needs a value")),
+    (re.compile(r"argument (?P<flag>\S+): ignored explicit argument (?P<value>.*)"), N_("{flag} takes no value, and has {value}")),
+    (re.compile(r"argument (?P<flag>\S+): invalid (int|float) value: (?P<value>.*)"), N_("{flag}: {value} is no number")),
+    (re.compile(r"argument (?P<flag>\S+): invalid choice: (?P<value>.*) \(choose from (?P<choices>.*)\)"),
+     N_("{flag}: {value} is none of {choices}")),
+    (re.compile(r"the following arguments are required: (?P<flag>.*)"), N_("missing: {flag}")),
+    (re.compile(r"argument (?P<flag>\S+): (?P<why>.*)", re.DOTALL), N_("{flag}: {why}")),
+)  # fmt: skip
+"""What argparse says, in English alone -> the same in the language of all else. What it says otherwise one day stays as it is."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -47,7 +60,15 @@ class Parser(argparse.ArgumentParser):
         return difflib.get_close_matches(name, known, 1)
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(message, fix=_("See {program} --help.").format(program=self.prog))
+        raise ConfigError(_in_words(message), fix=_("See {program} --help.").format(program=self.prog))
+
+
+def _in_words(message: str) -> str:
+    """What argparse has to say, or who asks it, in the language of all else."""
+    for said, words in _SAID:
+        if found := said.fullmatch(message):
+            return _(words).format(**found.groupdict())
+    return message
 
 
 def unknown(word: str, near: Sequence[str]) -> str:

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from engine.config import RunConfig
+from engine.errors import ConfigError
 from engine.folder import write_run_toml
 from tui.app import LoraTui
 from tui.cli import run_parser
+from tui.commands import COMMANDS
 from tui.wizard import Start, Wizard
 
 Make = Callable[..., LoraTui]
@@ -72,3 +74,18 @@ def test_a_name_that_begins_with_a_dash_is_no_flag_on_the_command_line() -> None
 def test_a_switch_that_is_left_to_the_program_is_no_flag_on_the_command_line() -> None:
     words = shlex.split(Wizard(answers={"model": "m", "activation_checkpointing": "auto"}).command_line())
     assert vars(run_parser().parse_args(words[1:])).keys().isdisjoint({"activation_checkpointing"})
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--to"], "--to needs a value"),
+        (["--to", "x"], "--to: 'x' is none of "),
+        (["--lora=yes"], "--lora takes no value, and has 'yes'"),
+        ([], "missing: OUT, --to"),
+        ([""], "OUT: is empty"),
+    ],
+)
+def test_what_argparse_has_to_say_is_said_in_words_that_can_be_translated(words: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{said}"):
+        COMMANDS["export"].parser().parse_args(words)
