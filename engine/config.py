@@ -322,7 +322,7 @@ class RunConfig(BaseModel):
             raise ValueError(
                 _("holds an access token, which would be kept in run.toml; use `hf auth login` or HF_TOKEN instead")
             )
-        return str(path_of(value)) if value is not None and value.startswith("~") else value
+        return str(path_of(value)) if value is not None and value.startswith(("~", "$")) else value
 
     @field_validator("resume")
     @classmethod

@@ -1,4 +1,4 @@
-"""Paths as people write them: with `~`, too long, or where they may not look. Asking about one never raises."""
+"""Paths as people write them: with `~` or `$HOME`, too long, or where they may not look. Asking about one never raises."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from engine.i18n import _
 
 
 def path_of(words: str) -> Path:
-    """`words` as a path, `~` being the home folder; the `~name` of nobody stays as it is, as in a shell."""
+    """`words` as a path, `~` being the home folder, and what a `$NAME` at its beginning names where no shell has seen it: in a
+    field, in a file. The `~name` of nobody and a `$NAME` that is not set stay as they are."""
+    if words.startswith("$") and not is_there(Path(words)):
+        begins, slash, rest = words.partition("/")
+        words = os.path.expandvars(begins) + slash + rest
     return Path(os.path.expanduser(words))  # noqa: PTH111 - Path.expanduser raises for a user that is not there
 
 

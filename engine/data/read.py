@@ -103,7 +103,7 @@ def read_raw(dataset: str, reading: Reading | None = None, split: str | None = N
 
 def is_hub_id(dataset: str) -> bool:
     """Whether `dataset` can only be meant as an id of the hub: nothing of that name is here, and it is not written as a path."""
-    written = dataset.startswith((".", "/", "~")) or dataset.count("/") > 1 or "\\" in dataset
+    written = dataset.startswith((".", "/", "~", "$")) or dataset.count("/") > 1 or "\\" in dataset
     path = path_of(dataset)
     return not written and suffix_of(Path(dataset)) not in SUFFIXES and not is_there(path) and not lost_link(path)
 

@@ -34,7 +34,7 @@ def is_hub_id(model: str) -> bool:
     """Whether `model` can only be meant as the hub's owner/name: nothing of that name is here, and it is not written as a path."""
     path = path_of(model)
     here = is_there(path) or lost_link(path)
-    return not here and not path.is_absolute() and not model.startswith((".", "~")) and model.count("/") == 1
+    return not here and not path.is_absolute() and not model.startswith((".", "~", "$")) and model.count("/") == 1
 
 
 def model_folder(model: str) -> Path:

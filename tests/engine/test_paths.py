@@ -21,8 +21,22 @@ def test_home_is_found_in_every_setting_that_names_a_place(field: str, monkeypat
     assert getattr(resolve([Source("config", "my.toml", {field: "~/x"})]).config, field) == "/somewhere/x"
 
 
-def test_the_home_of_nobody_stays_as_it_is() -> None:
-    assert path_of("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")
+@pytest.mark.parametrize("written", ["$HOME/x", "${HOME}/x"])
+def test_a_variable_before_a_path_is_looked_up_where_no_shell_did_it(written: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert path_of(written) == Path("/somewhere/x")
+    assert resolve([Source("config", "my.toml", {"output": written})]).config.output == "/somewhere/x"
+
+
+@pytest.mark.parametrize("written", ["~nobody-of-this-name/x", "$NOBODY_SET_THIS/x"])
+def test_the_home_of_nobody_and_a_variable_that_is_not_set_stay_as_they_are(written: str) -> None:
+    assert path_of(written) == Path(written)
+
+
+def test_a_folder_that_is_called_like_a_variable_is_that_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("$HOME").mkdir()
+    assert path_of("$HOME") == Path("$HOME")
 
 
 @pytest.mark.parametrize("odd", [LONG, f"{LONG}/x", "a\0b"])
