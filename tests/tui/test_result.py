@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine.errors import LoraTuiError, OutputError
+from engine.errors import CannotContinue, LoraTuiError, OutputError
 from engine.events import LossJumped, ResumeChecked, RunFailed, RunFinished, RunStopped
 from engine.resume.plan import ResumePlan
 from engine.training.attempt import Outcome
@@ -16,6 +16,7 @@ from tests.engine.runs import train
 from tests.tui.conftest import driven
 from tests.tui.scripted import Scripted, started, step, training
 from tui.app import LoraTui
+from tui.widgets.buttons import Buttons
 from tui.widgets.chart import LossChart
 
 Make = Callable[..., LoraTui]
@@ -48,6 +49,20 @@ async def test_the_result_offers_only_what_works_and_going_on_does_not_leave(
         assert not any(words in hand.text().splitlines()[-1] for words in ("Next", "Talk to it", "Export"))
         await hand.press("ctrl+n", "t", "e")
         assert hand.at("ResultScreen") and app.is_running and app.return_code is None
+
+
+async def test_all_buttons_are_seen_where_they_have_little_room(wizard: Make, flags: dict[str, Any]) -> None:
+    app = wizard(flags, runner=Scripted(started(), CannotContinue("the receipt failed")))
+    async with training(app) as hand:
+        await hand.arrive("ResultScreen")
+        for columns in (80, 120, 80):
+            await hand.pilot.resize_terminal(columns, 24)
+            await hand.until(lambda columns=columns: hand.screen.size.width == columns)  # type: ignore[misc]
+            row = hand.screen.query_one(Buttons)
+            await hand.until(lambda columns=columns, row=row: row.has_class("-tight") == (columns == 80))  # type: ignore[misc]
+            await hand.pilot.pause(0.2)  # and so it stays
+            assert row.has_class("-tight") == (columns == 80)
+            assert "Leave" in hand.text() and hand.screen.query_one("#main").region.right < columns
 
 
 async def test_a_failed_event_is_shown_too(wizard: Make, flags: dict[str, Any]) -> None:

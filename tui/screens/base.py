@@ -16,7 +16,7 @@ from textual import work
 from textual.actions import SkipAction
 from textual.app import ComposeResult
 from textual.binding import ActiveBinding, Binding, BindingType
-from textual.containers import Horizontal, VerticalScroll
+from textual.containers import VerticalScroll
 from textual.events import Key, Paste
 from textual.screen import Screen
 from textual.timer import Timer
@@ -28,6 +28,7 @@ from tui.app import LoraTui, wizard_app
 from tui.i18n import N_
 from tui.keys import bound
 from tui.messages import Found
+from tui.widgets.buttons import Buttons
 from tui.widgets.closed import Closed
 from tui.widgets.foot import Foot
 from tui.widgets.path_input import PathInput
@@ -147,7 +148,7 @@ class StepScreen(WizardScreen):
         with VerticalScroll(id="body", can_focus=False):
             yield from self.compose_body()
         yield Closed("", id="closed", markup=False)
-        with Horizontal(id="buttons"):
+        with Buttons(id="buttons"):
             if self.STEP:
                 yield Button(_("Back"), id="back", compact=True)
             yield from self.compose_buttons()

@@ -26,6 +26,7 @@ from tui.keys import bound
 from tui.messages import Found, Progressed
 from tui.plain import visible
 from tui.screens.base import WizardScreen
+from tui.widgets.buttons import Buttons
 from tui.widgets.foot import Foot
 
 AS_STORED = "as stored"
@@ -97,7 +98,7 @@ class ExportScreen(WizardScreen):
             yield Static("", id="command", classes="path", markup=False)
             yield Static("", id="fetched", markup=False)
             yield Static("", id="found", markup=False)
-        with Horizontal(id="buttons"):
+        with Buttons(id="buttons"):
             yield Button(_("Back"), id="back", compact=True)
             yield Button(_("Export"), id="main", variant="primary", compact=True)
         yield Foot(compact=True)
