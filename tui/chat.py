@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -84,7 +85,7 @@ def _converse(chat: Chat, source: ExportSource, asked: Asked) -> None:
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # a line that is no text is refused alone, not all that follow it
     if sys.stdin.isatty():
-        hint = _("Both sides answer each line. {again}: begin anew · {leave} or Ctrl-D: leave")
+        hint = _("Both sides answer each line. {again}: begin anew · Ctrl-C: end an answer · {leave} or Ctrl-D: leave")
         sys.stdout.write(hint.format(again=AGAIN, leave=LEAVE) + "\n")
     for line in _lines():
         if line == AGAIN:
@@ -99,11 +100,29 @@ def _converse(chat: Chat, source: ExportSource, asked: Asked) -> None:
             continue
         for side in SIDES:
             told[side] += words
-        answers = _both(chat, source, told, asked)
+        try:
+            with _interruptible() if sys.stdin.isatty() else contextlib.nullcontext():
+                answers = _both(chat, source, told, asked)
+        except KeyboardInterrupt:
+            for side in SIDES:  # neither remembers it: one may not have heard it
+                del told[side][-len(words) :]
+            if not asked.as_json:
+                sys.stdout.write("\n" + _("(ended, and forgotten)") + "\n\n")
+            continue
         for side in SIDES:
             told[side].append({"role": "assistant", "content": answers[side]})
         if asked.as_json:
             _print_json([*chat.beginning, *words], chat, source, asked.sampling, answers, None, indent=None)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt here, where it would end the process."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _lines() -> Iterator[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from engine.export.source import find_source
 from tests.conftest import write_jsonl
 from tests.tui.conftest import Hand, driven
 from tui.app import LoraTui
+from tui.chat import Asked, _converse
 from tui.plain import visible
 from tui.screens.chat import ChatScreen
 
@@ -201,3 +204,24 @@ async def test_where_there_is_nothing_to_talk_to_nothing_can_be_asked_and_why_st
         assert said and str(hand.screen.query_one("#chat-state", Static).content) == said
         await hand.press("escape")
         await hand.until(lambda: not isinstance(hand.screen, ChatScreen))
+
+
+def test_without_the_wizard_ctrl_c_ends_an_answer_and_not_the_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[list[str]] = []
+
+    def answer(_chat: Chat, said: Any, *_more: Any) -> str:
+        heard.append([turn["content"] for turn in said])
+        if said[-1]["content"] == "long":
+            signal.raise_signal(signal.SIGINT)
+        return "so"
+
+    monkeypatch.setattr(Chat, "answer", answer)
+    monkeypatch.setattr("tui.chat._lines", lambda: iter(["long", "short"]))
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    source: Any = SimpleNamespace(adapter=SimpleNamespace(path=Path("final")))
+    before = signal.signal(signal.SIGINT, lambda *_given: pytest.fail("the program's own: it leaves"))
+    try:
+        _converse(Chat(None, None), source, Asked(None, None, None, Sampling(), as_json=False))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert heard == [["long"], ["short"], ["short"]]
