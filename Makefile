@@ -32,6 +32,8 @@ test-slow: $(VENV)/.installed-dev
 # apt-get install slurmctld slurmd slurm-client munge iproute2). About twenty minutes on two cores.
 test-cluster: $(VENV)/.installed-dev
 	$(BIN)/pip install -q -c constraints.txt -e '.[deepspeed]'
+	# Else the first run compiles it in the time that a test gives it, and one that is killed meanwhile leaves a lock that all others wait for.
+	$(BIN)/python -c 'from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder; ShareMemCommBuilder().load()'
 	$(BIN)/pytest -q -m 'slow or not slow' tests/cluster --timeout 600
 
 # What llama.cpp computes with exported files. Builds llama-cpp-python first: about fifteen minutes of one core, once.
