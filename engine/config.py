@@ -348,23 +348,6 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-ELSEWHERE = {
-    "lr": "learning_rate", "num_train_epochs": "epochs", "num_epochs": "epochs", "iters": "max_steps",
-    "per_device_train_batch_size": "batch_size", "micro_batch_size": "batch_size", "gradient_accumulation_steps": "grad_accum",
-    "model_name_or_path": "model", "model_name": "model", "base_model": "model", "model_id": "model", "dataset_name": "dataset",
-    "dataset_path": "dataset", "data": "dataset", "data_path": "dataset", "train_file": "dataset", "output_dir": "output",
-    "resume_from_checkpoint": "resume", "continue": "resume", "checkpoint": "resume", "max_seq_length": "max_length",
-    "max_seq_len": "max_length", "cutoff_len": "max_length", "sequence_len": "max_length", "lora_rank": "lora_r", "rank": "lora_r",
-    "lora_target": "target_modules", "lora_target_modules": "target_modules", "lr_scheduler_type": "scheduler",
-    "lr_scheduler": "scheduler", "warmup_ratio": "warmup", "warmup_steps": "warmup", "save_total_limit": "keep",
-    "val_set_size": "eval_fraction", "val_size": "eval_fraction", "val_dataset": "eval_dataset", "template": "chat_template",
-    "gradient_checkpointing": "activation_checkpointing", "bf16": "precision", "fp16": "precision", "torch_dtype": "precision",
-    "qlora": "load_in_4bit", "quantization_bit": "load_in_4bit", "nproc_per_node": "nproc", "num_processes": "nproc",
-    "deepspeed": "parallel", "fsdp": "parallel",
-}  # fmt: skip
-"""What settings are called in other trainers -> their names here, for whoever types one of those."""
-
-
 def field_meta(name: str) -> dict[str, Any]:
     """`group`, `metavar` and `more` (hidden behind "more" in the wizard) of a field."""
     extra = RunConfig.model_fields[name].json_schema_extra

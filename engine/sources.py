@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from engine.config import ELSEWHERE, RunConfig, choices, flag, is_switch
+from engine.config import RunConfig, choices, flag, is_switch
 from engine.durable import open_plain_file
 from engine.errors import ConfigError
 from engine.i18n import _
@@ -32,6 +32,21 @@ RIVALS = {"max_steps": "epochs", "eval_dataset": "eval_fraction", "eval_fraction
 """Settings that do not count beside another one."""
 NOTHING = (None, "", 0, "0", "0.0")
 """What says that a setting is not used."""
+ELSEWHERE = {
+    "lr": "learning_rate", "num_train_epochs": "epochs", "num_epochs": "epochs", "iters": "max_steps",
+    "per_device_train_batch_size": "batch_size", "micro_batch_size": "batch_size", "gradient_accumulation_steps": "grad_accum",
+    "model_name_or_path": "model", "model_name": "model", "base_model": "model", "model_id": "model", "dataset_name": "dataset",
+    "dataset_path": "dataset", "data": "dataset", "data_path": "dataset", "train_file": "dataset", "output_dir": "output",
+    "resume_from_checkpoint": "resume", "continue": "resume", "checkpoint": "resume", "max_seq_length": "max_length",
+    "max_seq_len": "max_length", "cutoff_len": "max_length", "sequence_len": "max_length", "lora_rank": "lora_r", "rank": "lora_r",
+    "lora_target": "target_modules", "lora_target_modules": "target_modules", "lr_scheduler_type": "scheduler",
+    "lr_scheduler": "scheduler", "warmup_ratio": "warmup", "warmup_steps": "warmup", "save_total_limit": "keep",
+    "val_set_size": "eval_fraction", "val_size": "eval_fraction", "val_dataset": "eval_dataset", "template": "chat_template",
+    "gradient_checkpointing": "activation_checkpointing", "bf16": "precision", "fp16": "precision", "torch_dtype": "precision",
+    "qlora": "load_in_4bit", "quantization_bit": "load_in_4bit", "nproc_per_node": "nproc", "num_processes": "nproc",
+    "deepspeed": "parallel", "fsdp": "parallel",
+}  # fmt: skip
+"""What settings are called in other trainers -> their names here, for whoever types one of those."""
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,16 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
-from engine.config import ELSEWHERE, RunConfig, flag
+from engine.config import RunConfig, flag
 from engine.errors import ConfigError
 from engine.i18n import _
+from engine.sources import ELSEWHERE
 from tui import i18n
 from tui.i18n import N_
 
 NO_COLOR = "--no-color"
 _NEGATIVE = re.compile(r"-\.?\d")
 """How a negative number begins. argparse's own pattern ends with the digits: to it, -1e-4 is a flag that nobody knows."""
-
-
 _SAID = (
     (re.compile(r"argument (?P<flag>\S+): expected (one|at least one) argument"), N_("{flag} needs a value")),
     (re.compile(r"argument (?P<flag>\S+): ignored explicit argument (?P<value>.*)"), N_("{flag} takes no value, and has {value}")),

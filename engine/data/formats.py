@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from engine.data import normal
+from engine.data import normal, wanted
 from engine.data.files import CHATS
 from engine.data.normal import ROLES, SPEAKERS, Bad, Row
 from engine.data.problems import Collected, Problem
@@ -189,8 +189,8 @@ def _of_answers(normalise: Callable[[Row], Row]) -> Callable[[Row], Row]:
     """`normalise` for rows that hold an answer, which must be one to learn, from text alone."""
 
     def checked(row: Row) -> Row:
-        normal.answer_wanted(row)
-        normal.only_text(row)
+        wanted.answer_wanted(row)
+        wanted.only_text(row)
         return normalise(row)
 
     return checked

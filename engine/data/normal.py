@@ -36,12 +36,6 @@ MASKS = ("training", "loss_weight", "loss_scale", "loss_mask", "mask")
 """Parts of a turn by which others say that it is not learned, or only so much; 1 or true is learned, but of a mask nobody knows."""
 SYSTEM = ("system", "system_prompt")
 """Columns that hold the system turn of a conversation, the first that is there."""
-
-
-WANTED = ("label", "kto_tag")
-"""Columns that say whether an answer is wanted: KTO learns from both kinds, fine-tuning would learn to give the unwanted ones."""
-MEDIA = ("image", "video", "audio")
-"""What an answer may be about and no text can say: the columns that hold it begin so (image_path), and <image> points at it."""
 NAMED = 8
 """Columns of a row that are told where the one that is read is not among them."""
 
@@ -54,49 +48,6 @@ class Bad(ValueError):
         self.code = code
         self.fix = fix
         """What to do about all rows of which this is said, where they need not be mended one by one."""
-
-
-def answer_wanted(row: Row) -> None:
-    """Raises Bad where a row says that its answer is not one to learn."""
-    for name in WANTED:
-        if truth(row.get(name)) is False:
-            raise Bad(
-                _('its answer is marked as not wanted ("{name}" is false), and fine-tuning would teach it').format(
-                    name=name
-                ),
-                "answer_not_wanted",
-                _('Keep the rows whose "{name}" is true; where it says something else, take that column out.').format(
-                    name=name
-                ),
-            )
-
-
-def only_text(row: Row) -> None:
-    """Raises Bad where a row's answer is about pictures or sounds: without them a model would learn to make up what is in them. A path
-    or an address beside words that do not point at it may be just that."""
-    for name, held in row.items():
-        kind = next((kind for kind in MEDIA if name.startswith(kind)), None)
-        if kind is None or not held:
-            continue
-        if any(f"<{kind}>" in str(value) for value in row.values()) or (
-            name in (kind, f"{kind}s") and not isinstance(held, str)
-        ):
-            raise Bad(
-                _('has "{name}", and only text is learned, so the model would learn to answer without seeing it').format(
-                    name=name
-                ),
-                "not_text",
-                _('Keep the rows without "{name}", or take that column out where the answers do not need it.').format(
-                    name=name
-                ),
-            )
-
-
-def truth(value: Any) -> bool | None:
-    """What a column of true and false says, which a table holds as text; None where it says something else."""
-    if isinstance(value, str):
-        return {"true": True, "false": False}.get(value.strip().lower())
-    return value if isinstance(value, bool) else None
 
 
 def messages(row: Row, column: str) -> Row:

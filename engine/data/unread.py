@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from engine.data.normal import SYSTEM, WANTED, Bad, Row, truth
+from engine.data.normal import SYSTEM, Bad, Row
+from engine.data.wanted import WANTED, truth
 from engine.i18n import _
 
 JUDGED = re.compile(r"safe|correct|good|accept|valid|prefer|desir|wanted")

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from engine.config import ELSEWHERE, RunConfig
+from engine.config import RunConfig
 from engine.errors import ConfigError
+from engine.sources import ELSEWHERE
 from tests.conftest import chats, write_jsonl
-from tui.cli import COMMANDS_ELSEWHERE, _run, run_parser
+from tui.cli import _run, run_parser
 from tui.commands import COMMANDS
+from tui.meant import COMMANDS_ELSEWHERE
 
 
 @pytest.fixture

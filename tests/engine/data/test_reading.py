@@ -144,7 +144,8 @@ def test_a_torn_last_line_is_left_out_only_when_asked_to(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.parquet"])
 def test_rows_left_out_are_counted_on(name: str, tmp_path: Path) -> None:
-    from tests.engine.data.test_read import FILES, ROWS
+    from tests.engine.data.test_read import FILES
+    from tests.engine.data.written import ROWS
 
     (tmp_path / name).write_bytes(FILES[name]())
     assert read_rows(str(tmp_path / name), skip_rows="2") == [ROWS[0], ROWS[2]]
@@ -215,7 +216,8 @@ def test_no_column_is_proposed_that_is_not_there(row: dict[str, Any], columns: s
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.parquet"])
 def test_the_last_row_of_a_file_that_is_left_out_is_counted_before_the_next_file(name: str, tmp_path: Path) -> None:
-    from tests.engine.data.test_read import FILES, ROWS
+    from tests.engine.data.test_read import FILES
+    from tests.engine.data.written import ROWS
 
     for file in ("a", "b"):
         (tmp_path / f"{file}-{name}").write_bytes(FILES[name]())

@@ -4,40 +4,33 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from engine.answers import gather
 from engine.checkpoints.adapter import NOT_CARRIED_ON
-from engine.checkpoints.checkpoint import AdapterShape, Checkpoint, Problem
+from engine.checkpoints.checkpoint import Checkpoint, Problem
 from engine.checkpoints.inspect import inspect_folder
-from engine.checkpoints.manifest import DatasetIdentity, Geometry, Identities
 from engine.checkpoints.scan import Scan, glance
 from engine.config import RunConfig
 from engine.data import formats
-from engine.errors import CannotContinue, ConfigError, ModelError
+from engine.errors import CannotContinue, ConfigError
 from engine.folder import proposed_output, run_id_of, write_run_toml
-from engine.resume.differences import changed_rows, contradiction, geometry_difference
 from engine.resume.plan import _misnamed, _rooted, plan_run, resumed, roll_back
 from tests.conftest import chats, write_jsonl
-from tests.engine.checkpoints.folders import write_checkpoint
 from tests.engine.checkpoints.test_lineage import made
 from tests.engine.resume.conftest import FLAGS
 from tests.engine.runs import plan, train
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, chat_file: Path) -> Path:
-    """A run stopped at step 5 of 14; the tests only plan on it."""
-    out = tmp_path_factory.mktemp("planned") / "run"
-    train(stop_at=5, dataset=chat_file, model=tiny_model, output=out, **FLAGS)
-    return out
+@pytest.fixture
+def run(stopped: Path) -> Path:
+    """The tests only plan on it."""
+    return stopped
 
 
 def edited(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -85,17 +78,6 @@ def test_a_changed_template_is_told_and_a_rewritten_file_of_the_same_tokenizer_i
 
 
 @pytest.mark.parametrize("way", ["resume", "init_from"])
-def test_what_is_wrong_with_a_named_checkpoint_is_told_before_the_answers_it_would_have_given(
-    way: str, run: Path, tmp_path: Path
-) -> None:
-    link = tmp_path / "latest"
-    link.symlink_to(run / "checkpoint-5")
-    with pytest.raises(CannotContinue) as refused:
-        plan_run(gather({way: str(link)}, environ={}).resolved)
-    assert "is a link" in refused.value.detail
-
-
-@pytest.mark.parametrize("way", ["resume", "init_from"])
 def test_a_bare_name_of_a_checkpoint_in_the_folder_of_the_run_is_taken_for_what_was_meant(
     way: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,113 +85,6 @@ def test_a_bare_name_of_a_checkpoint_in_the_folder_of_the_run_is_taken_for_what_
     with pytest.raises(CannotContinue, match="no such checkpoint") as refused:
         plan(output=run, **{way: "checkpoint-5"})
     assert refused.value.fix == f"Did you mean {run / 'checkpoint-5'}?"
-
-
-def test_a_torn_manifest_of_a_named_checkpoint_is_told_and_not_that_answers_are_missing(run: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(run, tmp_path / "run"))
-    manifest = copy / "checkpoint-5" / "manifest.json"
-    manifest.write_text(manifest.read_text()[:100])
-    with pytest.raises(CannotContinue, match="cannot be continued") as refused:
-        plan_run(gather({"resume": str(copy / "checkpoint-5")}, environ={}).resolved)
-    assert "manifest.json cannot be read" in refused.value.detail
-
-
-def test_a_folder_of_damaged_checkpoints_only_is_told_before_answers_that_are_missing(run: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(run, tmp_path / "run"))
-    (copy / "run.toml").unlink()
-    for folder in copy.glob("checkpoint-*"):
-        (folder / "optimizer.pt").unlink()
-    with pytest.raises(CannotContinue, match="none of its checkpoints can be continued") as refused:
-        answers = gather({"output": str(copy)}, environ={})
-        plan_run(answers.resolved, answers.found)
-    assert "optimizer.pt is missing" in refused.value.detail and "--init-from" in refused.value.fix
-
-
-def test_of_a_run_whose_settings_are_lost_it_is_told_what_to_name(run: Path, tmp_path: Path, chat_file: Path) -> None:
-    """What its journal tells is offered, and not taken up unasked."""
-    copy = Path(shutil.copytree(run, tmp_path / "my run"))
-    (copy / "run.toml").unlink()
-    with pytest.raises(ConfigError, match="missing: --dataset") as refused:
-        plan(output=copy)
-    assert "run.toml is gone" in refused.value.detail
-    command = refused.value.fix.partition(": ")[2]
-    assert command == f"lora-tui --yes --output '{copy}' --dataset {chat_file} --save-steps 4"
-    words = dict(zip(*[iter(shlex.split(command)[2:])] * 2, strict=True))
-    found = plan(**{name.removeprefix("--").replace("-", "_"): value for name, value in words.items()})
-    assert (found.mode, found.checkpoint and found.checkpoint.name) == ("continue", "checkpoint-5") and not found.refused
-    assert found.run_id == run_id_of(run)
-    (copy / "events.jsonl").unlink()
-    with pytest.raises(ConfigError, match="--dataset DATASET"):
-        plan(output=copy)
-
-
-@pytest.mark.parametrize("length", [{"epochs": 3}, {"max_steps": 5}])
-def test_of_a_run_whose_settings_are_lost_its_steps_and_its_rate_are_what_they_were(
-    length: dict[str, Any], tmp_path: Path, tiny_model: Path, chat_file: Path
-) -> None:
-    """In the warmup, where the logged rates would fit every kind of schedule."""
-    out, rows = tmp_path / "run", {"dataset": chat_file, "model": tiny_model}
-    shape = {"batch_size": 3, "grad_accum": 4, "warmup": 4, "scheduler": "constant", "seed": 0, "weight_decay": 0.125}
-    train(stop_at=2, output=out, **rows, **shape, **length)
-    as_it_was = plan(output=out)
-    (out / "run.toml").unlink()
-    lost = plan(output=out, **rows)
-    assert not lost.differences and lost.config.weight_decay == 0.125
-    assert (lost.length, lost.next_learning_rate) == (
-        as_it_was.length,
-        as_it_was.next_learning_rate,
-    )
-
-
-def test_of_a_run_whose_settings_are_lost_those_that_would_be_others_are_named_too(
-    tmp_path: Path, tiny_model: Path, chat_file: Path
-) -> None:
-    out = tmp_path / "run"
-    train(dataset=chat_file, model=tiny_model, output=out, max_steps=2, keep=7, max_length=64, stop_at=1)
-    (out / "run.toml").unlink()
-    with pytest.raises(ConfigError) as refused:
-        plan(output=out, max_grad_norm=0.5)
-    assert refused.value.fix.endswith(f"--dataset {chat_file} --max-length 64 --keep 7")
-
-
-def test_every_contradiction_is_told_at_once(run: Path) -> None:
-
-    with pytest.raises(CannotContinue, match="these settings contradict") as refused:
-        plan(output=run, lora_r=8, lora_alpha=7, target_modules="q_proj")
-    assert all(word in refused.value.detail for word in ("rank", "alpha", "q_proj"))
-
-
-def test_a_run_on_named_layers_is_none_on_all_of_them(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
-    out = tmp_path / "run"
-    train(stop_at=1, dataset=chat_file, model=tiny_model, output=out, target_modules="v_proj,q_proj", **FLAGS)
-    with pytest.raises(CannotContinue) as refused:
-        plan(output=out, target_modules="all-linear")
-    assert "its adapter is on q_proj, v_proj, asked is all-linear" in refused.value.detail
-
-
-def test_a_folder_of_another_tool_is_not_looked_through_for_each_checkpoint_in_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looked: list[Path] = []
-    monkeypatch.setattr(
-        "engine.resume.whose.glance", lambda folder: looked.append(folder) or SimpleNamespace(checkpoints=())
-    )
-    write_run_toml(tmp_path, RunConfig(), "a" * 32)
-    checkpoint = replace(stock(), path=tmp_path / "checkpoint-9")
-    assert contradiction(checkpoint, asked(target_modules="all-linear")) is None and not looked
-    write_run_toml(tmp_path, RunConfig(target_modules="k_proj,q_proj"), "a" * 32)
-    assert contradiction(checkpoint, asked(target_modules="all-linear")) is not None and looked
-
-
-def test_a_run_on_layers_that_were_named_twice_goes_on(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
-    out = tmp_path / "run"
-    train(stop_at=1, dataset=chat_file, model=tiny_model, output=out, target_modules="q_proj,q_proj", **FLAGS)
-    assert plan(output=out).mode == "continue"
-
-
-def test_another_precision_is_told(run: Path) -> None:
-    told = plan(output=run, precision="bfloat16").differences
-    assert [(found.item, found.saved, found.asked) for found in told] == [("precision", "float32", "bfloat16")]
 
 
 def test_nothing_changed_is_nothing_told(run: Path) -> None:
@@ -241,25 +116,6 @@ def test_a_run_below_the_home_folder_goes_on_however_it_is_named(
     named = {"output": "~/run"} if how == "output" else {"resume": "~/run/checkpoint-5"}
     found = plan(dataset=chat_file, model=tiny_model, **named, **FLAGS)
     assert (found.mode, found.output_dir) == ("continue", run)
-
-
-def test_another_warmup_is_a_change_of_the_schedule_and_goes_on(run: Path, tmp_path: Path) -> None:
-    asked = plan(output=run, warmup=7)
-    assert [one.item for one in asked.differences] == ["schedule"] and not asked.refused
-    out = Path(shutil.copytree(run, tmp_path / "run"))
-    outcome, events = train(output=out, warmup=7)
-    assert outcome.state == "finished"
-    (checked,) = [event for event in events if event.type == "resume_checked"]
-    assert {item["item"] for item in checked.items if item["verdict"] == "changed"} == {"schedule"}  # type: ignore[attr-defined]
-
-
-def test_settings_that_no_step_was_done_with_are_not_taken_up(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
-
-    asked: dict[str, Any] = {"dataset": chat_file, "model": tiny_model, "output": tmp_path / "run", "max_steps": 2}
-    with pytest.raises(ModelError):
-        train(**asked, target_modules="nosuch")
-    outcome, _events = train(**asked)
-    assert (outcome.state, outcome.step) == ("finished", 2)
 
 
 def by_file(path: Path, **flags: Any) -> Any:
@@ -303,28 +159,6 @@ def test_the_rate_that_would_have_come_next_is_told_beside_the_one_that_comes(ru
     as_it_was, faster = plan(output=run), plan(output=run, learning_rate=2e-2)
     assert as_it_was.saved_learning_rate == faster.saved_learning_rate == as_it_was.next_learning_rate
     assert faster.next_learning_rate == pytest.approx(2 * (faster.saved_learning_rate or 0.0)) != 0
-
-
-def test_an_answer_that_is_missing_is_told_where_no_run_would_have_given_it(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nor is a folder's lost run.toml told of where the run is none of ours, or not gone on with."""
-    monkeypatch.chdir(tmp_path)  # no last run is there
-    lost = Path(shutil.copytree(run, tmp_path / "lost"))
-    (lost / "run.toml").unlink()
-    (tmp_path / "empty").mkdir()
-    write_checkpoint(tmp_path / "theirs" / "checkpoint-7", 7, 1.0)
-    nowhere: list[dict[str, Any]] = [
-        {}, {"output": tmp_path / "none"}, {"output": tmp_path / "empty"}, {"output": tmp_path / "theirs"},
-        {"output": lost, "resume": "never"}, {"model": tmp_path}, {"dataset": tmp_path},
-    ]  # fmt: skip
-    for flags in nowhere:
-        with pytest.raises(ConfigError, match=r"missing: --[a-z]") as refused:
-            plan_run(gather({name: str(value) for name, value in flags.items()}, environ={}).resolved)
-        assert refused.value.detail == "A run needs a dataset and a model."
-    with pytest.raises(ConfigError) as refused:
-        plan_run(gather({"output": str(lost)}, environ={}).resolved)
-    assert "run.toml is gone" in refused.value.detail
 
 
 def test_two_beginnings_are_refused(run: Path) -> None:
@@ -385,12 +219,6 @@ def test_a_run_without_a_folder_of_its_own_is_named_for_its_rows_and_its_model(
     assert plan(dataset=chat_file, model=tiny_model).output_dir == proposed_output("chats", "tiny-llama")
     monkeypatch.chdir(chat_file.parent)
     assert plan(dataset=chat_file.name, model=tiny_model, output=tmp_path / "new").config.dataset == str(chat_file)
-
-
-def test_layers_that_no_adapter_can_be_on_are_told_by_the_plan(tiny_model: Path, chat_file: Path, tmp_path: Path) -> None:
-    for layers, told in (("nosuch", "nosuch"), ("q_proj,lm_head", "lm_head: no adapter can be put there")):
-        with pytest.raises(ModelError, match=told):
-            plan(dataset=chat_file, model=tiny_model, output=tmp_path / "new", target_modules=layers)
 
 
 def test_names_that_promise_more_are_told_three_at_most_and_nothing_else_of_them() -> None:
@@ -487,77 +315,3 @@ def test_weights_that_no_run_can_have_are_refused(run: Path, tmp_path: Path, mon
     assert "an adapter of type IA3, not LoRA" in why()
     (source / "adapter_config.json").unlink()
     assert "holds no sound adapter" in why()
-
-
-def stock(base: str | None = "Qwen/Qwen2.5-0.5B", **shape: Any) -> Checkpoint:
-    """Another tool's checkpoint of an adapter on two layers of `base`."""
-    adapter = AdapterShape("LORA", 4, 8.0, ("k_proj", "q_proj"), base, {})
-    return made("checkpoint-9", [3, 2], adapter=replace(adapter, **shape))
-
-
-def asked(**settings: Any) -> RunConfig:
-    return RunConfig(
-        **{"lora_r": 4, "lora_alpha": 8, "model": "Qwen2.5-0.5B", "target_modules": "q_proj,k_proj", **settings}
-    )
-
-
-@pytest.mark.parametrize(
-    ("setting", "told"),
-    [({"lora_r": 5}, "rank"), ({"lora_alpha": 9}, "alpha"), ({"target_modules": "q_proj"}, "adapter is on"),
-     ({"model": "Qwen2.5-1.5B"}, "asked is Qwen2.5-1.5B")],
-)  # fmt: skip
-def test_each_contradiction_is_told_alone_too(setting: dict[str, Any], told: str) -> None:
-    assert contradiction(stock(), asked()) is None
-    against = contradiction(stock(), asked(**setting))
-    assert against is not None and told in against and ";" not in against
-
-
-def test_what_a_checkpoint_does_not_say_contradicts_nothing() -> None:
-    assert contradiction(stock(None, r=None, lora_alpha=None, target_modules=()), asked()) is None
-    assert contradiction(replace(stock(), adapter=None), asked(lora_r=5)) is None
-    assert contradiction(stock(), asked(target_modules="all-linear")) is None
-
-
-@pytest.mark.parametrize(
-    ("named", "model", "same"),
-    [
-        ("Qwen/Qwen2.5-0.5B", "/models/qwen2.5-0.5b", True),
-        ("/old/machine/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B", True),
-        ("Qwen/Qwen2.5-0.5B", "/hub/models--Qwen--Qwen2.5-0.5B/snapshots/0123", True),
-        ("/hub/models--Qwen--Qwen2.5-0.5B/snapshots/0123", "/hub/models--Qwen--Qwen2.5-1.5B/snapshots/0123", False),
-        ("Qwen/Qwen2.5-0.5B", "/modelscope/Qwen/Qwen2___5-0___5B", True),
-        ("Qwen/Qwen2.5-0.5B", "/models/qwen2.5-0.5b/other", False),
-    ],
-)
-def test_a_base_model_is_the_same_by_its_name_wherever_it_lies(named: str, model: str, same: bool) -> None:
-    assert (contradiction(stock(named), asked(model=model)) is None) == same
-
-
-@pytest.mark.parametrize(
-    ("now", "told"), [((2, 4, 1), "stays 8 rows"), ((8, 1, 1), "stays 8 rows"), ((4, 1, 1), "was 8 rows and becomes 4")]
-)
-def test_how_rows_are_cut_into_steps_is_told_where_it_changes(now: tuple[int, int, int], told: str) -> None:
-    saved, other = (Geometry(batch_size=size, grad_accum=times, world_size=world) for size, times, world in ((4, 1, 2), now))
-    assert geometry_difference(saved, saved) == []
-    (found,) = geometry_difference(saved, other)
-    assert (found.item, found.saved, found.asked, found.winner) == (
-        "batch_geometry",
-        "4 x 1 x 2",
-        f"{now[0]} x {now[1]}",
-        "asked",
-    )
-    assert told in found.reason
-
-
-def test_only_what_makes_other_rows_begins_the_epoch_anew() -> None:
-    of = DatasetIdentity(rows=1, ordered="0" * 64, unordered="0" * 64)
-    saved = Identities(base_model="a", base_config="0" * 64, base_weights="0" * 64, tokenizer="0" * 64, chat_template="0" * 64,
-                       dataset=of, eval_dataset=None, data_settings="0" * 64)  # fmt: skip
-    other = "1" * 64
-    changes: dict[str, Any] = {
-        "tokenizer": other, "chat_template": other, "data_settings": other, "dataset": of.model_copy(update={"ordered": other}),
-        "base_model": "b", "eval_dataset": of,
-    }  # fmt: skip
-    found = {name: changed_rows(saved, saved.model_copy(update={name: value})) for name, value in changes.items()}
-    assert found == {"tokenizer": ("tokenizer",), "chat_template": ("chat_template",), "data_settings": ("dataset",),
-                     "dataset": ("dataset",), "base_model": (), "eval_dataset": ()}  # fmt: skip
