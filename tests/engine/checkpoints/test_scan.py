@@ -26,15 +26,16 @@ from tests.engine.checkpoints.folders import seal, write_checkpoint, write_torch
 
 
 @functools.cache
-def _torch_files() -> Path:
-    folder = Path(tempfile.mkdtemp())
-    write_torch_files(folder)
-    return folder
+def _torch_files() -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        write_torch_files(Path(folder))
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
 def copied(folder: Path) -> None:
-    """The torch files of a checkpoint, written once and copied."""
-    shutil.copytree(_torch_files(), folder, dirs_exist_ok=True)
+    """The torch files of a checkpoint, made once."""
+    for name, content in _torch_files().items():
+        (folder / name).write_bytes(content)
 
 
 def test_the_furthest_epoch_wins_over_the_newest_folder(tmp_path: Path) -> None:
