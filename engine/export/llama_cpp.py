@@ -116,7 +116,16 @@ def has_library() -> bool:
 
 
 def refuse_impossible(kind: str | None, given: Path | None) -> None:
-    """Tell before any work whether `kind` can be had. Raises ConfigError."""
+    """Tell before any work whether `kind` can be had, and the converters. Raises ConfigError."""
+    from importlib.util import find_spec
+
+    if given is None and to_be_fetched() and find_spec("pip") is None:  # as in environments that uv makes
+        raise ConfigError(
+            _("llama.cpp's converters are fetched by pip, and {python} has none").format(python=sys.executable),
+            fix=_(
+                "Install it there (python -m ensurepip, or uv pip install pip), or name a clone of llama.cpp with --llama-cpp DIR."
+            ),
+        )
     if given is not None and not (given / HF).is_file():
         raise ConfigError(
             _("{folder}: this is no folder of llama.cpp").format(folder=given),

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from engine.cache import cache_root
-from engine.errors import Cancelled, OutputError
+from engine.errors import Cancelled, ConfigError, OutputError
 from engine.export import llama_cpp
-from engine.export.llama_cpp import HF, find_llama_cpp
+from engine.export.llama_cpp import HF, find_llama_cpp, refuse_impossible
 from tui.export import _Aside
 
 PYTHON = sys.executable
@@ -93,6 +93,14 @@ def test_without_a_terminal_each_thing_that_is_done_is_a_line_and_its_figures_ar
     for words in ("fetching: 77 MB, once", "fetched 1.5 of 77 MB", "fetched  60 of 77 MB", "", "merging"):
         aside(words)
     assert capsys.readouterr().err.splitlines() == ["fetching: 77 MB, once", "fetched 1.5 of 77 MB", "merging"]
+
+
+def test_an_environment_without_pip_is_told_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those that uv makes: a network, which is what a failed fetch is told to need, would not help."""
+    monkeypatch.setenv("LORA_TUI_CACHE", str(tmp_path))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="fetched by pip"):
+        refuse_impossible(None, None)
 
 
 def test_cancelled_it_ends_at_once_and_leaves_nothing(pip: Pip) -> None:
