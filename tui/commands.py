@@ -12,6 +12,7 @@ from pathlib import Path
 from engine.config import choices, field_meta, flag
 from engine.i18n import _
 from engine.sources import Source, resolve
+from tui.i18n import N_
 from tui.parser import Parser, help_of
 
 
@@ -27,7 +28,7 @@ def _path(words: str) -> Path:
 
 
 def _check_parser() -> Parser:
-    parser = Parser(prog="lora-tui check", description=_("What is in an output folder, and what would be continued."))
+    parser = Parser(prog="lora-tui check", description=_(COMMANDS["check"].about))
     parser.add_argument("out", metavar="OUT", type=_place, help=_("a run's folder, or any folder with checkpoint-* in it"))
     parser.add_argument("--json", action="store_true", help=_("as JSON on stdout"))
     parser.add_argument(
@@ -44,12 +45,7 @@ def _check(given: list[str]) -> int:
 
 
 def _watch_parser() -> Parser:
-    parser = Parser(
-        prog="lora-tui watch",
-        description=_(
-            "Look at a run, at work or ended, from anywhere its folder can be read; without a terminal, as lines."
-        ),
-    )
+    parser = Parser(prog="lora-tui watch", description=_(COMMANDS["watch"].about))
     parser.add_argument(
         "out", metavar="OUT", nargs="?", type=_path, help=_("a run's folder (default: the last run under ./out)")
     )
@@ -66,7 +62,7 @@ def _watch(given: list[str]) -> int:
 
 
 def _runs_parser() -> Parser:
-    parser = Parser(prog="lora-tui runs", description=_("What runs and what ended under a folder, and how."))
+    parser = Parser(prog="lora-tui runs", description=_(COMMANDS["runs"].about))
     parser.add_argument("root", metavar="ROOT", nargs="?", type=_path, help=_("where runs lie (default: out)"))
     parser.add_argument("--json", action="store_true", help=_("as JSON on stdout"))
     return parser
@@ -84,7 +80,7 @@ OF_DATA = ("format", "columns", "encoding", "skip_rows", "chat_template", "train
 
 
 def _data_parser() -> Parser:
-    parser = Parser(prog="lora-tui data", description=_("What a dataset is, its problems, and what will be trained on."))
+    parser = Parser(prog="lora-tui data", description=_(COMMANDS["data"].about))
     parser.add_argument("path", metavar="PATH", type=_place, help=_("file, save_to_disk folder or hub id"))
     parser.add_argument("--model", metavar="M", help=_("model whose template and tokenizer are to be used"))
     for name in OF_DATA:
@@ -110,7 +106,7 @@ def _data(given: list[str]) -> int:
 def _export_parser() -> Parser:
     from engine.export.llama_cpp import QUANTIZATIONS
 
-    parser = Parser(prog="lora-tui export", description=_("The result of a run, for other programs."))
+    parser = Parser(prog="lora-tui export", description=_(COMMANDS["export"].about))
     parser.add_argument("out", metavar="OUT", type=_place, help=_("a run's folder"))
     parser.add_argument(
         "--to", required=True, choices=("adapter", "merged", "gguf", "ollama", "hub"),
@@ -180,7 +176,7 @@ def _export(given: list[str]) -> int:
 def _eject_parser() -> Parser:
     from engine.eject import TARGETS as EJECTED
 
-    parser = Parser(prog="lora-tui eject", description=_("The run without lora-tui, on stdout: OUT > train.py"))
+    parser = Parser(prog="lora-tui eject", description=_(COMMANDS["eject"].about))
     parser.add_argument("out", metavar="OUT", type=_place, help=_("a run's folder"))
     parser.add_argument(
         "--to", choices=EJECTED, default="script",
@@ -201,7 +197,7 @@ def _eject(given: list[str]) -> int:
 
 
 def _chat_parser() -> Parser:
-    parser = Parser(prog="lora-tui chat", description=_("Talk to the trained adapter and to the bare base, side by side."))
+    parser = Parser(prog="lora-tui chat", description=_(COMMANDS["chat"].about))
     parser.add_argument("out", metavar="OUT", type=_place, help=_("a run's folder"))
     parser.add_argument("--prompt", metavar="TEXT", help=_("ask this once (default: a conversation)"))
     parser.add_argument(
@@ -243,7 +239,7 @@ def _submit_parser() -> Parser:
     parser = Parser(
         prog="lora-tui submit",
         usage="lora-tui submit --slurm|--to skypilot [OPTIONS] FLAGS OF THE RUN",
-        description=_("The run as a cluster's script, which sends itself again and goes on until the run is done."),
+        description=_(COMMANDS["submit"].about),
     )
     parser.add_argument(
         "--slurm", action="store_const", const="slurm", dest="to", help=_("for Slurm; submitted where sbatch is")
@@ -292,18 +288,28 @@ def _submit(given: list[str]) -> int:
 class Command:
     """One word after `lora-tui`."""
 
+    about: str
+    """What it is for, to be translated when it is shown."""
     parser: Callable[[], Parser]
     carry_out: Callable[[list[str]], int]
     """Of the words behind it; the exit code."""
 
 
 COMMANDS = {
-    "check": Command(_check_parser, _check),
-    "data": Command(_data_parser, _data),
-    "export": Command(_export_parser, _export),
-    "chat": Command(_chat_parser, _chat),
-    "eject": Command(_eject_parser, _eject),
-    "submit": Command(_submit_parser, _submit),
-    "watch": Command(_watch_parser, _watch),
-    "runs": Command(_runs_parser, _runs),
+    "check": Command(N_("What is in an output folder, and what would be continued."), _check_parser, _check),
+    "data": Command(N_("What a dataset is, its problems, and what will be trained on."), _data_parser, _data),
+    "export": Command(N_("The result of a run, for other programs."), _export_parser, _export),
+    "chat": Command(N_("Talk to the trained adapter and to the bare base, side by side."), _chat_parser, _chat),
+    "eject": Command(N_("The run without lora-tui, on stdout: OUT > train.py"), _eject_parser, _eject),
+    "submit": Command(
+        N_("The run as a cluster's script, which sends itself again and goes on until the run is done."),
+        _submit_parser,
+        _submit,
+    ),
+    "watch": Command(
+        N_("Look at a run, at work or ended, from anywhere its folder can be read; without a terminal, as lines."),
+        _watch_parser,
+        _watch,
+    ),
+    "runs": Command(N_("What runs and what ended under a folder, and how."), _runs_parser, _runs),
 }

@@ -198,6 +198,11 @@ def test_help_tells_a_default_also_where_it_is_nothing(words: str, lora_tui: Any
     assert words in " ".join(lora_tui("--help")[1].split())
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_says_what_each_command_is_for(command: str) -> None:
+    assert COMMANDS[command].about in run_parser().format_help()
+
+
 def test_help_names_every_exit_code_that_the_readme_has() -> None:
     text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     table = text.partition("## Exit codes")[2].partition("\n## ")[0]
