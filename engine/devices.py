@@ -1,4 +1,4 @@
-"""How many processes a run has on this machine, and on which devices: known before torch is imported."""
+"""What a machine gives to a run: how many processes, on which devices and processors; known before torch is imported."""
 
 from __future__ import annotations
 
@@ -41,6 +41,11 @@ def visible_gpus() -> int:
     return there if chosen is None else min(there, len([one for one in chosen.split(",") if one.strip() not in ("", "-1")]))
 
 
+def processors() -> int:
+    """Processors that this process may use; a batch job or a container is often given only some of the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def placed(config: RunConfig) -> RunConfig:
     """`config` with the number of processes known. Raises ConfigError for more of them than devices, or machines that cannot meet."""
     gpus = visible_gpus()
@@ -53,11 +58,9 @@ def placed(config: RunConfig) -> RunConfig:
             _("Each process needs one of its own."),
             _("Ask for {gpus} or fewer, or --nproc auto.").format(gpus=gpus),
         )
-    if not gpus and count > 4 * (os.cpu_count() or 1):
+    if not gpus and count > 4 * (cores := processors()):
         raise ConfigError(
-            _("--nproc {count}: there are {cores} cores on this machine, and no GPU").format(
-                count=count, cores=os.cpu_count()
-            ),
+            _("--nproc {count}: there are {cores} cores on this machine, and no GPU").format(count=count, cores=cores),
             _("Processes that wait for each other's core only make it slower."),
         )
     if config.node_rank >= config.nnodes:

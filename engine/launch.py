@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from engine.child import HAND_OVER, InAChild, this_program
 from engine.config import RunConfig
-from engine.devices import environment, interface_to, is_free, visible_gpus
+from engine.devices import environment, interface_to, is_free, processors, visible_gpus
 from engine.errors import ConfigError, OutputError
 from engine.events import PARENT_GONE, RunFailed
 from engine.i18n import _
@@ -60,8 +60,7 @@ class InSeveralProcesses(InAChild):
     def environment(self, plan: ResumePlan) -> Mapping[str, str]:
         """With the cores shared out, where torchrun would give each process one, and between machines with the network to be used,
         where gloo and NCCL would go by what the machine's own name stands for."""
-        cores = os.cpu_count() or 1
-        chosen = {"OMP_NUM_THREADS": str(1 if visible_gpus() else max(1, cores // self.nproc))}
+        chosen = {"OMP_NUM_THREADS": str(1 if visible_gpus() else max(1, processors() // self.nproc))}
         if plan.config.rendezvous is not None:
             host, _colon, port = plan.config.rendezvous.rpartition(":")
             if (name := interface_to(host, int(port))) is not None:

@@ -24,6 +24,7 @@ from engine.checkpoints.manifest import MANIFEST_NAME
 from engine.checkpoints.state import STATE_NAME, read_state
 from engine.checkpoints.verdicts import Verdicts, is_young, seal_of
 from engine.collector import collecting_later
+from engine.devices import processors
 from engine.errors import ConfigError
 from engine.i18n import _
 from engine.paths import is_file
@@ -110,7 +111,7 @@ def _history(checkpoint: Checkpoint) -> tuple[LogRow, ...]:
 
 def _judge_all(folders: list[Path]) -> list[tuple[Checkpoint, str | None]]:
     """Each of `folders` judged, with its seal where nobody wrote to it meanwhile."""
-    processes = min(os.cpu_count() or 1, len(folders) // FOR_A_PROCESS) if sys.platform == "linux" else 1
+    processes = min(processors(), len(folders) // FOR_A_PROCESS) if sys.platform == "linux" else 1
     if processes < 2:
         return [_judge(folder) for folder in folders]
     from concurrent.futures import ProcessPoolExecutor

@@ -16,6 +16,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine import i18n
+from engine.devices import processors
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ProcessPoolExecutor
@@ -34,7 +35,7 @@ def in_order(work: Callable[[list[Any]], T], chunks: Iterator[list[Any]]) -> Ite
     for chunk in islice(chunks, ALONE):
         yield len(chunk), work(chunk)
     following = list(islice(chunks, 1))
-    processes = min(_processors(), MOST)
+    processes = min(processors(), MOST)
     packed = _packed(work) if following and processes > 1 else None
     chunks = chain(following, chunks)
     if packed is not None:
@@ -89,10 +90,6 @@ def _asked(pool: ProcessPoolExecutor, chunk: list[Any]) -> Future[Any]:
         ):  # nobody else would end those that were begun before it failed
             process.kill()
         raise BrokenProcessPool(str(error)) from error
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _packed(work: Callable[..., Any]) -> bytes | None:

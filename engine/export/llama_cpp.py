@@ -24,6 +24,7 @@ from pathlib import Path
 import filelock
 
 from engine.cache import cache_root
+from engine.devices import processors
 from engine.durable import sha256_of
 from engine.errors import Cancelled, ConfigError, ModelError, OutputError
 from engine.export.place import disk_error
@@ -82,7 +83,7 @@ class LlamaCpp:
 
     def quantize(self, plain: Path, into: Path, kind: str) -> None:
         """Make `into` of the type `kind` (a key of FTYPES) from the file `plain`. Raises ConfigError where there is no quantiser."""
-        threads = str(os.cpu_count() or 1)
+        threads = str(processors())
         tool = self.quantizer()
         if tool is None and not has_library():
             raise _no_quantiser(kind)

@@ -24,7 +24,7 @@ def main():
     from tui.streams import own_terminal
 
     tokens.CHUNK, workers.ALONE = 4, 1
-    workers._processors = lambda: 2
+    workers.processors = lambda: 2
     LoraTui._preload = lambda self: None  # what it imports meanwhile is not needed here
     asked, ask = [], workers._asked
     workers._asked = lambda *given: asked.append(ask(*given)) or asked[-1]

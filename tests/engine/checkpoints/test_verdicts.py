@@ -162,7 +162,7 @@ def test_a_memory_that_cannot_be_written_costs_nothing_but_time(out: Path, monke
 
 def test_many_are_judged_by_several_processes_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scanning, "FOR_A_PROCESS", 2)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(scanning, "processors", lambda: 2)
     for step in range(1, 9):
         seal(write_checkpoint(tmp_path / f"checkpoint-{step}", step, step / 100))
     assert scan_many(tmp_path, full=True) == scan(tmp_path)

@@ -31,7 +31,7 @@ def others(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(tokens, "CHUNK", 10)
     monkeypatch.setattr(workers, "ALONE", 2)
-    monkeypatch.setattr(workers, "_processors", lambda: 2)
+    monkeypatch.setattr(workers, "processors", lambda: 2)
     monkeypatch.setattr(workers, "_by_others", counted)
     return begun
 
@@ -59,7 +59,7 @@ def test_the_table_and_what_was_noticed_are_the_same_in_the_same_language(
         notes = Notes()
         found = list(tokenized(numbered(rows), tokenizer, "auto", 12, notes))
         assert others == [2]
-        monkeypatch.setattr(workers, "_processors", lambda: 1)
+        monkeypatch.setattr(workers, "processors", lambda: 1)
         alone = Notes()
         assert found == list(tokenized(numbered(rows), tokenizer, "auto", 12, alone))
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -216,6 +217,16 @@ def test_only_what_torchrun_says_of_this_very_run_counts(
     assert (found.alone, found.first) == (not several, not several)
     assert isinstance(runner_of(fresh(config(nproc=2), tmp_path)), InThisProcess if several else InSeveralProcesses)
     assert isinstance(runner_of(fresh(config(), tmp_path)), InThisProcess) and Ranks.of_environment(1).alone
+
+
+def test_the_processors_that_a_job_was_given_are_shared_out_and_not_the_machines(
+    gpus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus(0)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {0, 1, 2, 3}, raising=False)
+    assert InSeveralProcesses(2).environment(fresh(config(nproc=2), tmp_path))["OMP_NUM_THREADS"] == "2"
 
 
 def test_a_port_that_is_taken_is_told_before_anything_is_started(tmp_path: Path) -> None:
