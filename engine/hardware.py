@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from engine.collector import collecting_later
 from engine.config import RunConfig
+from engine.control_group import memory_limits
 from engine.devices import show_one_gpu, visible_gpus
 from engine.errors import ConfigError
 from engine.i18n import _
@@ -166,7 +167,8 @@ def signals_later() -> Iterator[None]:
 
 
 def free_memory(device: str) -> tuple[int, int]:
-    """(free, total) bytes of the memory that a run on `device` uses: the GPU's own, else the machine's."""
+    """(free, total) bytes of the memory that a run on `device` uses: the GPU's own, else the machine's, or what a container or a batch
+    job is limited to."""
     if device == "cuda":
         import torch
 
@@ -175,4 +177,5 @@ def free_memory(device: str) -> tuple[int, int]:
     import psutil
 
     memory = psutil.virtual_memory()
-    return int(memory.available), int(memory.total)
+    limits = [(int(memory.available), int(memory.total)), *memory_limits()]
+    return min(free for free, _total in limits), min(total for _free, total in limits)

@@ -1,18 +1,21 @@
-"""The number format on a processor: bf16 where it is faster and loses nothing, and never another one in the middle of a run."""
+"""The number format on a processor: bf16 where it is faster and loses nothing, and never another one in the middle of a run.
+The memory that a run may take."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from engine import control_group
 from engine.config import RunConfig
-from engine.hardware import WIDE, choose_hardware, share_the_processor
+from engine.hardware import WIDE, choose_hardware, free_memory, share_the_processor
 from engine.models.report import model_report
 from tests.conftest import build_tiny_model
 from tests.engine.runs import plan, receipt, train
@@ -100,3 +103,58 @@ def test_how_threads_wait_is_set_only_where_nobody_has_said(own: dict[str, str],
     share_the_processor()
     found = {name: os.environ[name] for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if name in os.environ}
     assert found == (own or {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"})
+
+
+@pytest.fixture
+def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A machine with 64 GB, 50 of them free, whose control groups hold these files; `line` is what the process is told of its own."""
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=50 * 10**9, total=64 * 10**9))
+    monkeypatch.setattr(control_group, "MOUNTED", tmp_path / "groups")
+    monkeypatch.setattr(control_group, "OF_THIS_PROCESS", tmp_path / "cgroup")
+
+    def there(line: str, files: dict[str, str]) -> None:
+        (tmp_path / "cgroup").write_text(line + "\n")
+        for name, text in files.items():
+            path = tmp_path / "groups" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text + "\n")
+
+    return there
+
+
+STAT = "anon 3000000000\nfile 2000000000\ninactive_file 1500000000\nactive_file 500000000"
+
+
+def test_a_container_has_the_memory_it_is_limited_to(groups: Any) -> None:
+    groups("0::/", {"memory.max": "8000000000", "memory.current": "3000000000", "memory.stat": "anon 3000000000"})
+    assert free_memory("cpu") == (5 * 10**9, 8 * 10**9)
+
+
+def test_what_the_system_keeps_of_files_is_free(groups: Any) -> None:
+    groups("0::/", {"memory.max": "8000000000", "memory.current": "5000000000", "memory.stat": STAT})
+    assert free_memory("cpu")[0] == 5 * 10**9
+
+
+def test_a_batch_job_has_the_memory_that_a_group_above_its_own_is_limited_to(groups: Any) -> None:
+    job = {
+        "slurm/job_7/memory.max": "4000000000",
+        "slurm/job_7/memory.current": "1000000000",
+        "slurm/job_7/memory.stat": "anon 1",
+    }
+    step = {"slurm/job_7/step_0/memory.max": "max", "slurm/job_7/step_0/memory.current": "1000000000"}
+    groups("0::/slurm/job_7/step_0", job | step)
+    assert free_memory("cpu") == (3 * 10**9, 4 * 10**9)
+
+
+def test_control_groups_of_version_1_count_too(groups: Any) -> None:
+    """In a container its own group is the root, whatever path it is told."""
+    files = {"memory.limit_in_bytes": "8000000000", "memory.usage_in_bytes": "6000000000",
+             "memory.stat": "inactive_file 1\ntotal_inactive_file 1000000000\ntotal_active_file 0"}  # fmt: skip
+    groups("4:memory:/docker/abc", {f"memory/{name}": text for name, text in files.items()})
+    assert free_memory("cpu") == (3 * 10**9, 8 * 10**9)
+
+
+def test_without_a_limit_it_is_the_machines_memory(groups: Any) -> None:
+    files = {"memory.limit_in_bytes": str(2**63 - 4096), "memory.usage_in_bytes": "6000000000", "memory.stat": ""}
+    groups("4:memory:/", {f"memory/{name}": text for name, text in files.items()})
+    assert free_memory("cpu") == (50 * 10**9, 64 * 10**9)
