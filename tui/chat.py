@@ -22,6 +22,7 @@ from engine.export.source import ExportSource, find_source
 from engine.hardware import prepare_process
 from engine.i18n import _
 from tui.plain import visible
+from tui.standard import make_input_editable
 from tui.streams import quiet_libraries
 
 AGAIN, LEAVE = "/new", "/quit"
@@ -135,8 +136,7 @@ def _lines() -> Iterator[str]:
 
 
 def _typed() -> Iterator[str]:
-    import readline  # noqa: F401 - its import gives input() a history and keys to move
-
+    make_input_editable()
     with contextlib.suppress(EOFError):
         while True:
             yield input("> ")

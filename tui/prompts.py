@@ -7,7 +7,6 @@ stands in brackets, so that here too a run can be begun with Enter alone.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +28,7 @@ from tui.lookups import expect_counted, report_of
 from tui.plain import visible
 from tui.plan_text import plan_lines
 from tui.show import Show
+from tui.standard import make_input_editable
 from tui.streams import duplicate
 from tui.wizard import FIRST_SETTINGS, TEMPLATE, Start, Wizard
 
@@ -38,9 +38,7 @@ LEFT = 130
 
 def run_prompts(flags: dict[str, Any], demo: bool) -> int:
     """Ask, then train; the exit code."""
-    if os.environ.get("TERM") != "dumb":  # there readline would hide the beginning of a long line
-        with contextlib.suppress(ImportError):
-            import readline  # noqa: F401 - makes `input` editable
+    make_input_editable()
     return Questions(
         Wizard(demo=demo, answers=flags, remembered=load_remembered()), Show(duplicate(2), lines_only=True)
     ).run()

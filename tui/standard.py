@@ -26,6 +26,14 @@ def see_to_streams() -> None:
         sys.stdout = sys.__stdout__ = Stdout.of(sys.stdout)  # type: ignore[misc]
 
 
+def make_input_editable() -> None:
+    """Give `input` a history and keys to move, by importing readline where this Python has it. Not on a dumb terminal, where readline
+    would hide the beginning of a long line."""
+    if os.environ.get("TERM") != "dumb":
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401
+
+
 class Stdout(io.TextIOWrapper):
     """Standard output, of which a full disk or a gone one is told to a person. A reader that has gone is no error (tui.cli).
 

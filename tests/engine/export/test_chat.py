@@ -6,6 +6,7 @@ import errno
 import json
 import shlex
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from engine.models.folder import load_tokenizer
 from tests.conftest import write_jsonl
 from tests.engine.export.families import adapter_on, build
 from tests.engine.runs import train
+from tui.chat import _typed
 
 
 def test_a_folder_for_temporary_files_without_room_is_told_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,6 +196,20 @@ def test_lines_of_a_pipe_are_a_conversation_that_each_side_remembers(lora_tui: A
                 assert chat.answer(said, side, Sampling(max_new_tokens=6)) == answer
                 said = [*said, {"role": "assistant", "content": answer}, *question(following)]
             assert chat.answer(question("question 2"), side, Sampling(max_new_tokens=6)) == told[2][side]
+
+
+def test_a_python_without_readline_takes_questions_on_a_terminal_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = iter(["hello"])
+
+    def ask(_prompt: str) -> str:
+        try:
+            return next(typed)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setitem(sys.modules, "readline", None)
+    monkeypatch.setattr("builtins.input", ask)
+    assert list(_typed()) == ["hello"]
 
 
 def test_a_row_of_the_dataset_is_asked_and_its_own_answer_shown(
