@@ -155,7 +155,7 @@ class RolledBack(Event):
     learning_rate: float
     """The peak rate from now on: half of what it was."""
     number: int
-    """The how manieth time, from 1."""
+    """How often it has gone back by now, from 1."""
     set_aside: tuple[str, ...]
     """Checkpoints from after `to_step`; they lie in the folder's .trash."""
 

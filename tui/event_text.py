@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from engine.events import LOSS_JUMPED, PARENT_GONE, LossJumped, ResumeChecked, RolledBack, RunStopped
 from engine.i18n import _
 from engine.lock import WATCHER
+from engine.paths import as_argument
 from engine.sizes import loss_words
 
 MARKS = {"ok": "ok     ", "changed": "changed", "failed": "FAILED ", "unknown": "unknown"}
@@ -60,6 +62,12 @@ def rolled_back_words(event: RolledBack) -> str:
     return _("back from step {step} to {where} with the learning rate {rate:.2g} (time {number}){aside}").format(
         step=event.step, where=event.checkpoint or _("the start"), rate=event.learning_rate, number=event.number, aside=aside
     )
+
+
+def into_ollama(folder: Path) -> str:
+    """The command by which the result of the run in `folder` comes into Ollama."""
+    command = f"lora-tui export {as_argument(folder)} --to ollama"
+    return _("into Ollama: {command}").format(command=command)
 
 
 def stopped_standing(event: RunStopped) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
@@ -40,6 +41,7 @@ from tui.event_text import (
     NOTHING,
     STYLES,
     assumed_words,
+    into_ollama,
     item_words,
     jump_words,
     rolled_back_words,
@@ -233,6 +235,7 @@ class Show:
         )
         self.line(event.advice["message"])
         self.line(_("adapter: {path}").format(path=event.adapter))
+        self.line(into_ollama(Path(event.adapter).parent))
 
     def _stopped(self, event: RunStopped) -> None:
         self._end_bar()

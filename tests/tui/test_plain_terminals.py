@@ -118,6 +118,12 @@ def test_what_is_listened_to_are_whole_lines_that_stay() -> None:
     assert "step 20/20" in said
 
 
+def test_the_end_of_a_headless_run_says_how_its_result_comes_into_ollama() -> None:
+    stream = io.StringIO()
+    Show(stream).event(RunFinished(100, 2.0, 0.21, None, 60.0, "out/my run/final", asdict(advise([0.21] * 10))))
+    assert "into Ollama: lora-tui export 'out/my run' --to ollama" in stream.getvalue()
+
+
 @pytest.mark.parametrize(("step", "words"), [(0, "nothing was trained yet"), (7, "there is no checkpoint to go on from")])
 def test_a_run_that_left_no_checkpoint_says_whether_it_was_trained(step: int, words: str) -> None:
     stream = io.StringIO()

@@ -18,7 +18,7 @@ from engine.i18n import _
 from engine.paths import is_file, is_folder
 from engine.sizes import loss_words
 from tui.at_work import Shown
-from tui.event_text import stopped_standing
+from tui.event_text import into_ollama, stopped_standing
 from tui.i18n import N_
 from tui.keys import bound
 from tui.plain import visible
@@ -174,8 +174,7 @@ def outcome_text(run: Shown) -> Text:
         text.append("\n" + visible(ended.advice["message"]), style="not bold")
         text.append("\n" + _("adapter: {path}").format(path=visible(ended.adapter)), style="not bold")
         if folder is not None:
-            command = shlex.join(["lora-tui", "export", str(folder), "--to", "ollama"])
-            text.append("\n" + _("into Ollama: {command}").format(command=visible(command)), style="not bold")
+            text.append("\n" + visible(into_ollama(folder)), style="not bold")
             if ended.advice["state"] in TRAIN_ON:
                 more = str(max(2, 2 * math.ceil(ended.epoch)))
                 asked = []
