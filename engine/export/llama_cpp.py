@@ -231,7 +231,9 @@ def _fetch(folder: Path, tell: Tell, stopped: Stopped) -> None:
             raise _not_fetched(_last_words(complaints.read_text(encoding="utf-8", errors="replace")))
         unpacked = Path(temporary) / "unpacked"
         with tarfile.open(package) as archive:
-            archive.extractall(unpacked, members=_members(archive), filter="data")
+            # Not as an argument, which Python 3.11 takes from 3.11.4 on only.
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)
+            archive.extractall(unpacked, members=_members(archive))
         unpacked.rename(folder)
 
 

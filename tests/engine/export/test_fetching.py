@@ -12,6 +12,7 @@ import tarfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,6 +94,19 @@ def test_without_a_terminal_each_thing_that_is_done_is_a_line_and_its_figures_ar
     for words in ("fetching: 77 MB, once", "fetched 1.5 of 77 MB", "fetched  60 of 77 MB", "", "merging"):
         aside(words)
     assert capsys.readouterr().err.splitlines() == ["fetching: 77 MB, once", "fetched 1.5 of 77 MB", "merging"]
+
+
+def test_a_python_before_3_11_4_unpacks_it_too(pip: Pip, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tarfile knows no filters."""
+    extract = tarfile.TarFile.extractall
+
+    def without_filters(archive: tarfile.TarFile, path: Path, members: Any = None) -> None:
+        extract(archive, path, members, filter="fully_trusted")
+
+    monkeypatch.delattr(tarfile, "data_filter")
+    monkeypatch.setattr(tarfile.TarFile, "extractall", without_filters)
+    pip.fetches(f"cat {pip.package}")
+    assert (find_llama_cpp(None).folder / HF).read_text() == "xyz"
 
 
 def test_an_environment_without_pip_is_told_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
