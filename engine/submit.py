@@ -245,6 +245,7 @@ def skypilot_task(
             "workdir: .",
             *kept,
             *[f"# must be in the working folder, or mounted here: {_comment(path)}" for path in needs],
+            "# Where no package index has lora-tui, name its repository here, or a wheel in the working folder.",
             "setup: |",
             "  pip install lora-tui",
             *([f"  {job.setup}"] if job.setup else []),

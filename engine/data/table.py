@@ -273,7 +273,7 @@ def _rows_in(rows: Rows) -> int | None:
                     total += block.count(b"\n")
                     last = block[-1:]
         except OSError as error:
-            raise DatasetError(_("{path}: cannot be read").format(path=path), error.strerror or str(error)) from None
+            raise unreadable(str(path), error) from None
         total += last != b"\n"
     return total or None
 

@@ -157,6 +157,7 @@ def test_the_task_for_skypilot_asks_for_what_was_named_and_no_more() -> None:
         "file_mounts": {"~/sky_workdir/out/mine": {"name": "YOUR-BUCKET", "mode": "MOUNT_CACHED"}},
         "setup": "pip install lora-tui\n", "run": "lora-tui 'a b'\n",
     }  # fmt: skip
+    assert "index has lora-tui" in text.partition("\nsetup:")[0].splitlines()[-1]
     assert "H100 stands in" in text and "stands in" not in skypilot_task(Job(gpus="L4:1"), Path("out/mine"), ["a"], [])
     assert "\nrun: |\n  lora-tui 'a b'\n" in text and '  "~/sky_workdir/out/mine":\n' in text, "a person can read it"
     job = Job(gpus="0", nodes=2, memory="8G", setup="module load x")
