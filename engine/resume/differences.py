@@ -273,6 +273,7 @@ def precision_difference(checkpoint: Checkpoint, resolved: Resolved) -> list[Dif
 
 
 def schedule_differences(checkpoint: Checkpoint, config: RunConfig, length: Length) -> list[Difference]:
+    """schedule: another kind, peak rate, warmup or number of steps than saved; and what that makes of the rate at the join."""
     assert checkpoint.manifest is not None
     saved = checkpoint.manifest.schedule
     was = (saved.scheduler, saved.learning_rate, saved.warmup_steps, saved.total_steps)
