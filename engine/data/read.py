@@ -235,8 +235,8 @@ def would_be_read(folder: Path, path: Path) -> bool:
     inside = path.relative_to(folder)
     if not _is_data(inside) or any(is_file(folder / name) for name in SAVED_TO_DISK):
         return False
-    names = (entry.relative_to(folder) for entry in folder.rglob("*") if entry.is_file() and entry != path)
-    split = any(_split_of(name) in TRAINING for name in names if _is_data(name))
+    names = ((entry, entry.relative_to(folder)) for entry in folder.rglob("*") if entry != path)
+    split = any(_is_data(name) and is_file(entry) and _split_of(name) in TRAINING for entry, name in names)
     return not split or _split_of(inside) is not None
 
 

@@ -74,6 +74,17 @@ def test_a_folder_that_rows_are_read_from_is_no_place_for_a_run(tmp_path: Path, 
         plan(dataset=data, model=tiny_model, output=data / "train" / "out")
 
 
+@pytest.mark.usefixtures("as_anybody")
+def test_what_may_not_be_looked_into_beside_the_rows_holds_up_no_plan(tmp_path: Path, tiny_model: Path) -> None:
+    closed, data = tmp_path / "closed", tmp_path / "data"
+    data.mkdir()
+    (data / "another").symlink_to(closed / "train.jsonl")
+    (data / "other.jsonl").symlink_to(closed / "train.jsonl")
+    closed.mkdir(mode=0)
+    with pytest.raises(ConfigError, match="would be read as rows"):
+        plan(dataset=data, model=tiny_model, output=data / "out")
+
+
 def test_a_run_inside_its_dataset_s_folder_that_may_lie_there_goes_on(tmp_path: Path, tiny_model: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
