@@ -86,15 +86,13 @@ def _as_saved(resolved: Resolved, checkpoint: Checkpoint, saved: Manifest) -> On
     if saved.geometry.world_size != config.world and not (resolved.asked("batch_size") or resolved.asked("grad_accum")):
         kept = kept_geometry(saved.geometry.rows, saved.geometry.batch_size, config.world)
         config = config.model_copy(update=dict(zip(("batch_size", "grad_accum"), kept, strict=True)))
-    batch_size, _reason = chosen_batch_size(config, saved.cursor.rows, saved.geometry.batch_size)
-    geometry = Geometry(batch_size=batch_size, grad_accum=config.grad_accum, world_size=config.world)
-    differences += geometry_difference(saved.geometry, geometry)
-    batch_rows = geometry.rows
     rows = saved.cursor.rows
+    geometry = _geometry(config, rows, saved.geometry)
     position = Position(saved.step, saved.cursor.epoch, saved.cursor.rows_consumed, saved.cursor.given_up)
-    length = run_length(config, rows, batch_rows, position)
+    length = run_length(config, rows, geometry.rows, position)
     reached = length.total_steps > saved.step and _reached(checkpoint, config)
     complete = length.total_steps <= saved.step or reached
+    material: list[Difference] = []
     if complete:
         _need_named_model(resolved)
     # That it is done is an answer about its own rows: others that are named are held against them.
@@ -103,10 +101,11 @@ def _as_saved(resolved: Resolved, checkpoint: Checkpoint, saved: Manifest) -> On
         config = in_saved_words(config, saved.identities.data_settings)
         dataset = read_dataset(config)
         material = material_differences(checkpoint, config, dataset)
-        differences += material
         if not complete and any(found.item in RESTARTING and found.winner == "asked" for found in material):
             position, rows = position.begun_anew(rows), len(dataset.train)
-            length = run_length(config, rows, batch_rows, position)
+            geometry = _geometry(config, rows, saved.geometry)
+            length = run_length(config, rows, geometry.rows, position)
+    differences += [*geometry_difference(saved.geometry, geometry), *material]
     left = max(0.0, length.total_epochs - position.epochs(rows))
     after = learning_rate_at(config, length.total_steps, saved.steps_done)
     differences += schedule_differences(checkpoint, config, length)
@@ -159,6 +158,12 @@ def _as_logged(resolved: Resolved, checkpoint: Checkpoint) -> Onwards:
         if resolved.asked("weight_decay"):
             differences += weight_decay_difference(saved_weight_decay(checkpoint.path / OPTIMIZER), config)
     return Onwards(config, complete, reached, tuple(differences), position, length, left, before, after, dataset)
+
+
+def _geometry(config: RunConfig, rows: int, saved: Geometry) -> Geometry:
+    """How `rows` rows are cut into steps from here on."""
+    batch_size, _reason = chosen_batch_size(config, rows, saved.batch_size)
+    return Geometry(batch_size=batch_size, grad_accum=config.grad_accum, world_size=config.world)
 
 
 def _need_named_model(resolved: Resolved) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from engine.checkpoints.manifest import Geometry
 from engine.config import RunConfig
-from engine.course.steps import Position, position_at, run_length
+from engine.course.steps import Length, Position, position_at, run_length
 from engine.hardware import Hardware, choose_hardware, free_memory
 from engine.i18n import _
 from engine.models.report import ModelReport, model_report
-from engine.resume.differences import changed_rows
+from engine.resume.differences import changed_rows, geometry_difference, schedule_differences
 from engine.resume.plan import ResumePlan
 from engine.training.attempt import Attempt
 from engine.training.estimate import Fitted, fit_batch
@@ -32,7 +33,9 @@ def decide(plan: ResumePlan, material: Material, ranks: Ranks) -> Attempt:
     config = config.model_copy(update={"activation_checkpointing": fitted.checkpointing, **fitted.kept_rows(config)})
     plan = replace(plan, config=config)
     start = _start(plan, material)
-    length = run_length(config, len(material.train), fitted.batch_size * config.grad_accum * ranks.world, start)
+    geometry = Geometry(batch_size=fitted.batch_size, grad_accum=config.grad_accum, world_size=ranks.world)
+    length = run_length(config, len(material.train), geometry.rows, start)
+    plan = _told_over_its_rows(plan, geometry, length)
     at_labels, logits = choose_logits(config, hardware, material.trained_tokens, int(material.train.lengths.sum()))
     saved = plan.checkpoint.adapter.raw if plan.checkpoint is not None and plan.checkpoint.adapter is not None else {}
     fused, kernel = choose_kernel(config, hardware, saved)
@@ -46,6 +49,17 @@ def decide(plan: ResumePlan, material: Material, ranks: Ranks) -> Attempt:
     if fitted.checkpointing:
         choices["activation_checkpointing"] = f"on · {fitted.checkpointing_reason}"
     return Attempt(plan, material, hardware, start, length, fitted.batch_size, at_labels, fused, fitted.parallel, choices)
+
+
+def _told_over_its_rows(plan: ResumePlan, geometry: Geometry, length: Length) -> ResumePlan:
+    """`plan` with its differences in steps and rates as they are over the rows that hold something to learn: which of changed rows
+    do, it could not know."""
+    manifest = plan.checkpoint.manifest if plan.mode == "continue" and plan.checkpoint is not None else None
+    if plan.checkpoint is None or manifest is None:
+        return plan
+    others = (one for one in plan.differences if one.item not in ("batch_geometry", "schedule"))
+    now = [*geometry_difference(manifest.geometry, geometry), *schedule_differences(plan.checkpoint, plan.config, length)]
+    return replace(plan, differences=(*others, *now))
 
 
 def _choices_of_several(config: RunConfig, fitted: Fitted, ranks: Ranks) -> dict[str, str]:

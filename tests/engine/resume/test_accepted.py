@@ -11,6 +11,7 @@ import pytest
 
 from engine.checkpoints.scan import scan
 from engine.errors import CannotContinue
+from engine.events import Event, ResumeChecked
 from engine.training import probe
 from tests.conftest import build_tiny_model, chats, write_jsonl
 from tests.engine.checkpoints.folders import undigested
@@ -25,6 +26,12 @@ def run(stopped: Path, tmp_path: Path) -> Path:
 
 def edited(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"messages": [*rows[0]["messages"][:-1], {"role": "assistant", "content": "other words"}]}, *rows[1:]]
+
+
+def found_in(events: list[Event], item: str) -> str:
+    """What the one receipt among `events` found of `item`."""
+    (receipt,) = [event for event in events if isinstance(event, ResumeChecked)]
+    return str(next(one["found"] for one in receipt.items if one["item"] == item))
 
 
 CHANGES = {"appended": chats(27), "removed": chats(25), "reordered": chats(26)[::-1], "edited": edited(chats(26))}
@@ -70,6 +77,27 @@ def test_what_is_left_to_do_is_told_of_the_epoch_that_is_begun_anew(run: Path, t
     changed = write_jsonl(tmp_path / "changed.jsonl", chats(28))
     assert plan(output=run).epochs_left == pytest.approx(2 - 20 / 26)
     assert plan(output=run, dataset=changed, accept="dataset").epochs_left == 2
+
+
+def test_a_plan_over_more_rows_than_a_batch_had_counts_the_steps_that_are_done(tiny_model: Path, tmp_path: Path) -> None:
+    """A batch of 4 had the 3 rows there were; over 10 it has 4."""
+    out, rows = tmp_path / "run", write_jsonl(tmp_path / "rows.jsonl", chats(3))
+    train(dataset=rows, model=tiny_model, output=out, **FLAGS)
+    write_jsonl(rows, chats(10))
+    asked = plan(output=out, accept="dataset", epochs=4)
+    outcome, events = train(output=out, accept="dataset", epochs=4)
+    assert asked.length is not None and asked.length.total_steps == outcome.step == 2 + 2 * 3
+    (geometry,) = [one for one in asked.differences if one.item == "batch_geometry"]
+    assert (geometry.saved, geometry.asked) == ("3 x 1", "4 x 1")
+    assert "8 steps" in found_in(events, "schedule")
+
+
+def test_the_receipt_counts_the_steps_over_changed_rows_that_hold_something_to_learn(run: Path, tmp_path: Path) -> None:
+    silent = [{"messages": [turn | {"weight": 0} for turn in row["messages"]]} for row in chats(9)]
+    changed = write_jsonl(tmp_path / "changed.jsonl", [*chats(26), *silent])
+    outcome, events = train(output=run, dataset=changed, accept="dataset")
+    assert outcome.step == 5 + 14
+    assert f"{outcome.step} steps" in found_in(events, "schedule")
 
 
 def test_an_accepted_template_goes_on_with_the_epoch_anew(run: Path, tiny_model: Path, tmp_path: Path) -> None:
