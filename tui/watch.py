@@ -6,6 +6,7 @@ machine that shares the folder. Leaving costs the run nothing.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -59,7 +60,8 @@ def _lines(folder: Path, as_json: bool) -> int:
             attempt = max(int(record.get("attempt") or 0) for _event, record in batch)
             for event, record in batch:
                 if as_json:
-                    sys.stdout.write(json.dumps(record) + "\n")
+                    with contextlib.suppress(ValueError):  # a number that JSON does not know: no run of ours wrote that
+                        sys.stdout.write(json.dumps(record, allow_nan=False) + "\n")
                 elif record.get("attempt") in (attempt, 0):
                     show.event(event)
             sys.stdout.flush()

@@ -140,6 +140,17 @@ def test_a_run_whose_journal_is_lost_is_called_the_same_by_all(lora_tui: Tool, t
     assert code == 2 and "nothing is told of a run here" in out and "killed" not in out
 
 
+def test_what_no_strict_reader_of_json_takes_is_not_handed_on(lora_tui: Tool, tmp_path: Path) -> None:
+    """Python's own writer writes NaN, which is no JSON; a run's journal that somebody has edited may hold it."""
+    begun = {"type": "run_started", "run_id": "w", "output_dir": "w", "checkpoint": None, "step": 0, "epoch": 0.0, "total_steps": 2,
+             "total_epochs": 1.0, "rows": 8, "trained_tokens": 9, "choices": {}, "config": {"epochs": float("nan")}}  # fmt: skip
+    stopped = {"type": "run_stopped", "step": 1, "epoch": 0.5, "reason": "SIGTERM", "checkpoint": None}
+    (tmp_path / "events.jsonl").write_text(f"{json.dumps(begun)}\n{json.dumps(stopped)}\n")
+    code, out, _told = lora_tui("watch", tmp_path, "--json")
+    assert code == 0 and "NaN" not in out
+    assert json.loads(out)["type"] == "run_stopped"
+
+
 def test_of_a_run_that_ended_on_another_machine_it_is_told_on_which(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
