@@ -51,8 +51,15 @@ def break_between_characters() -> None:
 
 
 def console(stream: IO[str] | None = None, soft_wrap: bool = False) -> Console:
-    """A console that shows what it is given as it is, in lines broken like this; `soft_wrap`: in lines as they come."""
+    """A console that shows what it is given as it is, in lines broken like this; `soft_wrap`: in lines as they come.
+
+    Where nobody reads them any more that is told as any stream tells it: rich itself ends the program with 1 then.
+    """
     from rich.console import Console
 
+    class Told(Console):
+        def on_broken_pipe(self) -> None:
+            raise
+
     break_between_characters()
-    return Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=soft_wrap)
+    return Told(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=soft_wrap)

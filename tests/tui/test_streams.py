@@ -104,6 +104,27 @@ def test_a_full_stdout_is_told_in_a_line(tmp_path: Path, chat_file: Path) -> Non
     assert _told('$L data "$1" | head -1', chat_file).stderr == ""
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a pipe without a reader is another error there")
+@pytest.mark.parametrize("deaf, words, code", [("stdout", ["runs", "."], 0), ("stderr", ["check", "nowhere"], 2)])
+def test_a_reader_that_has_gone_changes_no_exit_code(tmp_path: Path, deaf: str, words: list[str], code: int) -> None:
+    """`| head` of a command, and 2>&1 of one that refuses."""
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "run.toml").write_text("schema_version = 1")
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "tui", *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=writer if deaf == "stdout" else subprocess.PIPE,
+        stderr=writer if deaf == "stderr" else subprocess.PIPE,
+        timeout=60,
+    )
+    os.close(writer)
+    assert done.returncode == code
+    assert not (done.stderr or b"")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_events_that_a_full_stdout_does_not_take_are_missed_once_and_the_run_goes_on(
     tmp_path: Path, chat_file: Path, tiny_model: Path
