@@ -231,12 +231,16 @@ def _folder(folder: Path, reading: Reading, split: str | None) -> Raw:
 
 
 def would_be_read(folder: Path, path: Path) -> bool:
-    """Whether a file that would lie at `path`, below `folder`, would be taken for rows of the dataset in `folder`."""
+    """Whether a file that would lie at `path`, below `folder`, would be taken for rows of the dataset in `folder`. Raises DatasetError
+    where that cannot be read."""
     inside = path.relative_to(folder)
     if not _is_data(inside) or any(is_file(folder / name) for name in SAVED_TO_DISK):
         return False
-    names = ((entry, entry.relative_to(folder)) for entry in folder.rglob("*") if entry != path)
-    split = any(_is_data(name) and is_file(entry) and _split_of(name) in TRAINING for entry, name in names)
+    try:
+        names = ((entry, entry.relative_to(folder)) for entry in folder.rglob("*") if entry != path)
+        split = any(_is_data(name) and is_file(entry) and _split_of(name) in TRAINING for entry, name in names)
+    except OSError as error:  # a folder that went meanwhile
+        raise unreadable(str(folder), error) from None
     return not split or _split_of(inside) is not None
 
 

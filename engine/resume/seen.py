@@ -8,7 +8,7 @@ from pathlib import Path
 from engine.checkpoints.choose import Choice
 from engine.checkpoints.scan import Scan, glance
 from engine.config import RunConfig
-from engine.errors import ConfigError
+from engine.errors import LoraTuiError
 from engine.folder import Place, look_at
 from engine.lock import is_held
 from engine.resume.plan import settle_for
@@ -36,7 +36,7 @@ def see(folder: Path, config: RunConfig | None = None) -> Seen:
     if place.problem is None:
         try:
             need_own_folder(folder, config)
-        except ConfigError as error:
+        except LoraTuiError as error:
             place = replace(place, problem=error)
     if place.problem is not None or not folder.is_dir():
         return Seen(place, None, None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 
 from engine.config import RunConfig
-from engine.errors import ConfigError
+from engine.errors import ConfigError, DatasetError
 from engine.resume.seen import see
 from tests.conftest import chats, write_jsonl
 from tests.engine.runs import plan, train
@@ -83,6 +85,20 @@ def test_what_may_not_be_looked_into_beside_the_rows_holds_up_no_plan(tmp_path: 
     closed.mkdir(mode=0)
     with pytest.raises(ConfigError, match="would be read as rows"):
         plan(dataset=data, model=tiny_model, output=data / "out")
+
+
+def test_a_folder_that_goes_while_a_dataset_is_looked_through_is_told_as_one_that_cannot_be_read(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(folder: Path, pattern: str) -> None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder / "below"))
+
+    write_jsonl(tmp_path / "a.jsonl", chats(8))
+    monkeypatch.setattr(Path, "rglob", gone)
+    with pytest.raises(DatasetError, match="cannot be read"):
+        plan(dataset=tmp_path, model=tiny_model, output=tmp_path / "out")
+    problem = see(tmp_path / "out", RunConfig(dataset=str(tmp_path), model=str(tiny_model))).place.problem
+    assert isinstance(problem, DatasetError)
 
 
 def test_a_run_inside_its_dataset_s_folder_that_may_lie_there_goes_on(tmp_path: Path, tiny_model: Path) -> None:
