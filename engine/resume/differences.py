@@ -82,7 +82,8 @@ def logged_geometry_difference(checkpoint: Checkpoint, config: RunConfig, rows: 
 
 
 def contradiction(checkpoint: Checkpoint, config: RunConfig) -> str | None:
-    """Why a run with this configuration cannot be the one that saved `checkpoint`; None where it can."""
+    """Why a run with this configuration cannot be the one that saved `checkpoint`; None where it can. Raises ModelError where the
+    model that is asked for cannot be loaded."""
     shape = checkpoint.adapter
     if shape is None:
         return None
@@ -118,6 +119,7 @@ def _is_on_named_layers(checkpoint: Checkpoint) -> bool:
 
 def _other_base(checkpoint: Checkpoint, config: RunConfig) -> str | None:
     from engine.models.folder import base_digests
+    from engine.models.report import model_report
     from engine.resume.layers import other_model
 
     folder = Path(config.model or "")
@@ -128,6 +130,12 @@ def _other_base(checkpoint: Checkpoint, config: RunConfig) -> str | None:
         saved = checkpoint.manifest.identities
         if base_digests(folder) == (saved.base_config, saved.base_weights):
             return None
+        if (stopped := model_report(str(folder)).stopped) is not None:  # torn, perhaps: that is no other model
+            raise stopped
+        if saved.base_model == config.model:
+            return _("its base model is no longer what it was trained on: files in {name} were changed").format(
+                name=saved.base_model
+            )
         return _("it was trained on another base model ({name})").format(name=saved.base_model)
     named = checkpoint.adapter.base_model if checkpoint.adapter is not None else None
     if named is None or _model_name(Path(named)) in {_model_name(one) for one in (folder.absolute(), folder.resolve())}:
@@ -138,6 +146,19 @@ def _other_base(checkpoint: Checkpoint, config: RunConfig) -> str | None:
         "it was trained on {name}, asked is {folder} (where that is the same model: name the folder in base_model_name_or_path of "
         "its adapter_config.json)"
     ).format(name=named, folder=folder)
+
+
+def base_was_changed(checkpoint: Checkpoint, config: RunConfig) -> bool:
+    """Whether the model of `config` lies where that of `checkpoint` lay when it was saved, and is no longer the same."""
+    from engine.models.folder import base_digests
+
+    folder, saved = Path(config.model or ""), checkpoint.manifest.identities if checkpoint.manifest is not None else None
+    return (
+        saved is not None
+        and saved.base_model == config.model
+        and is_file(folder / "config.json")
+        and base_digests(folder) != (saved.base_config, saved.base_weights)
+    )
 
 
 def _is_same_base(there: Path, folder: Path) -> bool:

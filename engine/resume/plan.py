@@ -28,7 +28,7 @@ from engine.i18n import _, with_fix
 from engine.models.templates import is_named
 from engine.paths import as_argument, is_folder, is_there, rooted
 from engine.resume.asked import asked_for, inspected, need_checkpoint, need_continuable, problems_of, ways_on
-from engine.resume.differences import Difference, contradiction
+from engine.resume.differences import Difference, base_was_changed, contradiction
 from engine.resume.needs import need_answers, need_no_output_layer, need_what_is_named
 from engine.resume.off_path import off_path_words
 from engine.resume.onwards import onwards
@@ -169,7 +169,7 @@ def _from_folder(resolved: Resolved, output_dir: Path, found: Scan | None) -> Re
         return begun or _fresh(config, output_dir, _("no checkpoint is there yet"), run_id_of(output_dir))
     found, choice = settle_for(found, config)
     if choice.checkpoint is None:
-        raise _nothing_to_continue(found, choice)
+        raise _nothing_to_continue(found, choice, config)
     run_id = run_id_of(output_dir) or _id_of(choice.checkpoint)
     choice = replace(choice, reason=choice.reason + _misnamed(found, choice.checkpoint))
     return _continue(resolved, output_dir, run_id, None, choice)
@@ -196,10 +196,10 @@ def _need_one_to_continue(found: Scan) -> None:
     if found.checkpoints:
         found, choice = settle(found)
         if choice.checkpoint is None:
-            raise _nothing_to_continue(found, choice)
+            raise _nothing_to_continue(found, choice, None)
 
 
-def _nothing_to_continue(found: Scan, choice: Choice) -> CannotContinue:
+def _nothing_to_continue(found: Scan, choice: Choice, config: RunConfig | None) -> CannotContinue:
     """Never a silent new start: either the settings speak against what is there, or what is there is damaged."""
     told = "\n".join(f"{passed.checkpoint.name}: {passed.reason}" for passed in choice.passed_over)
     as_it_was = settle(found)[1].checkpoint
@@ -208,6 +208,14 @@ def _nothing_to_continue(found: Scan, choice: Choice) -> CannotContinue:
             _("{folder}: none of its checkpoints can be continued").format(folder=found.output_dir),
             told,
             ways_on(found.checkpoints),
+        )
+    if config is not None and base_was_changed(as_it_was, config):
+        return CannotContinue(
+            _("{folder}: the base model is no longer what was trained there").format(folder=found.output_dir),
+            told,
+            _("Bring the files of {model} back as they were, or begin a new run with --resume never.").format(
+                model=config.model
+            ),
         )
     return CannotContinue(
         _("{folder}: these settings contradict what was trained there").format(folder=found.output_dir),

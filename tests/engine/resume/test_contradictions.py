@@ -154,3 +154,32 @@ def test_only_what_makes_other_rows_begins_the_epoch_anew() -> None:
     found = {name: changed_rows(saved, saved.model_copy(update={name: value})) for name, value in changes.items()}
     assert found == {"tokenizer": ("tokenizer",), "chat_template": ("chat_template",), "data_settings": ("dataset",),
                      "dataset": ("dataset",), "base_model": (), "eval_dataset": ()}  # fmt: skip
+
+
+def test_a_base_model_whose_files_were_changed_is_told_as_that(tmp_path: Path, tiny_model: Path, chat_file: Path) -> None:
+    """No setting was named that could be left out."""
+    model, out = Path(shutil.copytree(tiny_model, tmp_path / "model")), tmp_path / "run"
+    train(stop_at=1, dataset=chat_file, model=model, output=out, **FLAGS)
+    weights = bytearray((model / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (model / "model.safetensors").write_bytes(weights)
+    with pytest.raises(CannotContinue, match="the base model is no longer what was trained there") as refused:
+        plan(output=out)
+    assert (
+        f"files in {model} were changed" in refused.value.detail and f"Bring the files of {model} back" in refused.value.fix
+    )
+
+
+@pytest.mark.parametrize("how", ["torn", "gone"])
+def test_a_base_model_that_cannot_be_loaded_any_more_is_no_other_model(
+    tmp_path: Path, tiny_model: Path, chat_file: Path, how: str
+) -> None:
+    model, out = Path(shutil.copytree(tiny_model, tmp_path / "model")), tmp_path / "run"
+    train(stop_at=1, dataset=chat_file, model=model, output=out, **FLAGS)
+    weights = model / "model.safetensors"
+    if how == "torn":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    else:
+        weights.unlink()
+    with pytest.raises(ModelError, match="cannot be loaded" if how == "torn" else "has no weights"):
+        plan(output=out)
