@@ -140,6 +140,8 @@ def _explain(key: str, item: Any) -> str:
     if kind == "value_error":
         return f"{shown} {context['error']}"
     words = choices(key)
+    if is_switch(key):
+        words = (*(("auto",) if RunConfig.model_fields[key].default == "auto" else ()), "true", "false")
     if words:
         return _("{value} is not one of {words}").format(value=shown, words=", ".join(words))
     bounds = {"greater_than": ">", "greater_than_equal": ">=", "less_than": "<", "less_than_equal": "<="}

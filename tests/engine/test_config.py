@@ -28,6 +28,13 @@ def test_all_wrong_settings_are_told_at_once_each_by_the_name_its_source_gave_it
     assert all(name in told for name in ("--epochs", "--lora-r", "LORA_TUI_SCHEDULER", "my.toml: colour"))
 
 
+@pytest.mark.parametrize("name, words", [("load_in_4bit", "true, false"), ("activation_checkpointing", "auto, true, false")])
+def test_a_switch_that_is_neither_on_nor_off_is_one_problem_in_our_words(name: str, words: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        resolve([environment({f"LORA_TUI_{name.upper()}": "maybe"})])
+    assert error.value.title == f"LORA_TUI_{name.upper()}: 'maybe' is not one of {words}"
+
+
 def test_a_stronger_source_wins_and_is_named() -> None:
     resolved = resolve([flags(epochs="2"), Source("environment", "", {"epochs": "5", "seed": "7"})])
     assert (resolved.config.epochs, resolved.config.seed) == (2, 7)
