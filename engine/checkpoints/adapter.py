@@ -56,6 +56,8 @@ class Weights:
     """The files they consist of."""
     shapes: tuple[tuple[int, ...], ...] = ()
     """Of the tensors of a sound LoRA adapter."""
+    names: tuple[str, ...] = ()
+    """Theirs."""
 
 
 def check_adapter(folder: Path, entries: Mapping[str, Entry], verify: bool) -> Weights:
@@ -94,7 +96,7 @@ def check_adapter(folder: Path, entries: Mapping[str, Entry], verify: bool) -> W
             )
         )
     foreign = _foreign(shape, names) if shape is not None else []
-    return Weights(sound, sound and not foreign, shape, (*problems, *foreign), files, shapes)
+    return Weights(sound, sound and not foreign, shape, (*problems, *foreign), files, shapes, names)
 
 
 def _foreign(shape: AdapterShape, names: Sequence[str]) -> list[Problem]:

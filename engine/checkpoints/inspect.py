@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,6 +38,14 @@ OF_ADAMW = {*MOMENTS, HIGHEST, "step", "lr", "initial_lr"}
 """All tensors that an optimizer.pt of it may hold: a learning rate that was given as one, too."""
 SAID_BY_ADAMW = {"amsgrad", "correct_bias"}
 """One of these stands in its groups: in torch's always, and in that of older versions of transformers."""
+NOT_GONE_ON = {
+    "num_bad_epochs": "ReduceLROnPlateau",
+    "_schedulers": "SequentialLR",
+    "_schedule_phases": "OneCycleLR",
+    "max_lrs": "CyclicLR",
+}
+"""Key in a scheduler.pt -> the scheduler of torch that it shows. Their files do not tell one peak and one step, or they move Adam's
+betas too."""
 RNG_OF_RANK = re.compile(r"rng_state_(0|[1-9][0-9]*)\.pth", re.ASCII)
 
 
@@ -134,7 +142,13 @@ def _weights(path: Path, entries: Mapping[str, Entry], verify: bool) -> tuple[We
         found = Weights(False, False, None, (_no_weights(entries),), ())
     added = ([spread[0]] if spread else []) + ([kinds.several(others)] if others else [])
     return Weights(
-        found.sound, found.continuable and not added, found.adapter, (*found.problems, *added), found.files, found.shapes
+        found.sound,
+        found.continuable and not added,
+        found.adapter,
+        (*found.problems, *added),
+        found.files,
+        found.shapes,
+        found.names,
     ), bool(spread)
 
 
@@ -175,6 +189,10 @@ def _training_state(
             stepped = bool(found.tensors) or (state is not None and state.step > 0)
             if name == OPTIMIZER and stepped and (odd := _not_adamw(path / name, found)) is not None:
                 raise _other_optimizer(odd)
+            if name == OPTIMIZER:
+                _refuse_other_groups(found.groups, weights.names)
+            if name == SCHEDULER and (kind := next((NOT_GONE_ON[key] for key in NOT_GONE_ON if key in found.keys), None)):
+                raise _other_scheduler(kind)
             # With a manifest the digests say that they belong together.
             if name == OPTIMIZER and proof is None and weights.shapes:
                 _refuse_moments_of_others(found, weights.shapes)
@@ -200,6 +218,30 @@ def _other_optimizer(names: str) -> Unsound:
     return Unsound(
         "other_optimizer",
         _("{name} is of another optimizer than AdamW ({names}).").format(name=OPTIMIZER, names=names),
+        _("Continue it with the program that made it, or start a new run from these weights with --init-from."),
+    )
+
+
+def _refuse_other_groups(groups: Sequence[int], names: Sequence[str]) -> None:
+    """Raise Unsound where an optimizer has not the groups of parameters that Trainer makes, as one with a learning rate of its own for
+    lora_B or for embeddings has: a second one for biases and the scales of norms alone. `names`: of the adapter's tensors. One group
+    of all is taken up too."""
+    second = groups[1] if len(groups) == 2 else 0
+    known = not names or any(part in name.casefold() for name in names for part in ("bias", "norm"))
+    if len(groups) <= 2 and (not second or known):
+        return
+    raise Unsound(
+        "optimizer_groups",
+        _("{name} keeps parameters in {count} groups with settings of their own, such as another learning rate; here all have "
+          "the same.").format(name=OPTIMIZER, count=len(groups)),
+        _("Continue it with the program that made it, or start a new run from these weights with --init-from."),
+    )  # fmt: skip
+
+
+def _other_scheduler(kind: str) -> Unsound:
+    return Unsound(
+        "other_scheduler",
+        _("{name} is of {kind}, which no schedule here can go on for.").format(name=SCHEDULER, kind=kind),
         _("Continue it with the program that made it, or start a new run from these weights with --init-from."),
     )
 

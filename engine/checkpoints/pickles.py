@@ -83,6 +83,10 @@ class Listing:
     """Those that stand in a dict under a text key; a key stands once in each of several dicts, as exp_avg in an optimizer's."""
     flags: dict[str, set[bool]] = field(default_factory=dict)
     """What is true or false under a text key of a dict, as amsgrad in the groups of an optimizer's."""
+    keys: set[str] = field(default_factory=set)
+    """All text keys of dicts."""
+    groups: list[int] = field(default_factory=list)
+    """How many parameters each group of an optimizer has."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +98,17 @@ class _Value:
     """Anything whose content does not matter here."""
 
 
+class _List(_Value):
+    """A list, of which its length matters."""
+
+    length = 0
+
+
 _VALUE, _MARK = _Value(), _Value()
 _TRUE, _FALSE = _Value(), _Value()
 """Not Python's, which would pass for numbers."""
 
-_PUSH = frozenset(["NONE", "EMPTY_DICT", "EMPTY_LIST", "EMPTY_SET", "BINFLOAT"])
+_PUSH = frozenset(["NONE", "EMPTY_DICT", "EMPTY_SET", "BINFLOAT"])
 _PUSH_ARGUMENT = frozenset(["BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE", "SHORT_BINSTRING"])
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
@@ -173,6 +183,8 @@ class _Machine:
             stack.append(self.memo[argument])
         elif opcode == "MARK":
             stack.append(_MARK)
+        elif opcode == "EMPTY_LIST":
+            stack.append(_List())
         elif opcode == "EMPTY_TUPLE":
             stack.append(())
         elif opcode == "TUPLE":
@@ -216,10 +228,19 @@ class _Machine:
             raise _odd(self.name, _("it changes {name}").format(name=self.stack[-1].name))
         if opcode in ("SETITEM", "SETITEMS"):
             for key, value in zip(items[::2], items[1::2], strict=True):
-                if isinstance(key, str) and isinstance(value, PickledTensor):
-                    self.listing.tensors.setdefault(key, []).append(value)
-                elif isinstance(key, str) and (value is _TRUE or value is _FALSE):
-                    self.listing.flags.setdefault(key, set()).add(value is _TRUE)
+                if isinstance(key, str):
+                    self._put(key, value)
+        elif isinstance(self.stack[-1], _List):
+            self.stack[-1].length += len(items)
+
+    def _put(self, key: str, value: Any) -> None:
+        self.listing.keys.add(key)
+        if isinstance(value, PickledTensor):
+            self.listing.tensors.setdefault(key, []).append(value)
+        elif value is _TRUE or value is _FALSE:
+            self.listing.flags.setdefault(key, set()).add(value is _TRUE)
+        elif key == "params" and isinstance(value, _List):
+            self.listing.groups.append(value.length)
 
     def _global(self, argument: str) -> _Global:
         name = argument.replace(" ", ".", 1)

@@ -37,11 +37,19 @@ class SavedRates:
     peak: float
     next: float
     """Of the step that was to come."""
+    has_settings: bool = False
+    """Whether what computes them has settings of its own, as all schedules of transformers have that know a warmup."""
 
 
 def saved_rates(path: Path) -> SavedRates | None:
     """The rates in the file `path`; None where it does not tell them."""
     return _rates(_state(path, _Plain, MAX_BYTES))
+
+
+def saved_step(path: Path) -> int | None:
+    """The step that a scheduler of any kind in the file `path` stands at; None where it does not tell, or counts something else."""
+    state = _state(path, _Plain, MAX_BYTES)
+    return count(state.get("last_epoch")) if isinstance(state, dict) and "base_lrs" in state else None
 
 
 def saved_weight_decay(path: Path) -> float | None:
@@ -126,4 +134,8 @@ def _rates(state: Any) -> SavedRates | None:
         return None
     if peaks[0] is None or rates[0] is None or not 0 < peaks[0] <= HIGHEST or rates[0] < 0:
         return None
-    return SavedRates(step, peaks[0], rates[0])
+    computed_by = state.get(
+        "lr_lambdas"
+    )  # None for a function, a table for an object (torch.optim.lr_scheduler.LambdaLR.state_dict)
+    has_settings = isinstance(computed_by, list) and any(isinstance(one, dict) for one in computed_by)
+    return SavedRates(step, peaks[0], rates[0], has_settings)

@@ -324,9 +324,14 @@ def logged_schedule_difference(
         if not named and known is None:
             reason = _("its kind is not known here, --scheduler names another; {what}").format(what=reason)
         return [Difference("schedule", peak, words, "asked" if named else "assumed", reason)]
-    if known is not None and known.others and not resolved.asked("scheduler"):
+    if known is None or resolved.asked("scheduler"):
+        return []
+    if known.others:
         reason = _("{kinds} would give what was logged as well; --scheduler names the right one")
         return [Difference("schedule", peak, words, "assumed", reason.format(kinds=", ".join(known.others)))]
+    if known.may_fall:
+        reason = _("{kind}, which falls at its end, would have given the same up to here; this one stays at its peak")
+        return [Difference("schedule", peak, words, "assumed", reason.format(kind="warmup_stable_decay"))]
     return []
 
 

@@ -47,6 +47,8 @@ class LoggedSchedule:
     total_steps: int
     others: tuple[str, ...] = ()
     """Kinds that give all that was logged and saved as well, and other rates from there on."""
+    may_fall: bool = False
+    """Whether it stays at its peak, and one that falls at its end (transformers' warmup_stable_decay) would do so up to here."""
 
     def words(self) -> str:
         """As the receipt shows it."""
@@ -124,7 +126,8 @@ def _of_saved(rates: SavedRates, rated: Sequence[LogRow], total: int) -> LoggedS
         return None
     best = min(fits, key=lambda one: one.warmup_steps)
     ahead = rates.step < total
-    return replace(best, others=tuple(one.scheduler for one in fits if one is not best and ahead))
+    may_fall = best.scheduler == "constant" and rates.has_settings and ahead
+    return replace(best, others=tuple(one.scheduler for one in fits if one is not best and ahead), may_fall=may_fall)
 
 
 def _gives(config: RunConfig, rates: SavedRates, rows: Sequence[LogRow], total: int) -> bool:

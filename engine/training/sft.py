@@ -26,6 +26,7 @@ import math
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -34,6 +35,8 @@ from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
 from engine.checkpoints.files import count, number
+from engine.checkpoints.inspect import SCHEDULER
+from engine.checkpoints.rates import saved_step
 from engine.course.steps import Length, Position
 from engine.data.tokens import IGNORED
 from engine.errors import first_line
@@ -240,18 +243,27 @@ class ExactTrainer(SFTTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         fresh = [{key: value for key, value in group.items() if key != "params"} for group in self.optimizer.param_groups]
         scheduler, own = self.lr_scheduler, dict(vars(self.lr_scheduler))
+        own_optimizer: Any = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
+        hook = own_optimizer.register_load_state_dict_pre_hook(_in_two_groups)
+        step = None
         try:
             super()._load_optimizer_and_scheduler(checkpoint)
         except (ArithmeticError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
             if is_out_of_memory(error):  # for whoever makes the batch smaller; the checkpoint is not to blame
                 raise
             self.not_loaded = first_line(error)
+            # Of another kind of scheduler only where it stands is needed, and an optimizer that does not fit says nothing against it.
+            step = saved_step(Path(checkpoint) / SCHEDULER) if checkpoint is not None else None
+        finally:
+            hook.remove()
         if checkpoint is None:
             return
         # torch takes whatever stands there, methods too; the receipt tells of what is not the saved run's.
         for one in [one for one, kept in self.optimizer.state.items() if not isinstance(kept, Mapping)]:
             del self.optimizer.state[one]
         stands = {name: vars(scheduler)[name] for name in ("last_epoch", "_step_count")}
+        if step is not None:
+            stands = {"last_epoch": step, "_step_count": step + 1}
         scheduler.__dict__ = own | (stands if all(count(one) is not None for one in stands.values()) else {})
         scheduler.base_lrs = [group["initial_lr"] for group in fresh]
         scheduler._last_lr = [
@@ -271,6 +283,16 @@ class ExactTrainer(SFTTrainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.store_flos()
         self.saver(self)
+
+
+def _in_two_groups(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
+    """`saved`, with the empty second group that Trainer makes where all that is trained stands in one, in the same order."""
+    groups = saved.get("param_groups")
+    if not isinstance(groups, list) or len(groups) != 1 or not isinstance(groups[0], dict):
+        return saved
+    if [bool(group["params"]) for group in optimizer.param_groups] != [True, False]:
+        return saved
+    return {**saved, "param_groups": [groups[0], {**groups[0], "params": []}]}
 
 
 def _of_adam(saved: Mapping[str, Any]) -> dict[str, Any]:

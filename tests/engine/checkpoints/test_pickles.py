@@ -175,12 +175,16 @@ def test_what_stands_in_dicts_under_text_is_listed() -> None:
         "two": inner,
         7: tensor(stored(2**33)),
         8: True,
-        "three": [{"amsgrad": False}, True, 0.5],
+        "three": [{"amsgrad": False, "params": [4, 5, 6]}, {"params": []}, {"params": [9]}, True, 0.5],
     }
     storage = Storage("FloatStorage", "0", 2**33)
     found = PickledTensor(storage, (2, 3))
     assert list_pickle(written(value), "x") == Listing(
-        {"0": storage}, {"weight": [found, found]}, {"amsgrad": {True, False}, "other": {True}}
+        {"0": storage},
+        {"weight": [found, found]},
+        {"amsgrad": {True, False}, "other": {True}},
+        {"one", "two", "three", "weight", "amsgrad", "other", "of_its_own", "params"},
+        [3, 0, 1],
     )
 
 

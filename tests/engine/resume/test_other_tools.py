@@ -13,7 +13,7 @@ import pytest
 from engine.checkpoints.scan import scan
 from engine.errors import CannotContinue
 from engine.events import LossJumped, Step, Warned
-from tests.engine.runs import plan, receipt, train
+from tests.engine.runs import adapter_bytes, plan, receipt, train
 
 
 def go_on(run: Path, trainers: Path, model: Path, **flags: Any) -> list[Any]:
@@ -332,6 +332,76 @@ def test_a_schedule_that_several_kinds_would_give_is_assumed_and_told_not_proven
     assert not [one for one in plan(**flags, scheduler="constant").differences if one.item == "schedule"]
     _outcome, events = train(**flags, train_on="all")
     assert receipt(events)["schedule"] == "changed"
+
+
+def test_a_rate_that_stays_at_its_peak_may_be_one_that_falls_at_the_end(
+    run: Path, trainers: Path, taught_model: Path
+) -> None:
+    """transformers' warmup_stable_decay; its "constant" is a function without settings, and cannot be that."""
+    import torch
+
+    for path in states_of(run):
+        state = json.loads(path.read_text())
+        for row in state["log_history"]:
+            row["learning_rate"] = 5e-3
+        path.write_text(json.dumps(state))
+    with_schedule(run, 5e-3, 14, 5e-3)
+    flags: dict[str, Any] = {"output": run, "dataset": trainers / "data.jsonl", "model": taught_model}
+
+    def told(**more: Any) -> list[tuple[str, str]]:
+        differences = plan(**flags, **more).differences
+        return [(one.winner, one.reason.partition(",")[0]) for one in differences if one.item == "schedule"]
+
+    assert told() == [("assumed", "warmup_stable_decay")] and told(scheduler="constant") == []
+    for path in run.glob("checkpoint-*/scheduler.pt"):
+        torch.save(torch.load(path) | {"lr_lambdas": [None, None]}, path)
+    assert told() == []
+
+
+def test_an_optimizer_that_keeps_all_in_one_group_goes_on(run: Path, trainers: Path, taught_model: Path) -> None:
+    """As `AdamW(model.parameters())` does; Trainer's own has a second, empty one."""
+    import torch
+
+    other = Path(shutil.copytree(run, run.with_name("other")))
+    for path in other.glob("checkpoint-*/optimizer.pt"):
+        content = torch.load(path)
+        torch.save({**content, "param_groups": content["param_groups"][:1]}, path)
+    verdicts = receipt(go_on(other, trainers, taught_model, max_steps=16))
+    assert verdicts["optimizer"] == verdicts["scheduler"] == "ok"
+    go_on(run, trainers, taught_model, max_steps=16)
+    assert adapter_bytes(other) == adapter_bytes(run)
+
+
+def test_where_another_kind_of_scheduler_stands_is_taken_up(run: Path, trainers: Path, taught_model: Path) -> None:
+    """As CosineAnnealingLR, which has no functions to compute by."""
+    import torch
+
+    for path in run.glob("checkpoint-*/scheduler.pt"):
+        content = torch.load(path)
+        del content["lr_lambdas"]
+        torch.save(content, path)
+    events = go_on(run, trainers, taught_model, max_steps=16)
+    assert receipt(events)["scheduler"] == receipt(events)["optimizer"] == "ok"
+    assert (
+        next(event.learning_rate for event in events if isinstance(event, Step))
+        == plan(
+            output=trainers / "run", dataset=trainers / "data.jsonl", model=taught_model, max_steps=16
+        ).next_learning_rate
+    )
+
+
+def test_moments_that_are_given_up_take_no_place_in_the_schedule_with_them(
+    run: Path, trainers: Path, taught_model: Path
+) -> None:
+    """An optimizer that cannot be loaded kept the scheduler from being loaded behind it: its rates began anew."""
+    import torch
+
+    for path in run.glob("checkpoint-*/optimizer.pt"):
+        content = torch.load(path)
+        content["param_groups"][0]["params"].pop()
+        torch.save(content, path)
+    verdicts = receipt(go_on(run, trainers, taught_model, max_steps=16, accept=("optimizer",)))
+    assert (verdicts["optimizer"], verdicts["scheduler"]) == ("changed", "ok")
 
 
 def test_a_log_of_all_tokens_is_gone_on_with_on_all_tokens_and_that_is_told(

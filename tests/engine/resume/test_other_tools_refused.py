@@ -47,6 +47,50 @@ def test_moments_that_are_none_are_not_adams(run: Path) -> None:
     assert {one.grade for one in scan(run).checkpoints} == {"weights-only"}
 
 
+def groups_of_their_own(parameters: list[Any]) -> list[dict[str, Any]]:
+    """As LoRA+ has them: lora_B learns faster."""
+    return [{"params": parameters[::2]}, {"params": parameters[1::2], "lr": 1.0}, {"params": []}, {"params": []}]
+
+
+def embeddings_apart(parameters: list[Any]) -> list[dict[str, Any]]:
+    return [{"params": parameters[1:]}, {"params": parameters[:1], "lr": 1.0}]
+
+
+@pytest.mark.parametrize("groups", [groups_of_their_own, embeddings_apart])
+def test_groups_of_parameters_with_rates_of_their_own_are_told_before_a_run_is_asked_for(
+    groups: Callable[[list[Any]], list[dict[str, Any]]], run: Path, trainers: Path, taught_model: Path
+) -> None:
+    import torch
+
+    content = torch.load(run / "checkpoint-14" / "optimizer.pt")
+    shared = {key: value for key, value in content["param_groups"][0].items() if key != "params"}
+    content["param_groups"] = [{**shared, **one} for one in groups(content["param_groups"][0]["params"])]
+    torch.save(content, run / "checkpoint-14" / "optimizer.pt")
+    assert [one.code for one in scan(run).checkpoints[1].problems] == ["optimizer_groups"]
+    decided = plan(output=run, dataset=trainers / "data.jsonl", model=taught_model)
+    assert decided.checkpoint is not None and decided.checkpoint.name == "checkpoint-7"
+
+
+def test_a_scheduler_that_no_schedule_here_goes_on_for_is_told_before_a_run_is_asked_for(
+    run: Path, trainers: Path, taught_model: Path
+) -> None:
+    import torch
+
+    by = torch.optim.lr_scheduler
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=5e-3)
+    for one in (
+        by.ReduceLROnPlateau(optimizer),
+        by.SequentialLR(optimizer, [by.ConstantLR(optimizer), by.ConstantLR(optimizer)], [3]),
+        by.OneCycleLR(optimizer, 5e-3, 21),
+        by.CyclicLR(optimizer, 1e-3, 5e-3, cycle_momentum=False),
+    ):
+        torch.save(one.state_dict(), run / "checkpoint-14" / "scheduler.pt")
+        (problem,) = scan(run).checkpoints[1].problems
+        assert problem.code == "other_scheduler" and type(one).__name__ in problem.message
+        decided = plan(output=run, dataset=trainers / "data.jsonl", model=taught_model)
+        assert decided.checkpoint is not None and decided.checkpoint.name == "checkpoint-7"
+
+
 def change_moments(run: Path, change: Callable[[dict[int, dict[str, Any]]], None]) -> None:
     """Change what optimizer.pt keeps of each parameter, in all checkpoints of `run`."""
     import torch
