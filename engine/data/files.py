@@ -44,8 +44,14 @@ def data_files(folder: Path) -> tuple[tuple[str, int], ...]:
     return tuple((name, size) for _age, name, size in sorted(found)[:MOST_OFFERED])
 
 
-def read_file(path: Path, encoding: str = "utf-8", skip: Callable[[int], bool] = lambda row: False) -> Numbered:
-    """The rows of one file, by its suffix. `skip` says which are left out unread, so that a damaged one can be among them.
+def read_file(
+    path: Path,
+    encoding: str = "utf-8",
+    skip: Callable[[int], bool] = lambda row: False,
+    blank: Callable[[int], object] = lambda row: None,
+) -> Numbered:
+    """The rows of one file, by its suffix. `skip` says which are left out unread, so that a damaged one can be among them; `blank` is
+    told which rows of a table hold nothing.
 
     Raises DatasetError naming the file and the row, OSError where it cannot be read.
     """
@@ -61,7 +67,7 @@ def read_file(path: Path, encoding: str = "utf-8", skip: Callable[[int], bool] =
     if suffix == ".json":
         return _json(path, encoding, skip)
     if suffix in (".csv", ".tsv"):
-        return table_rows(path, encoding, skip, suffix)
+        return table_rows(path, encoding, skip, blank, suffix)
     if suffix == ".parquet":
         return parquet_rows(path, skip)
     known = _("Known are {suffixes} (text ones also as .gz).").format(suffixes=", ".join(SUFFIXES))
@@ -159,9 +165,13 @@ def _json(path: Path, encoding: str, skip: Callable[[int], bool]) -> Numbered:
         return
     found = _parsed(text, path, (None, None))
     if isinstance(found, dict):
-        lists = [value for value in found.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
-        if len(lists) == 1 and len(found) <= 2 and not any(name in found for name in CHATS):
-            found = lists[0]
+        lists = {
+            name: value for name, value in found.items() if isinstance(value, list) and value and isinstance(value[0], dict)
+        }
+        if "data" in lists:  # what stands beside it describes it
+            found = lists["data"]
+        elif len(lists) == 1 and len(found) <= 2 and not any(name in found for name in CHATS):
+            (found,) = lists.values()
     if not isinstance(found, list):
         bad(path, (None, None), _("holds {what}, not an array of rows").format(what=kind(found)),
              _("A JSON dataset is [{...}, {...}]; with one object a line, name it .jsonl."))  # fmt: skip

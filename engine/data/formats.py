@@ -20,7 +20,7 @@ from engine.data.read import Raw, Reading, columns_of, read_raw, renamed
 from engine.data.texts import Numbered
 from engine.data.unread import unread
 from engine.errors import DatasetError
-from engine.i18n import _
+from engine.i18n import _, n_
 from engine.named import with_rows
 
 PAIRS = (
@@ -98,7 +98,20 @@ class Rows:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a person should know of how they were read."""
-        return (*self.raw.notes, *self.unused)
+        return (*self.raw.notes, *self._blank(), *self.unused)
+
+    def _blank(self) -> tuple[str, ...]:
+        if not self.raw.blank:
+            return ()
+        first, more = self.raw.where(self.raw.blank[0]), len(self.raw.blank) - 1
+        if not more:
+            return (_("{where}: nothing stands in this row; it is passed over").format(where=first),)
+        words = n_(
+            "{where}: nothing stands in this row and {count} more; both are passed over",
+            "{where}: nothing stands in this row and {count} more; they are passed over",
+            more,
+        )
+        return (words.format(where=first, count=more),)
 
     def __iter__(self) -> Iterator[Row]:
         return (row for _number, row in self.numbered())

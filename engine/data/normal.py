@@ -268,7 +268,8 @@ def _system(row: Row, messages: list[Row]) -> list[Row]:
 
 def pair(row: Row, prompt: str, completion: str) -> Row:
     """A prompt and its completion, both text or both turns."""
-    if isinstance(row.get(prompt), list) or isinstance(row.get(completion), list):
+    answer = row.get(completion)
+    if isinstance(row.get(prompt), list) or (isinstance(answer, list) and any(isinstance(turn, dict) for turn in answer)):
         sides = {
             name: [_message(turn, number) for number, turn in enumerate(_list(row, name), 1)]
             for name in (prompt, completion)

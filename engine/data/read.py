@@ -67,6 +67,8 @@ class Raw:
     """Rows that are left out, as they were named."""
     begins: list[int] = field(default_factory=list)
     """Rows before each file, known as far as they have been read."""
+    blank: tuple[int, ...] = ()
+    """Rows of tables in which nothing stands, once all have been read; they are passed over."""
 
     def __iter__(self) -> Numbered:
         return self.begin()
@@ -128,12 +130,13 @@ def _of_files(name: str, files: tuple[Path, ...], reading: Reading) -> Raw:
 
     def begin() -> Numbered:
         begins.clear()
-        before = 0
+        before, blank = 0, []
         for path in files:
             begins.append(before)
             leave_out = _LeaveOut(skipped, before)
+            within: list[int] = []
             try:
-                for number, row in read_file(path, encodings[path], leave_out):
+                for number, row in read_file(path, encodings[path], leave_out, within.append):
                     yield number + before, row
             except OSError as error:
                 raise unreadable(str(path), error) from None
@@ -141,7 +144,9 @@ def _of_files(name: str, files: tuple[Path, ...], reading: Reading) -> Raw:
                 if error.row is None:
                     raise
                 raise _of_dataset(error, error.row + before, reading.skip_rows) from None
+            blank += [number + before for number in within]
             before += leave_out.seen
+        raw.blank = tuple(blank)
 
     others = tuple(sorted({encoding for encoding in encodings.values() if encoding != "utf-8"}))
     raw = Raw(name, begin, notes, files, encodings=others, skipped=reading.skip_rows)

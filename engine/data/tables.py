@@ -18,8 +18,11 @@ DELIMITERS = ",;\t|"
 decimal sign, spreadsheets write semicolons."""
 
 
-def table_rows(path: Path, encoding: str, skip: Callable[[int], bool], suffix: str) -> Numbered:
-    """The rows of a table, each by the names in its header. Raises DatasetError naming the row."""
+def table_rows(
+    path: Path, encoding: str, skip: Callable[[int], bool], blank: Callable[[int], object], suffix: str
+) -> Numbered:
+    """The rows of a table, each by the names in its header. One in which nothing stands, as spreadsheets write below the last, is
+    told to `blank` and keeps its number. Raises DatasetError naming the row."""
     text = whole_text(path, encoding)
     csv.field_size_limit(LONGEST_LINE)
     delimiter = _delimiter(text[:LONGEST_HEADER], suffix)
@@ -44,6 +47,9 @@ def table_rows(path: Path, encoding: str, skip: Callable[[int], bool], suffix: s
             )
         for number, found in enumerate((one for one in reader if one), 1):
             if skip(number):
+                continue
+            if not any(field.strip() for field in found):
+                blank(number)
                 continue
             if len(found) != len(header):
                 what = _("has {found} fields, the header has {wanted}").format(found=len(found), wanted=len(header))

@@ -19,12 +19,13 @@ def rows_of_files(files, skipped):
     for path, encoding, delimiter in files:
         for row in read_file(path, encoding, delimiter, number + 1, skipped):
             number += 1
-            if number not in skipped:
+            if number not in skipped and row is not None:
                 yield row
 
 
 def read_file(path, encoding, delimiter, first, skipped):
-    """The rows of one file, which are numbered from `first`; those of JSON lines that are in `skipped` are not looked at."""
+    """The rows of one file, which are numbered from `first`; those of JSON lines that are in `skipped` are not looked at, and None
+    stands for one of a table in which nothing stands."""
     name = path.lower().removesuffix(".gz")
     if name.endswith(".parquet"):
         import pyarrow.parquet
@@ -40,13 +41,17 @@ def read_file(path, encoding, delimiter, first, skipped):
         table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=spaced)
         header, *records = (one for one in table if one)
         for record in records:
-            yield dict(zip((column.strip() for column in header), record, strict=True))
+            empty = not any(field.strip() for field in record)
+            yield None if empty else dict(zip((column.strip() for column in header), record, strict=True))
         return
     lines = [line for line in data.split(b"\n") if line.strip()]
     if name.endswith(".json") and not (len(lines) > 1 and lines[0].startswith(b"{") and lines[0].rstrip().endswith(b"}")):
         found = json.loads(data.decode(encoding))
         if isinstance(found, dict):
-            (found,) = (some for some in found.values() if isinstance(some, list) and some and isinstance(some[0], dict))
+            lists = {
+                name: some for name, some in found.items() if isinstance(some, list) and some and isinstance(some[0], dict)
+            }
+            found = lists["data"] if "data" in lists else next(iter(lists.values()))
         yield from found
         return
     for number, line in enumerate(lines, first):

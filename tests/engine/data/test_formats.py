@@ -351,6 +351,7 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
     "the completion is empty": ({"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": ""}, ['"completion" is empty']),
     "the completion's turns have no answer": ({"prompt": TURNS[:1], "completion": TURNS[1:]}, {"prompt": TURNS[:1], "completion": TURNS[:1]},
                                               ['"completion" has no assistant']),
+    "several answers": ({"prompt": "Who?", "completion": "We."}, {"prompt": "Who?", "completion": ["We.", "They."]}, ['"completion" is a list, not text']),
     "the prompt's turns are none": ({"prompt": TURNS[:1], "completion": TURNS[1:]}, {"prompt": [], "completion": TURNS[1:]}, ['"prompt" is empty']),
     "a weight is a half": ({"messages": TURNS}, {"messages": [TURN, {**TURNS[1], "weight": 0.5}]}, ["turn 2", '"weight" is 0.5']),
     "whether it is learned is text": ({"messages": TURNS}, {"messages": [TURN, {**TURNS[1], "train": "no"}]}, ["turn 2", '"train" is text']),

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from engine.data import formats
 from engine.data.files import CHATS
 from engine.data.read import read_raw
 from engine.errors import DatasetError
@@ -32,6 +33,9 @@ FILES: dict[str, Callable[[], bytes]] = {
     "rows.jsonl.gz": lambda: gzip.compress(jsonl(ROWS)),
     "rows.json": lambda: json.dumps(ROWS, indent=1).encode(),
     "wrapped.json": lambda: json.dumps({"version": 1, "data": ROWS}).encode(),
+    "described.json": lambda: json.dumps(
+        {"version": 1, "authors": [{"name": "we"}], "license": "MIT", "data": ROWS}
+    ).encode(),
     "really-lines.json": lambda: jsonl(ROWS),
     "rows.json.gz": lambda: gzip.compress(json.dumps(ROWS).encode()),
     "rows.csv": lambda: table(","),
@@ -59,6 +63,16 @@ def test_empty_columns_without_a_name_are_none_and_words_in_them_are_not_lost(tm
     (tmp_path / "rows.csv").write_text("prompt,completion,,\nWho?,We.,hm,\n")
     with pytest.raises(DatasetError, match=r"row 1 \(line 2\): has words"):
         read_rows(str(tmp_path / "rows.csv"))
+
+
+def test_a_row_of_a_table_in_which_nothing_stands_is_passed_over_and_told(tmp_path: Path) -> None:
+    """As spreadsheets write them below the last row. It keeps its number, which a --skip-rows may name."""
+    (tmp_path / "rows.csv").write_text("prompt,completion\nWho?,We.\n,\nWhen?,Now.\n , \n,,,\n")
+    found = formats.read_rows(str(tmp_path / "rows.csv"))
+    assert [(number, row["prompt"]) for number, row in found.numbered()] == [(1, "Who?"), (3, "When?")]
+    assert found.notes == ("rows.csv, row 2: nothing stands in this row and 2 more; they are passed over",)
+    left_out = read_rows(str(tmp_path / "rows.csv"), skip_rows="2,4,5")
+    assert (len(left_out), left_out.notes) == (2, ())
 
 
 @pytest.mark.parametrize("indent", [None, 1])

@@ -38,6 +38,12 @@ def test_the_script_takes_no_space_behind_a_comma_for_a_part_of_the_words(tmp_pa
     assert list(rows) == [{"prompt": "Who, and when?", "completion": "We."}]
 
 
+def test_the_script_passes_over_rows_of_a_table_in_which_nothing_stands(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("prompt,completion\n,\nWho?,We.\n,,,\n", encoding="utf-8")
+    rows = recipe.rows_of_files([(str(tmp_path / "rows.csv"), "utf-8", ",")], set())
+    assert list(rows) == [{"prompt": "Who?", "completion": "We."}]
+
+
 THOUGHT = [{**turn, "reasoning_content": "hm"} if turn["role"] == "assistant" else turn for turn in CHAT]
 UNSAID = [CHAT[0], {**CHAT[1], "weight": 0}, *CHAT[2:]]
 CALL = [
