@@ -155,8 +155,8 @@ def read_adapter_config(path: Path) -> AdapterShape:
     if kind == "LORA" and alpha is None:
         raise Unsound("adapter_config_invalid", _("{name}: lora_alpha is not a number.").format(name=path.name))
     base = raw.get("base_model_name_or_path")
-    return AdapterShape(kind, rank, alpha, _targets(raw.get("target_modules"), path.name), base if isinstance(base, str) else None,
-                        raw)  # fmt: skip
+    base = base if isinstance(base, str) and base.strip() else None  # PEFT writes "" of a model that came from no folder
+    return AdapterShape(kind, rank, alpha, _targets(raw.get("target_modules"), path.name), base, raw)
 
 
 def _targets(value: Any, name: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Literal
 
 from engine.checkpoints.checkpoint import Checkpoint
@@ -138,7 +138,7 @@ def _other_base(checkpoint: Checkpoint, config: RunConfig) -> str | None:
             )
         return _("it was trained on another base model ({name})").format(name=saved.base_model)
     named = checkpoint.adapter.base_model if checkpoint.adapter is not None else None
-    if named is None or _model_name(Path(named)) in {_model_name(one) for one in (folder.absolute(), folder.resolve())}:
+    if named is None or _model_name(_as_path(named)) in {_model_name(one) for one in (folder.absolute(), folder.resolve())}:
         return other_model(checkpoint.path, folder) if here else None
     if here and _is_same_base(Path(named), folder):
         return None
@@ -172,6 +172,11 @@ def _is_same_base(there: Path, folder: Path) -> bool:
         return base_digests(there) == now
     except (OSError, ModelError):
         return False
+
+
+def _as_path(named: str) -> Path:
+    """A path or hub id as it was written, on Windows too."""
+    return Path(PureWindowsPath(named).as_posix() if "\\" in named else named)
 
 
 def _model_name(path: Path) -> str:

@@ -181,3 +181,11 @@ def test_so_is_an_older_pickle_of_whole_numbers(whole: Path) -> None:
     (whole / ADAPTER).unlink()
     torch.save({name: torch.from_numpy(one).int() for name, one in adapter_tensors().items()}, whole / "adapter_model.bin")
     assert "not_fractions" in codes(inspect_folder(whole))
+
+
+@pytest.mark.parametrize("named", ["", " ", None])
+def test_a_base_model_that_has_no_name_is_not_known(named: str | None, whole: Path) -> None:
+    """PEFT writes "" where the model was made from no folder; no model that is asked for has that name."""
+    write_json(whole / CONFIG, adapter_config(base_model_name_or_path=named))
+    found = inspect_folder(whole).adapter
+    assert found is not None and found.base_model is None

@@ -120,6 +120,9 @@ def test_what_a_checkpoint_does_not_say_contradicts_nothing() -> None:
         ("/hub/models--Qwen--Qwen2.5-0.5B/snapshots/0123", "/hub/models--Qwen--Qwen2.5-1.5B/snapshots/0123", False),
         ("Qwen/Qwen2.5-0.5B", "/modelscope/Qwen/Qwen2___5-0___5B", True),
         ("Qwen/Qwen2.5-0.5B", "/models/qwen2.5-0.5b/other", False),
+        (r"D:\models\Qwen2.5-0.5B", "/models/qwen2.5-0.5b", True),
+        (r"C:\hub\models--Qwen--Qwen2.5-0.5B\snapshots\0123", "Qwen/Qwen2.5-0.5B", True),
+        (r"D:\models\Qwen2.5-1.5B", "/models/qwen2.5-0.5b", False),
     ],
 )
 def test_a_base_model_is_the_same_by_its_name_wherever_it_lies(named: str, model: str, same: bool) -> None:
