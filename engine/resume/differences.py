@@ -66,11 +66,17 @@ def geometry_difference(saved: Geometry, now: Geometry) -> list[Difference]:
 
 def logged_geometry_difference(checkpoint: Checkpoint, config: RunConfig, rows: int) -> list[Difference]:
     """batch_geometry of another tool's run, as far as its log tells: told where an epoch of now is another number of steps, and
-    where the batches of a step were taken from that number."""
+    where rows or batches of a step were taken from that number."""
     size, _reason = chosen_batch_size(config, rows, checkpoint.batch_size)
     told = logged_geometry(checkpoint, math.ceil(rows / (size * config.grad_accum * config.world)))
+    words = geometry_words(size, config.grad_accum, config.world)
+    if told is not None and told[0] == told[1] and checkpoint.batch_size is None:
+        reason = _(
+            "so many rows a step follow from the steps of an epoch; how many were taken at a time, and whether they were packed, was "
+            "not saved"
+        )
+        return [Difference("batch_geometry", told[0], words, "assumed", reason)]
     if told is not None and told[0] == told[1] and config.grad_accum > 1:
-        words = geometry_words(size, config.grad_accum, config.world)
         reason = _(
             "so many batches a step follow from the steps of an epoch; had its rows been packed, it would look the same"
         )

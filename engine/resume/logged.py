@@ -33,6 +33,8 @@ MOST_WARMUPS = 2_000
 MOST_WARMUP = 10_000_000
 MOST_ADDED = 65_536
 """Batches of a step, at most (--grad-accum)."""
+MOST_AT_A_TIME = 8
+"""Rows, where it is not known how many of a step's were taken at a time."""
 HALF_A_DIGIT = 0.006
 """How far an epoch of two digits is off, at most."""
 
@@ -166,6 +168,21 @@ def logged_accumulation(checkpoint: Checkpoint, config: RunConfig, rows: int) ->
     return config.grad_accum if not fits or config.grad_accum in fits else fits[0]
 
 
+def logged_batches(checkpoint: Checkpoint, rows: int) -> tuple[int, int] | None:
+    """(rows at a time, batches added up for a step) of another tool's run that says neither, as Trainer did not before transformers
+    4.36: so many rows a step make of `rows` rows the steps that its epoch had. Of several numbers the one that a person would name,
+    with the most factors of two. None where no number does, or the run says how many it took at a time."""
+    steps = _steps_an_epoch(checkpoint)
+    if steps is None or checkpoint.batch_size is not None:
+        return None
+    fits = [each for each in range(1, min(rows, MOST_ADDED) + 1) if math.ceil(rows / each) == steps]
+    if not fits:
+        return None
+    each = max(fits, key=lambda one: (one & -one, -one))
+    size = max(one for one in range(1, MOST_AT_A_TIME + 1) if each % one == 0)
+    return size, each // size
+
+
 def misfit(checkpoint: Checkpoint, rows: int) -> str | None:
     """Why a run over `rows` rows cannot have stood where another tool's `checkpoint` does, whatever it added up for a step; None where
     it can, or nothing tells."""
@@ -214,8 +231,13 @@ def _epoch_after(step: int, times: int, batches: int, drops: bool) -> float:
 def _steps_an_epoch(checkpoint: Checkpoint) -> int | None:
     """As the state counts them; None where it does not, or its epoch is none. Within an epoch the last step of it, which may be a
     smaller one, is not counted yet."""
-    each = checkpoint.step / checkpoint.epoch if checkpoint.step and checkpoint.epoch else math.inf
-    return math.ceil(each - 1e-6) if math.isfinite(each) else None
+    step, epoch, total, epochs = checkpoint.step, checkpoint.epoch, checkpoint.max_steps, checkpoint.total_epochs
+    if not step or not epoch or not math.isfinite(step / epoch):
+        return None
+    # An epoch of two digits, as older versions wrote it, tells it less well than the steps of all of them.
+    if total and epochs and total % epochs == 0 and abs(step * epochs / total - epoch) <= HALF_A_DIGIT:
+        return round(total / epochs)
+    return math.ceil(step / epoch - 1e-6)
 
 
 def logged_geometry(checkpoint: Checkpoint, steps_per_epoch: int) -> tuple[str, str] | None:

@@ -38,7 +38,7 @@ from engine.resume.differences import (
     untold_settings,
     weight_decay_difference,
 )
-from engine.resume.logged import logged_accumulation
+from engine.resume.logged import logged_accumulation, logged_batches
 from engine.resume.needs import need_template
 from engine.sources import Resolved
 
@@ -141,8 +141,11 @@ def _as_logged(resolved: Resolved, checkpoint: Checkpoint) -> Onwards:
         dataset = read_dataset(config)
         rows = len(dataset.train)
         if not resolved.asked("grad_accum") and not resolved.asked("batch_size"):
-            times = logged_accumulation(checkpoint, config, rows)
-            config = config.model_copy(update={"grad_accum": times})
+            batches = logged_batches(checkpoint, rows) if config.batch_size == "auto" and config.world == 1 else None
+            kept = {"grad_accum": logged_accumulation(checkpoint, config, rows)}
+            config = config.model_copy(
+                update=kept if batches is None else dict(zip(("batch_size", "grad_accum"), batches, strict=True))
+            )
             differences += logged_geometry_difference(checkpoint, config, rows)
         position = position_at(checkpoint.step, checkpoint.epoch, rows)
         batch_size, _reason = chosen_batch_size(config, rows, checkpoint.batch_size)

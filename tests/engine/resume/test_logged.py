@@ -15,7 +15,7 @@ from engine.checkpoints.rates import SavedRates
 from engine.config import RunConfig
 from engine.course.steps import learning_rate_at
 from engine.resume.differences import logged_geometry_difference
-from engine.resume.logged import LoggedSchedule, _of_saved, logged_accumulation, logged_schedule, misfit
+from engine.resume.logged import LoggedSchedule, _of_saved, logged_accumulation, logged_batches, logged_schedule, misfit
 
 
 def checkpoint(rates: dict[int, float | None], total: int | None) -> Checkpoint:
@@ -77,6 +77,27 @@ def test_batches_added_up_for_a_step_are_those_that_give_its_steps_an_epoch(
 ) -> None:
     known = replace(checkpoint({1: 1e-4}, 100), step=step, epoch=epoch, batch_size=4)
     assert logged_accumulation(known, RunConfig(batch_size=4), rows) == times
+
+
+@pytest.mark.parametrize(
+    ("rows", "step", "epoch", "total", "found"),
+    [
+        (1000, 10, 0.08, 375, (8, 1)),
+        (1000, 10, 0.06, 501, (6, 1)),
+        (1000, 10, 0.05, 555, None),
+        (1000, 10, 0.02, 1500, (2, 1)),
+        (1000, 20, 1.27, 48, (8, 8)),
+        (1010, 20, 0.91, 66, (8, 6)),
+        (5, 3, 3.0, 9, (5, 1)),
+        (3, 20, 0.91, 66, None),
+    ],
+)
+def test_rows_of_a_step_that_were_not_saved_are_those_that_give_its_steps_an_epoch(
+    rows: int, step: int, epoch: float, total: int, found: tuple[int, int] | None
+) -> None:
+    known = replace(checkpoint({}, total), step=step, epoch=epoch, total_epochs=3.0)
+    assert logged_batches(known, rows) == found
+    assert logged_batches(replace(known, batch_size=4), rows) is None
 
 
 @pytest.mark.parametrize(("step", "times", "told"), [(8, 2, [("assumed", "4 x 2")]), (14, 1, [])])

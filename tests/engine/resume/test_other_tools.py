@@ -222,6 +222,26 @@ def test_a_state_of_another_version_is_read(run: Path, trainers: Path, taught_mo
     assert [event.step for event in events if isinstance(event, Step)] == list(range(15, 22))
 
 
+def test_rows_of_a_step_that_are_not_saved_follow_from_the_steps_of_an_epoch(
+    run: Path, trainers: Path, taught_model: Path
+) -> None:
+    """A third of public runs are of transformers before 4.36, which saved no batch size: they went on in half as many steps."""
+    for path in states_of(run):
+        state = json.loads(path.read_text())
+        del state["train_batch_size"]
+        state["epoch"] = round(state["epoch"], 2)
+        path.write_text(json.dumps(state))
+    flags: dict[str, Any] = {"output": run, "dataset": trainers / "data.jsonl", "model": taught_model}
+    decided = plan(**flags)
+    assert (decided.config.batch_size, decided.config.grad_accum) == (4, 1)
+    assert decided.saved_learning_rate == decided.next_learning_rate
+    (told,) = [one for one in decided.differences if one.item == "batch_geometry"]
+    assert (told.saved, told.asked, told.winner) == ("7 steps an epoch", "4 x 1", "assumed")
+    assert plan(**flags, batch_size=2).config.grad_accum == 1
+    _outcome, events = train(**flags, train_on="all")
+    assert [event.step for event in events if isinstance(event, Step)] == list(range(15, 22))
+
+
 def test_random_states_that_an_older_numpy_pickled_are_restored(run: Path, trainers: Path, taught_model: Path) -> None:
     for path in run.glob("checkpoint-*/rng_state.pth"):
         with zipfile.ZipFile(path) as archive:
