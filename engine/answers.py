@@ -23,7 +23,7 @@ from engine.course.steps import Position, run_length
 from engine.folder import NOT_INHERITED, RUN_TOML, last_run, named, proposed_output, source_of_run
 from engine.paths import is_folder
 from engine.remembered import source_remembered
-from engine.resume.logged import logged_schedule
+from engine.resume.logged import logged_schedule, nearest_schedule
 from engine.resume.recommend import settle_over_rows
 from engine.resume.whose import settings_beside
 from engine.sources import Resolved, Source, environment, read_toml, resolve
@@ -132,9 +132,9 @@ def _told_by(checkpoint: Checkpoint) -> Source:
     told = {key: value for key, value in values.items() if value}
     if checkpoint.manifest is not None:
         told |= _told_by_manifest(checkpoint.manifest)
-    elif (schedule := logged_schedule(checkpoint)) is not None:
+    elif (schedule := logged_schedule(checkpoint) or nearest_schedule(checkpoint)) is not None:
         told |= {"learning_rate": schedule.learning_rate, "scheduler": schedule.scheduler, "warmup": schedule.warmup_steps}
-    elif (rates := saved_rates(checkpoint.path / SCHEDULER)) is not None:  # of a kind that is not known here
+    elif (rates := saved_rates(checkpoint.path / SCHEDULER)) is not None:  # of a run whose length is not known
         told["learning_rate"] = rates.peak
     if (decay := saved_weight_decay(checkpoint.path / OPTIMIZER)) is not None:
         told["weight_decay"] = decay

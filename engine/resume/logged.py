@@ -132,6 +132,33 @@ def _of_saved(rates: SavedRates, rated: Sequence[LogRow], total: int) -> LoggedS
     return replace(best, others=tuple(one.scheduler for one in fits if one is not best and ahead), may_fall=may_fall)
 
 
+def nearest_schedule(checkpoint: Checkpoint) -> LoggedSchedule | None:
+    """Of a run whose schedule is of a kind that is not known here: the known one whose rates come nearest to those that were logged
+    and saved, so that the rate changes little at the join. None where the scheduler or the run's length is not known."""
+    total, rates = checkpoint.max_steps, saved_rates(checkpoint.path / SCHEDULER)
+    if total is None or rates is None:
+        return None
+    rated = [row for row in checkpoint.history if row.learning_rate is not None and 0 < row.step <= total]
+    rows = _spread(rated)
+
+    def off(scheduler: str, warmup: int) -> float:
+        config = RunConfig(learning_rate=rates.peak, scheduler=scheduler, warmup=warmup)
+        ahead = abs(learning_rate_at(config, total, rates.step) - rates.next)
+        behind = [
+            [abs(learning_rate_at(config, total, row.step - by) - (row.learning_rate or 0.0)) for row in rows]
+            for by in (1, 0)
+        ]
+        return max(ahead, min(max(ways, default=0.0) for ways in behind))
+
+    _off, kind, warmup = min(
+        (off(KINDS[kind], warmup), kind, warmup)
+        for kind in range(len(KINDS))
+        for warmup in _warmups_to(rates, rated, total)
+        if warmup <= total
+    )
+    return LoggedSchedule(KINDS[kind], rates.peak, warmup, total)
+
+
 def _gives(config: RunConfig, rates: SavedRates, rows: Sequence[LogRow], total: int) -> bool:
     """Whether the schedule of `config` gives the saved rate and all logged ones."""
     if abs(learning_rate_at(config, total, rates.step) - rates.next) > SAVED * rates.peak:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +287,28 @@ def test_a_schedule_that_is_not_known_goes_on_from_its_peak_and_the_join_is_told
     assert decided.config.learning_rate == 5e-3
     (told,) = [one for one in decided.differences if one.item == "schedule"]
     assert "from 0.000556 to" in told.reason
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "share"),
+    [
+        ("linear", lambda done: 1e-4 + (1 - 1e-4) * (1 - done)),  # transformers' polynomial as it is by default
+        ("cosine", lambda done: 0.05 + 0.95 * (1 + math.cos(math.pi * done)) / 2),  # its cosine_with_min_lr
+    ],
+)
+def test_a_schedule_that_is_not_known_goes_on_by_the_one_that_is_nearest(
+    scheduler: str, share: Callable[[float], float], run: Path, trainers: Path, taught_model: Path
+) -> None:
+    for path in states_of(run):
+        state = json.loads(path.read_text())
+        for row in state["log_history"]:
+            row["learning_rate"] = 5e-3 * share((row["step"] - 1) / 21)
+        path.write_text(json.dumps(state))
+    with_schedule(run, 5e-3, 14, 5e-3 * share(14 / 21))
+    decided = plan(output=run, dataset=trainers / "data.jsonl", model=taught_model)
+    assert (decided.config.scheduler, decided.config.learning_rate, decided.config.warmup) == (scheduler, 5e-3, 0)
+    (told,) = [one for one in decided.differences if one.item == "schedule"]
+    assert told.winner == "assumed" and "its kind is not known here" in told.reason
 
 
 def test_a_run_over_other_rows_gives_way_to_one_that_these_rows_make(
