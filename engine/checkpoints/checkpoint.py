@@ -92,16 +92,10 @@ class Checkpoint:
     @property
     def was_limited(self) -> bool:
         """Whether another tool's run was to end before its last epoch did: at a number of steps, or a part of an epoch. Trainer writes
-        the epochs rounded up to whole ones, and the steps as they are."""
-        if (
-            self.manifest is not None
-            or not self.step
-            or not self.epoch
-            or self.max_steps is None
-            or self.total_epochs is None
-        ):
+        the epochs rounded up to whole ones, and the steps as they are; of a stream, which has no epochs, the steps alone."""
+        if self.manifest is not None or not self.step or not self.epoch or self.max_steps is None:
             return False
-        return self.max_steps < (1 - ROUNDED) * self.total_epochs * self.step / self.epoch
+        return self.total_epochs is None or self.max_steps < (1 - ROUNDED) * self.total_epochs * self.step / self.epoch
 
     @property
     def planned_epochs(self) -> float | None:

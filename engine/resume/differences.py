@@ -26,7 +26,7 @@ from engine.errors import ConfigError, ModelError
 from engine.folder import source_of_run
 from engine.i18n import _, n_
 from engine.paths import is_file
-from engine.resume.logged import logged_geometry, logged_schedule, schedule_words
+from engine.resume.logged import is_of_a_stream, logged_geometry, logged_schedule, schedule_words
 from engine.resume.whose import is_of_run_beside, settings_beside
 from engine.sizes import loss_words
 from engine.sources import Resolved, resolve
@@ -70,6 +70,12 @@ def logged_geometry_difference(checkpoint: Checkpoint, config: RunConfig, rows: 
     size, _reason = chosen_batch_size(config, rows, checkpoint.batch_size)
     told = logged_geometry(checkpoint, math.ceil(rows / (size * config.grad_accum * config.world)))
     words = geometry_words(size, config.grad_accum, config.world)
+    if is_of_a_stream(checkpoint):
+        reason = _(
+            "its rows came from a stream, so nothing that was saved says which of them it had seen, or how many batches it added up "
+            "for a step; name them with --grad-accum"
+        )
+        return [Difference("batch_geometry", "-", words, "assumed", reason)]
     if told is not None and told[0] == told[1] and checkpoint.batch_size is None:
         reason = _(
             "so many rows a step follow from the steps of an epoch; how many were taken at a time, and whether they were packed, was "

@@ -229,7 +229,7 @@ def _accumulations(checkpoint: Checkpoint, ways: Sequence[tuple[int, bool]]) -> 
     """Numbers of batches added up for a step, the smallest first, that make a run stand where `checkpoint` says it does. `ways`: how
     many batches an epoch may have had, and whether those that make no whole step were dropped."""
     step, epoch = checkpoint.step, checkpoint.epoch
-    if not step or not epoch:
+    if not step or not epoch or is_of_a_stream(checkpoint):
         return []
     off: dict[int, float] = {}
     for batches, drops in ways:
@@ -248,6 +248,12 @@ def _processes(checkpoint: Checkpoint) -> int:
     return max(1, sum(bool(RNG_OF_RANK.fullmatch(name)) for name, _size in checkpoint.files))
 
 
+def is_of_a_stream(checkpoint: Checkpoint) -> bool:
+    """Whether its rows came from a stream without an end: what Trainer calls its epoch then is the share of its steps that is done."""
+    step, epoch, total = checkpoint.step, checkpoint.epoch, checkpoint.max_steps
+    return bool(checkpoint.total_epochs is None and step and epoch and total and abs(step / total - epoch) <= HALF_A_DIGIT)
+
+
 def _epoch_after(step: int, times: int, batches: int, drops: bool) -> float:
     """The epoch that Trainer counts after `step` steps of `times` batches each; the last step of an epoch has what is left, or that is
     dropped."""
@@ -259,7 +265,7 @@ def _steps_an_epoch(checkpoint: Checkpoint) -> int | None:
     """As the state counts them; None where it does not, or its epoch is none. Within an epoch the last step of it, which may be a
     smaller one, is not counted yet."""
     step, epoch, total, epochs = checkpoint.step, checkpoint.epoch, checkpoint.max_steps, checkpoint.total_epochs
-    if not step or not epoch or not math.isfinite(step / epoch):
+    if not step or not epoch or not math.isfinite(step / epoch) or is_of_a_stream(checkpoint):
         return None
     # An epoch of two digits, as older versions wrote it, tells it less well than the steps of all of them.
     if total and epochs and total % epochs == 0 and abs(step * epochs / total - epoch) <= HALF_A_DIGIT:

@@ -210,6 +210,18 @@ def test_a_run_that_was_limited_says_what_is_left_of_that(run: Path, trainers: P
     assert decided.epochs_left == pytest.approx(2 / 7, abs=0.01)
 
 
+def test_a_run_over_a_stream_keeps_its_number_of_steps(run: Path, trainers: Path, taught_model: Path) -> None:
+    """It has no epochs: what Trainer calls so is the share of its steps that is done, out of sys.maxsize epochs."""
+    for path in states_of(run):
+        state = json.loads(path.read_text())
+        path.write_text(json.dumps({**state, "num_train_epochs": 2**63 - 1, "epoch": state["global_step"] / 21}))
+    decided = plan(output=run, dataset=trainers / "data.jsonl", model=taught_model)
+    assert decided.length is not None and decided.length.total_steps == 21
+    assert decided.saved_learning_rate == decided.next_learning_rate
+    (told,) = [one for one in decided.differences if one.item == "batch_geometry"]
+    assert (told.asked, told.winner) == ("4 x 1", "assumed") and "from a stream" in told.reason
+
+
 def states_of(run: Path) -> list[Path]:
     return sorted(run.glob("checkpoint-*/trainer_state.json"))
 
