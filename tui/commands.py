@@ -27,8 +27,14 @@ def _path(words: str) -> Path:
     return Path(_place(words))
 
 
+def _new_parser(name: str, usage: str | None = None) -> Parser:
+    """The parser of the command `name`, without its arguments yet."""
+    about = COMMANDS[name].about
+    return Parser(prog=f"lora-tui {name}", usage=usage, description=_(about))
+
+
 def _check_parser() -> Parser:
-    parser = Parser(prog="lora-tui check", description=_(COMMANDS["check"].about))
+    parser = _new_parser("check")
     parser.add_argument("out", metavar="OUT", type=_place, help=_("a run's folder, or any folder with checkpoint-* in it"))
     parser.add_argument("--json", action="store_true", help=_("as JSON on stdout"))
     parser.add_argument(
@@ -45,7 +51,7 @@ def _check(given: list[str]) -> int:
 
 
 def _watch_parser() -> Parser:
-    parser = Parser(prog="lora-tui watch", description=_(COMMANDS["watch"].about))
+    parser = _new_parser("watch")
     parser.add_argument(
         "out", metavar="OUT", nargs="?", type=_path, help=_("a run's folder (default: the last run under ./out)")
     )
@@ -62,7 +68,7 @@ def _watch(given: list[str]) -> int:
 
 
 def _runs_parser() -> Parser:
-    parser = Parser(prog="lora-tui runs", description=_(COMMANDS["runs"].about))
+    parser = _new_parser("runs")
     parser.add_argument("root", metavar="ROOT", nargs="?", type=_path, help=_("where runs lie (default: out)"))
     parser.add_argument("--json", action="store_true", help=_("as JSON on stdout"))
     return parser
@@ -80,7 +86,7 @@ OF_DATA = ("format", "columns", "encoding", "skip_rows", "chat_template", "train
 
 
 def _data_parser() -> Parser:
-    parser = Parser(prog="lora-tui data", description=_(COMMANDS["data"].about))
+    parser = _new_parser("data")
     parser.add_argument("path", metavar="PATH", type=_place, help=_("file, save_to_disk folder or hub id"))
     parser.add_argument("--model", metavar="M", help=_("model whose template and tokenizer are to be used"))
     for name in OF_DATA:
@@ -106,7 +112,7 @@ def _data(given: list[str]) -> int:
 def _export_parser() -> Parser:
     from engine.export.llama_cpp import QUANTIZATIONS
 
-    parser = Parser(prog="lora-tui export", description=_(COMMANDS["export"].about))
+    parser = _new_parser("export")
     parser.add_argument("out", metavar="OUT", type=_place, help=_("a run's folder"))
     parser.add_argument(
         "--to", required=True, choices=("adapter", "merged", "gguf", "ollama", "hub"),
@@ -176,7 +182,7 @@ def _export(given: list[str]) -> int:
 def _eject_parser() -> Parser:
     from engine.eject import TARGETS as EJECTED
 
-    parser = Parser(prog="lora-tui eject", description=_(COMMANDS["eject"].about))
+    parser = _new_parser("eject")
     parser.add_argument("out", metavar="OUT", type=_place, help=_("a run's folder"))
     parser.add_argument(
         "--to", choices=EJECTED, default="script",
@@ -197,7 +203,7 @@ def _eject(given: list[str]) -> int:
 
 
 def _chat_parser() -> Parser:
-    parser = Parser(prog="lora-tui chat", description=_(COMMANDS["chat"].about))
+    parser = _new_parser("chat")
     parser.add_argument("out", metavar="OUT", type=_place, help=_("a run's folder"))
     parser.add_argument("--prompt", metavar="TEXT", help=_("ask this once (default: a conversation)"))
     parser.add_argument(
@@ -236,11 +242,7 @@ def _chat(given: list[str]) -> int:
 
 
 def _submit_parser() -> Parser:
-    parser = Parser(
-        prog="lora-tui submit",
-        usage="lora-tui submit --slurm|--to skypilot [OPTIONS] FLAGS OF THE RUN",
-        description=_(COMMANDS["submit"].about),
-    )
+    parser = _new_parser("submit", usage="lora-tui submit --slurm|--to skypilot [OPTIONS] FLAGS OF THE RUN")
     parser.add_argument(
         "--slurm", action="store_const", const="slurm", dest="to", help=_("for Slurm; submitted where sbatch is")
     )
