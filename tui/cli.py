@@ -73,7 +73,7 @@ def run_parser() -> Parser:
     how.add_argument(
         "--version", action="version", version=f"lora-tui {engine.__version__}", help=_("show the version and leave")
     )
-    told = "\n".join(f"{name:<8}{_(command.about)}" for name, command in COMMANDS.items())
+    told = "\n".join(name.ljust(8) + _(command.about) for name, command in COMMANDS.items())
     parser.add_argument_group(_("Commands; each has its own --help"), told)
     groups: dict[str, Any] = {}
     for name in RunConfig.model_fields:
