@@ -23,7 +23,7 @@ from engine.export.place import staged
 from engine.export.samples import trained_as
 from engine.export.source import ExportSource
 from engine.i18n import _
-from engine.models.folder import weight_files
+from engine.models.folder import loaded_weights, weight_files
 from engine.sizes import size_words
 
 TOLERANCE = 1e-5
@@ -73,7 +73,7 @@ def export_merged(source: ExportSource, into: Path) -> Merged:
 
 def merged_bytes(source: ExportSource) -> int:
     """Bytes that the merged model of `source` takes on the disk, with something to spare."""
-    return int(1.1 * sum(path.stat().st_size for path in weight_files(source.base)))
+    return int(1.1 * sum(path.stat().st_size for path in loaded_weights(source.base)))
 
 
 def write_merged(
@@ -128,7 +128,7 @@ def need_memory(source: ExportSource, dtype: str) -> None:
     """The base in float32 must fit: a machine that swaps through a merge looks dead for an hour. Raises ModelError."""
     from engine.hardware import free_memory
 
-    need = sum(path.stat().st_size for path in weight_files(source.base)) * (4 if dtype == "float32" else 8) // 4
+    need = sum(path.stat().st_size for path in loaded_weights(source.base)) * (4 if dtype == "float32" else 8) // 4
     free, _total = free_memory("cpu")
     if free < need:
         raise ModelError(

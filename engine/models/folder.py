@@ -20,6 +20,8 @@ from engine.models.templates import MODELS_OWN, put_template
 from engine.paths import is_folder, is_there, lost_link, path_of
 
 WEIGHTS = (".safetensors", ".bin")
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+"""The file of all weights, or which of several files has which, as transformers looks for them."""
 MAX_CONFIG_BYTES = 16 * 2**20
 TEMPLATES = "additional_chat_templates"
 """Where transformers keeps the chat templates of a model that has several, all but the default (its CHAT_TEMPLATE_DIR)."""
@@ -195,6 +197,24 @@ def save_tokenizer(tokenizer: Any, folder: str | Path) -> None:
 def weight_files(folder: Path) -> list[Path]:
     """The files of a model folder that hold weights, by name. Raises OSError."""
     return sorted(path for path in folder.iterdir() if path.suffix in WEIGHTS and path.name != "training_args.bin")
+
+
+def loaded_weights(folder: Path) -> list[Path]:
+    """Those of `weight_files` that transformers loads. The same weights often lie there a second time: as pytorch_model.bin, or in
+    their makers' own layout (Mistral's consolidated.safetensors). Raises OSError."""
+    files = weight_files(folder)
+    named = {WHOLE} if (folder / WHOLE).is_file() else named_by_index(folder)
+    return [path for path in files if path.name in named] or files
+
+
+def named_by_index(folder: Path) -> set[str]:
+    """The files that the index of a model folder says its weights are in; none where there is no index, or one that cannot be read,
+    which whoever loads it tells."""
+    try:
+        named = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return set()
+    return {name for name in named if isinstance(name, str)}
 
 
 def base_digests(folder: Path) -> tuple[str, str]:

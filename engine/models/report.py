@@ -16,13 +16,11 @@ from engine.checkpoints.files import Unsound, count
 from engine.checkpoints.safetensors_header import Tensor, read_header
 from engine.errors import LoraTuiError, ModelError
 from engine.i18n import _
-from engine.models.folder import TEMPLATES, is_hub_id, model_folder, read_model_config, weight_files
+from engine.models.folder import TEMPLATES, WHOLE, is_hub_id, loaded_weights, model_folder, named_by_index, read_model_config
 from engine.models.templates import TEMPLATE_FILE
 
 NOT_LINEAR = ("embed", "lm_head", "wte", "wpe", "norm", "output_layer")
 """Parts of the names of two-dimensional weights that `all-linear` leaves alone (PEFT excludes the output layer)."""
-WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-"""The file of all weights, or which of several files has which, as transformers looks for them."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,7 @@ def cached_snapshot(model: str) -> Path | None:
 
 
 def _with_weights(known: ModelReport, folder: Path) -> ModelReport:
-    files = [path for path in weight_files(folder) if path.is_file()]
+    files = [path for path in loaded_weights(folder) if path.is_file()]
     tensors = weight_headers(folder)
     total = sum(path.stat().st_size for path in files)
     if not files:
@@ -152,9 +150,9 @@ def _with_weights(known: ModelReport, folder: Path) -> ModelReport:
 
 
 def weight_headers(folder: Path) -> dict[str, Tensor]:
-    """The tensors of all *.safetensors in `folder`, by name, without their numbers. Raises OSError, Unsound."""
+    """The tensors of the *.safetensors in `folder` that are loaded, by name, without their numbers. Raises OSError, Unsound."""
     found: dict[str, Tensor] = {}
-    for path in sorted(path for path in folder.iterdir() if path.suffix == ".safetensors" and path.is_file()):
+    for path in (path for path in loaded_weights(folder) if path.suffix == ".safetensors" and path.is_file()):
         with open(path, "rb") as file:
             found.update(read_header(file, path.name))
     return found
@@ -162,14 +160,9 @@ def weight_headers(folder: Path) -> dict[str, Tensor]:
 
 def _need_shards(folder: Path) -> None:
     """Raise Unsound where a file of weights that the index names is not there: a copy or a download that was cut short."""
-    if (folder / WHOLE).is_file() or not (folder / INDEX).is_file():  # beside the first transformers looks at no index
+    if (folder / WHOLE).is_file():  # beside it transformers looks at no index
         return
-    try:
-        named = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
-        missing = sorted({name for name in named if not (folder / name).is_file()})
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):  # told by whoever loads it
-        return
-    if missing:
+    if missing := sorted(name for name in named_by_index(folder) if not (folder / name).is_file()):
         raise Unsound("weights_missing", _("{name} is missing.").format(name=", ".join(missing[:5])))
 
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
 
 from engine.config import RunConfig
 from engine.errors import ModelError
@@ -31,6 +32,20 @@ def test_parameters_are_those_of_the_loaded_model(tiny_model: Path) -> None:
 
     loaded = AutoModelForCausalLM.from_pretrained(tiny_model)
     assert model_report(str(tiny_model)).parameters == sum(one.numel() for one in loaded.parameters())
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_weights_that_lie_there_a_second_time_in_their_makers_layout_are_not_counted(sharded: bool, copy: Path) -> None:
+    """As Mistral's consolidated.safetensors does, which transformers never loads."""
+    told = model_report(str(copy))
+    tensors = load_file(copy / "model.safetensors")
+    save_file({f"again.{name}": tensor for name, tensor in tensors.items()}, copy / "consolidated.safetensors")
+    if sharded:
+        (copy / "model.safetensors").rename(copy / "model-00001-of-00001.safetensors")
+        weight_map = dict.fromkeys(tensors, "model-00001-of-00001.safetensors")
+        (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    again = model_report(str(copy))
+    assert (again.parameters, again.bytes, again.linear) == (told.parameters, told.bytes, told.linear)
 
 
 @pytest.mark.parametrize("rank", [1, 4, 16])
