@@ -26,7 +26,7 @@ LOSS_BAND = {"f32": 1e-4, "f16": 5e-3, "bf16": 2e-2, "q8_0": 3e-2}
 F32 = 0
 """GGML_TYPE_F32, for the cache of keys and values: its usual half precision would hide what the file itself loses."""
 LOSSY = 0.5
-"""The same for kinds of five bits and less: what they cost depends on the model, so it is told rather than judged; above this the
+"""The same for kinds of six bits and less: what they cost depends on the model, so it is told rather than judged; above this the
 file is not the trained model any more."""
 
 
