@@ -59,7 +59,7 @@ def load_base(
         with parts.loading(found, hardware.precision) if parts else whole as cutting:
             model, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options, **cutting)
     except Exception as error:
-        # As above: a model folder can be wrong in ways for which the library has no one class.
+        # A model folder can be wrong in more ways than the library has classes of errors for.
         if is_out_of_memory(error):  # fewer rows at a time would not help
             raise LoraTuiError(
                 _("the memory of the device is used up"),
