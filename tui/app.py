@@ -316,7 +316,7 @@ class LoraTui(App[int]):
             self.push_screen(CommandPalette(placeholder=_("Search for a command"), id="--command-palette"))
 
     def search_themes(self) -> None:
-        """As above."""
+        """Textual's choice of a theme, in the installed language."""
         self.push_screen(CommandPalette(providers=[ThemeProvider], placeholder=_("Search for a theme")))
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
