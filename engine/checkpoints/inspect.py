@@ -241,7 +241,7 @@ def _refuse_other_groups(groups: Sequence[int], names: Sequence[str]) -> None:
 def _other_scheduler(kind: str) -> Unsound:
     return Unsound(
         "other_scheduler",
-        _("{name} is of {kind}, which no schedule here can go on for.").format(name=SCHEDULER, kind=kind),
+        _("{name} is of {kind}, which none of the schedules here can go on from.").format(name=SCHEDULER, kind=kind),
         _("Continue it with the program that made it, or start a new run from these weights with --init-from."),
     )
 

@@ -211,10 +211,7 @@ def _of_answers(normalise: Callable[[Row], Row]) -> Callable[[Row], Row]:
 
 def _roles_known(row: Row) -> Row:
     """`row` with the speakers of its turns as roles: a part that --columns calls the role holds whatever words it had."""
-    return {
-        name: [_role_known(turn) for turn in value] if name in CHATS and isinstance(value, list) else value
-        for name, value in row.items()
-    }
+    return {name: [_role_known(turn) for turn in value] if isinstance(value, list) else value for name, value in row.items()}
 
 
 def _role_known(turn: Any) -> Any:

@@ -119,6 +119,11 @@ def _message(turn: Any, number: int) -> Row:
                 number=number, role=said, roles=", ".join(ROLES)
             ),
             "unknown_role",
+            _("Say --columns role=role: then a role may be called as other tools call it ({names}).").format(
+                names=", ".join(name for name in SPEAKERS if name not in ROLES)
+            )
+            if role in SPEAKERS
+            else "",
         )
     if turn.get("function_call"):
         raise Bad(

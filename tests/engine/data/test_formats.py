@@ -300,6 +300,17 @@ def test_it_is_said_how_the_turns_of_a_conversation_are_written(turns: Any, word
     assert words in read(tmp_path, {"conversation": turns}).reason
 
 
+@pytest.mark.parametrize("columns", [("messages",), ("prompt", "completion")])
+def test_a_role_in_the_words_of_other_tools_is_refused_with_what_reads_it(columns: tuple[str, ...], tmp_path: Path) -> None:
+    """Each row of such a dataset is refused, so to mend them or leave them out is no way."""
+    said = [{"role": "human", "content": "Who?"}, {"role": "bot", "content": "We."}]
+    row = dict(zip(columns, ([said] if len(columns) == 1 else [said[:1], said[1:]]), strict=True))
+    fix = refused(tmp_path, row, row).fix
+    assert fix.startswith("Say --columns role=role:") and "human, gpt, " in fix
+    (first, _second) = read_rows(str(tmp_path / "rows.jsonl"), columns="role=role")
+    assert [turn["role"] for part in first.values() for turn in part] == ["user", "assistant"]
+
+
 def test_a_list_of_texts_is_offered_as_a_conversation(tmp_path: Path) -> None:
     """As UltraChat's data are."""
     error = refused(tmp_path, {"id": "0", "data": ["Who?", "We."]})
