@@ -267,8 +267,9 @@ def _steps_an_epoch(checkpoint: Checkpoint) -> int | None:
     step, epoch, total, epochs = checkpoint.step, checkpoint.epoch, checkpoint.max_steps, checkpoint.total_epochs
     if not step or not epoch or not math.isfinite(step / epoch) or is_of_a_stream(checkpoint):
         return None
-    # An epoch of two digits, as older versions wrote it, tells it less well than the steps of all of them.
-    if total and epochs and total % epochs == 0 and abs(step * epochs / total - epoch) <= HALF_A_DIGIT:
+    # An epoch of two digits, as versions wrote it that saved no batch size, tells it less well than the steps of all of them.
+    rounded = checkpoint.batch_size is None and abs(epoch - round(epoch, 2)) < 1e-9
+    if rounded and total and epochs and total % epochs == 0 and abs(step * epochs / total - epoch) <= HALF_A_DIGIT:
         return round(total / epochs)
     return math.ceil(step / epoch - 1e-6)
 

@@ -100,6 +100,13 @@ def test_rows_of_a_step_that_were_not_saved_are_those_that_give_its_steps_an_epo
     assert logged_batches(replace(known, batch_size=4), rows) is None
 
 
+def test_a_run_that_dropped_what_made_no_whole_step_is_told_of_as_before() -> None:
+    """1563 batches added up by fours: 390 steps an epoch, and the epoch that was saved goes by batches (of a public run)."""
+    known = replace(checkpoint({}, 1170), step=1000, epoch=4000 / 1563, total_epochs=3.0, batch_size=4)
+    (told,) = logged_geometry_difference(known, RunConfig(batch_size=4, grad_accum=4), 6250)
+    assert (told.asked, told.winner) == ("4 x 4", "assumed")
+
+
 @pytest.mark.parametrize(("step", "times", "told"), [(8, 2, [("assumed", "4 x 2")]), (14, 1, [])])
 def test_batches_that_were_found_by_the_steps_of_an_epoch_are_told_as_assumed(
     step: int, times: int, told: list[tuple[str, str]]
