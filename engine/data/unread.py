@@ -16,6 +16,8 @@ from engine.i18n import _
 
 JUDGED = re.compile(r"safe|correct|good|accept|valid|prefer|desir|wanted")
 """In the name of a column of true and false: it may say that an answer is not one to learn."""
+FOR_THE_TEMPLATE = "chat_template_kwargs"
+"""Column by which TRL tells a template of each row whether to think, say: its answers are written in another way then."""
 UNREAD_NAMED = 8
 """Columns that are not read which are named."""
 
@@ -98,9 +100,12 @@ class _Seen(dict[str, Any]):
 
 def _holds_words(column: str, value: Any) -> bool:
     """Whether a column may be meant to be learned, or says what is: text that is no number, under a name that does not only count;
-    objects or pairs with words of their own; a mark of wanted and unwanted answers, or of what they weigh."""
+    objects or pairs with words of their own; a mark of wanted and unwanted answers, or of what they weigh; what a chat template is to
+    be told of the row."""
     if isinstance(value, list):
         return bool(value) and isinstance(value[0], dict | list)
+    if isinstance(value, dict):
+        return bool(value) and column == FOR_THE_TEMPLATE
     if isinstance(value, bool) and JUDGED.search(column.lower()):
         return True
     if isinstance(value, int | float):

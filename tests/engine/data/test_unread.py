@@ -47,6 +47,10 @@ UNREAD: dict[str, tuple[dict[str, Any], str]] = {
     "of what kind a text is": ({"text": "We.", "label": False}, "label"),
     "the second of two system texts": ({"messages": TURNS, "system": "Short.", "system_prompt": "Long."}, "system_prompt"),
     "what was said before as text": ({"instruction": "Who?", "output": "We.", "history": "Hm?"}, "history"),
+    "what TRL tells a template": (
+        {"messages": TURNS, "chat_template_kwargs": {"enable_thinking": False}, "metadata": {"by": "us"}},
+        "chat_template_kwargs",
+    ),
     "many": ({"text": "We.", **{f"c{n}": "x" for n in range(9)}}, "c0, c1, c2, c3, c4, c5, c6, c7, ..."),
 }
 
