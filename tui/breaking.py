@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
+USUAL_WIDTH = 80
 _WORD = re.compile(r"\s*\S+\s*")
 """As Rich has it: a word with the spaces around it."""
 _WIDE = "\u2e80-\u303f\u3040-\u312f\u3190-\u4dbf\u4e00-\ua4cf\uf900-\ufaff\uff00-\uff9f\uffe0-\uffee\U00020000-\U0003ffff"
@@ -62,4 +63,7 @@ def console(stream: IO[str] | None = None, soft_wrap: bool = False) -> Console:
             raise
 
     break_between_characters()
-    return Told(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=soft_wrap)
+    made = Told(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=soft_wrap)
+    if made.width < 1:  # COLUMNS=0, as some shells without a terminal have it: nothing at all would be shown
+        made.width = USUAL_WIDTH
+    return made

@@ -30,6 +30,15 @@ from tui.widgets.foot import Foot
 Make = Callable[..., LoraTui]
 
 
+def test_a_terminal_of_no_columns_is_told_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some shells without a terminal have COLUMNS=0."""
+    monkeypatch.setenv("COLUMNS", "0")
+    for soft_wrap in (False, True):
+        shown = console(stream := io.StringIO(), soft_wrap)
+        shown.print(Text("error: missing: --dataset"))
+        assert stream.getvalue() == "error: missing: --dataset\n"
+
+
 @pytest.mark.parametrize("size", [(80, 24), (140, 40)])
 async def test_only_ascii_is_drawn_on_every_screen(
     wizard: Make, flags: dict[str, Any], trained: Path, size: tuple[int, int]
