@@ -25,6 +25,7 @@ from engine.devices import placed
 from engine.errors import CannotContinue, ConfigError
 from engine.folder import free_sibling, own_start, proposed_output, run_id_of
 from engine.i18n import _, with_fix
+from engine.lock import busy, is_held
 from engine.models.templates import is_named
 from engine.paths import as_argument, is_folder, is_there, rooted
 from engine.resume.asked import asked_for, inspected, need_checkpoint, need_continuable, problems_of, ways_on
@@ -101,7 +102,7 @@ def plan_run(resolved: Resolved, found: Scan | None = None) -> ResumePlan:
     """Decide what a run with these answers does. `found`: a scan of its folder, where one was just made.
 
     Raises ConfigError (2) where an answer is missing, CannotContinue (3) where no checkpoint can be continued as asked, ModelError or
-    DatasetError (4) where what a setting names is not in the model, or is no dataset.
+    DatasetError (4) where what a setting names is not in the model, or is no dataset, OutputError (5) where no run can go there.
     """
     plan = _planned(resolved, found)
     need_what_is_named(plan.config, plan.mode)
@@ -114,6 +115,7 @@ def _planned(resolved: Resolved, found: Scan | None) -> ResumePlan:
     named = Path(config.resume) if config.resume not in ("auto", "never") else None
     _need_one_beginning(config, named)
     if config.dataset is None or config.model is None:
+        _need_nobody_at_work(config)
         need_answers(resolved, _begun_in(config, named, found))
     if resolved.asked("target_modules"):
         need_no_output_layer(config)
@@ -142,6 +144,14 @@ def _need_one_beginning(config: RunConfig, named: Path | None) -> None:
     for path in (config.init_from, named):
         if path is not None:
             need_checkpoint(Path(path), config.output)
+
+
+def _need_nobody_at_work(config: RunConfig) -> None:
+    """Raise OutputError where the run that would go on is just beginning: what it was started with is not in its folder yet, and to
+    name that is not what is missing."""
+    goes_on = config.resume == "auto" and config.init_from is None and config.node_rank == 0
+    if goes_on and config.output is not None and is_held(Path(config.output)):
+        raise busy(Path(config.output))
 
 
 def _begun_in(config: RunConfig, named: Path | None, found: Scan | None) -> Path | None:

@@ -18,8 +18,9 @@ from engine.checkpoints.inspect import inspect_folder
 from engine.checkpoints.scan import Scan, glance
 from engine.config import RunConfig
 from engine.data import formats
-from engine.errors import CannotContinue, ConfigError
+from engine.errors import CannotContinue, ConfigError, OutputError
 from engine.folder import proposed_output, run_id_of, write_run_toml
+from engine.lock import locked
 from engine.resume.plan import _misnamed, _rooted, plan_run, resumed, roll_back
 from tests.conftest import chats, write_jsonl
 from tests.engine.checkpoints.test_lineage import made
@@ -315,3 +316,12 @@ def test_weights_that_no_run_can_have_are_refused(run: Path, tmp_path: Path, mon
     assert "an adapter of type IA3, not LoRA" in why()
     (source / "adapter_config.json").unlink()
     assert "holds no sound adapter" in why()
+
+
+def test_a_run_that_is_just_beginning_is_at_work_and_not_without_answers(tmp_path: Path) -> None:
+    """Its run.toml comes once its rows are read: until then nothing tells what it was started with."""
+    with locked(tmp_path / "run"):
+        with pytest.raises(OutputError, match="another run is using this folder"):
+            plan(output=tmp_path / "run")
+        with pytest.raises(ConfigError, match="missing: --dataset"):
+            plan(output=tmp_path / "run", resume="never")
