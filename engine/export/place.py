@@ -15,10 +15,11 @@ from pathlib import Path
 
 from engine.checkpoints.commit import free_bytes, made_in, sweep
 from engine.durable import STAGING_PREFIX
-from engine.errors import OutputError
+from engine.errors import ConfigError, OutputError
 from engine.folder import free_sibling
 from engine.i18n import _
 from engine.lock import locked, unwritable
+from engine.resume.unfit import checkpoint_around
 from engine.sizes import size_words
 
 EXPORTS = "export"
@@ -33,8 +34,15 @@ def staged(into: Path, name: str, room: int) -> Iterator[tuple[Path, Path]]:
     """(staging folder to write into, where its content will be once the block ends well).
 
     `room`: bytes the export will take, held against the free space before anything is written. Raises OutputError where
-    it is not there, or where the folder is busy or cannot be written; nothing half-written stays then.
+    it is not there, or where the folder is busy or cannot be written; nothing half-written stays then. Raises ConfigError where that
+    would be in a checkpoint.
     """
+    if (checkpoint := checkpoint_around(into)) is not None:
+        raise ConfigError(
+            _("{folder}: lies in a checkpoint, {checkpoint}").format(folder=into, checkpoint=checkpoint),
+            _("With an export in it it would no longer be what was saved, and its run could not go on from it."),
+            _("Name another folder with --into."),
+        )
     with locked(into, FLAG):
         try:
             sweep(into)

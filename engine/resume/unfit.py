@@ -31,9 +31,9 @@ def need_own_folder(output_dir: Path, config: RunConfig | None) -> None:
     relative."""
     need_folder(output_dir)
     here = output_dir.resolve()
+    if (checkpoint := checkpoint_around(here)) is not None:
+        raise _checkpoint(output_dir, checkpoint, inside=checkpoint != here)
     for folder in (here, *here.parents):
-        if EXACT.fullmatch(folder.name) and _holds(folder, CHECKPOINT):
-            raise _checkpoint(output_dir, folder, inside=folder != here)
         if folder.name.startswith((STAGING_PREFIX, TRASH)) and _is_of_a_run(folder.parent):
             raise _cleared(output_dir, folder)
     model = Path(config.model) if config is not None and config.model is not None else None
@@ -49,6 +49,12 @@ def need_own_folder(output_dir: Path, config: RunConfig | None) -> None:
             source = Path(dataset).resolve()
             if source == here or (source in here.parents and would_be_read(source, here / JOURNAL_NAME)):
                 raise _dataset(output_dir, dataset)
+
+
+def checkpoint_around(folder: Path) -> Path | None:
+    """The checkpoint that `folder` is, or lies in; None where it is none. Whatever is put there makes it another than was saved."""
+    here = folder.resolve()
+    return next((one for one in (here, *here.parents) if EXACT.fullmatch(one.name) and _holds(one, CHECKPOINT)), None)
 
 
 def _holds(folder: Path, names: tuple[str, ...]) -> bool:

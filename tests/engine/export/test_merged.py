@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from engine.checkpoints.files import Unsound
-from engine.errors import CannotContinue, ModelError, OutputError
+from engine.errors import CannotContinue, ConfigError, ModelError, OutputError
 from engine.export import merged as merging
 from engine.export.adapter import export_adapter
 from engine.export.lora_gguf import fold
@@ -119,6 +119,18 @@ def test_what_was_exported_before_is_not_written_over(tmp_path: Path) -> None:
     assert (first.name, second.name) == ("adapter", "adapter-2")
     weights = "adapter_model.safetensors"
     assert (second / weights).read_bytes() == (tmp_path / "out" / "final" / weights).read_bytes()
+
+
+@pytest.mark.parametrize("below", ["checkpoint-7", "checkpoint-7/mine"])
+def test_nothing_is_exported_into_a_checkpoint(tmp_path: Path, below: str) -> None:
+    """It would no longer be what was saved, and its run could not go on from it."""
+    base = build(tmp_path / "base", "llama")
+    source = find_source(adapter_on(base, tmp_path / "out"), model=str(base))
+    checkpoint = Path(shutil.copytree(tmp_path / "out" / "final", tmp_path / "out" / "checkpoint-7"))
+    before = set(checkpoint.rglob("*"))
+    with pytest.raises(ConfigError, match=f"lies in a checkpoint, {checkpoint}"):
+        export_adapter(source, tmp_path / "out" / below)
+    assert set(checkpoint.rglob("*")) == before
 
 
 def test_a_disk_too_small_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
