@@ -31,10 +31,12 @@ def constant_files(trainer: ExactTrainer) -> dict[str, bytes]:
     """Name -> content of what loading the adapter needs besides its tensors: the same at every step of a run. Raises OSError.
 
     As `PeftModel.save_pretrained` leaves them: the configuration says that it is for inference, which is what makes loading it
-    harmless elsewhere.
+    harmless elsewhere. But for the order of the layers' names: PEFT keeps them as a set, which each process goes through in another.
     """
     config = copy.copy(trainer.model.peft_config["default"])
     config.inference_mode = True
+    if isinstance(config.target_modules, set):
+        config.target_modules = sorted(config.target_modules)
     with tempfile.TemporaryDirectory() as name:
         config.save_pretrained(name)
         trainer.model.create_or_update_model_card(name)

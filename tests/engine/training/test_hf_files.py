@@ -36,12 +36,26 @@ def test_an_adapter_is_byte_for_byte_what_peft_writes(tiny_model: Path, tmp_path
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     for name in ("theirs", "ours"):
         (tmp_path / name).mkdir()
+    model.peft_config["default"].target_modules = sorted(targets)  # in whatever order a set has in this process
     model.save_pretrained(tmp_path / "theirs", save_embedding_layers=False)
     tokenizer.save_pretrained(tmp_path / "theirs")
     constants = constant_files(SimpleNamespace(model=model, processing_class=tokenizer))  # type: ignore[arg-type]
     write_adapter(tmp_path / "ours", constants, Copies().adapter(adapter_in_memory(model)))
     theirs, ours = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("theirs", "ours"))
     assert ours == theirs
+
+
+def test_layers_are_named_in_the_same_order_by_each_process(tiny_model: Path) -> None:
+    """PEFT has them in a set: the adapter of a run that was gone on with would differ from the same run's that was not."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    names = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    base, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_model), AutoTokenizer.from_pretrained(tiny_model)
+    model = get_peft_model(base, LoraConfig(r=2, target_modules=list(names), task_type="CAUSAL_LM"))
+    constants = constant_files(SimpleNamespace(model=model, processing_class=tokenizer))  # type: ignore[arg-type]
+    assert json.loads(constants["adapter_config.json"])["target_modules"] == sorted(names)
+    assert model.peft_config["default"].target_modules == names
 
 
 def test_a_run_on_a_model_with_several_chat_templates_is_continued_and_exported(tmp_path: Path) -> None:
