@@ -124,7 +124,10 @@ def _jsonl(path: Path, encoding: str, skip: Callable[[int], bool]) -> Numbered:
 
 
 def _object(line: bytes, path: Path, place: Place, encoding: str, cut_off: bool) -> dict[str, Any]:
-    found = _parsed(decoded(line, path, place, encoding, cut_off), path, place, cut_off)
+    text = decoded(line, path, place, encoding, cut_off).rstrip(
+        "\r\n"
+    )  # else what is missing at its end is missed on the next
+    found = _parsed(text, path, place, cut_off)
     if not isinstance(found, dict):
         bad(path, place, _("is {what}, not an object").format(what=kind(found)), _("Each line is one JSON object."))
     return found

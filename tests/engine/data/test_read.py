@@ -121,6 +121,7 @@ BAD: dict[str, tuple[str, bytes, list[str]]] = {
     "torn in a character": ("rows.jsonl", GOOD + '{"text": "微'.encode()[:-1], ["rows.jsonl, row 2", "cut off"]),
     "no JSON": ("rows.jsonl", GOOD + b"text: lamp\n" + GOOD, ["rows.jsonl, row 2", "not JSON"]),
     "no JSON in the only line": ("rows.jsonl", b"lamp", ["rows.jsonl, row 1", "not JSON"]),
+    "no JSON from the end of a line on": ("rows.jsonl", b'{"text": [\n' + GOOD, ["rows.jsonl, row 1", "not JSON", "column 11"]),
     "row behind a blank line": ("rows.jsonl", GOOD + b"\n{]\n", ["rows.jsonl, row 2 (line 3)"]),
     "not UTF-8": ("rows.jsonl", GOOD + '{"text": "é"}\n'.encode("latin-1"), ["rows.jsonl, row 2", "0xe9", "--encoding"]),
     "not UTF-8 in a table": ("rows.csv", b"text\nlamp\n\xb5\xc6\n", ["rows.csv, line 3", "0xb5"]),
