@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from engine.hardware import prepare_process
 from engine.i18n import _
 from tui.plain import visible
 from tui.standard import make_input_editable
+from tui.signals import heeded
 from tui.streams import quiet_libraries
 
 AGAIN, LEAVE = "/new", "/quit"
@@ -54,7 +56,9 @@ def run_chat(out: str, checkpoint: str | None, model: str | None, asked: Asked) 
         said, wanted, tools = row.said, row.wanted, row.tools
     prepare_process()
     quiet_libraries()
-    with open_chat(source) as chat:
+    with contextlib.ExitStack() as opened:
+        with _tidied_up():
+            chat = opened.enter_context(open_chat(source))
         if asked.system is not None:
             chat = replace(chat, system=asked.system)
         if chat.system and chat.continues(question("")):
@@ -114,6 +118,25 @@ def _converse(chat: Chat, source: ExportSource, asked: Asked) -> None:
             told[side].append({"role": "assistant", "content": answers[side]})
         if asked.as_json:
             _print_json([*chat.beginning, *words], chat, source, asked.sampling, answers, None, indent=None)
+
+
+@contextlib.contextmanager
+def _tidied_up() -> Iterator[None]:
+    """A signal ends the process by an exception here, so that what was copied for the loading goes with it; a second one at once."""
+
+    def leave(code: int, _number: int, _frame: object) -> None:
+        take_back()
+        raise SystemExit(code)
+
+    def take_back() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before = {number: signal.signal(number, partial(leave, code)) for _name, number, code in heeded()}
+    try:
+        yield
+    finally:
+        take_back()
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from textual.events import Paste
 from textual.widgets import Input, Static
 
 from engine.export.chat import Chat, Sampling, open_chat, question
@@ -18,7 +19,7 @@ from engine.export.source import find_source
 from tests.conftest import write_jsonl
 from tests.tui.conftest import Hand, driven
 from tui.app import LoraTui
-from tui.chat import Asked, _converse
+from tui.chat import Asked, _converse, run_chat
 from tui.plain import visible
 from tui.screens.chat import ChatScreen
 
@@ -225,3 +226,48 @@ def test_without_the_wizard_ctrl_c_ends_an_answer_and_not_the_conversation(monke
     finally:
         signal.signal(signal.SIGINT, before)
     assert heard == [["long"], ["short"], ["short"]]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_the_model_is_loaded_leaves_nothing_behind(
+    number: int, code: int, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied: list[Path] = []
+
+    def loaded(_source: Any, copy: Path, _hardware: Any) -> None:
+        copied.append(copy)
+        signal.raise_signal(number)
+
+    monkeypatch.setattr("engine.export.chat.load_adapted", loaded)
+    before = signal.signal(number, lambda *_given: pytest.fail("the program's own: it leaves at once"))
+    try:
+        with pytest.raises(SystemExit) as ended:
+            run_chat(str(trained), None, None, Asked("question", None, None, Sampling(), as_json=False))
+    finally:
+        signal.signal(number, before)
+    assert ended.value.code == code
+    assert [one for one in copied if one.parent.exists()] == [] and copied
+
+
+async def test_all_lines_of_what_is_pasted_are_one_question(
+    wizard: Make, flags: dict[str, Any], trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str] = []
+
+    def answer(_chat: Chat, said: Any, *_more: Any) -> str:
+        heard.append(said[-1]["content"])
+        return "so"
+
+    monkeypatch.setattr(Chat, "answer", answer)
+    app = wizard(flags)
+    async with driven(app) as hand:
+        await app.push_screen(ChatScreen(trained))
+        await hand.until(lambda: hand.shows("ready"))
+        assert hand.screen.focused is not None
+        hand.screen.focused.post_message(Paste("one\r\ntwo\nthree\n"))
+        await hand.until(lambda: hand.shows("one⏎two⏎three"))
+        await hand.press("enter")
+        await hand.until(lambda: len(heard) == 2)
+        await hand.press("up", "enter")
+        await hand.until(lambda: len(heard) == 4)
+    assert heard == ["one\ntwo\nthree"] * 4

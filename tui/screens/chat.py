@@ -18,6 +18,7 @@ from textual.actions import SkipAction
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
+from textual.events import Paste
 from textual.widgets import Input, Static
 
 from engine.errors import LoraTuiError
@@ -57,6 +58,10 @@ class Asked:
     """Which it belongs to; another one has forgotten what was said before."""
 
 
+LINE_END = "⏎"
+"""What stands for the end of a line in the one line to ask with."""
+
+
 class Question(Input):
     """The line to ask with; up and down bring back what was asked before, as in a shell."""
 
@@ -71,6 +76,12 @@ class Question(Input):
         self._at = 0
         """Which of them stands in the line; one further: what is being typed."""
         self._draft = ""
+
+    def on_paste(self, event: Paste) -> None:
+        """All lines of what is pasted are the question: Textual's field takes the first one and drops the others without a word."""
+        event.stop()
+        event.prevent_default()
+        self.replace(LINE_END.join(event.text.strip().splitlines()), *self.selection)
 
     def keep(self, words: str) -> None:
         """`words` were asked, and can be brought back."""
@@ -159,7 +170,7 @@ class ChatScreen(WizardScreen):
         elif (asked := event.value.strip()) and (sampling := self._sampling()) is not None:
             event.input.value = ""
             self.query_one(Question).keep(asked)
-            self._ask(asked, sampling)
+            self._ask(asked.replace(LINE_END, "\n"), sampling)
 
     def _ask(self, words: str | None, sampling: Sampling) -> None:
         self._number += 1
