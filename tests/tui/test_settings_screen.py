@@ -120,6 +120,7 @@ async def test_of_a_finished_run_whose_length_is_a_number_of_steps_more_of_them_
         for way in ("from the start", "from the review"):
             await hand.arrive("SettingsScreen")
             await hand.until(lambda: app.wizard.done_by == "max_steps" and isinstance(hand.screen.focused, Input))
+            await hand.until(lambda: hand.shows("a higher number of max steps"))
             if way == "from the start":
                 await hand.press("enter", "enter")
                 await hand.arrive("ReviewScreen")

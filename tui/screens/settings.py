@@ -59,9 +59,7 @@ class SettingsScreen(StepScreen):
         if self.wizard.done_by == "epochs" and self.wizard.answers.get("max_steps", self._base.max_steps) is not None:
             self.wizard.done_by = "max_steps"  # the start step has not read by which of the two the run's length is given
         asked_for = self.wizard.done_by
-        summary = self.query_one("#summary", Static)
-        summary.display = asked_for is not None
-        summary.update(_done_words(asked_for))
+        self.query_one("#summary", Static).display = False
         await self._mount("#first", FIRST_SETTINGS)
         more = self.query_one("#more", Collapsible)
         more.display = True
@@ -71,7 +69,12 @@ class SettingsScreen(StepScreen):
         if asked_for is None:
             self.focus_main()
         else:
-            next(one for one in self.query(Setting) if one.setting == asked_for).focus_field()
+            field = next(one for one in self.query(Setting) if one.setting == asked_for)
+            # Right above it: it may stand so far down that the top of the screen is not seen with it.
+            await self.query_one("#rest" if asked_for in MORE else "#first").mount(
+                Static(_done_words(asked_for), id="done", markup=False), before=field
+            )
+            field.focus_field()
 
     async def on_collapsible_expanded(self, event: Collapsible.Expanded) -> None:
         """The rest is made when it is looked at: its fields are most of the screen, and most people need none of them."""
@@ -129,11 +132,9 @@ def _setting_of(widget: Widget) -> Setting | None:
     return next((node for node in widget.ancestors_with_self if isinstance(node, Setting)), None)
 
 
-def _done_words(asked_for: str | None) -> str:
+def _done_words(asked_for: str) -> str:
     """What must be answered otherwise for a run of which nothing is left."""
     match asked_for:
-        case None:
-            return ""
         case "stop_at_loss":
             return _("The loss of this run is where {name} wants it; 0 goes on with it.").format(name=label(asked_for))
         case "max_steps":
