@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual.events import Key
 from textual.widgets import Collapsible, Input
 
 from engine.data.read import Reading
@@ -136,6 +137,31 @@ async def test_a_machine_that_is_slow_to_make_the_fields_is_waited_for(
         await hand.until(lambda: hand.shows("instruction=ask,output=say") and isinstance(hand.screen.focused, Input))
         await hand.press("enter")
         await hand.until(lambda: hand.shows("9 rows · alpaca"))
+
+
+@pytest.mark.parametrize("step", ["DatasetScreen", "SettingsScreen"])
+async def test_a_key_that_comes_while_the_fields_are_made_finds_their_values(
+    step: str, wizard: Make, flags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compose = Setting._on_compose
+    pressed: list[str] = []
+
+    async def late(setting: Setting, *event: Any) -> None:
+        if type(app.screen).__name__ == step and not pressed:
+            pressed.append(step)
+            app.post_message(Key("ctrl+n", "\x0e"))
+        await asyncio.sleep(0.3)
+        await compose(setting, *event)
+
+    monkeypatch.setattr(Setting, "_on_compose", late)
+    app = wizard(flags)
+    async with driven(app) as hand:
+        if step == "DatasetScreen":
+            await hand.arrive("ModelScreen")
+        else:
+            app.go_to(4)
+            await hand.arrive("ReviewScreen")
+        assert pressed == [step]
 
 
 async def test_rows_left_out_of_one_dataset_are_read_of_another_that_is_named_before_next(wizard: Make) -> None:

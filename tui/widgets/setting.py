@@ -28,27 +28,30 @@ class Setting(Vertical):
     def __init__(self, name: str, value: Any) -> None:
         super().__init__(classes="setting")
         self.setting = name
-        self._value = value
         self.help_text = ""
+        self._value = self.text_of(value)
+        """What it was made with, or given before its field was there: a key may come before that, and ask for what stands in all."""
+        words = choices(name)
+        if is_switch(name):
+            words = ("true", "false") if RunConfig.model_fields[name].default != "auto" else ("auto", "true", "false")
+        self._field: Select[str] | Input = (
+            Select([(word, word) for word in words], value=self._value, allow_blank=False, compact=True)
+            if words
+            else Input(self._value, compact=True)
+        )
+        self._wrong = Static("", classes="wrong", markup=False)
 
     def compose(self) -> ComposeResult:
         self.help_text = field_help(self.setting)
-        words = choices(self.setting)
-        if is_switch(self.setting):
-            words = (
-                ("true", "false") if RunConfig.model_fields[self.setting].default != "auto" else ("auto", "true", "false")
-            )
         with Horizontal(classes="line"):
             yield Static(label(self.setting), classes="label", markup=False)
-            if words:
-                yield Select(
-                    [(word, word) for word in words], value=self.text_of(self._value), allow_blank=False, compact=True
-                )
-            else:
-                yield Input(self.text_of(self._value), compact=True)
+            yield self._field
             note = in_fields(_(str(RunConfig.model_fields[self.setting].description)))
             yield Static(note, classes="note", markup=False)
-        yield Static("", classes="wrong", markup=False)
+        yield self._wrong
+
+    def on_mount(self) -> None:
+        self._field.value = self._value
 
     @staticmethod
     def text_of(value: Any) -> str:
@@ -62,29 +65,25 @@ class Setting(Vertical):
     @property
     def raw(self) -> str:
         """What stands in the field."""
-        found = self.query(Input)
-        return found.first().value.strip() if found else str(self.query_one(Select).value)
+        return str(self._field.value).strip() if self._field.is_mounted else self._value
 
     @raw.setter
     def raw(self, value: str) -> None:
-        found = self.query(Input)
-        if found:
-            found.first().value = value
-        else:
-            self.query_one(Select).value = value
+        self._value = value
+        if self._field.is_mounted:
+            self._field.value = value
 
     def focus_field(self) -> None:
         """Put the cursor into the field."""
-        self.query("Input, Select").first().focus()
+        self._field.focus()
 
     def check(self) -> str | None:
         """What is wrong with it; shown below the field."""
         problem = None
         if self.raw or RunConfig.model_fields[self.setting].default is not None:
             problem = problem_of(self.setting, self.raw)
-        note = self.query_one(".wrong", Static)
-        note.update(visible(in_fields(problem or "")))
-        note.display = problem is not None
+        self._wrong.update(visible(in_fields(problem or "")))
+        self._wrong.display = problem is not None
         self.set_class(problem is not None, "-wrong")
         return problem
 
