@@ -26,6 +26,7 @@ from tui.i18n import N_
 from tui.lookups import fit_of, model_with_template, report_with_model
 from tui.messages import Found, Progressed
 from tui.model_text import fit_lines, model_lines
+from tui.plain import visible
 from tui.screens.base import PathStep
 from tui.widgets.path_input import PathInput
 from tui.widgets.setting import Setting
@@ -146,6 +147,7 @@ class ModelScreen(PathStep):
 
     def _find_out(self, value: str) -> None:
         self.wizard.written_as_before(value)
+        self.query_one("#summary", Static).update(_("Reading {path}").format(path=visible(value)))
         self.ask("report", self._written(), partial(model_with_template, value, self._template()))
 
     def _begin_anew(self, asked: str | None) -> None:
@@ -173,6 +175,7 @@ class ModelScreen(PathStep):
 
     def _refuse(self, error: LoraTuiError) -> None:
         self._going = False
+        self.query_one("#summary", Static).update("")
         self.close(told(error))
         if TEMPLATE in named_in(error.title):
             self._offer_template(None)
