@@ -19,7 +19,7 @@ from tests.conftest import chats, write_jsonl
 from tests.tui.conftest import driven
 from tests.tui.scripted import Scripted, started, training
 from tui.app import LoraTui
-from tui.lookups import report_of, report_with_model
+from tui.lookups import model_with_template, report_of, report_with_model
 from tui.screens import base as base_screen
 from tui.screens import dataset as dataset_screen
 from tui.screens import model as model_screen
@@ -336,6 +336,25 @@ async def test_while_rows_are_counted_for_a_model_it_is_told_how_far_that_is(
         await hand.until(lambda: hand.shows("500 of 1000 rows tokenised"))
         goes_on.set()
         await hand.until(lambda: hand.shows("26 rows") and not hand.shows("tokenised"))
+
+
+async def test_while_the_model_is_read_it_is_said(
+    wizard: Make, flags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = threading.Event()
+
+    def slow(*asked: Any) -> Any:
+        known.wait(60)
+        return model_with_template(*asked)
+
+    monkeypatch.setattr(model_screen, "model_with_template", slow)
+    app = wizard(flags)
+    async with driven(app) as hand:
+        await hand.go_on("ModelScreen", "26 rows")
+        await hand.until(lambda: hand.shows("Reading /"))
+        known.set()
+        await hand.until(lambda: hand.shows("context 256 tokens"))
+        assert not hand.shows("Reading /")
 
 
 async def test_what_is_still_being_typed_counts_before_the_key_that_goes_on(wizard: Make, flags: dict[str, Any]) -> None:
