@@ -29,6 +29,7 @@ from textual.dom import DOMNode
 from textual.filter import LineFilter
 from textual.screen import Screen
 from textual.theme import ThemeProvider
+from textual.widget import AwaitMount
 
 from engine.events import RunStopped
 from engine.i18n import _
@@ -97,11 +98,13 @@ class LoraTui(App[int]):
 
     # -- the line of screens -------------------------------------------------------------------------------------------
 
-    def on_mount(self) -> None:
+    async def on_mount(self) -> None:
         self.set_keymap(self.own_keys)
         self._listen_to_signals()
         self.theme_changed_signal.subscribe(self, lambda theme: self._remember_look(theme.name))
         self.call_after_refresh(self._settle)
+        # Textual waits for each screen it changes to, but not for the first one: a key typed ahead met a screen without its fields.
+        await AwaitMount(self.screen, [self.screen])
 
     def get_default_screen(self) -> Screen[Any]:
         """The first step, at once: the first frame is not to wait for a screen that nobody sees."""
@@ -288,6 +291,14 @@ class LoraTui(App[int]):
         from tui.screens.result import farewell
 
         return farewell(self.shown)
+
+    def _handle_exception(self, error: Exception) -> None:
+        """What fails once the wizard is being left (a screen whose parts go while it is being opened) belongs to the log alone: the
+        last words and the exit code are those of who left. Called by Textual."""
+        if self._exit:
+            logging.getLogger(__name__).error("failed while it was being left", exc_info=error)
+        else:
+            super()._handle_exception(error)
 
     def _fatal_error(self) -> None:
         """A fault of the wizard: the traceback belongs to the log; the person reads what to do. Called by Textual."""

@@ -84,7 +84,7 @@ class Watcher(LoraTui):
 
         return TrainingScreen()
 
-    def on_mount(self) -> None:
+    async def on_mount(self) -> None:
         self.run_worker(self.shown.follow, name="watch", group="run", thread=True)
 
     def _preload(self) -> None:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual.css.query import NoMatches
 
 from engine.events import RunStopped
 from engine.journal import read_journal
 from engine.resume.plan import ResumePlan
 from engine.training.attempt import Outcome
-from tests.tui.conftest import at_work
+from tests.tui.conftest import at_work, driven
 from tests.tui.scripted import Scripted, started, step, training
 from tui.app import LoraTui
 from tui.at_work import RunAtWork
@@ -147,3 +148,14 @@ async def test_a_terminal_that_hangs_up_twice_at_once_still_lets_the_run_save(
         app._signalled("SIGHUP", 129)
         await hand.until(lambda: app.return_code is not None)
     assert app.return_code == 129 and not left
+
+
+async def test_what_fails_while_the_wizard_is_being_left_does_not_change_how_it_ends(
+    wizard: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = wizard()
+    async with driven(app):
+        app.action_leave()
+        app._handle_exception(NoMatches("the parts of the menu that was just opened have gone"))
+    assert app.return_code == 0
+    assert "have gone" in caplog.text

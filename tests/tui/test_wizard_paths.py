@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from textual.widgets import Input
+from textual.events import Key
+from textual.screen import Screen
+from textual.widgets import Input, Static
 
 from engine.errors import OutputError
 from engine.events import RunStopped, Warned
@@ -209,6 +211,29 @@ async def test_a_key_pressed_once_is_one_step(wizard: Make, flags: dict[str, Any
         assert entered == [1, 2, 3, 4, 5, 6]
         await hand.press("enter")
         assert len(left) == 1
+
+
+async def test_a_key_that_comes_before_the_first_step_stands_waits_for_it(wizard: Make, flags: dict[str, Any]) -> None:
+    app = wizard(flags)
+    first = app.get_default_screen
+
+    def typed_ahead() -> Screen[Any]:
+        app.post_message(Key("ctrl+n", "\x0e"))
+        return first()
+
+    app.get_default_screen = typed_ahead  # type: ignore[method-assign]
+    async with driven(app) as hand:
+        await hand.arrive("ModelScreen")
+
+
+async def test_the_terminals_cursor_is_in_the_field_before_anything_was_typed(wizard: Make) -> None:
+    app = wizard()
+    async with driven(app) as hand:
+        field = hand.screen.query_one(Input)
+        await hand.until(lambda: app.cursor_position == field.cursor_screen_offset)
+        hand.screen.query_one("#last", Static).update("a line above it")
+        hand.screen.query_one("#last").display = True
+        await hand.until(lambda: field.content_region.y == 4 and app.cursor_position == field.cursor_screen_offset)
 
 
 async def test_who_goes_back_can_type_another_answer_at_once(wizard: Make, flags: dict[str, Any]) -> None:

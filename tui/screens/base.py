@@ -20,7 +20,7 @@ from textual.containers import VerticalScroll
 from textual.events import Key, Paste
 from textual.screen import Screen
 from textual.timer import Timer
-from textual.widgets import Button, Static
+from textual.widgets import Button, Input, Static
 
 from engine.errors import LoraTuiError
 from engine.i18n import _
@@ -58,6 +58,15 @@ class WizardScreen(Screen[Any]):
     """What the keys for a page scroll, wherever the focus is."""
     at_work = False
     """Whether something is under way here that quitting would cut short."""
+
+    def on_mount(self) -> None:
+        self.screen_layout_refresh_signal.subscribe(self, lambda _screen: self._place_cursor())
+
+    def _place_cursor(self) -> None:
+        """Put the terminal's cursor, where an input method shows what it composes, into the focused field. Textual does so when the
+        field is focused, which may be before it has its place, and not when its place becomes another."""
+        if isinstance(self.focused, Input):
+            self.app.cursor_position = self.focused.cursor_screen_offset
 
     @property
     def owner(self) -> LoraTui:
