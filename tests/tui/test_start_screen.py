@@ -253,6 +253,19 @@ async def test_after_one_is_put_away_the_cursor_is_on_its_neighbour(
         await hand.until(lambda: not (trained / "checkpoint-3").exists() and hand.shows("Continue checkpoint-8"))
 
 
+async def test_the_name_on_the_button_is_whole_on_a_narrow_terminal_too(
+    wizard: Make, flags: dict[str, Any], trained: Path
+) -> None:
+    app = wizard(flags)
+    async with driven(app, (80, 24)) as hand:
+        await hand.straight_to_start()
+        await hand.until(lambda: hand.shows("Continue from checkpoint-8"))
+        await hand.pilot.resize_terminal(60, 20)
+        await hand.until(lambda: hand.shows("Continue checkpoint-8"))
+        await hand.press("d")
+        await hand.until(lambda: hand.shows("Undo  Continue "))
+
+
 async def test_what_is_recommended_is_what_the_plan_goes_on_from(wizard: Make, flags: dict[str, Any], trained: Path) -> None:
     """A further checkpoint of another tool's run over other rows lies in the folder: neither offers it."""
     further = Path(shutil.copytree(trained / "checkpoint-8", trained / "checkpoint-900"))

@@ -40,8 +40,9 @@ from tui.widgets.checkpoint_table import CheckpointTable, saved_words
 from tui.wizard import Start
 from tui.words import epochs_words
 
-ROOMY = 100
-"""Columns from which on the main button has room for all of its words beside all others, the one that takes back too."""
+USUAL, ROOMY = 80, 100
+"""Columns from which on the main button has room for all of its words beside all others; the same with the one that takes back too.
+A name that is cut is another checkpoint's."""
 FILES = 30
 """Files of a checkpoint that are listed."""
 JUDGED = 8
@@ -226,6 +227,10 @@ class StartScreen(StepScreen):
         else:
             self.close(visible(grade_words(event.checkpoint.grade)))
 
+    def on_resize(self) -> None:
+        if self._seen is not None:
+            self._label_main()
+
     def _label_main(self) -> None:
         one = self.chosen
         main = self.query_one("#main", Button)
@@ -234,7 +239,9 @@ class StartScreen(StepScreen):
             main.label = _("Start from these weights") if weights else _("Start fresh")
         else:
             name = visible(one.name)
-            words = _("Continue {name}") if self._trashed and self.size.width < ROOMY else _("Continue from {name}")
+            words = _("Continue from {name}")
+            if self.size.width < (ROOMY if self._trashed else USUAL):
+                words = _("Continue") if self._trashed and self.size.width < USUAL else _("Continue {name}")
             main.label = words.format(name=name) if one.continuable else _("Continue")
         main.disabled = one is not None and not one.continuable
         main.refresh(layout=True)
