@@ -22,14 +22,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from rich.console import Console, RenderableType
 from rich.text import Text
+from textual import on
 from textual.app import App, SystemCommand
 from textual.binding import BindingType
 from textual.command import CommandPalette
 from textual.dom import DOMNode
 from textual.filter import LineFilter
+from textual.message import Message
 from textual.screen import Screen
 from textual.theme import ThemeProvider
 from textual.widget import AwaitMount
+from textual.widgets import Input, OptionList
 
 from engine.events import RunStopped
 from engine.i18n import _
@@ -43,6 +46,7 @@ from tui.keys import DEFAULT, bound, own_keys
 from tui.messages import RunEnded
 from tui.plain import visible
 from tui.signals import heeded, is_echo
+from tui.widgets.dismissed import DismissedOnce
 from tui.wizard import Wizard
 
 if TYPE_CHECKING:
@@ -52,6 +56,17 @@ if TYPE_CHECKING:
 RARELY = (10_000, 4, 100)
 """Python's collector, told to go through everything less often: each time it does, keys wait for a tenth of a second. What a screen
 leaves behind in circles is small, and what is young is still collected."""
+
+
+class Menu(DismissedOnce, CommandPalette):
+    """Textual's palette, which may be answered once."""
+
+    @on(Input.Submitted)
+    @on(OptionList.OptionSelected)
+    def _only_once(self, event: Message) -> None:
+        if not self.is_active:
+            event.stop()
+            event.prevent_default()
 
 
 class LoraTui(App[int]):
@@ -324,11 +339,11 @@ class LoraTui(App[int]):
     def action_command_palette(self) -> None:
         """Textual's, in the installed language."""
         if not isinstance(self.screen, CommandPalette):
-            self.push_screen(CommandPalette(placeholder=_("Search for a command"), id="--command-palette"))
+            self.push_screen(Menu(placeholder=_("Search for a command"), id="--command-palette"))
 
     def search_themes(self) -> None:
         """Textual's choice of a theme, in the installed language."""
-        self.push_screen(CommandPalette(providers=[ThemeProvider], placeholder=_("Search for a theme")))
+        self.push_screen(Menu(providers=[ThemeProvider], placeholder=_("Search for a theme")))
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Every key of the screen, its buttons that have none, and the themes."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from textual.events import Key
 from textual.screen import Screen
-from textual.widgets import Input, Static
+from textual.widgets import Button, Input, Static
 
 from engine.errors import OutputError
 from engine.events import RunStopped, Warned
@@ -128,6 +128,29 @@ async def test_the_palette_reaches_every_key_of_the_screen(wizard: Make, flags: 
         await hand.until(lambda: hand.shows("checkpoint-8"))
         titles = {command.title for command in app.get_system_commands(hand.screen)}
         assert {"Next", "Back", "Help", "Go on", "Weights", "Fresh", "Trash", "Quit", "Theme"} <= titles
+
+
+async def test_a_command_of_the_palette_that_is_taken_twice_at_once_counts_once(wizard: Make) -> None:
+    app = wizard()
+    async with driven(app) as hand:
+        await hand.press("ctrl+p", *"help")
+        await hand.until(lambda: hand.shows("key: f1") and not hand.shows("key: ctrl+n"))
+        await hand.press("down")
+        field = hand.screen.query_one(Input)
+        for _time in range(2):
+            field.post_message(Input.Submitted(field, field.value))
+        await hand.arrive("HelpScreen")
+        assert [type(one).__name__ for one in app.screen_stack] == ["DatasetScreen", "HelpScreen"]
+
+
+async def test_a_dialog_that_is_answered_twice_at_once_leaves_the_step_below(wizard: Make) -> None:
+    app = wizard()
+    async with driven(app) as hand:
+        await hand.press("f1")
+        await hand.arrive("HelpScreen")
+        for _time in range(2):
+            hand.screen.query_one("#close-help", Button).press()
+        await hand.arrive("DatasetScreen")
 
 
 async def test_f1_explains_the_dialog_that_browses(wizard: Make) -> None:

@@ -30,6 +30,7 @@ from tui.keys import bound
 from tui.messages import Found
 from tui.widgets.buttons import Buttons
 from tui.widgets.closed import Closed
+from tui.widgets.dismissed import DismissedOnce
 from tui.widgets.foot import Foot
 from tui.widgets.path_input import PathInput
 from tui.widgets.rail import Rail, RailStep
@@ -42,7 +43,7 @@ PAUSE = 0.4
 """Seconds without a key after which what was typed is looked at."""
 
 
-class WizardScreen(Screen[Any]):
+class WizardScreen(DismissedOnce, Screen[Any]):
     """A screen whose keys speak the installed language, and that can be asked about."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -19,6 +19,7 @@ from tui.app import wizard_app
 from tui.plain import visible
 from tui.screens.base import WizardScreen
 from tui.training_text import whole_receipt_text
+from tui.widgets.dismissed import DismissedOnce
 
 if TYPE_CHECKING:
     from tui.widgets.browse import FileBrowser, FolderBrowser
@@ -27,7 +28,7 @@ TAIL = 200_000
 """Bytes of the log's end that are shown."""
 
 
-class HelpScreen(ModalScreen[None]):
+class HelpScreen(DismissedOnce, ModalScreen[None]):
     """Help on what has the focus, on the step, and the keys that work now."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,f1,q,enter", "app.pop_screen", show=False)]
@@ -69,7 +70,7 @@ class HelpScreen(ModalScreen[None]):
         self.dismiss()
 
 
-class QuitScreen(ModalScreen[str | None]):
+class QuitScreen(DismissedOnce, ModalScreen[str | None]):
     """Something is at work, a run or an export: what now?"""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -108,7 +109,7 @@ class QuitScreen(ModalScreen[str | None]):
         self.dismiss(None)
 
 
-class LogScreen(ModalScreen[None]):
+class LogScreen(DismissedOnce, ModalScreen[None]):
     """The end of run.log, as the libraries wrote it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,l,q,enter", "app.pop_screen", show=False)]
@@ -144,7 +145,7 @@ class LogScreen(ModalScreen[None]):
         self.dismiss()
 
 
-class ReceiptScreen(ModalScreen[None]):
+class ReceiptScreen(DismissedOnce, ModalScreen[None]):
     """The whole receipt of a continued run."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,r,q,enter", "app.pop_screen", show=False)]

@@ -14,6 +14,7 @@ from textual_fspicker.parts import DirectoryNavigation
 from engine.i18n import _
 from tui.i18n import N_
 from tui.keys import bound
+from tui.widgets.dismissed import DismissedOnce
 
 HELP_TEXT = N_(
     "The arrow keys go through the list, Enter opens a folder; the first line leads to the folder above. Tab goes on to the fields "
@@ -22,7 +23,7 @@ HELP_TEXT = N_(
 HELP = bound("help", "help", N_("Help"))
 
 
-class FileBrowser(FileOpen):
+class FileBrowser(DismissedOnce, FileOpen):
     """Choose a file, or the folder that one stands in: a dataset may be one."""
 
     DEFAULT_CSS: ClassVar[str] = "FileBrowser Button { min-width: 8; }"  # three of them beside the name
@@ -44,7 +45,7 @@ class FileBrowser(FileOpen):
         self.app.push_screen(HelpScreen(self))
 
 
-class FolderBrowser(SelectDirectory):
+class FolderBrowser(DismissedOnce, SelectDirectory):
     """Choose a folder."""
 
     BINDINGS: ClassVar[list[BindingType]] = [HELP]
