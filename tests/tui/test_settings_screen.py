@@ -64,6 +64,17 @@ async def test_the_rest_of_the_settings_is_made_when_it_is_looked_at(wizard: Mak
         assert app.wizard.answers["seed"] == "11"
 
 
+async def test_those_that_matter_are_seen_first_where_one_of_the_rest_was_answered_too(
+    wizard: Make, flags: dict[str, Any]
+) -> None:
+    app = wizard(flags | {"seed": "7"})
+    async with driven(app) as hand:
+        await hand.straight_to_settings()
+        await hand.until(lambda: hand.shows("max steps") and hand.screen.query_one("#body").max_scroll_y > 0)
+        await hand.pilot.pause(0.5)
+        assert hand.shows("learning rate") and hand.screen.query_one("#body").scroll_y == 0
+
+
 async def test_f1_explains_the_focused_field(wizard: Make, flags: dict[str, Any]) -> None:
     app = wizard(flags)
     async with driven(app, (100, 40)) as hand:

@@ -42,7 +42,8 @@ class SettingsScreen(StepScreen):
     def compose_body(self) -> ComposeResult:
         yield Static(_("Looking"), id="summary", markup=False)
         yield Vertical(id="first")
-        with Collapsible(title=_("More settings"), id="more"):
+        # Open from the beginning where one of them was answered: what is opened later is scrolled to, past those that matter.
+        with Collapsible(title=_("More settings"), collapsed=self.wizard.answers.keys().isdisjoint(MORE), id="more"):
             yield Vertical(id="rest")
 
     def fill(self) -> None:
@@ -78,7 +79,7 @@ class SettingsScreen(StepScreen):
 
     async def on_collapsible_expanded(self, event: Collapsible.Expanded) -> None:
         """The rest is made when it is looked at: its fields are most of the screen, and most people need none of them."""
-        if not self.query_one("#rest").children:
+        if self._base is not None and not self.query_one("#rest").children:
             await self._mount("#rest", MORE)
 
     async def _mount(self, group: str, names: Sequence[str]) -> None:
