@@ -8,6 +8,7 @@ The terminal is left as it was found whatever happens: on the normal way out, on
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -15,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -104,6 +106,8 @@ class LoraTui(App[int]):
         self.log_path = log
         self.ascii_only = ascii_only
         self._ascii = [AsciiFilter()] if ascii_only else []
+        self.awaited = False
+        """Whether, when it was left, something was at work in a thread that is to come to its end."""
         self._exit_after: int | None = None
         self._signal = ("", 0.0)
         """The first signal that came, and when."""
@@ -234,9 +238,16 @@ class LoraTui(App[int]):
     def exit(self, result: int | None = None, return_code: int = 0, message: RenderableType | None = None) -> None:
         """Leave, once: who is already leaving (a key pressed twice, a signal meanwhile) has had the last words."""
         if not self._exit:
+            self._see_what_is_at_work()
             if self.ascii_only and isinstance(message, Text):
                 message.plain = ascii_drawn(message.plain)
             super().exit(result, return_code, message)
+
+    def _see_what_is_at_work(self) -> None:
+        """While the screens are still there."""
+        from tui.screens.base import WizardScreen
+
+        self.awaited = any(isinstance(one, WizardScreen) and one.awaited for one in self.screen_stack)
 
     async def action_quit(self) -> None:
         self.action_leave()
@@ -269,8 +280,6 @@ class LoraTui(App[int]):
         """A signal saves first. Textual itself would die of them and leave the terminal as it is."""
         if threading.current_thread() is not threading.main_thread():
             return
-        import asyncio
-
         loop = asyncio.get_running_loop()
         for name, number, code in heeded():
             with contextlib.suppress(NotImplementedError, RuntimeError):
@@ -330,6 +339,7 @@ class LoraTui(App[int]):
                 )
             )
         self.shown.abandon()
+        self._see_what_is_at_work()
         if not self._exit_renderables:
             self._exit_renderables.append(Text(visible("\n".join(words), keep_lines=True)))
             self._close_messages_no_wait()
@@ -379,7 +389,27 @@ def run_wizard(flags: dict[str, Any], demo: bool) -> int:
     keys = own_keys()
     with own_terminal(state_folder() / "wizard.log") as log:
         app = LoraTui(flags, demo, log=log, ascii_only=ascii_terminal(), keys=keys)
-        code = app.run()
+        code = opened(app)
         if app.return_code:
             return app.return_code
     return code or 0
+
+
+def opened(app: LoraTui) -> int | None:
+    """Run `app` on this terminal until it is left; what it was left with."""
+    with asyncio.Runner() as runner:
+        runner.get_loop().set_default_executor(_Threads(app))
+        return runner.run(app.run_async())
+
+
+class _Threads(ThreadPoolExecutor):
+    """The threads that answer the screens' questions. Who leaves waits for none of the answers: to count the rows of a large dataset
+    takes minutes. A run that saves is waited for, and so is what a screen says (`WizardScreen.awaited`)."""
+
+    def __init__(self, app: LoraTui) -> None:
+        super().__init__(thread_name_prefix="wizard")
+        self._app = app
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        to_its_end = self._app.awaited or self._app.shown.running
+        super().shutdown(wait and to_its_end, cancel_futures=cancel_futures or not to_its_end)

@@ -16,7 +16,7 @@ from textual.screen import Screen
 from engine.events import LossJumped, RunFailed, RunStarted
 from engine.lock import ask_to_stop
 from engine.watch import Told, follow, logged_before
-from tui.app import LoraTui
+from tui.app import LoraTui, opened
 from tui.at_work import Shown, Then
 from tui.keys import own_keys
 from tui.live import fold, known_before
@@ -113,5 +113,5 @@ def run_watcher(folder: Path, read_only: bool) -> int:
     keys = own_keys()
     with own_terminal(state_folder() / "wizard.log") as log:
         app = Watcher(folder, read_only, log=log, ascii_only=ascii_terminal(), keys=keys)
-        code = app.run()
+        code = opened(app)
         return app.return_code or code or 0

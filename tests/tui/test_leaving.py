@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -17,8 +18,9 @@ from engine.resume.plan import ResumePlan
 from engine.training.attempt import Outcome
 from tests.tui.conftest import at_work, driven
 from tests.tui.scripted import Scripted, started, step, training
-from tui.app import LoraTui
+from tui.app import LoraTui, opened
 from tui.at_work import RunAtWork
+from tui.screens.export import ExportScreen
 
 Make = Callable[..., LoraTui]
 
@@ -159,3 +161,38 @@ async def test_what_fails_while_the_wizard_is_being_left_does_not_change_how_it_
         app._handle_exception(NoMatches("the parts of the menu that was just opened have gone"))
     assert app.return_code == 0
     assert "have gone" in caplog.text
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+def test_who_leaves_waits_for_what_is_at_work_and_not_for_an_answer_that_nobody_sees(
+    awaited: bool, wizard: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, known, begun = wizard(), threading.Event(), threading.Event()
+    answered: list[bool] = []
+
+    def answer() -> None:
+        begun.set()
+        answered.append(known.wait(60))
+
+    async def asked_and_left() -> int:
+        asyncio.get_running_loop().run_in_executor(None, answer)
+        await asyncio.to_thread(begun.wait, 60)
+        app.awaited = awaited
+        if awaited:
+            threading.Timer(0.5, known.set).start()
+        return 0
+
+    monkeypatch.setattr(app, "run_async", asked_and_left)
+    assert opened(app) == 0
+    assert answered == ([True] if awaited else [])
+    known.set()
+
+
+async def test_an_export_at_work_is_what_the_program_waits_for(wizard: Make, trained: Path) -> None:
+    app = wizard()
+    async with driven(app):
+        screen = ExportScreen(trained)
+        await app.push_screen(screen)
+        screen.at_work = True
+        app.leave_with_result()
+        assert app.awaited

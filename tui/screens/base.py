@@ -60,6 +60,11 @@ class WizardScreen(DismissedOnce, Screen[Any]):
     at_work = False
     """Whether something is under way here that quitting would cut short."""
 
+    @property
+    def awaited(self) -> bool:
+        """Whether the program, once it is left, waits for the threads of this screen: they leave something behind if cut short."""
+        return self.at_work
+
     def on_mount(self) -> None:
         self.screen_layout_refresh_signal.subscribe(self, lambda _screen: self._place_cursor())
 

@@ -119,6 +119,8 @@ class ChatScreen(WizardScreen):
         "forget what was said. ctrl+t shows how answers are drawn; with temperature 0 the likeliest token is always taken."
     )
 
+    awaited = True  # for its copy of the adapter is taken away by the thread that has it
+
     def __init__(self, out: Path) -> None:
         super().__init__()
         self._out = out
