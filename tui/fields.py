@@ -71,3 +71,13 @@ def told(error: LoraTuiError, more: Mapping[str, str] = MappingProxyType({})) ->
     """An error as one paragraph: what, where, what to do. Where the engine names a flag, the field is named; `more` as `in_fields`."""
     words = "\n".join(part for part in (error.title, error.detail, error.fix) if part)
     return visible(in_fields(words, more), keep_lines=True)
+
+
+def done_words(asked_for: str) -> str:
+    """What must be answered otherwise for a run of which nothing is left."""
+    match asked_for:
+        case "stop_at_loss":
+            return _("The loss of this run is where {name} wants it; 0 goes on with it.").format(name=label(asked_for))
+        case "max_steps":
+            return _("Nothing is left of this run; a higher number of {name} goes on with it.").format(name=label(asked_for))
+    return _("Nothing is left of this run; with more {name} it goes on.").format(name=label(asked_for))

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
+from engine.checkpoints.checkpoint import Checkpoint
 from engine.config import RunConfig
 from engine.data.formats import CONVERSATIONS
 from engine.errors import ConfigError, LoraTuiError
@@ -21,7 +22,7 @@ from engine.resume.plan import ResumePlan
 from engine.sources import problem_of
 from tui.dataset_text import preview_texts, problem_lines, rows_words, summary_lines
 from tui.expected_text import expected_lines
-from tui.fields import label
+from tui.fields import done_words, label
 from tui.folder_text import choice_lines, held_words, seen_lines
 from tui.headless import carry_out
 from tui.lookups import expect_counted, report_of
@@ -197,6 +198,7 @@ class Questions:
             word = self.ask(_("c continue, f fresh, w NAME only its weights, or the NAME of another checkpoint"), kept)
             how, _space, name = word.partition(" ")
             if word == "c" and best is not None:
+                self._say_if_done(best)
                 return
             if word == "f":
                 self.wizard.start = Start("fresh")
@@ -206,14 +208,21 @@ class Questions:
                 return
             if word in names:
                 self.wizard.start = Start("continue", names[word].path)
+                self._say_if_done(names[word])
                 return
             self.show.line(_("There are: {names}").format(names=", ".join(names)))
+
+    def _say_if_done(self, one: Checkpoint) -> None:
+        """Of a run of which nothing is left, while it can still be answered otherwise."""
+        if self.wizard.is_done(one) and self.wizard.base().max_steps is None:
+            self.wizard.done_by = "epochs"
+            self.show.line(done_words("epochs"), "yellow")
 
     def settings(self) -> None:
         base = self.wizard.base()
         shown = {name: str(self.wizard.answers.get(name, getattr(base, name))) for name in FIRST_SETTINGS}
         self.show.line(", ".join(f"{label(name)} {value}" for name, value in shown.items()))
-        if not self.agreed(_("Change settings?"), kept=False):
+        if not self.agreed(_("Change settings?"), kept=self.wizard.done_by is not None):
             return
         for name, value in shown.items():
             while True:

@@ -18,6 +18,7 @@ from engine.paths import is_folder, path_of
 from engine.remembered import Remembered, after_run, save_remembered, usable
 
 if TYPE_CHECKING:
+    from engine.checkpoints.checkpoint import Checkpoint
     from engine.data.read import Reading
     from engine.data.report import DatasetReport
     from engine.resume.plan import ResumePlan
@@ -230,6 +231,14 @@ class Wizard:
 
         self.halved = as_written(plan.config.learning_rate / 2)
         self.answer("learning_rate", self.halved)
+
+    def is_done(self, one: Checkpoint) -> bool:
+        """Whether nothing is left of the run that the checkpoint `one` is of, as far as it says, and nothing longer was answered."""
+        from engine.sources import as_written
+
+        planned = {"epochs": one.planned_epochs, "max_steps": one.max_steps}
+        longer = any(self.answers.get(name) not in (None, as_written(value)) for name, value in planned.items())
+        return one.remaining_epochs == 0 and not longer
 
     def last_folder(self) -> Path | None:
         """The folder of the run that was begun last, while nothing was answered that could mean another."""

@@ -107,6 +107,14 @@ def test_another_checkpoint_can_be_named(flags: dict[str, Any], trained: Path) -
     assert "There are: checkpoint-3, checkpoint-6, checkpoint-8" in words.getvalue()
 
 
+def test_who_goes_on_with_a_finished_run_is_asked_for_more_epochs(flags: dict[str, Any]) -> None:
+    train(**flags)
+    questions, words = talk(flags, "", "", "", "c", "", "3", "", "", "", "", "", "n")
+    assert questions.run() == 0
+    assert "Nothing is left of this run; with more epochs it goes on." in words.getvalue()
+    assert "continuing from checkpoint-14" in words.getvalue()
+
+
 def test_how_to_begin_is_not_asked_where_a_flag_says_so(flags: dict[str, Any], trained: Path) -> None:
     questions, words = talk({**flags, "init_from": str(trained / "checkpoint-6")}, "", "", "", "n", "n")
     assert questions.run() == 0

@@ -14,7 +14,7 @@ from textual.widgets import Collapsible, Input, Static
 from engine.config import RunConfig
 from engine.errors import LoraTuiError
 from engine.i18n import _
-from tui.fields import label, told
+from tui.fields import done_words, label, told
 from tui.i18n import N_
 from tui.messages import Found
 from tui.screens.base import StepScreen
@@ -73,7 +73,7 @@ class SettingsScreen(StepScreen):
             field = next(one for one in self.query(Setting) if one.setting == asked_for)
             # Right above it: it may stand so far down that the top of the screen is not seen with it.
             await self.query_one("#rest" if asked_for in MORE else "#first").mount(
-                Static(_done_words(asked_for), id="done", markup=False), before=field
+                Static(done_words(asked_for), id="done", markup=False), before=field
             )
             field.focus_field()
 
@@ -131,13 +131,3 @@ class SettingsScreen(StepScreen):
 def _setting_of(widget: Widget) -> Setting | None:
     """The line of the form that `widget` is in."""
     return next((node for node in widget.ancestors_with_self if isinstance(node, Setting)), None)
-
-
-def _done_words(asked_for: str) -> str:
-    """What must be answered otherwise for a run of which nothing is left."""
-    match asked_for:
-        case "stop_at_loss":
-            return _("The loss of this run is where {name} wants it; 0 goes on with it.").format(name=label(asked_for))
-        case "max_steps":
-            return _("Nothing is left of this run; a higher number of {name} goes on with it.").format(name=label(asked_for))
-    return _("Nothing is left of this run; with more {name} it goes on.").format(name=label(asked_for))

@@ -27,7 +27,6 @@ from engine.i18n import _, n_, sentences
 from engine.paths import path_of
 from engine.resume.seen import Seen
 from engine.sizes import loss_words, size_words
-from engine.sources import as_written
 from tui.fields import in_fields, lines_text, told
 from tui.folder_text import choice_lines, held_words
 from tui.i18n import N_
@@ -278,10 +277,8 @@ class StartScreen(StepScreen):
             return
         choice = self._seen.choice if self._seen is not None else None
         recommended = choice is not None and choice.checkpoint is not None and choice.checkpoint.name == one.name
-        planned = {"epochs": one.planned_epochs, "max_steps": one.max_steps}
-        longer = any(self.wizard.answers.get(name) not in (None, as_written(value)) for name, value in planned.items())
-        done = one.remaining_epochs == 0 and not longer
-        self._begin(Start("auto") if recommended else Start("continue", one.path), "epochs" if done else None)
+        done_by = "epochs" if self.wizard.is_done(one) else None
+        self._begin(Start("auto") if recommended else Start("continue", one.path), done_by)
 
     def action_weights(self) -> None:
         one = self.chosen
