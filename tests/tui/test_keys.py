@@ -63,7 +63,7 @@ async def test_an_own_key_does_what_its_name_says_and_stands_at_the_foot(wizard:
         await hand.press("ctrl+n")
         assert hand.at("DatasetScreen")
         await hand.press("f3")
-        await hand.arrive("CommandPalette")
+        await hand.arrive("Menu")
         await hand.press("escape", "f2")
         await hand.arrive("ModelScreen")
 
