@@ -23,8 +23,8 @@ from engine.export.source import ExportSource, find_source
 from engine.hardware import prepare_process
 from engine.i18n import _
 from tui.plain import visible
-from tui.standard import make_input_editable
 from tui.signals import heeded
+from tui.standard import make_input_editable
 from tui.streams import quiet_libraries
 
 AGAIN, LEAVE = "/new", "/quit"
