@@ -199,11 +199,14 @@ def logged_batches(checkpoint: Checkpoint, rows: int) -> tuple[int, int] | None:
     """(rows at a time, batches added up for a step) of another tool's run that says neither, as Trainer did not before transformers
     4.36: so many rows a step make of `rows` rows the steps that its epoch had. Of several numbers the one that a person would name,
     with the most factors of two. None where no number does, or the run says how many it took at a time."""
-    steps = _steps_an_epoch(checkpoint)
-    if steps is None or checkpoint.batch_size is not None:
+    if checkpoint.batch_size is not None:
         return None
-    fits = [each for each in range(1, min(rows, MOST_ADDED) + 1) if math.ceil(rows / each) == steps]
-    if not fits:
+    each_fits = (
+        [each for each in range(1, min(rows, MOST_ADDED) + 1) if math.ceil(rows / each) == steps]
+        for steps in _steps_an_epoch(checkpoint)
+    )
+    fits = next((fits for fits in each_fits if fits), None)
+    if fits is None:
         return None
     each = max(fits, key=lambda one: (one & -one, -one))
     size = max(one for one in range(1, MOST_AT_A_TIME + 1) if each % one == 0)
@@ -213,8 +216,8 @@ def logged_batches(checkpoint: Checkpoint, rows: int) -> tuple[int, int] | None:
 def misfit(checkpoint: Checkpoint, rows: int) -> str | None:
     """Why a run over `rows` rows cannot have stood where another tool's `checkpoint` does, whatever it added up for a step; None where
     it can, or nothing tells."""
-    steps, size = _steps_an_epoch(checkpoint), checkpoint.batch_size
-    if checkpoint.manifest is not None or steps is None or not size:
+    counts, size = _steps_an_epoch(checkpoint), checkpoint.batch_size
+    if checkpoint.manifest is not None or not counts or not size:
         return None
     each = size * _processes(checkpoint)
     # The last batch of an epoch may be dropped; older versions dropped those that were left over from its steps.
@@ -222,7 +225,7 @@ def misfit(checkpoint: Checkpoint, rows: int) -> str | None:
     if _accumulations(checkpoint, ways):
         return None
     words = _("its epoch had {steps} steps of {size} rows at a time, which {rows} rows do not make")
-    return words.format(steps=steps, size=size, rows=rows)
+    return words.format(steps=counts[0], size=size, rows=rows)
 
 
 def _accumulations(checkpoint: Checkpoint, ways: Sequence[tuple[int, bool]]) -> list[int]:
@@ -261,24 +264,30 @@ def _epoch_after(step: int, times: int, batches: int, drops: bool) -> float:
     return whole + min(1.0, into * times / batches)
 
 
-def _steps_an_epoch(checkpoint: Checkpoint) -> int | None:
-    """As the state counts them; None where it does not, or its epoch is none. Within an epoch the last step of it, which may be a
-    smaller one, is not counted yet."""
+def _steps_an_epoch(checkpoint: Checkpoint) -> tuple[int, ...]:
+    """As the state counts them, the likeliest first; none where it does not, or its epoch is none. Within an epoch the last step of
+    it, which may be a smaller one, is not counted yet."""
     step, epoch, total, epochs = checkpoint.step, checkpoint.epoch, checkpoint.max_steps, checkpoint.total_epochs
     if not step or not epoch or not math.isfinite(step / epoch) or is_of_a_stream(checkpoint):
-        return None
-    # An epoch of two digits, as versions wrote it that saved no batch size, tells it less well than the steps of all of them.
+        return ()
+    counted = math.ceil(step / epoch - 1e-6)
+    # An epoch of two digits, as versions wrote it that saved no batch size, tells it less well than the steps of all of them. It may
+    # have two digits by chance: then it tells of one more in a run that dropped the batches left over from its steps.
     rounded = checkpoint.batch_size is None and abs(epoch - round(epoch, 2)) < 1e-9
     if rounded and total and epochs and total % epochs == 0 and abs(step * epochs / total - epoch) <= HALF_A_DIGIT:
-        return round(total / epochs)
-    return math.ceil(step / epoch - 1e-6)
+        of_all = round(total / epochs)
+        return (of_all, counted) if counted == of_all + 1 else (of_all,)
+    return (counted,)
 
 
 def logged_geometry(checkpoint: Checkpoint, steps_per_epoch: int) -> tuple[str, str] | None:
     """(logged, now): how many steps another tool's run made of an epoch, and this one makes; None where the log does not tell."""
-    logged = _steps_an_epoch(checkpoint)
+    counts = _steps_an_epoch(checkpoint)
+    if not counts:
+        return None
     each = _("{count} steps an epoch")
-    return (each.format(count=logged), each.format(count=steps_per_epoch)) if logged is not None else None
+    logged = steps_per_epoch if steps_per_epoch in counts else counts[0]
+    return each.format(count=logged), each.format(count=steps_per_epoch)
 
 
 def _warmups(rated: Sequence[LogRow], total: int) -> list[int]:

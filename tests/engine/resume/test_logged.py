@@ -90,6 +90,7 @@ def test_batches_added_up_for_a_step_are_those_that_give_its_steps_an_epoch(
         (1010, 20, 0.91, 66, (8, 6)),
         (5, 3, 3.0, 9, (5, 1)),
         (3, 20, 0.91, 66, None),
+        (10_000, 100, 0.32, 936, (8, 4)),
     ],
 )
 def test_rows_of_a_step_that_were_not_saved_are_those_that_give_its_steps_an_epoch(
@@ -105,6 +106,13 @@ def test_a_run_that_dropped_what_made_no_whole_step_is_told_of_as_before() -> No
     known = replace(checkpoint({}, 1170), step=1000, epoch=4000 / 1563, total_epochs=3.0, batch_size=4)
     (told,) = logged_geometry_difference(known, RunConfig(batch_size=4, grad_accum=4), 6250)
     assert (told.asked, told.winner) == ("4 x 4", "assumed")
+
+
+def test_an_epoch_that_has_two_digits_by_chance_is_told_with_the_batches_it_was_found_by() -> None:
+    """1250 batches added up by fours: 312 steps an epoch, and 0.32 of it after a hundred, to the last digit."""
+    known = replace(checkpoint({}, 936), step=100, epoch=0.32, total_epochs=3.0)
+    (told,) = logged_geometry_difference(known, RunConfig(batch_size=8, grad_accum=4), 10_000)
+    assert (told.saved, told.asked, told.winner) == ("313 steps an epoch", "8 x 4", "assumed")
 
 
 @pytest.mark.parametrize(("step", "times", "told"), [(8, 2, [("assumed", "4 x 2")]), (14, 1, [])])
