@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
+from pathlib import Path
 
 from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.choose import EQUALLY_FAR, Choice, choose, distance
@@ -44,6 +45,8 @@ def settle_over_rows(
     from engine.data.dataset import read_dataset
     from engine.resume.logged import misfit
 
+    refuse = _once(refuse)
+
     @cache
     def rows() -> int | None:
         try:
@@ -57,8 +60,21 @@ def settle_over_rows(
         count = rows()
         return misfit(candidate, count) if count is not None else None
 
-    scanned, choice = settle(found, against)
+    scanned, choice = settle(found, _once(against))
     return (scanned, choice) if choice.checkpoint is not None else settle(scanned, refuse)
+
+
+def _once(refuse: Callable[[Checkpoint], str | None]) -> Callable[[Checkpoint], str | None]:
+    """`refuse`, asked but once of each checkpoint that was judged: for each one more that is, all of them are gone through again, and
+    to hold a base model against what was saved takes its files."""
+    told: dict[Path, str | None] = {}
+
+    def asked(candidate: Checkpoint) -> str | None:
+        if candidate.path not in told:
+            told[candidate.path] = refuse(candidate)
+        return told[candidate.path]
+
+    return asked
 
 
 def _against_judged(
