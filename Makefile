@@ -7,8 +7,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: demo test test-slow test-cluster test-llama-cpp test-kill soak fuzz hostile catalogue lint bench messages pictures clean
 
 # pip is the last thing that a venv gets: one that could not be made whole (Debian without python3-venv) has none, and is made anew.
+# One that uv made has none either, but is somebody's work.
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit("lora-tui needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another one with PYTHON=, such as: make demo PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	@! grep -qs '^uv = ' $(VENV)/pyvenv.cfg || { echo "$(VENV) was made by uv, without pip. Put one into it (uv pip install pip), or take it away." >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 
 $(VENV)/.installed: $(BIN)/pip pyproject.toml constraints.txt
