@@ -53,13 +53,14 @@ def decide(plan: ResumePlan, material: Material, ranks: Ranks) -> Attempt:
 
 def _told_over_its_rows(plan: ResumePlan, geometry: Geometry, length: Length) -> ResumePlan:
     """`plan` with its differences in steps and rates as they are over the rows that hold something to learn: which of changed rows
-    do, it could not know."""
+    do, it could not know. A batch of which it told nothing, such as a smaller one for want of memory, nobody asked for."""
     manifest = plan.checkpoint.manifest if plan.mode == "continue" and plan.checkpoint is not None else None
     if plan.checkpoint is None or manifest is None:
         return plan
-    others = (one for one in plan.differences if one.item not in ("batch_geometry", "schedule"))
-    now = [*geometry_difference(manifest.geometry, geometry), *schedule_differences(plan.checkpoint, plan.config, length)]
-    return replace(plan, differences=(*others, *now))
+    others = [one for one in plan.differences if one.item not in ("batch_geometry", "schedule")]
+    if any(one.item == "batch_geometry" for one in plan.differences):
+        others += geometry_difference(manifest.geometry, geometry)
+    return replace(plan, differences=(*others, *schedule_differences(plan.checkpoint, plan.config, length)))
 
 
 def _choices_of_several(config: RunConfig, fitted: Fitted, ranks: Ranks) -> dict[str, str]:

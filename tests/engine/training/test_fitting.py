@@ -15,6 +15,7 @@ from engine.checkpoints.scan import scan
 from engine.data.read import Reading
 from engine.data.report import dataset_report
 from engine.errors import LoraTuiError
+from engine.events import ResumeChecked
 from engine.sources import read_toml
 from engine.training import trial
 from engine.training.expect import expect
@@ -68,6 +69,23 @@ def test_rows_that_the_estimate_made_fewer_are_made_fewer_still(
     train(dataset=chat_file, model=tiny_model, output=tmp_path / "run", **FLAGS)
     stored = read_toml(tmp_path / "run" / "run.toml", "run").values
     assert (stored["batch_size"], stored["grad_accum"]) == (2, 4)
+
+
+def test_rows_that_are_made_fewer_for_a_continued_run_are_not_told_as_asked_for(
+    tmp_path: Path, tiny_model: Path, chat_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.training import deciding
+    from engine.training.estimate import fit_batch
+
+    def four_fit(*asked: Any) -> Any:
+        return replace(fit_batch(*asked), batch_size=4, fewer_times=2)
+
+    train(stop_at=1, dataset=chat_file, model=tiny_model, output=tmp_path / "run", **FLAGS)
+    monkeypatch.setattr(deciding, "fit_batch", four_fit)
+    _outcome, events = train(output=tmp_path / "run")
+    (checked,) = [event for event in events if isinstance(event, ResumeChecked)]
+    told = {one["item"]: (one["found"], one["detail"]) for one in checked.items}
+    assert told["batch_geometry"] == ("4 x 2", "It is no longer what was saved.")
 
 
 def test_the_steps_of_a_smaller_batch_are_those_that_were_asked_for(
