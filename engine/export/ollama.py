@@ -21,7 +21,12 @@ from engine.export.gguf import Gguf
 from engine.folder import run_id_of
 from engine.i18n import _, sentences
 
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)?(:[A-Za-z0-9._-]+)?")
+LONGEST_PART = 80
+"""Letters of a part of a name, as Ollama's types/model/name.go counts them."""
+_MORE = LONGEST_PART - 1
+NAME = re.compile(
+    rf"([a-z0-9][a-z0-9_-]{{0,{_MORE}}}/)?[a-z0-9][a-z0-9._-]{{0,{_MORE}}}(:[A-Za-z0-9_][A-Za-z0-9._-]{{0,{_MORE}}})?"
+)
 """[namespace/]model[:tag]"""
 CHUNK = 1 << 20
 LONGEST_ANSWER = 64
@@ -72,9 +77,8 @@ class Server:
 
     def has(self, name: str) -> bool:
         """Whether a model of that name is there. Raises OutputError where the server stops answering."""
-        whole = name if ":" in name else f"{name}:latest"
         with _answering():
-            return any(one.model == whole for one in self._client.list().models)
+            return any(_whole(one.model or "") == _whole(name) for one in self._client.list().models)
 
     def register(self, exported: Gguf, name: str, progress: Progress = lambda what, share: None) -> None:
         """Upload and create. Raises OutputError where the server refuses or stops; the name is not there then."""
@@ -152,18 +156,28 @@ def absence() -> str | None:
 
 def model_name(source_folder: Path, asked: str | None) -> str:
     """The name under which Ollama is to know it: `asked`, else made from the run's folder in letters that it takes. Where those do
-    not say all of the folder's name, the run's id is added, so that no other run's model has it too. Raises ConfigError."""
+    not say all of the folder's name, or are more than it takes, the run's id is added, so that no other run's model has it too.
+    Raises ConfigError."""
     folder = source_folder.absolute()
     name = asked or re.sub(r"[^a-z0-9._-]+", "-", folder.name.lower()).strip("-._")
-    if not asked and (not name or not folder.name.isascii()):
+    if not asked and (not name or not folder.name.isascii() or len(name) > LONGEST_PART):
         own = run_id_of(folder) or hashlib.sha256(os.fsencode(folder)).hexdigest()
-        name = f"{name or 'lora-tui'}-{re.sub('[^0-9a-z]', '', own.lower())[:8]}"
+        own = "-" + re.sub("[^0-9a-z]", "", own.lower())[:8]
+        name = (name or "lora-tui")[: LONGEST_PART - len(own)] + own
     if not NAME.fullmatch(name):
         raise ConfigError(
             _("{name} is no name for a model in Ollama").format(name=name),
-            fix=_("Small letters, digits, dots and dashes, such as mine or me/mine:v2 (--name)."),
+            fix=_("Small letters, digits, dots and dashes, at most {most}, such as mine or me/mine:v2 (--name).").format(
+                most=LONGEST_PART
+            ),
         )
     return name
+
+
+def _whole(name: str) -> str:
+    """`name` as Ollama tells names apart: with the tag and without the namespace that it adds by itself, large letters as small."""
+    whole = name.lower().removeprefix("library/")
+    return whole if ":" in whole else f"{whole}:latest"
 
 
 @contextlib.contextmanager
@@ -174,7 +188,9 @@ def _answering() -> Iterator[None]:
 
     try:
         yield
-    except (ConnectionError, httpx.HTTPError, httpx.StreamError, ollama.ResponseError, ValueError, KeyError) as error:
+    # TypeError, AttributeError: the client looks into an answer that is JSON, and no object, as if it were one.
+    except (ConnectionError, httpx.HTTPError, httpx.StreamError, ollama.ResponseError, ValueError, KeyError, TypeError,
+            AttributeError) as error:  # fmt: skip
         raise OutputError(
             _("Ollama does not answer as it should"), str(error)[:1000], _("See that it runs and that its disk has room.")
         ) from error

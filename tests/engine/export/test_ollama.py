@@ -57,6 +57,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/api/version":
             return self.answer(200, b'{"version": "0.12.0"}')
+        if self.server.fault == "lists no object":
+            return self.answer(200, b"[]")
         return self.answer(200, json.dumps({"models": [{"model": name} for name in self.server.models]}).encode())
 
     def do_HEAD(self) -> None:
@@ -87,9 +89,11 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/x-ndjson")
         self.send_header("Connection", "close")
         self.end_headers()
-        lines = [{"status": "parsing GGUF"}]
+        lines: list[Any] = [{"status": "parsing GGUF"}]
         if self.server.fault == "fails":
             lines.append({"error": "no space left on device"})
+        elif self.server.fault == "tells no object":
+            lines.append("what?")
         elif self.server.fault != "stops":
             self.server.models[f"{asked['model']}:latest"] = asked
             lines += [{"status": "writing manifest"}, {"status": "success"}]
@@ -150,13 +154,28 @@ def test_what_is_there_is_not_uploaded_again(ollama: Speaking, exported: Gguf) -
     assert set(ollama.models) == {"mine:latest", "other:latest"}
 
 
-@pytest.mark.parametrize("fault", ["hangs up while uploading", "refuses", "fails", "stops"])
+@pytest.mark.parametrize("fault", ["hangs up while uploading", "refuses", "fails", "tells no object", "stops"])
 def test_a_server_that_stops_in_the_middle_has_nothing_by_that_name(ollama: Speaking, exported: Gguf, fault: str) -> None:
     ollama.fault = fault
     with Server() as server:
         with pytest.raises(OutputError, match="did not take the model"):
             server.register(exported, "mine")
         assert not server.has("mine")
+
+
+def test_a_server_that_answers_otherwise_is_told_and_is_no_fault_of_ours(ollama: Speaking) -> None:
+    ollama.fault = "lists no object"
+    with Server() as server, pytest.raises(OutputError, match="does not answer as it should"):
+        server.has("mine")
+
+
+@pytest.mark.parametrize(
+    ("there", "asked"), [("mine:v2", "mine:V2"), ("Mine:latest", "mine"), ("mine:latest", "library/mine")]
+)
+def test_a_name_that_ollama_takes_for_one_it_has_is_taken(ollama: Speaking, there: str, asked: str) -> None:
+    ollama.models[there] = {}
+    with Server() as server:
+        assert server.has(asked)
 
 
 def test_a_server_that_does_not_take_it_leaves_the_files_and_the_command_for_them(
@@ -191,6 +210,11 @@ def test_folders_that_only_other_letters_tell_apart_have_names_of_their_own(tmp_
     assert unknown[0] != unknown[1] and all(re.fullmatch("small-[0-9a-f]{8}", name) for name in unknown)
 
 
+def test_a_folder_with_more_letters_than_ollama_takes_has_a_name_of_its_own_that_it_takes() -> None:
+    names = [model_name(Path("x" * 90 + end), None) for end in ("a", "b")]
+    assert names[0] != names[1] and all(re.fullmatch("x{71}-[0-9a-f]{8}", name) for name in names)
+
+
 def test_whether_a_server_answers_is_told_beforehand(
     ollama: Speaking, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -202,7 +226,7 @@ def test_whether_a_server_answers_is_told_beforehand(
     assert "ollama serve starts it" in (absence() or "")
 
 
-@pytest.mark.parametrize("asked", ["A", "a/b/c", "../a", "a b", ""])
+@pytest.mark.parametrize("asked", ["A", "a/b/c", "../a", "a b", "a.b/c", "a:-b", "a" * 81, ""])
 def test_a_name_that_ollama_would_refuse_is_refused(asked: str) -> None:
     if asked:
         with pytest.raises(ConfigError):
