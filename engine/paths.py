@@ -34,10 +34,15 @@ def pasted(words: str) -> str:
     return meant if words[0] == words[-1] or is_there(path_of(meant)) else words
 
 
-def as_argument(path: Path) -> str:
-    """`path` as it is typed behind a command: quoted where a shell wants that, and never taken for a flag."""
+def no_flag(path: Path) -> str:
+    """`path` as a word behind a command that is never taken for a flag."""
     words = str(path)
-    return shlex.quote(f"./{words}" if words.startswith("-") else words)
+    return f"./{words}" if words.startswith("-") else words
+
+
+def as_argument(path: Path) -> str:
+    """`path` as it is typed behind a command: as `no_flag`, quoted where a shell wants that."""
+    return shlex.quote(no_flag(path))
 
 
 def is_folder(path: Path) -> bool:

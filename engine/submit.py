@@ -19,7 +19,7 @@ from engine.errors import ConfigError
 from engine.events import RunStopped
 from engine.folder import RUN_TOML
 from engine.i18n import _
-from engine.paths import is_file
+from engine.paths import as_argument, is_file
 
 WARNING_SECONDS = 300
 """Before the time limit; enough to end a step, save and sync."""
@@ -153,7 +153,7 @@ def slurm_script(
             *head,
             "",
             f"cd {shlex.quote(str(where))} || exit 5",
-            f"saved() {{ ls -d {shlex.quote(str(output))}/checkpoint-* 2>/dev/null; }}",
+            f"saved() {{ ls -d {as_argument(output)}/checkpoint-* 2>/dev/null; }}",
             "before=$(saved)",
             *([job.setup] if job.setup else []),
             *(_addresses() if job.nodes > 1 else []),

@@ -15,7 +15,7 @@ from engine.errors import ConfigError, OutputError
 from engine.folder import named, occupied, proposed_output
 from engine.i18n import _
 from engine.models.templates import is_named
-from engine.paths import as_argument, is_there
+from engine.paths import as_argument, is_there, no_flag
 from engine.sources import as_flags
 from engine.submit import BATCH, TASK, Job, beside, skypilot_task, slurm_script
 from tui.plain import visible
@@ -49,7 +49,14 @@ def run_submit(
 
     def command(without: Sequence[str], resume: Sequence[str]) -> list[str]:
         more = as_flags({name: getattr(config, name) for name in added if name not in without})
-        return ["--yes", "--output", str(out), *_without(("output", "config", *without), given), *more, *processes, *resume]
+        return [
+            "--yes",
+            *as_flags({"output": str(out)}),
+            *_without(("output", "config", *without), given),
+            *more,
+            *processes,
+            *resume,
+        ]
 
     words = command((), resume)
     # What begins a new run would begin one more each time the job is sent again.
@@ -108,7 +115,9 @@ def _hand_over(file: Path, out: Path) -> None:
     if shutil.which("sbatch") is None:
         _say(_("there is no sbatch here; on the cluster, in this folder: sbatch {path}").format(path=as_argument(file)))
         return
-    done = subprocess.run(["sbatch", str(file)], capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        ["sbatch", no_flag(file)], capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL
+    )
     if done.returncode != 0:
         fix = _("Mend the flags, or {path}.").format(path=file)
         raise ConfigError(_("sbatch refuses the script"), done.stderr.strip()[:1000], fix)

@@ -251,6 +251,25 @@ def test_sbatch_is_called_where_it_is_and_its_refusal_is_told(
         assert done == code and words in said + error
 
 
+def test_a_folder_whose_name_begins_as_a_flag_does_is_a_folder_to_the_script_and_to_sbatch(
+    lora_tui: Any, tmp_path: Path, tiny_model: Path, chat_file: Path
+) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "sbatch").write_text("#!/bin/sh\necho given $1\n")
+    (tools / "sbatch").chmod(0o755)
+    asked = ("submit", "--slurm", "--output=-mine", "--dataset", chat_file, "--model", tiny_model)
+    code, said, error = lora_tui(*asked, PATH=f"{tools}:/usr/bin:/bin")
+    assert code == 0 and "given ./-mine.sbatch" in said, error
+    lines = Path(tmp_path / "-mine.sbatch").read_text().splitlines()
+    (saved,) = (line for line in lines if line.startswith("saved()"))
+    (tmp_path / "-mine" / "checkpoint-7").mkdir(parents=True)
+    done = subprocess.run(["bash", "-c", f"{saved}; saved"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "./-mine/checkpoint-7\n"
+    (run,) = (shlex.split(line.removesuffix("&")) for line in lines if " -m tui " in line)
+    assert run_parser().parse_args(run[4:]).output == "-mine"
+
+
 def test_the_task_for_skypilot_is_yaml_with_the_same_command(lora_tui: Any, tiny_model: Path, chat_file: Path) -> None:
     code, said, error = lora_tui("submit", "--to", "skypilot", "--dry-run", "--gpus", "L4:1", "--output", "out/mine",
                                  "--dataset", chat_file, "--model", tiny_model, "--epochs", 2)  # fmt: skip

@@ -166,3 +166,13 @@ async def test_a_name_that_is_still_being_typed_counts_before_the_key_that_expor
             app.post_message(key)
         await hand.until(lambda: hand.shows("exported"))
     assert asked == ["mo"]
+
+
+async def test_the_command_of_a_folder_that_begins_as_a_flag_does_is_of_that_folder(
+    wizard: Make, flags: dict[str, Any]
+) -> None:
+    app = wizard(flags)
+    async with driven(app) as hand:
+        app.push_screen(export_screen.ExportScreen(Path("-mine")))
+        await hand.arrive("ExportScreen")
+        await hand.until(lambda: hand.shows("lora-tui export ./-mine --to ollama"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from tests.engine.runs import train
 from tests.tui.conftest import driven
 from tests.tui.scripted import Scripted, started, step, training
 from tui.app import LoraTui
+from tui.at_work import Shown
+from tui.cli import run_parser
+from tui.live import Live
+from tui.screens.result import farewell
 from tui.widgets.buttons import Buttons
 from tui.widgets.chart import LossChart
 
@@ -196,3 +201,16 @@ async def test_longer_is_offered_unless_the_advice_is_against_it(
         await hand.press("s")
         await hand.arrive("ResultScreen")
         assert hand.shows("what to do") and hand.shows("longer:") == offered
+
+
+def test_the_commands_of_a_folder_that_begins_as_a_flag_does_are_of_that_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("-mine")
+    folder.mkdir()
+    (folder / "run.toml").touch()
+    end = RunFinished(20, 2.0, 0.4, None, 1.0, "-mine/final", {"state": "keep_going", "message": "go on"})
+    for live in (Live(ended=end), Live(ended=RunStopped("user", 4, 0.4, "checkpoint-4"))):
+        (command,) = (line for line in farewell(Shown(folder, live)).plain.splitlines() if "lora-tui --yes" in line)
+        assert run_parser().parse_args(shlex.split(command.removeprefix("longer: "))[1:]).output == "-mine"

@@ -19,6 +19,7 @@ from engine.export.llama_cpp import MEGABYTES, QUANTIZATIONS, to_be_fetched
 from engine.export.ollama import absence, model_name
 from engine.export.place import EXPORTS
 from engine.i18n import _
+from engine.paths import no_flag
 from tui.export import NameTaken, Told, Wanted, carry_out
 from tui.fields import told
 from tui.i18n import N_
@@ -146,7 +147,7 @@ class ExportScreen(WizardScreen):
         self.query_one("#lora-field").display = as_gguf
         self.query_one("#name-field").display = wanted.to == "ollama"
         self.query_one("#taken-field").display = wanted.to == "ollama" and (wanted.name or "") == self._taken
-        command = ["lora-tui", "export", str(self._out), "--to", wanted.to]
+        command = ["lora-tui", "export", no_flag(self._out), "--to", wanted.to]
         command += ["--quantize", wanted.quantize] if wanted.quantize else []
         command += ["--lora"] if wanted.lora else []
         command += ["--name", wanted.name] if wanted.name else []

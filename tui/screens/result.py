@@ -17,6 +17,7 @@ from engine.folder import RUN_LOG, RUN_TOML
 from engine.i18n import _
 from engine.paths import is_file, is_folder
 from engine.sizes import loss_words
+from engine.sources import as_flags
 from tui.at_work import Shown
 from tui.event_text import into_ollama, stopped_standing
 from tui.i18n import N_
@@ -177,10 +178,10 @@ def outcome_text(run: Shown) -> Text:
             text.append("\n" + visible(into_ollama(folder)), style="not bold")
             if ended.advice["state"] in TRAIN_ON:
                 more = str(max(2, 2 * math.ceil(ended.epoch)))
-                asked = []
+                asked = {"output": str(folder)}
                 if run.plan is not None and not is_file(folder / RUN_TOML):  # another tool's, which says nothing of them
-                    asked = ["--dataset", str(run.plan.config.dataset), "--model", str(run.plan.config.model)]
-                command = shlex.join(["lora-tui", "--yes", "--output", str(folder), *asked, "--epochs", more])
+                    asked |= {"dataset": str(run.plan.config.dataset), "model": str(run.plan.config.model)}
+                command = shlex.join(["lora-tui", "--yes", *as_flags(asked | {"epochs": more})])
                 text.append("\n" + _("longer: {command}").format(command=visible(command)), style="not bold")
         return text
     if isinstance(ended, RunStopped):
@@ -201,6 +202,6 @@ def farewell(run: Shown) -> Text:
     """What stays on the terminal: the outcome and how to go on."""
     text = outcome_text(run)
     if run.folder is not None and is_folder(run.folder) and not isinstance(run.live.ended, RunFinished):
-        command = shlex.join(["lora-tui", "--yes", "--output", str(run.folder), "--resume", "auto"])
+        command = shlex.join(["lora-tui", "--yes", *as_flags({"output": str(run.folder), "resume": "auto"})])
         text.append("\n" + visible(command), style="not bold")
     return text
