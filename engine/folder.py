@@ -15,7 +15,7 @@ from engine.errors import ConfigError, LoraTuiError, OutputError
 from engine.i18n import _
 from engine.journal import JOURNAL_NAME, read_journal
 from engine.lock import LOCK_FILES, unwritable
-from engine.paths import is_file, is_folder
+from engine.paths import is_file, is_folder, with_its_name
 from engine.sources import Source, read_toml, resolve, to_toml, toml_text
 
 RUN_TOML = "run.toml"
@@ -143,8 +143,7 @@ def free_sibling(output_dir: Path) -> Path:
     """`output_dir` if it is free, else the first of OUT-2, OUT-3, ... that is."""
     if not occupied(named(output_dir)):
         return output_dir
-    if output_dir.name in ("", ".."):  # `.` has no name that a sibling could have
-        output_dir = output_dir.resolve()
+    output_dir = with_its_name(output_dir)
     number = 2
     while occupied(sibling := named(output_dir.with_name(f"{output_dir.name}-{number}"))):
         number += 1

@@ -67,6 +67,11 @@ def lost_link(path: Path) -> str:
     return _("It is a link to {target}, which is not there.").format(target=os.readlink(path))  # noqa: PTH115
 
 
+def with_its_name(path: Path) -> Path:
+    """`path`, ending in the name of what it leads to: `.` and `..` are none, and nothing could be called after them."""
+    return path.resolve() if path.name in ("", "..") else path
+
+
 def rooted(path: Path) -> Path:
     """The path of what is there at `path` from the root on, so that it holds in any folder: links are kept, `..` is not. Behind a link
     to a folder that is another place than it reads, and there it stays."""

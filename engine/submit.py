@@ -19,7 +19,7 @@ from engine.errors import ConfigError
 from engine.events import RunStopped
 from engine.folder import RUN_TOML
 from engine.i18n import _
-from engine.paths import as_argument, is_file
+from engine.paths import as_argument, is_file, with_its_name
 
 WARNING_SECONDS = 300
 """Before the time limit; enough to end a step, save and sync."""
@@ -40,7 +40,7 @@ BATCH, TASK = ".sbatch", ".sky.yaml"
 
 def beside(output: Path, ending: str = BATCH) -> Path:
     """Where the script of the run in the folder `output` is written, unless another place is named: beside that folder."""
-    whole = output.resolve() if output.name in ("", "..") else output  # `.` has no name that a file beside it could have
+    whole = with_its_name(output)
     return whole.parent / ((whole.name or "lora-tui") + ending)
 
 

@@ -113,8 +113,9 @@ def _axolotl_rows(run: Ejected) -> tuple[dict[str, Any], list[str]]:
 def llamafactory(run: Ejected) -> str:
     """For `llamafactory-cli train`."""
     config = run.config
+    known_as = run.name.replace(",", "-")  # a comma parts the names of several datasets there
     entry = {
-        run.name: {
+        known_as: {
             "file_name" if Path(str(config.dataset)).exists() else "hf_hub_url": config.dataset,
             **_columns(run),
         }
@@ -130,7 +131,7 @@ def llamafactory(run: Ejected) -> str:
         "lora_target": "all" if config.target_modules == "all-linear" else config.target_modules,
         **_shape(run, FACTORY_SHAPE),
         **({"quantization_bit": 4, "quantization_method": "bnb"} if config.load_in_4bit else {}),
-        "dataset": run.name,
+        "dataset": known_as,
         "dataset_dir": ".",
         "cutoff_len": config.max_length,
         "packing": False,

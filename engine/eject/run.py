@@ -27,7 +27,7 @@ from engine.i18n import _
 from engine.journal import begun_at, read_journal, standing_attempts
 from engine.models.folder import load_tokenizer, model_folder
 from engine.models.templates import MODELS_OWN
-from engine.paths import is_folder
+from engine.paths import is_folder, with_its_name
 
 READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 """File ending -> the builder of datasets that reads it."""
@@ -127,7 +127,7 @@ def read_run(out: Path) -> Ejected:
     said = [turn for row in looked_at for name in own for turn in _turns(row.get(name))]
     turns = [turn for name in own for turn in _turns(raw.get(name))]
     return Ejected(
-        name=out.name,
+        name=with_its_name(out).name,
         config=config,
         batch_size=last.geometry.batch_size if last else 8 if config.batch_size == "auto" else int(config.batch_size),
         grad_accum=last.geometry.grad_accum * last.geometry.world_size if last else config.grad_accum * config.world,

@@ -34,6 +34,7 @@ from engine.hardware import Hardware
 from engine.i18n import _
 from engine.models.report import model_report
 from engine.models.templates import TEMPLATE_FILE
+from engine.paths import with_its_name
 
 PLAIN = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 """The kind that loses nothing of what a base is stored in."""
@@ -320,7 +321,7 @@ def _question(samples: Samples) -> str:
 
 def _name(source: ExportSource) -> str:
     """A file name that every system takes."""
-    return re.sub(r"[^\w.-]+", "-", source.adapter.path.parent.name).strip("-.") or "model"
+    return re.sub(r"[^\w.-]+", "-", with_its_name(source.adapter.path.parent).name).strip("-.") or "model"
 
 
 def _other_vocabulary(lost: list[str]) -> ModelError:

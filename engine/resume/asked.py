@@ -13,7 +13,7 @@ from engine.config import RunConfig
 from engine.errors import CannotContinue
 from engine.folder import RUN_TOML
 from engine.i18n import _
-from engine.paths import as_argument, is_file, is_folder
+from engine.paths import as_argument, is_file, is_folder, with_its_name
 from engine.resume.differences import contradiction
 
 
@@ -62,7 +62,7 @@ def need_checkpoint(path: Path, output: str | None = None) -> None:
 def inspected(path: Path) -> Checkpoint:
     """The checkpoint at `path`, judged. Raises CannotContinue where there is none."""
     need_checkpoint(path)
-    return inspect_folder(path.resolve() if path.name in ("", "..") else path)
+    return inspect_folder(with_its_name(path))
 
 
 def need_continuable(checkpoint: Checkpoint) -> None:

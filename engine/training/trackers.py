@@ -20,6 +20,7 @@ from engine.errors import ConfigError, first_line
 from engine.events import Event, Warned
 from engine.extras import trackers
 from engine.i18n import _
+from engine.paths import with_its_name
 
 TAG = "lora-tui.run"
 """MLflow gives its runs ids of its own; this tag holds ours."""
@@ -71,7 +72,7 @@ def _or_leave(
 
 def tracker_name(run_id: str, output_dir: Path) -> str:
     """The run's name in a tracker: readable, and the same each time it is continued."""
-    return f"{output_dir.name}-{run_id[:6]}"
+    return f"{with_its_name(output_dir).name}-{run_id[:6]}"
 
 
 @contextlib.contextmanager

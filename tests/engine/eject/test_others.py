@@ -129,3 +129,16 @@ def test_a_column_that_the_first_row_lacks_is_named_to_the_other_trainers(tmp_pa
     assert _entry(eject(tmp_path / "out", "llamafactory"))["columns"]["system"] == "system_prompt"
     (dataset,) = yaml.safe_load(eject(tmp_path / "out", "axolotl"))["datasets"]
     assert dataset["field_system"] == "system_prompt"
+
+
+def test_a_run_is_called_by_its_folder_also_from_inside_it_and_by_one_name_at_llama_factory(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_jsonl(tmp_path / "rows.jsonl", ROWS["messages"])
+    train(dataset=data, model=tiny_model, output=tmp_path / "this, that", max_steps=1, batch_size=6)
+    monkeypatch.chdir(tmp_path / "this, that")
+    factory = eject(Path(), "llamafactory")
+    assert yaml.safe_load(factory)["output_dir"] == "this, that-llamafactory"
+    told = next(line for line in factory.splitlines() if "dataset_info.json" in line)
+    assert list(json.loads(told.split(": ", 1)[1])) == [yaml.safe_load(factory)["dataset"]] == ["this- that"]
+    assert "output_dir='this, that-trl'" in eject(Path(), "script")
