@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import re
 import socket
@@ -212,10 +213,10 @@ def holder_of(output_dir: Path) -> Holder | None:
     try:
         with os.fdopen(open_plain_file(output_dir / _HOLDER, os.O_RDONLY), "rb") as file:
             note: Any = json.loads(file.read(4096))
-        launcher = note.get("launcher")
-        return Holder(
-            int(note["pid"]), str(note["host"]), float(note["started"]), None if launcher is None else int(launcher)
-        )
+        launcher, started = note.get("launcher"), float(note["started"])
+        if not math.isfinite(started):  # Python's JSON knows more numbers than JSON does, and no run wrote them
+            return None
+        return Holder(int(note["pid"]), str(note["host"]), started, None if launcher is None else int(launcher))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
 

@@ -15,7 +15,7 @@ from engine.answers import gather
 from engine.config import RunConfig
 from engine.errors import ConfigError, OutputError
 from engine.folder import RUN_TOML, free_sibling, last_run, look_at, proposed_output, source_of_run, write_run_toml
-from engine.lock import ask_to_stop, is_held, locked, stop_asked
+from engine.lock import ask_to_stop, holder_of, is_held, locked, stop_asked
 
 
 def test_a_held_folder_is_refused_and_its_holder_named(tmp_path: Path) -> None:
@@ -67,6 +67,12 @@ def test_a_free_lock_is_believed_whatever_the_note_beside_it_says(note: dict[str
     (tmp_path / ".lock.holder").write_text(json.dumps({**whole, **note}))
     (tmp_path / ".lock").touch()
     assert is_held(tmp_path) is False
+
+
+@pytest.mark.parametrize("started", ["1e999", "NaN"])
+def test_a_note_of_a_time_that_is_none_is_no_note(started: str, tmp_path: Path) -> None:
+    (tmp_path / ".lock.holder").write_text(f'{{"pid": 1, "host": "here", "started": {started}}}')
+    assert holder_of(tmp_path) is None  # what tells of it as JSON could not
 
 
 def test_what_ends_a_run_is_passed_on_and_leaves_no_note_behind(tmp_path: Path) -> None:
