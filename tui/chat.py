@@ -98,24 +98,20 @@ def _converse(chat: Chat, source: ExportSource, asked: Asked) -> None:
             continue
         try:
             words = question(line)
-        except ConfigError as error:
+            heard = {side: [*told[side], *words] for side in SIDES}
+            with _interruptible() if sys.stdin.isatty() else contextlib.nullcontext():
+                answers = _both(chat, source, heard, asked)
+        except ConfigError as error:  # of this question: the next may be another
             from tui.headless import show_error
 
             show_error(error)
             continue
-        for side in SIDES:
-            told[side] += words
-        try:
-            with _interruptible() if sys.stdin.isatty() else contextlib.nullcontext():
-                answers = _both(chat, source, told, asked)
-        except KeyboardInterrupt:
-            for side in SIDES:  # neither remembers it: one may not have heard it
-                del told[side][-len(words) :]
+        except KeyboardInterrupt:  # neither remembers it: one may not have heard it
             if not asked.as_json:
                 sys.stdout.write("\n" + _("(ended, and forgotten)") + "\n\n")
             continue
         for side in SIDES:
-            told[side].append({"role": "assistant", "content": answers[side]})
+            told[side] = [*heard[side], {"role": "assistant", "content": answers[side]}]
         if asked.as_json:
             _print_json([*chat.beginning, *words], chat, source, asked.sampling, answers, None, indent=None)
 

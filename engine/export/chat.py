@@ -16,6 +16,7 @@ from engine.checkpoints.verified import private_copy
 from engine.config import RunConfig
 from engine.data.calls import as_taken
 from engine.data.masks import begun, ends_itself
+from engine.data.places import places_of
 from engine.data.rendering import Endless, invited, rendered
 from engine.errors import ConfigError, DatasetError, OutputError
 from engine.export.loading import answer_ends, load_adapted, tokenizer_of
@@ -68,6 +69,8 @@ class Chat:
     system: str | None = None
     """The system turn that a conversation begins with: that of the dataset, where all rows looked at share one, as the Modelfile of an
     export has it."""
+    places: int | None = None
+    """The most tokens that question and answer may have together; None: there is something beyond any number of them."""
 
     @property
     def beginning(self) -> Messages:
@@ -88,7 +91,7 @@ class Chat:
     ) -> str:
         """What `side` says to the conversation `said`, whose last turn is the user's; pieces go to `tell` as they come. Where it
         `continues`, that turn is continued. `tools`: what the conversation offers. Raises DatasetError where the template refuses the
-        conversation, ModelError where it does not come to an end."""
+        conversation, ModelError where it does not come to an end, ConfigError where the model has no places for it."""
         import torch
         from transformers import TextStreamer
 
@@ -97,19 +100,32 @@ class Chat:
                 tell(text)
 
         asked = self._tokens(said, tools).to(self.model.device)
+        room = self._room(asked.shape[1], sampling)
         drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
         torch.manual_seed(sampling.seed)
         with torch.no_grad(), self.model.disable_adapter() if side == "base" else nullcontext():
             found = self.model.generate(
                 input_ids=asked,
                 attention_mask=torch.ones_like(asked),
-                max_new_tokens=sampling.max_new_tokens,
+                max_new_tokens=room,
                 pad_token_id=self.tokenizer.pad_token_id,
                 eos_token_id=answer_ends(self.model, self.tokenizer, self.continues(said)),
                 streamer=Told(self.tokenizer, skip_prompt=True, skip_special_tokens=True),
                 **(drawn if sampling.temperature > 0 else {"do_sample": False}),
             )
         return str(self.tokenizer.decode(found[0, asked.shape[1] :], skip_special_tokens=True))
+
+    def _room(self, asked: int, sampling: Sampling) -> int:
+        """How many tokens an answer to `asked` of them may have. Raises ConfigError where there is no place for any."""
+        if self.places is None:
+            return sampling.max_new_tokens
+        if asked > self.places:
+            raise ConfigError(
+                _("this model takes no more than {places} tokens").format(places=self.places),
+                _("What was asked has {tokens}, with what was said before.").format(tokens=asked),
+                _("Ask in fewer words, or begin anew."),
+            )
+        return min(sampling.max_new_tokens, self.places - asked + 1)  # the last one is never read
 
     def _tokens(self, said: Messages, tools: Any = None) -> Any:
         """(1, sequence)"""
@@ -170,7 +186,15 @@ def open_chat(source: ExportSource) -> Iterator[Chat]:
         tokenizer = tokenizer_of(source, copy)
     manner = trained_as(source, tokenizer)
     system = manner.system if tokenizer.chat_template is not None else None
-    yield Chat(model, tokenizer, manner.plain, manner.thinks, system)
+    places = places_of(source.base)
+    yield Chat(
+        model,
+        tokenizer,
+        manner.plain,
+        manner.thinks,
+        system,
+        places.count if places is not None and places.learned else None,
+    )
 
 
 def continued_words() -> str:

@@ -294,6 +294,19 @@ def test_what_is_no_utf_8_is_refused_with_words_and_the_lines_behind_it_are_answ
     assert [json.loads(line)["prompt"] for line in said.splitlines()] == ["question 1"]
 
 
+def test_an_answer_ends_at_the_last_place_that_was_learned_and_a_question_beyond_it_is_refused_alone(
+    lora_tui: Any, tmp_path: Path
+) -> None:
+    base = build(tmp_path / "base", "gpt2", max_position_embeddings=32)
+    out = adapter_on(base, tmp_path / "out")
+    (tmp_path / "stdin.txt").write_text("question " * 40 + "\nquestion 1\n")
+    code, said, error = lora_tui("chat", out, "--model", base, "--max-new-tokens", 100, "--json")
+    assert code == 0 and "this model takes no more than 32 tokens" in error, error
+    assert [json.loads(line)["prompt"] for line in said.splitlines()] == ["question 1"]
+    with open_chat(find_source(out, model=str(base))) as chat:
+        assert chat.places == 32 and chat._room(30, Sampling(max_new_tokens=100)) == 3
+
+
 def test_a_question_is_asked_behind_the_system_turn_that_all_rows_share(
     lora_tui: Any, tmp_path: Path, tiny_model: Path
 ) -> None:
