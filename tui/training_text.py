@@ -220,7 +220,7 @@ def jump_text(jump: LossJumped, keys: Sequence[tuple[str, str]]) -> Text:
     )
     text.append(f" · {words}{ratio}")
     for cause in jump.causes:
-        text.append("\n- " + cause, style="not bold")
+        text.append("\n- " + visible(cause), style="not bold")
     if keys:
         text.append("\n" + " · ".join(f"{key} {what}" for key, what in keys), style="bold")
     return text

@@ -209,3 +209,10 @@ def test_what_was_chosen_is_called_as_its_field() -> None:
     i18n.install("zh_CN")
     translated = events_text(folded(started(choices=chosen)).happenings).plain.splitlines()
     assert lines[1:] == ["device cpu · none", "lora kernel fused"] and translated[2] == "LoRA 内核 fused"
+
+
+def test_causes_of_a_jump_that_a_strangers_journal_tells_move_no_cursor() -> None:
+    from tui.training_text import jump_text
+
+    jump = LossJumped(3, "spike", 0.1, 4.4, 44.0, False, causes=("\x1b[2J gone",))
+    assert "- ^[[2J gone" in jump_text(jump, ()).plain
