@@ -157,6 +157,8 @@ class RunAtWork(Shown):
                 self._stop = reason
             self.then = then
         self.live = replace(self.live, stopping=True, moving=then == "process")
+        if self.live.halted is not None and then != "process":  # it had stopped for moving already, and does not go on
+            self.live = fold(self.live, self.live.halted, self.live.now)
 
     def leave(self, reason: str) -> None:
         """A detached run goes on without; any other stops. A detached one that was asked to stop before is seen to its end, since it

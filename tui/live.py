@@ -95,6 +95,8 @@ class Live:
     stopping: bool = False
     moving: bool = False
     """Whether it stops only to go on in a process of its own."""
+    halted: RunStopped | None = None
+    """How it stopped for that; its end only where it does not go on after all."""
     tokenised: RowsTokenised | None = None
     """How far the rows have come on their way to tokens."""
     started: RunStarted | None = None
@@ -184,7 +186,9 @@ def fold(live: Live, event: Event, now: float) -> Live:
             return _happened(live, "warned", event)
         case RunFinished():
             return replace(live, phase="finished", ended=event)
-        case RunStopped() if not live.moving:
+        case RunStopped() if live.moving:
+            return replace(live, halted=event)
+        case RunStopped():
             return replace(live, phase="stopped", ended=event)
         case RunFailed():
             return replace(live, phase="failed", ended=event)

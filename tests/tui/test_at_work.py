@@ -11,9 +11,11 @@ import pytest
 from engine import hardware
 from engine.config import RunConfig
 from engine.errors import OutputError
+from engine.events import RunStopped
 from engine.resume.plan import ResumePlan
 from tests.tui.scripted import Scripted, started, step
 from tui.at_work import RunAtWork
+from tui.screens.result import outcome_text
 
 Make = Callable[..., RunAtWork]
 
@@ -52,6 +54,19 @@ def test_a_run_that_was_to_move_and_is_stopped_after_all_has_not_moved(run: Make
     at_work._runner.run = lambda plan, emit, should_stop: reasons.append(should_stop())  # type: ignore[method-assign, union-attr]
     at_work.carry_out()
     assert reasons == ["user"]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_run_that_had_stopped_to_move_and_does_not_has_ended_as_it_stopped(run: Make, late: bool) -> None:
+    stopped = RunStopped("detach", 5, 0.1, "checkpoint-5")
+    at_work = run(started())
+    at_work.stop("detach", then="process")
+    at_work.tell(stopped, {})
+    if not late:
+        at_work.take_in()
+        assert at_work.live.ended is None
+    at_work.leave("SIGHUP")
+    assert at_work.live.ended == stopped and "checkpoint-5" in outcome_text(at_work).plain
 
 
 def test_whoever_leaves_stops_a_run_that_is_here_and_leaves_a_detached_one_at_work(run: Make) -> None:
