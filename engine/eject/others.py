@@ -22,6 +22,8 @@ AXOLOTL_READS = (*FACTORY_READS, ".ndjson", ".jsonl.gz", ".ndjson.gz", ".json.gz
 FACTORY_SHAPE = {"use_rslora": "use_rslora", "use_dora": "use_dora", "modules_to_save": "additional_target"}
 AXOLOTL_SHAPE = {"use_rslora": "peft_use_rslora", "use_dora": "peft_use_dora", "modules_to_save": "lora_modules_to_save"}
 """PEFT's name for a part of the adapter's shape -> its name there."""
+SEEN_BY_PEFT = "fan_in_fan_out"
+"""Of GPT-2's kind of layers; PEFT sets it by the layers, whoever calls it."""
 
 
 def axolotl(run: Ejected) -> str:
@@ -197,7 +199,7 @@ def _unlike(run: Ejected, reads: tuple[str, ...], shape: dict[str, str]) -> list
     """What that program does not do, or cannot read, of this run: in words. `reads`: ends of names of files it reads; `shape`: as for
     `_shape`."""
     notes = []
-    if missing := {name: value for name, value in run.shape.items() if name not in shape}:
+    if missing := {name: value for name, value in run.shape.items() if name not in (*shape, SEEN_BY_PEFT)}:
         notes.append("It has no setting for what the adapter also is: " + json.dumps(missing))
     if run.processes > 1:
         notes.append(f"lora-tui trained with {run.processes} processes; these are the batches of one. For N divide "

@@ -13,6 +13,7 @@ from engine.eject import eject
 from tests.conftest import write_jsonl
 from tests.engine.data.families import CHAT
 from tests.engine.eject.rows import COLUMNS, ROWS, lines
+from tests.engine.export.families import build
 from tests.engine.runs import train
 
 
@@ -142,3 +143,10 @@ def test_a_run_is_called_by_its_folder_also_from_inside_it_and_by_one_name_at_ll
     told = next(line for line in factory.splitlines() if "dataset_info.json" in line)
     assert list(json.loads(told.split(": ", 1)[1])) == [yaml.safe_load(factory)["dataset"]] == ["this- that"]
     assert "output_dir='this, that-trl'" in eject(Path(), "script")
+
+
+def test_what_peft_sets_by_the_layers_itself_is_not_told_as_lacking(tmp_path: Path) -> None:
+    data = write_jsonl(tmp_path / "rows.jsonl", ROWS["messages"])
+    train(dataset=data, model=build(tmp_path / "base", "gpt2"), output=tmp_path / "out", max_steps=1, batch_size=6)
+    assert "fan_in_fan_out=True" in eject(tmp_path / "out", "script")
+    assert not any("has no setting" in eject(tmp_path / "out", to) for to in ("axolotl", "llamafactory"))
