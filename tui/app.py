@@ -202,11 +202,14 @@ class LoraTui(App[int]):
 
     def leave_with_result(self) -> None:
         """The end of the line: 0, or the code of what went wrong (C1)."""
+        self.shown.take_in()  # its end may have been told since the screen looked last
         code = self.shown.error.exit_code if self.shown.error is not None else 0
         self.exit(code, return_code=code, message=self._farewell())
 
     def on_run_ended(self, message: RunEnded) -> None:
         message.stop()
+        if self._exit:  # who has left has had the last words, and no screen is to come
+            return
         run = message.run
         run.take_in()
         if run.left:

@@ -196,3 +196,17 @@ async def test_an_export_at_work_is_what_the_program_waits_for(wizard: Make, tra
         screen.at_work = True
         app.leave_with_result()
         assert app.awaited
+
+
+async def test_who_leaves_in_the_moment_in_which_the_run_ends_is_told_how_it_ended(
+    wizard: Make, flags: dict[str, Any]
+) -> None:
+    app = wizard(flags, runner=Scripted(started()))
+    async with training(app) as hand:
+        await hand.until(lambda: app.shown.live.started is not None)
+        run = app.shown
+        run.stop("user")
+        run.outcome, run.running = Outcome("stopped", 5, 1.0), False
+        run.tell(RunStopped("user", 5, 0.1, "checkpoint-5"), {})  # type: ignore[attr-defined]
+        app.action_leave()
+        assert "checkpoint-5" in str(app._exit_renderables[-1])
