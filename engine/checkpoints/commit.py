@@ -77,13 +77,20 @@ class Committer:
         return staging
 
     def commit(
-        self, staging: Path, step: int, eval_loss: float | None, write: Callable[[], None], complete: Complete
+        self,
+        staging: Path,
+        step: int,
+        eval_loss: float | None,
+        write: Callable[[], None],
+        complete: Complete,
+        aside: bool = False,
     ) -> None:
         """Turn `staging` into `checkpoint-<step>` in the background. `write`: writes what the loop has left to be written there.
+        `aside`: into the trash, where nothing goes on from it unasked, without ever having that name in the folder.
         `wait` must have been called since the last commit."""
         assert self._pending is None, "one commit at a time: wait() first"
         started = time.monotonic()
-        self._pending = self._pool.submit(self._commit, staging, step, eval_loss, write, complete, started)
+        self._pending = self._pool.submit(self._commit, staging, step, eval_loss, write, complete, aside, started)
 
     def poll(self) -> Committed | None:
         """The commit that has ended since the last look, if one has. Raises what went wrong in it."""
@@ -107,6 +114,7 @@ class Committer:
         eval_loss: float | None,
         write: Callable[[], None],
         complete: Complete,
+        aside: bool,
         started: float,
     ) -> Committed:
         name = f"checkpoint-{step}"
@@ -114,10 +122,14 @@ class Committer:
         try:
             write()
             total = seal(staging, complete)
+            if aside:
+                final = place_in_trash(final)
             replaced = place(staging, final)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
+        if aside:  # it is none of those that retention counts
+            return Committed(name, final, step, total, time.monotonic() - started, ())
         self.kept = [kept for kept in self.kept if kept.name != name] + [Kept(name, step, eval_loss)]
         removed, unremoved = self._retain()
         return Committed(name, final, step, total, time.monotonic() - started, removed, unremoved, replaced)

@@ -119,9 +119,9 @@ class RunCallback(TrainerCallback):
         self.tell(jump)
         if self.config.on_jump != "warn" and jump.kind in ANSWERED and self.jump is None:
             self.jump, control.should_training_stop = jump, True
-            # What was trained up to here is saved and then set aside, so that even a false alarm loses nothing. A loss that is no
-            # number has left nothing worth it.
-            control.should_save = jump.kind != "non_finite"
+            # What was trained up to here is saved into the trash, so that even a false alarm loses nothing. A loss that is no number
+            # has left nothing worth it.
+            self.saver.aside, control.should_save = True, jump.kind != "non_finite"
 
     def on_evaluate(
         self, args: Any, state: TrainerState, control: TrainerControl, metrics: Mapping[str, Any], **_ignored: Any

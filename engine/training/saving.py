@@ -81,6 +81,11 @@ class Saver:
     """Bytes of the last checkpoint, or what the first is estimated to take."""
     constants: dict[str, bytes] = field(default_factory=dict)
     """`hf_files.constant_files` of the run. Set before the first save."""
+    aside: bool = False
+    """What is saved from now on is from after the loss left its path, and goes into the trash: a kill must not leave it as the
+    furthest checkpoint."""
+    set_aside: tuple[str, ...] = ()
+    """What was saved so."""
     copies: Copies = field(default_factory=Copies)
     _adapter: dict[str, torch.Tensor] = field(default_factory=dict)
     """`adapter_in_memory`, found once: to go through all names of a model takes as long as to copy its adapter."""
@@ -163,7 +168,11 @@ class Saver:
     def _tell(self, committed: Committed | None) -> None:
         if committed is None:
             return
-        self.last_name, self.last_bytes = committed.name, committed.bytes
+        self.last_bytes = committed.bytes
+        if committed.path.name == committed.name:
+            self.last_name = committed.name
+        else:
+            self.set_aside += (committed.name,)
         if committed.unremoved is not None:
             self.tell(
                 Warned(
@@ -243,7 +252,7 @@ class Saver:
             write_adapter(staging, self.constants, tensors)
             torch.save(moments, staging / "optimizer.pt")
 
-        self.committer.commit(staging, step, eval_loss, write, complete)
+        self.committer.commit(staging, step, eval_loss, write, complete, self.aside)
 
     def _to_go_back_to(self) -> tuple[int | None, ...]:
         """More steps as in `Committer.good_until`, whose checkpoints are only worth their room where the run itself goes back: a slow

@@ -135,7 +135,8 @@ class Session:
         for name in after if self.ranks.first else ():
             to_trash(out / name)
         back_to = last.name if last is not None else None
-        return Outcome("jumped", trainer.state.global_step, self.saver.last_loss, back_to, tuple(after), trainer.epochs)
+        aside = (*after, *self.saver.set_aside)
+        return Outcome("jumped", trainer.state.global_step, self.saver.last_loss, back_to, aside, trainer.epochs)
 
     def _take_up(self, monitor: LossMonitor) -> None:
         """What the saved run knew besides its weights: its last loss, its newest checkpoint, its eval losses. `monitor`: as it was."""

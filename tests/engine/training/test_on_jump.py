@@ -232,3 +232,22 @@ def test_a_run_that_goes_back_to_where_its_loss_was_low_enough_ends_there(
     outcome, events = train(output=run, on_jump="rollback", **asked)
     assert [(one.checkpoint, one.to_step) for one in of(events, RolledBack)] == [("checkpoint-40", 40)]
     assert (outcome.state, outcome.step, events[-1].type) == ("finished", 40, "run_finished")
+
+
+def test_what_is_saved_of_a_jump_never_stands_where_a_killed_run_would_go_on_from_it(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The jump was told by then, and nothing would answer it a second time."""
+    from engine.checkpoints import trash
+
+    standing: list[set[str]] = []
+
+    def watch(event: Any) -> None:
+        if event.type == "checkpoint_saved":
+            standing.append({path.name for path in run.glob("checkpoint-*")})
+
+    to_trash = trash.to_trash
+    monkeypatch.setattr(trash, "to_trash", lambda path: (standing.append({path.name}), to_trash(path))[1])
+    outcome, _events = train(output=run, on_jump="stop", watch=watch, **EXPLODES)
+    assert standing and f"checkpoint-{outcome.step}" not in set().union(*standing)
+    assert outcome.set_aside[-1] == f"checkpoint-{outcome.step}"
