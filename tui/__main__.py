@@ -8,7 +8,6 @@ import. Importing tui.cli alone leaves both as they are for whoever does so.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import signal
 import sys
@@ -17,7 +16,7 @@ import time
 from functools import partial
 
 from tui.signals import heeded
-from tui.standard import see_to_streams
+from tui.standard import give_up_unwritten, see_to_streams
 
 PATIENCE = 5.0
 """Seconds that threads have to end once there is an exit code. What had to be saved is saved by then."""
@@ -30,7 +29,10 @@ def main() -> int:
         signal.signal(number, partial(_leave, code))
     from tui.cli import main as run
 
-    code = run()
+    try:
+        code = run()
+    finally:
+        give_up_unwritten()
     if "torch" in sys.modules:
         _end(code)
     return code
@@ -45,9 +47,7 @@ def _end(code: int) -> None:
     for thread in (pools, *(one for one in threading.enumerate() if not one.daemon and one is not threading.main_thread())):
         thread.join(max(0.0, end - time.monotonic()))
     atexit._run_exitfuncs()
-    with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads it: whoever wrote there has said so
-        sys.stdout.flush()
-        sys.stderr.flush()
+    give_up_unwritten()
     os._exit(code)
 
 

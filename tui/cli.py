@@ -21,7 +21,7 @@ from typing import Any
 
 import engine
 from engine.config import RunConfig, choices, field_meta, flag, group_title, is_switch
-from engine.errors import ConfigError, LoraTuiError, OutputError
+from engine.errors import ConfigError, LoraTuiError
 from engine.i18n import _
 from engine.sources import Source, environment, resolve
 from tui import i18n
@@ -126,22 +126,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         with contextlib.suppress(OSError):  # a stream that takes nothing costs nobody the exit code
             show_error(error)
-        if isinstance(error, OutputError):  # of stdout itself, perhaps
-            _end_stdout()
         return error.exit_code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        _end_stdout()  # whoever read our output has gone (`| head`): not an error
-        return 0
-
-
-def _end_stdout() -> None:
-    """What stdout still holds and cannot be written must not be tried again at exit."""
-    try:
-        sys.stdout.flush()
-    except (OSError, OutputError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0  # whoever read our output has gone (`| head`): not an error
 
 
 def _lang(given: Sequence[str]) -> str | None:

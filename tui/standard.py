@@ -26,6 +26,18 @@ def see_to_streams() -> None:
         sys.stdout = sys.__stdout__ = Stdout.of(sys.stdout)  # type: ignore[misc]
 
 
+def give_up_unwritten() -> None:
+    """See to it that Python does not try again at its end to write what a stream still holds and could not be written: it would end
+    with 120, whatever had been said."""
+    from engine.errors import OutputError
+
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        try:
+            stream.flush()
+        except (OSError, OutputError, ValueError):  # no room, nobody who reads it, or closed
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+
+
 def make_input_editable() -> None:
     """Give `input` a history and keys to move, by importing readline where this Python has it. Not on a dumb terminal, where readline
     would hide the beginning of a long line."""

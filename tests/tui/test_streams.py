@@ -115,7 +115,7 @@ def test_a_reader_that_has_gone_changes_no_exit_code(tmp_path: Path, deaf: str, 
     done = subprocess.run(
         [sys.executable, "-m", "tui", *words],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUNBUFFERED": ""},
         stdout=writer if deaf == "stdout" else subprocess.PIPE,
         stderr=writer if deaf == "stderr" else subprocess.PIPE,
         timeout=60,
