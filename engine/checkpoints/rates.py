@@ -134,8 +134,7 @@ def _rates(state: Any) -> SavedRates | None:
         return None
     if peaks[0] is None or rates[0] is None or not 0 < peaks[0] <= HIGHEST or rates[0] < 0:
         return None
-    computed_by = state.get(
-        "lr_lambdas"
-    )  # None for a function, a table for an object (torch.optim.lr_scheduler.LambdaLR.state_dict)
+    # None for a function, a table for an object (torch.optim.lr_scheduler.LambdaLR.state_dict).
+    computed_by = state.get("lr_lambdas")
     has_settings = isinstance(computed_by, list) and any(isinstance(one, dict) for one in computed_by)
     return SavedRates(step, peaks[0], rates[0], has_settings)

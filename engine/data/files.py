@@ -124,9 +124,8 @@ def _jsonl(path: Path, encoding: str, skip: Callable[[int], bool]) -> Numbered:
 
 
 def _object(line: bytes, path: Path, place: Place, encoding: str, cut_off: bool) -> dict[str, Any]:
-    text = decoded(line, path, place, encoding, cut_off).rstrip(
-        "\r\n"
-    )  # else what is missing at its end is missed on the next
+    # Without its end, else what is missing there is missed in column 1 of the next line.
+    text = decoded(line, path, place, encoding, cut_off).rstrip("\r\n")
     found = _parsed(text, path, place, cut_off)
     if not isinstance(found, dict):
         bad(path, place, _("is {what}, not an object").format(what=kind(found)), _("Each line is one JSON object."))
