@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,17 +23,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from rich.console import Console, RenderableType
 from rich.text import Text
-from textual import on
 from textual.app import App, SystemCommand
 from textual.binding import BindingType
 from textual.command import CommandPalette
 from textual.dom import DOMNode
 from textual.filter import LineFilter
-from textual.message import Message
 from textual.screen import Screen
 from textual.theme import ThemeProvider
 from textual.widget import AwaitMount
-from textual.widgets import Input, OptionList
 
 from engine.events import RunStopped
 from engine.i18n import _
@@ -46,9 +42,10 @@ from tui.breaking import break_between_characters
 from tui.i18n import N_
 from tui.keys import DEFAULT, bound, own_keys
 from tui.messages import RunEnded
+from tui.opening import opened
 from tui.plain import visible
 from tui.signals import heeded, is_echo
-from tui.widgets.dismissed import DismissedOnce
+from tui.widgets.menu import Menu
 from tui.wizard import Wizard
 
 if TYPE_CHECKING:
@@ -58,17 +55,6 @@ if TYPE_CHECKING:
 RARELY = (10_000, 4, 100)
 """Python's collector, told to go through everything less often: each time it does, keys wait for a tenth of a second. What a screen
 leaves behind in circles is small, and what is young is still collected."""
-
-
-class Menu(DismissedOnce, CommandPalette):
-    """Textual's palette, which may be answered once."""
-
-    @on(Input.Submitted)
-    @on(OptionList.OptionSelected)
-    def _only_once(self, event: Message) -> None:
-        if not self.is_active:
-            event.stop()
-            event.prevent_default()
 
 
 class LoraTui(App[int]):
@@ -396,23 +382,3 @@ def run_wizard(flags: dict[str, Any], demo: bool) -> int:
         if app.return_code:
             return app.return_code
     return code or 0
-
-
-def opened(app: LoraTui) -> int | None:
-    """Run `app` on this terminal until it is left; what it was left with."""
-    with asyncio.Runner() as runner:
-        runner.get_loop().set_default_executor(_Threads(app))
-        return runner.run(app.run_async())
-
-
-class _Threads(ThreadPoolExecutor):
-    """The threads that answer the screens' questions. Who leaves waits for none of the answers: to count the rows of a large dataset
-    takes minutes. A run that saves is waited for, and so is what a screen says (`WizardScreen.awaited`)."""
-
-    def __init__(self, app: LoraTui) -> None:
-        super().__init__(thread_name_prefix="wizard")
-        self._app = app
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        to_its_end = self._app.awaited or self._app.shown.running
-        super().shutdown(wait and to_its_end, cancel_futures=cancel_futures or not to_its_end)

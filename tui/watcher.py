@@ -16,10 +16,11 @@ from textual.screen import Screen
 from engine.events import LossJumped, RunFailed, RunStarted
 from engine.lock import ask_to_stop
 from engine.watch import Told, follow, logged_before
-from tui.app import LoraTui, opened
+from tui.app import LoraTui
 from tui.at_work import Shown, Then
 from tui.keys import own_keys
 from tui.live import fold, known_before
+from tui.opening import opened
 from tui.streams import ascii_terminal, own_terminal
 
 

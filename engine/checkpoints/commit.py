@@ -38,6 +38,21 @@ Complete = Callable[[dict[str, FileRecord]], Manifest]
 
 
 @dataclass(frozen=True)
+class Staged:
+    """What is to become a checkpoint."""
+
+    folder: Path
+    """Of `Committer.stage`."""
+    step: int
+    eval_loss: float | None
+    write: Callable[[], None]
+    """Writes what the loop has left to be written there."""
+    complete: Complete
+    aside: bool = False
+    """Into the trash, where nothing goes on from it unasked, without ever having its name in the output folder."""
+
+
+@dataclass(frozen=True)
 class Committed:
     """A checkpoint that is durable."""
 
@@ -51,6 +66,8 @@ class Committed:
     """Why retention could not take an older one away. The checkpoint itself is safe then, and the next save tries again."""
     replaced: Path | None = None
     """The place in the trash of what stood there under its name."""
+    aside: bool = False
+    """It lies in the trash itself, as was asked."""
 
 
 @dataclass
@@ -76,21 +93,10 @@ class Committer:
         staging.mkdir()
         return staging
 
-    def commit(
-        self,
-        staging: Path,
-        step: int,
-        eval_loss: float | None,
-        write: Callable[[], None],
-        complete: Complete,
-        aside: bool = False,
-    ) -> None:
-        """Turn `staging` into `checkpoint-<step>` in the background. `write`: writes what the loop has left to be written there.
-        `aside`: into the trash, where nothing goes on from it unasked, without ever having that name in the folder.
-        `wait` must have been called since the last commit."""
+    def commit(self, staged: Staged) -> None:
+        """Turn `staged` into `checkpoint-<step>` in the background. `wait` must have been called since the last commit."""
         assert self._pending is None, "one commit at a time: wait() first"
-        started = time.monotonic()
-        self._pending = self._pool.submit(self._commit, staging, step, eval_loss, write, complete, aside, started)
+        self._pending = self._pool.submit(self._commit, staged, time.monotonic())
 
     def poll(self) -> Committed | None:
         """The commit that has ended since the last look, if one has. Raises what went wrong in it."""
@@ -107,32 +113,23 @@ class Committer:
         """End the thread. What is still pending is finished first."""
         self._pool.shutdown(wait=True)
 
-    def _commit(
-        self,
-        staging: Path,
-        step: int,
-        eval_loss: float | None,
-        write: Callable[[], None],
-        complete: Complete,
-        aside: bool,
-        started: float,
-    ) -> Committed:
-        name = f"checkpoint-{step}"
+    def _commit(self, staged: Staged, started: float) -> Committed:
+        name = f"checkpoint-{staged.step}"
         final = self.output_dir / name
         try:
-            write()
-            total = seal(staging, complete)
-            if aside:
+            staged.write()
+            total = seal(staged.folder, staged.complete)
+            if staged.aside:
                 final = place_in_trash(final)
-            replaced = place(staging, final)
+            replaced = place(staged.folder, final)
         except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
+            shutil.rmtree(staged.folder, ignore_errors=True)
             raise
-        if aside:  # it is none of those that retention counts
-            return Committed(name, final, step, total, time.monotonic() - started, ())
-        self.kept = [kept for kept in self.kept if kept.name != name] + [Kept(name, step, eval_loss)]
+        if staged.aside:  # it is none of those that retention counts
+            return Committed(name, final, staged.step, total, time.monotonic() - started, (), aside=True)
+        self.kept = [kept for kept in self.kept if kept.name != name] + [Kept(name, staged.step, staged.eval_loss)]
         removed, unremoved = self._retain()
-        return Committed(name, final, step, total, time.monotonic() - started, removed, unremoved, replaced)
+        return Committed(name, final, staged.step, total, time.monotonic() - started, removed, unremoved, replaced)
 
     def _retain(self) -> tuple[tuple[str, ...], OSError | None]:
         """Remove what retention gives up. What cannot be removed must not make a save that is durable look like one that failed."""

@@ -141,15 +141,8 @@ def _weights(path: Path, entries: Mapping[str, Entry], verify: bool) -> tuple[We
     else:
         found = Weights(False, False, None, (_no_weights(entries),), ())
     added = ([spread[0]] if spread else []) + ([kinds.several(others)] if others else [])
-    return Weights(
-        found.sound,
-        found.continuable and not added,
-        found.adapter,
-        (*found.problems, *added),
-        found.files,
-        found.shapes,
-        found.names,
-    ), bool(spread)
+    continuable, problems = found.continuable and not added, (*found.problems, *added)
+    return replace(found, continuable=continuable, problems=problems), bool(spread)
 
 
 def _no_weights(entries: Mapping[str, Entry]) -> Problem:

@@ -14,7 +14,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from engine.errors import ConfigError, OutputError
 from engine.export.gguf import Gguf
@@ -35,6 +35,7 @@ GLANCE, PATIENCE, SILENCE = 2.0, 10.0, 600.0
 """Seconds to see beforehand whether there is a server, to find one, and those that one may be silent while it works: it hashes
 gigabytes and loads models in between."""
 
+T = TypeVar("T")
 Progress = Callable[[str, float], None]
 """(what, share done 0 to 1)"""
 
@@ -78,7 +79,9 @@ class Server:
     def has(self, name: str) -> bool:
         """Whether a model of that name is there. Raises OutputError where the server stops answering."""
         with _answering():
-            return any(_whole(one.model or "") == _whole(name) for one in self._client.list().models)
+            with _objects():
+                there = self._client.list().models
+            return any(_whole(one.model or "") == _whole(name) for one in there)
 
     def register(self, exported: Gguf, name: str, progress: Progress = lambda what, share: None) -> None:
         """Upload and create. Raises OutputError where the server refuses or stops; the name is not there then."""
@@ -90,10 +93,11 @@ class Server:
                 adapter = exported.adapter
                 adapters = {adapter.name: self._upload(adapter, progress)} if adapter is not None else None
                 last = None
-                for step in self._client.create(
+                steps = self._client.create(
                     model=name, files={exported.file.name: digest}, adapters=adapters, template=served.template, system=served.system,
                     parameters=served.parameters(), stream=True,
-                ):  # fmt: skip
+                )  # fmt: skip
+                for step in _parts(steps):
                     last = step.status
                     progress(str(last), step.completed / step.total if step.total and step.completed else 1.0)
                 if last != "success":
@@ -107,7 +111,8 @@ class Server:
         """The answer of `name`, with the likeliest tokens. Raises OutputError."""
         with _answering():
             options = {"temperature": 0, "seed": 42, "num_predict": LONGEST_ANSWER}
-            found: Any = self._client.chat(name, messages=[{"role": "user", "content": asked}], options=options)
+            with _objects():
+                found: Any = self._client.chat(name, messages=[{"role": "user", "content": asked}], options=options)
             return str(found.message.content or "")
 
     def _upload(self, file: Path, progress: Progress) -> str:
@@ -188,9 +193,26 @@ def _answering() -> Iterator[None]:
 
     try:
         yield
-    # TypeError, AttributeError: the client looks into an answer that is JSON, and no object, as if it were one.
-    except (ConnectionError, httpx.HTTPError, httpx.StreamError, ollama.ResponseError, ValueError, KeyError, TypeError,
-            AttributeError) as error:  # fmt: skip
+    except (ConnectionError, httpx.HTTPError, httpx.StreamError, ollama.ResponseError, ValueError, KeyError) as error:
         raise OutputError(
             _("Ollama does not answer as it should"), str(error)[:1000], _("See that it runs and that its disk has room.")
         ) from error
+
+
+@contextlib.contextmanager
+def _objects() -> Iterator[None]:
+    """Around what the client does alone: it looks into an answer that is JSON, and no object, as if it were one. Raises ValueError."""
+    try:
+        yield
+    except (TypeError, AttributeError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _parts(answer: Iterator[T]) -> Iterator[T]:
+    """An answer that comes in parts, each asked for as by `_objects`."""
+    while True:
+        with _objects():
+            part = next(answer, None)
+        if part is None:
+            return
+        yield part

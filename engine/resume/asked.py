@@ -14,7 +14,7 @@ from engine.errors import CannotContinue
 from engine.folder import RUN_TOML
 from engine.i18n import _
 from engine.paths import as_argument, is_file, is_folder, with_its_name
-from engine.resume.differences import contradiction
+from engine.resume.contradictions import contradiction
 
 
 def asked_for(config: RunConfig, path: Path) -> tuple[Checkpoint, bool]:

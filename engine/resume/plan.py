@@ -28,12 +28,13 @@ from engine.i18n import _, with_fix
 from engine.lock import busy, is_held
 from engine.models.templates import is_named
 from engine.paths import as_argument, is_folder, is_there, rooted
-from engine.resume.asked import asked_for, inspected, need_checkpoint, need_continuable, problems_of, ways_on
-from engine.resume.differences import Difference, base_was_changed, contradiction
+from engine.resume.asked import asked_for, inspected, need_checkpoint, need_continuable, problems_of
+from engine.resume.contradictions import contradiction
+from engine.resume.differences import Difference
 from engine.resume.needs import need_answers, need_no_output_layer, need_what_is_named
 from engine.resume.off_path import off_path_words
 from engine.resume.onwards import onwards
-from engine.resume.recommend import settle, settle_over_rows
+from engine.resume.recommend import need_choice, need_one_to_continue
 from engine.resume.unfit import need_own_folder
 from engine.resume.whose import is_of_run_beside
 from engine.sources import Resolved
@@ -163,7 +164,7 @@ def _begun_in(config: RunConfig, named: Path | None, found: Scan | None) -> Path
         need_continuable(inspected(named))
     elif config.resume == "auto" and config.output is not None and is_folder(Path(config.output)):
         found = found or glance(Path(config.output))
-        _need_one_to_continue(found)
+        need_one_to_continue(found)
         return found.output_dir if any(one.manifest is not None for one in found.checkpoints) else None
     return None
 
@@ -177,63 +178,10 @@ def _from_folder(resolved: Resolved, output_dir: Path, found: Scan | None) -> Re
     if not found.checkpoints:
         begun = _begun_from(resolved, output_dir)
         return begun or _fresh(config, output_dir, _("no checkpoint is there yet"), run_id_of(output_dir))
-    found, choice = settle_for(found, config)
-    if choice.checkpoint is None:
-        raise _nothing_to_continue(found, choice, config)
+    choice = need_choice(found, config)
+    assert choice.checkpoint is not None
     run_id = run_id_of(output_dir) or _id_of(choice.checkpoint)
-    choice = replace(choice, reason=choice.reason + _misnamed(found, choice.checkpoint))
     return _continue(resolved, output_dir, run_id, None, choice)
-
-
-def settle_for(found: Scan, config: RunConfig) -> tuple[Scan, Choice]:
-    """What `auto` takes of `found` for a run with `config`."""
-    return settle_over_rows(found, config, lambda candidate: contradiction(candidate, config))
-
-
-def _misnamed(found: Scan, chosen: Checkpoint) -> str:
-    """Names that promise more than the chosen one and do not keep it: whoever goes by the number would take them."""
-    odd = [
-        f" {one.name}: {problem.message}"
-        for one in found.checkpoints
-        for problem in one.problems
-        if problem.code == "step_mismatch" and one.name != chosen.name
-    ]
-    return "".join(odd[:3])
-
-
-def _need_one_to_continue(found: Scan) -> None:
-    """Raise CannotContinue where there are checkpoints and all of them are damaged, whatever run is asked for."""
-    if found.checkpoints:
-        found, choice = settle(found)
-        if choice.checkpoint is None:
-            raise _nothing_to_continue(found, choice, None)
-
-
-def _nothing_to_continue(found: Scan, choice: Choice, config: RunConfig | None) -> CannotContinue:
-    """Never a silent new start: either the settings speak against what is there, or what is there is damaged."""
-    told = "\n".join(f"{passed.checkpoint.name}: {passed.reason}" for passed in choice.passed_over)
-    as_it_was = settle(found)[1].checkpoint
-    if as_it_was is None:
-        return CannotContinue(
-            _("{folder}: none of its checkpoints can be continued").format(folder=found.output_dir),
-            told,
-            ways_on(found.checkpoints),
-        )
-    if config is not None and base_was_changed(as_it_was, config):
-        return CannotContinue(
-            _("{folder}: the base model is no longer what was trained there").format(folder=found.output_dir),
-            told,
-            _("Bring the files of {model} back as they were, or begin a new run with --resume never.").format(
-                model=config.model
-            ),
-        )
-    return CannotContinue(
-        _("{folder}: these settings contradict what was trained there").format(folder=found.output_dir),
-        told,
-        _("Leave the setting out to go on from {name} as it was started, or begin a new run with --resume never.").format(
-            name=as_it_was.name
-        ),
-    )
 
 
 def _rooted(config: RunConfig) -> RunConfig:

@@ -11,9 +11,11 @@ from engine.checkpoints.checkpoint import Checkpoint
 from engine.checkpoints.choose import EQUALLY_FAR, Choice, choose, distance
 from engine.checkpoints.scan import Scan, verify
 from engine.config import RunConfig
-from engine.errors import LoraTuiError
+from engine.errors import CannotContinue, LoraTuiError
 from engine.folder import run_id_of
-from engine.i18n import sentences
+from engine.i18n import _, sentences
+from engine.resume.asked import ways_on
+from engine.resume.contradictions import base_was_changed, contradiction
 from engine.resume.off_path import off_path_words
 
 
@@ -62,6 +64,65 @@ def settle_over_rows(
 
     scanned, choice = settle(found, _once(against))
     return (scanned, choice) if choice.checkpoint is not None else settle(scanned, refuse)
+
+
+def settle_for(found: Scan, config: RunConfig) -> tuple[Scan, Choice]:
+    """What `auto` takes of `found` for a run with `config`."""
+    return settle_over_rows(found, config, lambda candidate: contradiction(candidate, config))
+
+
+def need_choice(found: Scan, config: RunConfig) -> Choice:
+    """`settle_for`'s choice. Raises CannotContinue where there is none: never a silent new start."""
+    found, choice = settle_for(found, config)
+    if choice.checkpoint is None:
+        raise _nothing_to_continue(found, choice, config)
+    return replace(choice, reason=choice.reason + _misnamed(found, choice.checkpoint))
+
+
+def need_one_to_continue(found: Scan) -> None:
+    """Raise CannotContinue where there are checkpoints and all of them are damaged, whatever run is asked for."""
+    if found.checkpoints:
+        found, choice = settle(found)
+        if choice.checkpoint is None:
+            raise _nothing_to_continue(found, choice, None)
+
+
+def _misnamed(found: Scan, chosen: Checkpoint) -> str:
+    """Names that promise more than the chosen one and do not keep it: whoever goes by the number would take them."""
+    odd = [
+        f" {one.name}: {problem.message}"
+        for one in found.checkpoints
+        for problem in one.problems
+        if problem.code == "step_mismatch" and one.name != chosen.name
+    ]
+    return "".join(odd[:3])
+
+
+def _nothing_to_continue(found: Scan, choice: Choice, config: RunConfig | None) -> CannotContinue:
+    """Either the settings speak against what is there, or what is there is damaged."""
+    told = "\n".join(f"{passed.checkpoint.name}: {passed.reason}" for passed in choice.passed_over)
+    as_it_was = settle(found)[1].checkpoint
+    if as_it_was is None:
+        return CannotContinue(
+            _("{folder}: none of its checkpoints can be continued").format(folder=found.output_dir),
+            told,
+            ways_on(found.checkpoints),
+        )
+    if config is not None and base_was_changed(as_it_was, config):
+        return CannotContinue(
+            _("{folder}: the base model is no longer what was trained there").format(folder=found.output_dir),
+            told,
+            _("Bring the files of {model} back as they were, or begin a new run with --resume never.").format(
+                model=config.model
+            ),
+        )
+    return CannotContinue(
+        _("{folder}: these settings contradict what was trained there").format(folder=found.output_dir),
+        told,
+        _("Leave the setting out to go on from {name} as it was started, or begin a new run with --resume never.").format(
+            name=as_it_was.name
+        ),
+    )
 
 
 def _once(refuse: Callable[[Checkpoint], str | None]) -> Callable[[Checkpoint], str | None]:

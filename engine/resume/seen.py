@@ -11,8 +11,7 @@ from engine.config import RunConfig
 from engine.errors import LoraTuiError
 from engine.folder import Place, look_at
 from engine.lock import is_held
-from engine.resume.plan import settle_for
-from engine.resume.recommend import settle
+from engine.resume.recommend import settle, settle_for
 from engine.resume.unfit import need_own_folder
 
 

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 
 from engine.checkpoints.checkpoint import Grade
-from engine.checkpoints.commit import Committed, Committer, free_bytes, need_room
+from engine.checkpoints.commit import Committed, Committer, Staged, free_bytes, need_room
 from engine.checkpoints.files import number
 from engine.checkpoints.inspect import inspect_folder
 from engine.checkpoints.manifest import (
@@ -169,10 +169,10 @@ class Saver:
         if committed is None:
             return
         self.last_bytes = committed.bytes
-        if committed.path.name == committed.name:
-            self.last_name = committed.name
-        else:
+        if committed.aside:
             self.set_aside += (committed.name,)
+        else:
+            self.last_name = committed.name
         if committed.unremoved is not None:
             self.tell(
                 Warned(
@@ -252,7 +252,7 @@ class Saver:
             write_adapter(staging, self.constants, tensors)
             torch.save(moments, staging / "optimizer.pt")
 
-        self.committer.commit(staging, step, eval_loss, write, complete, self.aside)
+        self.committer.commit(Staged(staging, step, eval_loss, write, complete, self.aside))
 
     def _to_go_back_to(self) -> tuple[int | None, ...]:
         """More steps as in `Committer.good_until`, whose checkpoints are only worth their room where the run itself goes back: a slow

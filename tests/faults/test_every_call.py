@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from engine.checkpoints.checkpoint import Grade
-from engine.checkpoints.commit import Committer, sweep
+from engine.checkpoints.commit import Committer, Staged, sweep
 from engine.checkpoints.inspect import inspect_folder
 from engine.checkpoints.manifest import MANIFEST_NAME, Manifest
 from engine.checkpoints.retain import Kept
@@ -80,7 +80,7 @@ def save(out: Path, step: int = 4, keep: int = 2) -> None:
         write(large=False)
         manifest = Manifest.model_validate_json((parts / MANIFEST_NAME).read_bytes())
         complete = lambda files: manifest.model_copy(update={"files": files})  # noqa: E731
-        committer.commit(staging, step, None, lambda: write(large=True), complete)
+        committer.commit(Staged(staging, step, None, lambda: write(large=True), complete))
         committer.wait()
     finally:
         committer.close()

@@ -18,8 +18,9 @@ from engine.resume.plan import ResumePlan
 from engine.training.attempt import Outcome
 from tests.tui.conftest import at_work, driven
 from tests.tui.scripted import Scripted, started, step, training
-from tui.app import LoraTui, opened
+from tui.app import LoraTui
 from tui.at_work import RunAtWork
+from tui.opening import opened
 from tui.screens.export import ExportScreen
 
 Make = Callable[..., LoraTui]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine.checkpoints import commit as module
-from engine.checkpoints.commit import Committer, place, remove, sweep
+from engine.checkpoints.commit import Committer, Staged, place, remove, sweep
 from engine.checkpoints.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from engine.checkpoints.retain import Kept, good, surplus
 from engine.checkpoints.trash import from_trash, put_away, to_trash
@@ -106,7 +106,7 @@ def test_an_error_of_the_background_reaches_the_loop_and_leaves_no_staging(tmp_p
     def full(files: Any) -> Any:
         raise OSError(28, "No space left on device")
 
-    committer.commit(staging, 1, None, lambda: None, full)
+    committer.commit(Staged(staging, 1, None, lambda: None, full))
     with pytest.raises(OSError, match="No space left"):
         committer.wait()
     committer.close()
@@ -131,7 +131,7 @@ def test_what_is_committed_is_proven_and_every_file_of_it_synced(tmp_path: Path,
     def write() -> None:
         (staging / "second").write_text("de")
 
-    committer.commit(staging, 7, 0.25, write, lambda files: manifest.model_copy(update={"files": files}))
+    committer.commit(Staged(staging, 7, 0.25, write, lambda files: manifest.model_copy(update={"files": files})))
     done = committer.wait()
     committer.close()
     assert done is not None and (done.name, done.step, done.removed, done.replaced) == (

@@ -15,7 +15,8 @@ from engine.checkpoints.manifest import DatasetIdentity, Geometry, Identities
 from engine.config import RunConfig
 from engine.errors import CannotContinue, ModelError
 from engine.folder import write_run_toml
-from engine.resume.differences import changed_rows, contradiction, geometry_difference
+from engine.resume.contradictions import contradiction
+from engine.resume.differences import changed_rows, geometry_difference
 from tests.engine.checkpoints.test_lineage import made
 from tests.engine.resume.conftest import FLAGS
 from tests.engine.runs import plan, train

@@ -11,7 +11,7 @@ import pytest
 from engine.checkpoints.checkpoint import AdapterShape
 from engine.config import RunConfig
 from engine.errors import CannotContinue, ModelError
-from engine.resume.differences import _model_name, contradiction
+from engine.resume.contradictions import _model_name, contradiction
 from engine.resume.layers import need_layers, other_model
 from tests.conftest import build_tiny_model, chats, write_jsonl
 from tests.engine.resume.test_logged import checkpoint

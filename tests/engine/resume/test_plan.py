@@ -21,7 +21,8 @@ from engine.data import formats
 from engine.errors import CannotContinue, ConfigError, OutputError
 from engine.folder import proposed_output, run_id_of, write_run_toml
 from engine.lock import locked
-from engine.resume.plan import _misnamed, _rooted, plan_run, resumed, roll_back
+from engine.resume.plan import _rooted, plan_run, resumed, roll_back
+from engine.resume.recommend import _misnamed
 from tests.conftest import chats, write_jsonl
 from tests.engine.checkpoints.test_lineage import made
 from tests.engine.resume.conftest import FLAGS
