@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from engine.data import formats
 from engine.data.identity import Digests, row_digest
 from engine.data.read import Reading
+from engine.errors import DatasetError
+from tests.conftest import write_jsonl
+
+TURNS = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "We."}]
 
 
 class Read(list[dict[str, Any]]):
@@ -25,6 +31,18 @@ def read_rows(dataset: str, format: str = "auto", **how: Any) -> Read:
     found = Read(rows)
     found.format, found.reason, found.notes = rows.format, rows.reason, rows.notes
     return found
+
+
+def read(tmp_path: Path, *rows: Any, format: str = "auto") -> Read:
+    """`rows` as read from a file that holds them."""
+    return read_rows(str(write_jsonl(tmp_path / "rows.jsonl", list(rows))), format)
+
+
+def refused(tmp_path: Path, *rows: Any, format: str = "auto") -> DatasetError:
+    """How `rows` are refused."""
+    with pytest.raises(DatasetError) as caught:
+        read(tmp_path, *rows, format=format)
+    return caught.value
 
 
 def digests_of(rows: Iterable[dict[str, Any]]) -> Digests:

@@ -13,22 +13,11 @@ from engine.data import formats
 from engine.data.normal import ROLES, SPEAKERS
 from engine.errors import DatasetError
 from tests.conftest import write_jsonl
-from tests.engine.data.rows import Read, read_rows
+from tests.engine.data.rows import TURNS, read, read_rows, refused
 
-TURNS = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "We."}]
 SYSTEM = {"role": "system", "content": "Short."}
 CALL = [{"type": "function", "function": {"name": "lamp", "arguments": {"on": True}}}]
 TOOLS = [{"type": "function", "function": {"name": "lamp", "parameters": {}}}]
-
-
-def read(tmp_path: Path, *rows: Any, format: str = "auto") -> Read:
-    return read_rows(str(write_jsonl(tmp_path / "rows.jsonl", list(rows))), format)
-
-
-def refused(tmp_path: Path, *rows: Any, format: str = "auto") -> DatasetError:
-    with pytest.raises(DatasetError) as caught:
-        read(tmp_path, *rows, format=format)
-    return caught.value
 
 
 KNOWN: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
@@ -213,32 +202,6 @@ def test_a_shape_is_recognised_and_normalised(shape: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("role", sorted(set(SPEAKERS.values())))
 def test_every_speaker_becomes_a_known_role(role: str) -> None:
     assert role in ROLES
-
-
-@pytest.mark.parametrize("mark", ["label", "kto_tag"])
-@pytest.mark.parametrize(
-    "row", [{"messages": TURNS}, {"instruction": "Who?", "output": "We."}, {"prompt": "Who?", "completion": "We."}]
-)
-def test_an_answer_that_is_not_wanted_is_not_taught(row: dict[str, Any], mark: str, tmp_path: Path) -> None:
-    """As KTO's datasets hold them, in a table as text."""
-    assert read(tmp_path, {**row, mark: True}).notes == ()
-    for value in (False, "False"):
-        error = refused(tmp_path, {**row, mark: True}, {**row, mark: value})
-        assert "row 2" in error.title and f'"{mark}" is false' in error.title and f'"{mark}" is true' in error.fix
-
-
-@pytest.mark.parametrize(
-    "beside",
-    [{"images": ["a.png"]}, {"image": {"bytes": None, "path": "a.png"}}, {"audio": "a.wav", "input": "<audio>"},
-     {"image_path": "a.png", "input": "<image>"}],
-)  # fmt: skip
-def test_an_answer_about_what_is_no_text_is_not_taught(beside: dict[str, Any], tmp_path: Path) -> None:
-    """Else a model would learn to make up what is in a picture."""
-    row = {"instruction": "What is there?", "output": "A lamp."}
-    error = refused(tmp_path, row, {**row, **beside})
-    assert f'row 2: has "{next(iter(beside))}"' in error.title and "without" in error.fix
-    assert read(tmp_path, {**row, "images": [], "image_id": 4}, {**row, "image": None}).notes == ()
-    assert "not read: image;" in read(tmp_path, {**row, "image": "https://example.com/a.png"}).notes[0]
 
 
 def test_an_asked_format_wins_over_the_recognised_one(tmp_path: Path) -> None:
