@@ -94,7 +94,8 @@ def read_raw(dataset: str, reading: Reading | None = None, split: str | None = N
             return _folder(path, reading, split)
         if is_there(path):
             if not is_file(path):
-                raise DatasetError(_("{path}: is no regular file").format(path=path))
+                fix = _("Write its rows into a file first: a run reads them again each time it goes on.")
+                raise DatasetError(_("{path}: is no regular file").format(path=path), fix=fix)
             if split is not None:
                 raise _no_split(dataset, split, ())
             return _of_files(path.name, (path,), reading)

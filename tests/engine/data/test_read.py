@@ -102,10 +102,12 @@ def test_a_name_that_can_be_no_file_is_an_error_of_the_dataset(name: str) -> Non
         list(read_raw(name))
 
 
-def test_a_device_is_refused(tmp_path: Path) -> None:
+def test_a_pipe_is_refused_with_the_way_to_what_can_be_read_again(tmp_path: Path) -> None:
+    """A shell hands one over for <(command)."""
     os.mkfifo(tmp_path / "rows.jsonl")
-    with pytest.raises(DatasetError, match=r"rows\.jsonl"):
+    with pytest.raises(DatasetError, match=r"rows\.jsonl") as refused:
         list(read_raw(str(tmp_path / "rows.jsonl")))
+    assert "into a file first" in refused.value.fix
 
 
 DEEP = b'{"text": ' + b"[" * 200_000 + b"]" * 200_000 + b"}\n"
